@@ -1,0 +1,1 @@
+"""genre-export: from a training run to one self-describing ONNX file."""

@@ -1,0 +1,1 @@
+"""genre-stream: tells, live and honestly, which genre of music is playing."""

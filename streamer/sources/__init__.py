@@ -1,0 +1,1 @@
+"""Where samples come from: microphones, media, standard input."""

@@ -1,0 +1,1 @@
+"""genre-train: from a folder of music to a model and an honest report about it."""
