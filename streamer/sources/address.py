@@ -1,0 +1,71 @@
+"""What users write for a source: names, URLs, paths; and how to show them without secrets."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+_URL = re.compile(r"\b[a-z][a-z0-9+.-]+://[^\s<>]+", re.IGNORECASE)
+_NAME = re.compile(r"[^/\\:=?#@]{1,64}")
+
+
+def is_url(location: str) -> bool:
+    """Tell whether `location` has a scheme; a Windows drive is none."""
+    return re.match(r"[a-z][a-z0-9+.-]+:(//|$)", location, re.IGNORECASE) is not None
+
+
+def redact(text: str) -> str:
+    """Return `text` with user names, passwords and queries removed from every URL in it.
+
+    Any value of a query may be a token, so none is kept.
+
+    Examples
+    --------
+    >>> redact("cannot open http://me:secret@host:8000/live?token=1: refused")
+    'cannot open http://host:8000/live?…: refused'
+    """
+    return _URL.sub(lambda match: _redact_url(match.group()), text)
+
+
+def _redact_url(url: str) -> str:
+    scheme, rest = url.split("://", 1)
+    authority, slash, path = rest.partition("/")
+    if re.search(r":\D", authority) and "@" not in authority and "@" in path:
+        # A slash inside a password that was not escaped.
+        authority, slash, path = rest.rpartition("@")[2].partition("/")
+    host = authority.rpartition("@")[2]
+    shown, mark, secret = re.fullmatch(
+        r"([^?#]*)([?#]?)(.*)", host + slash + path, re.DOTALL
+    ).groups()  # type: ignore[union-attr] # it matches any text
+    # Punctuation after the URL belongs to the sentence around it.
+    punctuation = re.search(r"[:,;.)\"']*$", secret)
+    tail = punctuation.group() if punctuation else ""
+    return f"{scheme}://{shown}" + (f"{mark}…{tail}" if mark else "")
+
+
+def split_name(text: str) -> tuple[str | None, str]:
+    """Split "NAME=LOCATION"; a location without a name, or an existing file, has None.
+
+    Examples
+    --------
+    >>> split_name("radio=http://host/live?a=b")
+    ('radio', 'http://host/live?a=b')
+    >>> split_name("http://host/live?a=b")
+    (None, 'http://host/live?a=b')
+    """
+    name, equals, location = text.partition("=")
+    if equals and location and _NAME.fullmatch(name.strip()) and not Path(text).exists():
+        return name.strip(), location
+    return None, text
+
+
+def default_name(location: str) -> str:
+    """Name a source after its location, without secrets: a file's stem, a URL's host and path."""
+    if not is_url(location):
+        return Path(location).stem or location
+    parts = urlsplit(location)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path)).stem
+    authority = parts.netloc.rpartition("@")[2]
+    return (authority + parts.path).strip("/") or parts.scheme

@@ -1,0 +1,121 @@
+"""What every source of samples has in common: its states, its blocks, its errors."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SourceKind = Literal["microphone", "loopback", "media", "pcm", "demo"]
+
+
+class SourceError(Exception):
+    """A source cannot be opened or has broken.
+
+    Parameters
+    ----------
+    message
+        One sentence that names the source and says what to do. It never holds credentials.
+    permanent
+        Whether trying again is pointless (no such file, 404).
+    stalled
+        Whether the source went quiet without saying why (a device unplugged).
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False, stalled: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+        self.stalled = stalled
+
+
+class SourceEnded(Exception):  # noqa: N818 - an ending is not an error
+    """The source has delivered its last sample."""
+
+
+class SourceState(enum.StrEnum):
+    """What a listener says about its source."""
+
+    CONNECTING = "connecting"
+    LIVE = "live"
+    STALLED = "stalled"
+    RECONNECTING = "reconnecting"
+    ENDED = "ended"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBlock:
+    """A stretch of consecutive samples."""
+
+    samples: NDArray[np.float32]
+    """Shape (n, channels), nominally within [-1, 1]."""
+    sample_rate: int
+    """Hz; may differ from the block before."""
+    heard: float
+    """`time.monotonic()`, in seconds, at which the last sample was heard."""
+    title: str | None = None
+    """What the stream says is playing, or None."""
+    discontinuity: bool = False
+    """Whether these samples do not follow on the block before."""
+    dropped: int = 0
+    """Samples (per channel) that were lost before this block because nobody read them in time."""
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return len(self.samples) / self.sample_rate
+
+
+class Source(ABC):
+    """Something that delivers samples.
+
+    A source is opened, read until it raises, and closed; it may then be opened again. Only `close`
+    may be called from another thread.
+
+    Attributes
+    ----------
+    name
+        What clients call it.
+    kind
+        What sort of source it is.
+    live
+        Whether it should be opened again when it breaks or ends. Settled once `read` has returned
+        the first block: only then is it known whether a URL is a radio or a file.
+    overruns
+        How often the operating system reported that it had to discard samples.
+    """
+
+    name: str
+    kind: SourceKind
+    live: bool
+    overruns: int = 0
+
+    @abstractmethod
+    def open(self) -> None:
+        """Begin; never blocks for long. Failures surface here or in `read`.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be opened.
+        """
+
+    @abstractmethod
+    def read(self, timeout: float) -> AudioBlock | None:
+        """Return the next block, or None if `timeout` seconds brought none.
+
+        Raises
+        ------
+        SourceEnded
+            After the last sample.
+        SourceError
+            If the source has broken.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop and wake a waiting `read`, which then raises `SourceEnded`. Harmless twice."""

@@ -1,0 +1,120 @@
+"""From an open container to blocks of samples: the part that every use of PyAV shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.container import InputContainer
+from numpy.typing import NDArray
+
+from streamer.sources.base import AudioBlock, SourceError
+
+BLOCK_SECONDS = 0.1
+"""Frames are joined until a block is at least this long."""
+
+
+def samples_of(frame: AudioFrame) -> NDArray[np.float32]:
+    """Return a frame's samples as float32, shape (n, channels), full scale 1.
+
+    Parameters
+    ----------
+    frame
+        A decoded frame in any of FFmpeg's sample formats.
+    """
+    array: NDArray[Any] = frame.to_ndarray()
+    samples = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128.0) / 128.0
+    if np.issubdtype(samples.dtype, np.integer):
+        scale = -float(np.iinfo(samples.dtype).min)
+        return (samples / scale).astype(np.float32)
+    return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def song_title(metadata: Mapping[str, str]) -> str | None:
+    """Return "artist - title" from a container's or a stream's tags, or what there is of it."""
+    tags = {key.lower(): value.strip() for key, value in metadata.items()}
+    return " - ".join(part for key in ("artist", "title") if (part := tags.get(key))) or None
+
+
+def decode(
+    container: InputContainer, shown: str, title_at: Callable[[int | None], str | None] | None
+) -> Iterator[AudioBlock]:
+    """Decode a container's best audio stream; a packet that cannot be decoded is left out.
+
+    Parameters
+    ----------
+    container
+        An open container.
+    shown
+        What to call it in an error.
+    title_at
+        The title at a byte position of the stream; None: take it from the tags.
+
+    Raises
+    ------
+    SourceError
+        If there is no audio, or nothing of it can be decoded.
+    """
+    stream = container.streams.best("audio")
+    if stream is None:
+        raise SourceError(f"{shown} has no audio", permanent=True)
+    tags = song_title({**container.metadata, **stream.metadata})
+    joiner = _Joiner()
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except (av.error.InvalidDataError, av.error.PatchWelcomeError):
+            continue
+        update = _tag_update(packet)
+        if update is not None:
+            tags = song_title(update)
+        title = title_at(packet.pos) if title_at else tags
+        for frame in frames:
+            assert isinstance(frame, AudioFrame)
+            if frame.samples:
+                yield from joiner.add(samples_of(frame), frame.sample_rate, title)
+    yield from joiner.rest()
+    if not joiner.count:
+        raise SourceError(f"{shown} holds no audio that can be decoded", permanent=True)
+
+
+def _tag_update(packet: av.Packet[Any]) -> dict[str, str] | None:
+    """Return the tags that change at `packet`: a radio in Ogg begins a new chain for each song."""
+    if not packet.has_sidedata("metadata_update"):
+        return None
+    fields = bytes(packet.get_sidedata("metadata_update")).split(b"\0")
+    words = [field.decode("utf-8", errors="replace") for field in fields]
+    return dict(zip(words[::2], words[1::2], strict=False))
+
+
+class _Joiner:
+    """Joins frames of the same format and title to blocks of about `BLOCK_SECONDS`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._frames: list[NDArray[np.float32]] = []
+        self._key: tuple[int, int, str | None] = (0, 0, None)
+
+    def add(
+        self, samples: NDArray[np.float32], sample_rate: int, title: str | None
+    ) -> Iterator[AudioBlock]:
+        key = (sample_rate, samples.shape[1], title)
+        if key != self._key:
+            yield from self.rest()
+            self._key = key
+        self._frames.append(samples)
+        self.count += len(samples)
+        if sum(map(len, self._frames)) >= BLOCK_SECONDS * sample_rate:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[AudioBlock]:
+        if self._frames:
+            joined = np.concatenate(self._frames)
+            self._frames.clear()
+            yield AudioBlock(joined, self._key[0], time.monotonic(), self._key[2])

@@ -1,0 +1,229 @@
+"""Files and network streams, decoded by FFmpeg through PyAV."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import av
+from av.container import InputContainer
+
+from streamer.sources import playlist
+from streamer.sources.address import default_name, is_url, redact
+from streamer.sources.base import SourceError, SourceKind
+from streamer.sources.decoding import decode
+from streamer.sources.http_stream import GONE, HttpStream, Resource, open_resource
+from streamer.sources.threaded import Session, ThreadedSource
+
+QUIET_SECONDS = 10.0
+"""A connection that brings no byte for so long is broken."""
+HLS_QUIET_FACTOR = 3.0
+"""HLS brings whole segments of up to 10 s: no new one for this many `QUIET_SECONDS` is broken."""
+PLAYLISTS = 16
+"""How many playlists may lead to one another before that counts as going in circles."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A container that is ready to be decoded."""
+
+    container: InputContainer
+    shown: str
+    """Its location without secrets."""
+    live: bool
+    """Whether it has no end of its own."""
+    http: HttpStream | None = None
+
+
+class MediaSource(ThreadedSource):
+    """Anything that FFmpeg reads: a file, a radio, HLS, RTSP, UDP, or a playlist of them.
+
+    The entries of a playlist are played in order; one that breaks or cannot be opened gives way to
+    the next, as the mirrors of a radio do.
+
+    Parameters
+    ----------
+    location
+        A path or a URL.
+    name
+        What clients call it; None: after the location.
+    kind
+        "media", or "demo" for the clip that ships with the program.
+    fast
+        Deliver as fast as it can be decoded rather than in real time.
+    loop
+        Begin again at the end of a file or a playlist.
+    quiet_seconds
+        Seconds without a byte after which a connection counts as broken.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        *,
+        name: str | None = None,
+        kind: SourceKind = "media",
+        fast: bool = False,
+        loop: bool = False,
+        quiet_seconds: float = QUIET_SECONDS,
+    ) -> None:
+        super().__init__(name or default_name(location), paced=not fast)
+        self.kind = kind
+        self.live = _is_remote(location)
+        self._location = location
+        self._loop = loop
+        self._quiet_seconds = quiet_seconds
+        self._played = False
+
+    def produce(self, session: Session) -> None:
+        """Play the location, again and again if it loops."""
+        self._play_entries(session)
+        while self._loop and not session.stopped.is_set():
+            self._play_entries(session)
+
+    def _play_entries(self, session: Session) -> None:
+        """Play the location, or what it lists, one after the other."""
+        pending = deque([self._location])
+        playlists = 0
+        failures: list[SourceError] = []
+        ended = False
+        while pending and not session.stopped.is_set():
+            location = pending.popleft()
+            self.live = _is_remote(location)
+            try:
+                found = self._open(location)
+                if isinstance(found, list):
+                    playlists += 1
+                    if playlists > PLAYLISTS:
+                        raise SourceError(f"{redact(location)}: too many playlists", permanent=True)
+                    pending.extendleft(reversed(found))
+                    continue
+                self._play(found, session)
+                ended = True
+            except SourceError as error:
+                logger.debug("%s: %s", self.name, error)
+                failures.append(error)
+        if failures and (self.live or not ended):
+            raise next((error for error in failures if not error.permanent), failures[-1])
+
+    def _play(self, opened: _Opened, session: Session) -> None:
+        self.live = opened.live
+        session.patient = not opened.live
+        fresh = self._played
+        title_at = opened.http.title_at if opened.http else None
+        try:
+            for block in decode(opened.container, opened.shown, title_at):
+                session.put(replace(block, discontinuity=fresh))
+                if session.stopped.is_set():
+                    return
+                self._played, fresh = True, False
+        except av.FFmpegError as error:
+            raise self._failure(opened.shown, error) from None
+        finally:
+            opened.container.close()
+            if opened.http:
+                opened.http.close()
+        if opened.live:
+            raise SourceError(f"{opened.shown}: the stream has ended")
+
+    def _open(self, location: str) -> _Opened | list[str]:
+        """Open a location, or return what it lists if it is a playlist."""
+        scheme = urlsplit(location).scheme.lower() if is_url(location) else ""
+        if scheme in ("http", "https"):
+            # A mount that has played comes back: Icecast answers 404 while nobody feeds it.
+            gone = GONE[1:] if self._played else GONE
+            return self._open_http(open_resource(location, self._quiet_seconds, gone))
+        if scheme and scheme != "file":
+            return self._open_ffmpeg(location, self._quiet_seconds)
+        path = Path(unquote(urlsplit(location).path)) if scheme else Path(location)
+        return self._open_file(path)
+
+    def _open_http(self, resource: Resource) -> _Opened | list[str]:
+        if not resource.is_playlist and not resource.is_file:
+            return self._open_stream(resource)
+        if not resource.is_playlist:
+            resource.stream.close()
+            return replace(self._open_ffmpeg(resource.url, self._quiet_seconds), live=False)
+        text = resource.stream.text()
+        resource.stream.close()
+        if playlist.is_hls(text):
+            return self._open_ffmpeg(resource.url, self._quiet_seconds * HLS_QUIET_FACTOR)
+        found = (playlist.resolve(entry, resource.url) for entry in playlist.entries(text))
+        return _not_empty([entry for entry in found if entry], redact(resource.url))
+
+    def _open_stream(self, resource: Resource) -> _Opened:
+        shown = redact(resource.url)
+        try:
+            container = av.open(resource.stream, mode="r", metadata_errors="replace")
+        except av.FFmpegError as error:
+            resource.stream.close()
+            raise self._failure(shown, error) from None
+        except SourceError:
+            resource.stream.close()
+            raise
+        return _Opened(container, shown, live=True, http=resource.stream)
+
+    def _open_file(self, path: Path) -> _Opened | list[str]:
+        try:
+            if path.is_file() and path.stat().st_size == 0:
+                raise SourceError(f"{path}: the file is empty", permanent=True)
+            if path.suffix.lower() in playlist.ENDINGS:
+                text = path.read_text("utf-8", errors="replace")
+                if not playlist.is_hls(text):
+                    found = [_beside(path, entry) for entry in playlist.entries(text)]
+                    return _not_empty(found, str(path))
+            container = av.open(f"file:{path}", mode="r", metadata_errors="replace")
+        except (OSError, av.FFmpegError) as error:
+            raise self._failure(str(path), error, permanent=True) from None
+        return _Opened(container, str(path), live=False)
+
+    def _open_ffmpeg(self, url: str, quiet_seconds: float) -> _Opened:
+        """Open a URL that FFmpeg itself is to read."""
+        micros = str(round(self._quiet_seconds * 1e6))
+        options = {"rw_timeout": micros, "user_agent": "genre-stream", "live_start_index": "-1"}
+        if url.startswith("rtsp"):
+            options = {"rtsp_flags": "prefer_tcp", "timeout": micros}
+        elif url.startswith("udp"):
+            options = {"timeout": micros}
+        shown = redact(url)
+        try:
+            container = av.open(
+                url,
+                mode="r",
+                options=options,
+                metadata_errors="replace",
+                timeout=(quiet_seconds, quiet_seconds),
+            )
+        except av.FFmpegError as error:
+            raise self._failure(shown, error) from None
+        return _Opened(container, shown, live=not container.duration)
+
+    def _failure(self, shown: str, error: Exception, *, permanent: bool = False) -> SourceError:
+        """Say in one sentence why a container could not be opened or read."""
+        if isinstance(error, (av.error.ExitError, TimeoutError)):
+            reason = f"no data for {self._quiet_seconds:g} s"
+        elif isinstance(error, av.error.InvalidDataError):
+            reason = "this is not audio that FFmpeg can read, or it is damaged"
+        else:
+            reason = (getattr(error, "strerror", None) or type(error).__name__).lower()
+        gone = (av.error.HTTPNotFoundError, av.error.ProtocolNotFoundError)
+        return SourceError(f"{shown}: {reason}", permanent=permanent or isinstance(error, gone))
+
+
+def _is_remote(location: str) -> bool:
+    return is_url(location) and not location.lower().startswith("file:")
+
+
+def _beside(path: Path, entry: str) -> str:
+    return entry if is_url(entry) else str(path.parent / entry)
+
+
+def _not_empty(entries: list[str], shown: str) -> list[str]:
+    if not entries:
+        raise SourceError(f"{shown}: the playlist names nothing that can be played", permanent=True)
+    return entries

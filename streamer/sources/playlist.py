@@ -1,0 +1,39 @@
+"""Playlists that name streams or files: M3U and PLS."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urljoin
+
+ENDINGS = (".m3u", ".m3u8", ".pls")
+"""How the names of playlists end."""
+
+
+def is_hls(text: str) -> bool:
+    """Tell whether an M3U text is an HLS playlist (RFC 8216), which FFmpeg plays by itself."""
+    return "#EXT-X-" in text
+
+
+def entries(text: str) -> list[str]:
+    r"""Return the locations in an M3U or PLS playlist, in order.
+
+    Examples
+    --------
+    >>> entries("[playlist]\nFile2=http://b/\nFile1=http://a/\n")
+    ['http://a/', 'http://b/']
+    """
+    text = text.lstrip("\ufeff")
+    if text.lstrip().lower().startswith("[playlist]"):
+        files = re.findall(r"^\s*File(\d+)\s*=\s*(\S.*?)\s*$", text, re.IGNORECASE | re.MULTILINE)
+        return [location for _, location in sorted(files, key=lambda file: int(file[0]))]
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def resolve(entry: str, playlist_url: str) -> str | None:
+    """Return `entry` seen from the URL of its playlist, or None if it may not be followed.
+
+    A playlist from the network never leads to a file of this computer.
+    """
+    target = urljoin(playlist_url, entry)
+    return target if re.match(r"(https?|rtsps?|rtmps?|mmsh?|udp|rtp|srt)://", target) else None

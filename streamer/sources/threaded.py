@@ -1,0 +1,181 @@
+"""What sources share: a thread that produces blocks, and a bounded, paced queue after it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from abc import abstractmethod
+from collections import deque
+
+from streamer.sources.base import AudioBlock, Source, SourceEnded, SourceError
+
+LIVE_SECONDS = 60.0
+"""How much audio of a live source may wait to be read before the oldest goes."""
+LIVE_BYTES = 64 << 20
+"""The same limit for very high rates and many channels."""
+AHEAD_SECONDS = 2.0
+"""How far a source that can wait is read ahead."""
+CATCH_UP = 1.001
+"""Playing speed while more than `CATCH_UP_SECONDS` wait, so that two clocks cannot drift apart."""
+CATCH_UP_SECONDS = 20.0
+RESUME_SECONDS = 10.0
+"""A file that fell further behind than this (the process was suspended) goes on from now."""
+
+logger = logging.getLogger(__name__)
+
+
+class Session:
+    """One opening of a source: its queue, its end, and whether somebody still wants it.
+
+    A producer that is stuck in a system call outlives its session; what it still delivers goes
+    nowhere, and `stopped` tells it to return.
+
+    Parameters
+    ----------
+    paced
+        Release each block only when its last sample would be heard, counted from the first block
+        and never before the block arrived. Otherwise release blocks at once, as they are.
+    """
+
+    def __init__(self, *, paced: bool) -> None:
+        self.patient = True
+        """Whether the producer waits while the queue is full, or the oldest block goes."""
+        self.stopped = threading.Event()
+        self._paced = paced
+        self._blocks: deque[AudioBlock] = deque()
+        self._changed = threading.Condition()
+        self._seconds = 0.0
+        self._bytes = 0
+        self._dropped = 0
+        self._heard: float | None = None
+        self._end: Exception | None = None
+
+    def put(self, block: AudioBlock) -> None:
+        """Hand on a block whose `heard` is the time at which it arrived."""
+        with self._changed:
+            if self.patient:
+                self._changed.wait_for(
+                    lambda: self._seconds < AHEAD_SECONDS or self.stopped.is_set()
+                )
+            self._blocks.append(block)
+            self._seconds += block.seconds
+            self._bytes += block.samples.nbytes
+            while not self.patient and (self._seconds > LIVE_SECONDS or self._bytes > LIVE_BYTES):
+                oldest = self._pop()
+                self._dropped += oldest.dropped + len(oldest.samples)
+            self._changed.notify_all()
+
+    def end(self, reason: Exception) -> None:
+        """Let readers see `reason` once they have read what came before."""
+        with self._changed:
+            self._end = reason
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Wake the reader and the producer; neither gets anything more."""
+        with self._changed:
+            self.stopped.set()
+            self._blocks.clear()
+            self._end = SourceEnded()
+            self._changed.notify_all()
+
+    def get(self, timeout: float) -> AudioBlock | None:
+        """Return the next block that is due within `timeout` seconds, or None."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                due = self._due() if self._blocks else None
+                now = time.monotonic()
+                if due is not None and due <= now:
+                    return self._take(due)
+                if due is None and self._end is not None:
+                    raise self._end
+                if now >= deadline:
+                    return None
+                self._changed.wait(min(deadline, due or deadline) - now)
+
+    def _due(self) -> float:
+        """Return when the next block's last sample is heard (monotonic, in seconds)."""
+        block = self._blocks[0]
+        if not self._paced:
+            return block.heard
+        if self._heard is None:
+            return block.heard
+        speed = CATCH_UP if self._seconds > CATCH_UP_SECONDS else 1.0
+        lost = (self._dropped + block.dropped) / block.sample_rate
+        due = max(block.heard, self._heard + (block.seconds + lost) / speed)
+        now = time.monotonic()
+        return now if self.patient and now - due > RESUME_SECONDS else due
+
+    def _take(self, heard: float) -> AudioBlock:
+        block = self._pop()
+        self._heard = heard
+        dropped, self._dropped = self._dropped + block.dropped, 0
+        self._changed.notify_all()
+        return dataclasses.replace(
+            block,
+            heard=heard,
+            dropped=dropped,
+            discontinuity=block.discontinuity or dropped > 0,
+        )
+
+    def _pop(self) -> AudioBlock:
+        block = self._blocks.popleft()
+        self._seconds = self._seconds - block.seconds if self._blocks else 0.0
+        self._bytes -= block.samples.nbytes
+        return block
+
+
+class ThreadedSource(Source):
+    """A source whose blocks are produced on a thread of its own, so that no `read` ever hangs.
+
+    Parameters
+    ----------
+    name
+        What clients call it.
+    paced
+        Whether blocks are released in real time however fast they are produced.
+    """
+
+    def __init__(self, name: str, *, paced: bool) -> None:
+        self.name = name
+        self._paced = paced
+        self._session: Session | None = None
+
+    @abstractmethod
+    def produce(self, session: Session) -> None:
+        """Put blocks until the source ends (return) or breaks (raise) or `session` is stopped."""
+
+    def open(self) -> None:
+        """Start the producing thread; what goes wrong there is raised by `read`."""
+        self.close()
+        session = self._session = Session(paced=self._paced)
+        threading.Thread(
+            target=self._run, args=(session,), name=f"source {self.name}", daemon=True
+        ).start()
+
+    def read(self, timeout: float) -> AudioBlock | None:
+        """Return the next block, or None if `timeout` seconds brought none."""
+        session = self._session
+        if session is None:
+            raise SourceEnded
+        return session.get(timeout)
+
+    def close(self) -> None:
+        """Stop the session; a producer stuck in a system call is left behind to finish alone."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.stop()
+
+    def _run(self, session: Session) -> None:
+        try:
+            self.produce(session)
+            session.end(SourceEnded())
+        except SourceError as error:
+            session.end(error)
+        except Exception as error:
+            # Whoever reads sees it too; nobody may be reading any more.
+            logger.debug("%s: the producing thread failed", self.name, exc_info=True)
+            session.end(error)
