@@ -139,15 +139,15 @@ def mel_filterbank(spec: SpectrogramSpec) -> NDArray[np.float32]:
     rising = (bins - lower) / (centre - lower)
     falling = (upper - bins) / (upper - centre)
     filters = np.maximum(0, np.minimum(rising, falling)) * 2 / (upper - lower)
-    filters = filters.astype(np.float32)
-    filters.setflags(write=False)
-    return filters
+    read_only = np.asarray(filters, np.float32)
+    read_only.setflags(write=False)
+    return read_only
 
 
 @functools.lru_cache(maxsize=8)
 def _hann(n_fft: int) -> NDArray[np.float32]:
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
-    return window.astype(np.float32)
+    return np.asarray(window, np.float32)
 
 
 def _columns(samples: Samples, count: int, spec: SpectrogramSpec) -> Columns:
@@ -156,7 +156,9 @@ def _columns(samples: Samples, count: int, spec: SpectrogramSpec) -> Columns:
     power_db = np.empty((spec.n_mels, count), np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(samples, spec.n_fft)[:: spec.hop_length]
     for start in range(0, count, BLOCK_COLUMNS):
-        spectrum = np.fft.rfft(frames[start : min(count, start + BLOCK_COLUMNS)] * _hann(spec.n_fft))
+        spectrum = np.fft.rfft(
+            frames[start : min(count, start + BLOCK_COLUMNS)] * _hann(spec.n_fft)
+        )
         power = np.square(spectrum.real) + np.square(spectrum.imag)
         # One matrix-vector product a column: a product of two matrices would round differently
         # with the number of columns, and a replay must equal the live run to the last bit.
@@ -258,12 +260,13 @@ def relative_to_peak(power_db: Columns, top_db: float) -> Columns:
         Values in `[-top_db, 0]`: what a model is shown (contract 4.2).
     """
     peak = power_db.max(axis=(-2, -1), keepdims=True)
-    return np.maximum(power_db - peak, np.float32(-top_db))
+    return np.asarray(np.maximum(power_db - peak, np.float32(-top_db)), np.float32)
 
 
 def to_levels(relative_db: Columns, top_db: float) -> NDArray[np.uint8]:
     """Store dB in `[-top_db, 0]` as picture levels: `round(255 * (dB + top_db) / top_db)`."""
-    return np.rint(255 * (np.clip(relative_db, -top_db, 0) + top_db) / top_db).astype(np.uint8)
+    levels = np.rint(255 * (np.clip(relative_db, -top_db, 0) + top_db) / top_db)
+    return np.asarray(levels, np.uint8)
 
 
 def from_levels(levels: NDArray[np.uint8], top_db: float) -> Columns:
