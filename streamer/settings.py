@@ -146,6 +146,9 @@ class Settings(BaseSettings):
     margin_hysteresis: float | None = _setting(
         None, DECIDE, "P", "fall under min_margin that a claim survives", ge=0, le=1
     )
+    look_back_seconds: float | None = _setting(
+        None, DECIDE, "S", "how far back the boundary of a segment may still move", ge=0, le=600
+    )
 
     host: str = _setting("127.0.0.1", SERVE, "ADDRESS", "address to serve on", min_length=1)
     port: int = _setting(
@@ -428,6 +431,7 @@ _EXAMPLES = {
     "min_margin": "0.15",
     "confidence_hysteresis": "0.1",
     "margin_hysteresis": "0.1",
+    "look_back_seconds": "10.0",
     "token_file": '"/etc/genre-stream/token"',
     "tls_cert": '"/etc/genre-stream/cert.pem"',
     "tls_key": '"/etc/genre-stream/key.pem"',

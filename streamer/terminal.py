@@ -1,0 +1,105 @@
+"""What a person at a terminal sees: the dashboard's address, and one live line a source."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import threading
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+UP_AND_CLEAR = "\x1b[{}A\r\x1b[J"
+"""ECMA-48: cursor up, to the line's start, erase to the end of the screen."""
+
+BAR_CELLS = 10
+MARKS = {"silence": "silence", "not_music": "not music", "uncertain": "uncertain"}
+
+
+class Terminal(io.TextIOBase):
+    """Keeps one line a source at the bottom of a terminal, and lets log lines scroll above them.
+
+    It is a text stream itself, so that a log handler can write to it.
+
+    Parameters
+    ----------
+    stream
+        The terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: dict[str, str] = {}
+        self._drawn = 0
+        self._lock = threading.Lock()
+
+    def write(self, text: str) -> int:
+        """Print `text`, which ends in a line break, above the live lines."""
+        with self._lock:
+            self._redraw(text if text.endswith("\n") else text + "\n")
+        return len(text)
+
+    def show(self, message: Mapping[str, Any]) -> None:
+        """Show a frame of the protocol, if it changes a live line."""
+        if message["type"] not in ("prediction", "source"):
+            return
+        line = prediction_line(message) if message["type"] == "prediction" else state_line(message)
+        with self._lock:
+            if message["type"] == "source" and message["state"] == "live":
+                self._lines.setdefault(message["source"], line)
+            else:
+                self._lines[message["source"]] = line
+            self._redraw("")
+
+    def forget(self, source: str) -> None:
+        """Take a source's line away."""
+        with self._lock:
+            self._lines.pop(source, None)
+            self._redraw("")
+
+    def flush(self) -> None:
+        """Hand everything on to the terminal."""
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Tell that a person reads this."""
+        return True
+
+    def fileno(self) -> int:
+        """Return the file descriptor of the terminal."""
+        return self._stream.fileno()
+
+    def _redraw(self, above: str) -> None:
+        width = shutil.get_terminal_size().columns - 1
+        erase = UP_AND_CLEAR.format(self._drawn) if self._drawn else ""
+        lines = "".join(f"{line[:width]}\n" for line in self._lines.values())
+        self._stream.write(erase + above + lines)
+        self._stream.flush()
+        self._drawn = len(self._lines)
+
+
+def prediction_line(message: Mapping[str, Any]) -> str:
+    """Write a prediction as one line.
+
+    Examples
+    --------
+    >>> prediction_line({"source": "radio", "state": "music", "genre": "jazz", "confidence": 0.83,
+    ...     "level_dbfs": -21.4, "position": 95.0})
+    'radio         1:35  jazz        83 % ████████░░  -21 dBFS'
+    """
+    minutes, seconds = divmod(int(message["position"]), 60)
+    share = message["confidence"]
+    full = round(share * BAR_CELLS)
+    bar = "█" * full + "░" * (BAR_CELLS - full)
+    what = message["genre"] or MARKS[message["state"]]
+    clock = f"{minutes}:{seconds:02d}"
+    return (
+        f"{message['source']:<12} {clock:>5}  {what:<10} {share * 100:3.0f} % {bar} "
+        f"{message['level_dbfs']:4.0f} dBFS"
+    )
+
+
+def state_line(message: Mapping[str, Any]) -> str:
+    """Write a source's state as one line."""
+    detail = f": {message['detail']}" if message["detail"] else ""
+    return f"{message['source']:<12} {message['state']}{detail}"
