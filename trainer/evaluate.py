@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from trainer.measures import (
     reliability,
     top_k_accuracy,
 )
-from trainer.pictures import progress_bar, read_picture, read_spec
+from trainer.pictures import progress_bar, read_picture
 
 BATCH = 16
 """Crops classified at once."""
@@ -144,27 +144,6 @@ def columns_of(track: Track, spec: SpectrogramSpec) -> Columns:
     return log_mel(read_audio(track.path, spec.sample_rate), spec)
 
 
-def check_grid(folder: Path, spec: SpectrogramSpec) -> None:
-    """Refuse pictures on another grid than the model's.
-
-    Raises
-    ------
-    DatasetError
-        Naming the fields that differ.
-    """
-    own, wanted = read_spec(folder).to_dict(), spec.to_dict()
-    differing = [
-        f"{name} {own[name]:g} instead of {wanted[name]:g}"
-        for name in wanted
-        if own[name] != wanted[name]
-    ]
-    if differing:
-        raise DatasetError(
-            f"the pictures in {folder} are on another grid than the model: {', '.join(differing)}; "
-            "prepare them again or give the audio"
-        )
-
-
 def crops_of(columns: Columns, window_frames: int, top_db: float) -> Columns:
     """Cut columns into half-overlapping windows, each relative to its own loudest cell.
 
@@ -173,7 +152,7 @@ def crops_of(columns: Columns, window_frames: int, top_db: float) -> Columns:
     columns : float32, shape (n_mels, frames)
         dB.
     window_frames : int
-        Columns of a window; fewer if there are no more.
+        Columns of a window; a shorter track is repeated to fill one.
     top_db : float
         Range kept, in dB.
 
@@ -182,10 +161,10 @@ def crops_of(columns: Columns, window_frames: int, top_db: float) -> Columns:
     float32, shape (crops, n_mels, window)
         The last one ends with the last column.
     """
-    frames = columns.shape[1]
-    window = min(window_frames, frames)
-    starts = sorted({*range(0, frames - window, max(1, window // 2)), frames - window})
-    crops = np.stack([columns[:, start : start + window] for start in starts])
+    columns = np.tile(columns, (1, -(-window_frames // columns.shape[1])))
+    last = columns.shape[1] - window_frames
+    starts = [*range(0, last, max(1, window_frames // 2)), last]
+    crops = np.stack([columns[:, start : start + window_frames] for start in starts])
     return relative_to_peak(crops, top_db).astype(np.float32)
 
 
@@ -444,6 +423,12 @@ def as_text(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def as_not_music(tracks: Sequence[Track], label: str) -> list[Track]:
-    """Return background clips with the label of what is not music as their genre."""
-    return [replace(track, genre=label) for track in tracks]
+def keep_in_run(evaluation: Evaluation, run: Path) -> None:
+    """Put temperature and summary into `run.json`, from where they go into an exported model."""
+    path = run / "run.json"
+    facts = json.loads(path.read_text())
+    facts["temperature"] = evaluation.temperature
+    facts["metrics"] = {**facts.get("metrics", {}), **summary(evaluation)}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(facts, indent=2) + "\n")
+    partial.replace(path)

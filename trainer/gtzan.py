@@ -144,14 +144,53 @@ def find_tracks(folder: Path) -> tuple[list[Track], list[Skipped]]:
             skipped.append(Skipped(path, reason))
         else:
             tracks[name] = Track(name, genre, path)
-    if pictures:
-        skipped += _skipped_by_prepare(folder)
+    skipped += _skipped_by_prepare(folder)
     if not tracks and not skipped:
         kinds = ", ".join(sorted(suffixes))
         raise DatasetError(
             f"no tracks in {folder}: it must hold one folder a genre with {kinds} files"
         )
     return sorted(tracks.values(), key=lambda track: (track.genre, track.name)), skipped
+
+
+def find_background(folder: Path) -> tuple[list[Track], list[Skipped]]:
+    """Find sounds that are not music, wherever they lie under a folder of audio or pictures.
+
+    Returns
+    -------
+    clips : list of Track
+        Named `group/clip`, where the group (also the genre) is the first level below `folder`, or
+        `background`, and deeper levels are joined to the clip's name by `__`.
+    skipped : list of Skipped
+        Files that look like clips and cannot be used.
+
+    Raises
+    ------
+    DatasetError
+        If the folder does not exist or holds no audio and no pictures.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"no such background folder: {folder}")
+    pictures = is_picture_folder(folder)
+    suffixes = frozenset({".png"}) if pictures else AUDIO_SUFFIXES
+    clips: dict[str, Track] = {}
+    skipped = _skipped_by_prepare(folder)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in suffixes or not path.is_file():
+            continue
+        first, *rest = path.relative_to(folder).with_suffix("").parts
+        group, stem = (first, "__".join(rest)) if rest else ("background", first)
+        name = f"{group}/{stem}"
+        reason = _fault_outside(path)
+        if not reason and name in clips:
+            reason = f"has the same name as {clips[name].path.name}"
+        if reason:
+            skipped.append(Skipped(path, reason))
+        else:
+            clips[name] = Track(name, group, path)
+    if not clips:
+        raise DatasetError(f"no sounds in the background folder {folder}")
+    return list(clips.values()), skipped
 
 
 def _candidates(folder: Path, suffixes: frozenset[str]) -> list[Path]:

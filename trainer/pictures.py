@@ -34,12 +34,12 @@ from streamer.spectrogram import (
 )
 from trainer.audio import AudioError, read_audio
 from trainer.gtzan import (
-    AUDIO_SUFFIXES,
     MANIFEST_FILE,
     MIN_SECONDS,
     SPEC_FILE,
     DatasetError,
     Skipped,
+    find_background,
     find_tracks,
     is_picture_folder,
 )
@@ -113,6 +113,27 @@ def read_spec(folder: Path) -> SpectrogramSpec:
     except (OSError, ValueError, TypeError) as error:
         reason = str(error) if isinstance(error, SpecError) else _first_line(error)
         raise DatasetError(f"cannot use {path}: {reason}") from error
+
+
+def check_grid(folder: Path, spec: SpectrogramSpec) -> None:
+    """Refuse pictures on another grid than the model's.
+
+    Raises
+    ------
+    DatasetError
+        Naming the fields that differ.
+    """
+    own, wanted = read_spec(folder).to_dict(), spec.to_dict()
+    differing = [
+        f"{name} {own[name]:g} instead of {wanted[name]:g}"
+        for name in wanted
+        if own[name] != wanted[name]
+    ]
+    if differing:
+        raise DatasetError(
+            f"the pictures in {folder} are on another grid than the model: {', '.join(differing)}; "
+            "prepare them again or give the audio"
+        )
 
 
 def picture_of(path: Path, spec: SpectrogramSpec) -> Levels:
@@ -214,23 +235,12 @@ def prepare_background(
 ) -> Prepared:
     """Make pictures of sounds that are not music, wherever they lie under `data`.
 
-    The same as `prepare`, except that folders may be nested in any way: the first level below
-    `data` (or `background`) becomes the picture's folder.
+    The same as `prepare`, except that folders may be nested in any way, see `find_background`.
     """
-    if not data.is_dir():
-        raise DatasetError(f"no such background folder: {data}")
-    jobs, skipped = [], []
-    for path in sorted(data.rglob("*")):
-        if path.suffix.lower() not in AUDIO_SUFFIXES or not path.is_file():
-            continue
-        if path.name.startswith("._"):
-            skipped.append(Skipped(path, "AppleDouble file of macOS, not audio"))
-            continue
-        first, *rest = path.relative_to(data).with_suffix("").parts
-        group, name = (first, "__".join(rest)) if rest else ("background", first)
-        jobs.append(_Job(path, out / group / f"{name}.png"))
-    if not jobs:
-        raise DatasetError(f"no audio in the background folder {data}")
+    if is_picture_folder(data):
+        raise DatasetError(f"{data} holds pictures already; give a folder of audio")
+    clips, skipped = find_background(data)
+    jobs = [_Job(clip.path, out / f"{clip.name}.png") for clip in clips]
     return _prepare(data, out, spec, jobs, skipped, workers, quiet)
 
 

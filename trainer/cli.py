@@ -1,0 +1,464 @@
+"""genre-train: the command line of the trainer."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from streamer.model import Classifier
+    from streamer.spectrogram import SpectrogramSpec
+    from trainer.gtzan import Skipped
+    from trainer.sets import JudgedSets
+
+PROGRAM = "genre-train"
+
+FIT_OPTIONS = (
+    ("--epochs", int, "passes over the training tracks with the whole network"),
+    ("--head-epochs", int, "passes before them in which only the new layer learns"),
+    ("--batch", int, "windows in a step"),
+    ("--input-scale", float, "factor on both axes of the spectrogram before InceptionV3"),
+    ("--window-seconds", float, "length of a window"),
+    ("--windows-per-song", int, "windows of each track in an epoch"),
+    ("--learning-rate", float, "highest rate of the whole network"),
+    ("--head-learning-rate", float, "rate of the new layer while the rest is frozen"),
+    ("--weight-decay", float, "AdamW's decoupled decay"),
+    ("--label-smoothing", float, "share of the target spread over all labels"),
+    ("--dropout", float, "share of features dropped in training"),
+    ("--averaging", float, "momentum of the averaged weights that are kept"),
+    ("--patience", int, "epochs without a better validation before it stops; 0: never"),
+    ("--precision", str, "float32, mixed_float16 or mixed_bfloat16"),
+)
+"""Options that carry the name of a field of `FitSettings`; their defaults stand there."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{PROGRAM}: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return 0 done, 1 failed while running, 2 wrong usage or data."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] not in {*COMMANDS, "-h", "--help", "--version"}:
+        arguments.insert(0, "all")
+    options = _parser().parse_args(arguments)
+    # TensorFlow prints a page about its build on import unless told before.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted; what is done is kept", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        print(f"{PROGRAM}: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if type(error).__name__ not in USAGE_ERRORS:
+            raise
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+
+
+USAGE_ERRORS = frozenset(
+    {
+        "DatasetError",
+        "DecisionSettingsError",
+        "ModelError",
+        "NetworkError",
+        "RunError",
+        "SpecError",
+    }
+)
+"""Errors whose message is one sentence for the user. By name: to import them all would load
+TensorFlow for a `--help`."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Train, evaluate and report on a genre classifier. Without a command it does "
+        "everything: prepare, fit, evaluate and report.",
+        epilog="Exit status: 0 done, 1 failed while running, 2 wrong usage or data.",
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, (run, add_options, text) in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.HelpFormatter
+        )
+        add_options(command)
+        command.set_defaults(command=run)
+    return parser
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return f"{PROGRAM} {metadata.version('genre-stream')}"
+
+
+def _add_grid_options(parser: argparse.ArgumentParser) -> None:
+    grid = parser.add_argument_group("spectrogram, where the data is audio")
+    grid.add_argument("--hop-ms", type=float, help="time between two columns (77.6)")
+    grid.add_argument("--n-fft", type=int, help="length of the Fourier transform (2048)")
+    grid.add_argument("--mels", type=int, help="mel bands (128)")
+    grid.add_argument("--workers", type=int, help="processes that read audio (one a core)")
+
+
+def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="audio, one folder a genre")
+    parser.add_argument("--out", type=Path, help="picture folder (default: in the user's cache)")
+    parser.add_argument(
+        "--background",
+        action="store_true",
+        help="the data are sounds that are not music, in folders nested in any way",
+    )
+    _add_grid_options(parser)
+
+
+def _add_fit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, help="audio or pictures, one folder a genre")
+    parser.add_argument("--out", type=Path, help="folder of the run (runs/DATE-TIME)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a stopped run")
+    _add_split_option(parser)
+    parser.add_argument(
+        "--exclude-faults", action="store_true", help="drop GTZAN's 70 known faulty tracks"
+    )
+    parser.add_argument(
+        "--background",
+        type=Path,
+        metavar="DIR",
+        help="sounds that are not music, audio or pictures: they become the label not_music",
+    )
+    parser.add_argument(
+        "--weights", help="imagenet (default), none, or the path of InceptionV3 notop weights"
+    )
+    parser.add_argument("--seed", type=int, help="decides everything that is left to chance (0)")
+    for option, kind, text in FIT_OPTIONS:
+        parser.add_argument(option, type=kind, metavar=kind.__name__.upper(), help=text)
+    parser.add_argument(
+        "--augment",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="strength of one kind of variation (see trainer/augment.py), or none for no variation",
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs")
+
+
+def _add_split_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        default=[],
+        metavar="SPLIT",
+        help="fault-filtered (default for GTZAN), stratified (default else), a CSV of "
+        "track,artist, or three files with the names of the train, valid and test tracks",
+    )
+
+
+def _add_all_options(parser: argparse.ArgumentParser) -> None:
+    _add_fit_options(parser)
+    _add_grid_options(parser)
+    parser.add_argument(
+        "--pictures", type=Path, help="where the pictures of audio go (in the user's cache)"
+    )
+
+
+def _add_judged_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run folder or .onnx file")
+    parser.add_argument("--model", type=Path, metavar="FILE.onnx", help="the same as RUN")
+    parser.add_argument(
+        "--data", type=Path, help="audio or pictures (default: what the run was trained on)"
+    )
+    parser.add_argument("--background", type=Path, metavar="DIR", help="sounds that are not music")
+    _add_split_option(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of everything left to chance (0)")
+    parser.add_argument("--out", type=Path, help="where results go (default: into the run)")
+
+
+def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    _add_judged_options(parser)
+
+
+def _add_stream_options(parser: argparse.ArgumentParser) -> None:
+    _add_judged_options(parser)
+    parser.add_argument(
+        "--set", choices=("valid", "test", "all"), default="valid", help="which list (valid)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="play only N tracks")
+    parser.add_argument(
+        "--gap-seconds", type=float, default=4.0, help="silence where there is some (4)"
+    )
+    parser.add_argument("--hop-seconds", type=float, default=1.0, help="between decisions (1)")
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="search smoothing and thresholds on the valid list and keep the best in run.json",
+    )
+
+
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+
+
+def _run_all(options: argparse.Namespace) -> int:
+    from trainer.evaluate import as_text
+    from trainer.gtzan import is_picture_folder
+
+    if options.resume is None:
+        if options.data is None:
+            _wrong("--data is missing: give a folder with one folder a genre, or --resume RUN")
+        if not is_picture_folder(options.data):
+            options.data = _prepare(options.data, options.pictures, options, background=False)
+        elif options.hop_ms or options.n_fft or options.mels:
+            _wrong(f"--hop-ms, --n-fft and --mels need audio and {options.data} holds pictures")
+        if options.background and not is_picture_folder(options.background):
+            options.background = _prepare(options.background, None, options, background=True)
+    run = _fit_run(options)
+    candidate = _load(run)
+    _say(as_text(_evaluate_run(candidate, run)))
+    _write_report(run)
+    return 0
+
+
+def _run_prepare(options: argparse.Namespace) -> int:
+    _prepare(options.data, options.out, options, background=options.background)
+    return 0
+
+
+def _run_fit(options: argparse.Namespace) -> int:
+    from trainer.gtzan import is_picture_folder
+
+    for option in ("data", "background"):
+        folder = getattr(options, option)
+        if folder is not None and folder.is_dir() and not is_picture_folder(folder):
+            _wrong(
+                f"--{option} {folder} holds no spectrogram.json: fit needs pictures; make them "
+                f"with {PROGRAM} prepare, or leave out the word fit to do both"
+            )
+    if options.resume is None and options.data is None:
+        _wrong("--data is missing: give a folder of pictures, or --resume RUN")
+    _fit_run(options)
+    return 0
+
+
+def _run_evaluate(options: argparse.Namespace) -> int:
+    from trainer.evaluate import as_text, evaluate, write_evaluation
+
+    path = _judged_path(options)
+    candidate = _load(path)
+    if path.is_dir() and not any((options.data, options.background, options.out)):
+        _say(as_text(_evaluate_run(candidate, path, options.seed)))
+        return 0
+    sets = _sets(candidate, options)
+    evaluation = evaluate(
+        candidate, sets.together(), protocol=sets.protocol, notes=sets.notes, seed=options.seed
+    )
+    _say_skipped(sets.skipped)
+    _say(as_text(evaluation))
+    write_evaluation(evaluation, options.out or Path(f"{path.stem}-evaluation"))
+    return 0
+
+
+def _run_stream_test(options: argparse.Namespace) -> int:
+    from trainer.stream_test import run_stream_test
+
+    path = _judged_path(options)
+    if options.tune and not path.is_dir():
+        _wrong(f"--tune writes into a run and {path} is none; give the run's folder")
+    candidate = _load(path)
+    sets = _sets(candidate, options)
+    run_stream_test(
+        candidate,
+        sets,
+        options.set,
+        folder=options.out or (path if path.is_dir() else Path(f"{path.stem}-evaluation")),
+        run=path if path.is_dir() else None,
+        tune=options.tune,
+        limit=options.limit,
+        gap_seconds=options.gap_seconds,
+        hop_seconds=options.hop_seconds,
+        seed=options.seed,
+    )
+    return 0
+
+
+def _run_report(options: argparse.Namespace) -> int:
+    _write_report(options.run)
+    return 0
+
+
+def _prepare(
+    data: Path, out: Path | None, options: argparse.Namespace, *, background: bool
+) -> Path:
+    from trainer.pictures import cache_folder, prepare, prepare_background
+
+    spec = _spec(options)
+    out = out or cache_folder(data, spec)
+    make = prepare_background if background else prepare
+    prepared = make(data, out, spec, workers=options.workers)
+    _say_skipped(prepared.skipped)
+    _say(
+        f"{prepared.made} pictures made, {prepared.kept} kept, {prepared.removed} removed, "
+        f"{len(prepared.skipped)} tracks skipped: {prepared.folder}"
+    )
+    return prepared.folder
+
+
+def _spec(options: argparse.Namespace) -> SpectrogramSpec:
+    from streamer.spectrogram import SpectrogramSpec
+
+    spec = SpectrogramSpec()
+    changes: dict[str, Any] = {}
+    if options.hop_ms is not None:
+        changes["hop_length"] = round(options.hop_ms * spec.sample_rate / 1000)
+    if options.n_fft is not None:
+        changes["n_fft"] = options.n_fft
+    if options.mels is not None:
+        changes["n_mels"] = options.mels
+    return dataclasses.replace(spec, **changes)
+
+
+def _fit_run(options: argparse.Namespace) -> Path:
+    from trainer.fit import FitSettings, fit, resume
+
+    if options.resume is not None:
+        return resume(options.resume)
+    fields: dict[str, Any] = {"data": options.data, "out": options.out or _new_run_folder()}
+    names = [option[2:].replace("-", "_") for option, _, _ in FIT_OPTIONS]
+    for name in [*names, "weights", "seed", "background"]:
+        if getattr(options, name) is not None:
+            fields[name] = getattr(options, name)
+    fields |= {
+        "split": tuple(options.split),
+        "exclude_faults": options.exclude_faults,
+        "tensorboard": options.tensorboard,
+        "augmentation": _augmentation(options.augment),
+    }
+    return fit(FitSettings(**fields))
+
+
+def _new_run_folder() -> Path:
+    return Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+
+
+def _augmentation(changes: Sequence[str]) -> Any:
+    from trainer.augment import NONE, Augmentation
+
+    strength = Augmentation()
+    known = {field.name: field for field in dataclasses.fields(Augmentation)}
+    for change in changes:
+        if change == "none":
+            strength = NONE
+            continue
+        name, _, text = change.partition("=")
+        if name not in known or not text:
+            _wrong(f"--augment {change}: give none or NAME=VALUE with one of {', '.join(known)}")
+        default = getattr(Augmentation(), name)
+        try:
+            value: Any = (
+                tuple(float(part) for part in text.split(","))
+                if isinstance(default, tuple)
+                else type(default)(text)
+            )
+        except ValueError:
+            _wrong(f"--augment {change}: {text} is no number such as {default}")
+        if isinstance(default, tuple) and len(value) != len(default):
+            _wrong(f"--augment {change}: give {len(default)} numbers with a comma between")
+        strength = dataclasses.replace(strength, **{name: value})
+    return strength
+
+
+def _judged_path(options: argparse.Namespace) -> Path:
+    path: Path | None = options.run or options.model
+    if path is None or (options.run and options.model):
+        _wrong("name one run folder or .onnx file")
+    if not path.exists():
+        _wrong(f"no such run or model: {path}")
+    return path
+
+
+def _load(path: Path) -> Classifier:
+    from trainer.candidates import load_candidate
+
+    return load_candidate(path)
+
+
+def _sets(candidate: Classifier, options: argparse.Namespace) -> JudgedSets:
+    from trainer.sets import judged_sets
+
+    return judged_sets(
+        candidate,
+        data=options.data,
+        background=options.background,
+        split=options.split,
+        seed=options.seed,
+    )
+
+
+def _evaluate_run(candidate: Classifier, run: Path, seed: int = 0) -> Any:
+    """Evaluate a run on its own data, and keep result and temperature in it."""
+    from trainer.evaluate import evaluate, keep_in_run, write_evaluation
+    from trainer.sets import judged_sets
+
+    sets = judged_sets(candidate)
+    evaluation = evaluate(
+        candidate, sets.together(), protocol=sets.protocol, notes=sets.notes, seed=seed
+    )
+    write_evaluation(evaluation, run / "evaluation")
+    keep_in_run(evaluation, run)
+    return evaluation
+
+
+def _write_report(run: Path) -> None:
+    from trainer.report import write_report
+
+    _say(f"report: {write_report(run)}")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _say_skipped(skipped: Sequence[Skipped]) -> None:
+    for entry in skipped:
+        _say(f"skipped {entry.path}: {entry.reason}")
+
+
+def _wrong(message: str) -> NoReturn:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+COMMANDS: dict[
+    str,
+    tuple[
+        Callable[[argparse.Namespace], int],
+        Callable[[argparse.ArgumentParser], None],
+        str,
+    ],
+] = {
+    "all": (_run_all, _add_all_options, "prepare, fit, evaluate and report (the default)"),
+    "prepare": (_run_prepare, _add_prepare_options, "make spectrogram pictures of audio"),
+    "fit": (_run_fit, _add_fit_options, "train on pictures"),
+    "evaluate": (_run_evaluate, _add_evaluate_options, "judge a run or a model by its tracks"),
+    "stream-test": (_run_stream_test, _add_stream_options, "judge what a listener would get"),
+    "report": (_run_report, _add_report_options, "write a run's report again"),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Which tracks a run or a model is to be judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from streamer.model import Classifier
+from trainer.candidates import RunClassifier
+from trainer.gtzan import (
+    DatasetError,
+    Skipped,
+    Track,
+    find_background,
+    find_tracks,
+    is_picture_folder,
+    split_tracks,
+)
+from trainer.pictures import check_grid
+
+JUDGED = ("valid", "test")
+"""Sets that a model was not trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSets:
+    """Tracks by set, and what must be said about them beside every accuracy."""
+
+    music: dict[str, list[Track]]
+    background: dict[str, list[Track]]
+    """Clips whose genre is the model's `not_music` label; empty for a model without one."""
+    protocol: str
+    notes: list[str]
+    skipped: list[Skipped]
+
+    def together(self) -> dict[str, list[Track]]:
+        """Return music and background of each set in one list; empty sets are left out."""
+        sets = {name: self.music[name] + self.background.get(name, []) for name in self.music}
+        return {name: tracks for name, tracks in sets.items() if self.music[name]}
+
+
+def judged_sets(
+    candidate: Classifier,
+    *,
+    data: Path | None = None,
+    background: Path | None = None,
+    split: Sequence[str] = (),
+    seed: int = 0,
+) -> JudgedSets:
+    """Find the tracks on which a candidate is to be judged.
+
+    A run is judged on the lists in its `run.json`, a model file on the split that is asked for.
+
+    Parameters
+    ----------
+    candidate : Classifier
+        From `trainer.candidates.load_candidate`.
+    data : Path, optional
+        Folder of audio or pictures; by default the one that a run was trained on.
+    background : Path, optional
+        The same with sounds that are not music.
+    split, seed
+        For a model file, as `split_tracks` takes them; `["all"]` is one set of everything.
+
+    Raises
+    ------
+    DatasetError
+        If a folder is missing or cannot be used.
+    """
+    facts = candidate.facts if isinstance(candidate, RunClassifier) else None
+    if facts:
+        settings = facts["settings"]
+        data = data or Path(settings["data"])
+        if background is None and settings.get("background"):
+            background = Path(settings["background"])
+    if data is None:
+        raise DatasetError("--data is missing: give the folder of audio or pictures to judge on")
+    tracks, skipped = find_tracks(data)
+    if is_picture_folder(data):
+        check_grid(data, candidate.contract.spectrogram)
+    if facts:
+        music, notes = _sets_of_run(tracks, facts["split"], data)
+        protocol = facts["split"]["protocol"]
+    elif list(split) == ["all"]:
+        music, notes, protocol = {"all": tracks}, [], f"all tracks of {data}"
+    else:
+        chosen = split_tracks(tracks, split, seed=seed)
+        music = {name: chosen.sets()[name] for name in JUDGED}
+        notes, protocol = list(chosen.notes), chosen.protocol
+    if not any(music.values()):
+        raise DatasetError(f"none of the tracks of the valid and test lists is in {data}")
+    clips, lost = _background_sets(candidate, background, facts)
+    return JudgedSets(music, clips, protocol, notes, [*skipped, *lost])
+
+
+def _sets_of_run(
+    tracks: Sequence[Track], split: Mapping[str, Any], data: Path
+) -> tuple[dict[str, list[Track]], list[str]]:
+    by_name = {track.name: track for track in tracks}
+    notes = list(split["notes"])
+    sets = {}
+    for name in JUDGED:
+        sets[name] = [by_name[track] for track in split[name] if track in by_name]
+        if lost := len(split[name]) - len(sets[name]):
+            notes.append(f"{lost} of the run's {len(split[name])} {name} tracks are not in {data}")
+    return sets, notes
+
+
+def _background_sets(
+    candidate: Classifier, folder: Path | None, facts: Mapping[str, Any] | None
+) -> tuple[dict[str, list[Track]], list[Skipped]]:
+    """Return the clips to judge on: a run's held-back ones, else all as every set's."""
+    label = candidate.contract.not_music
+    if folder is None or label is None:
+        return {}, []
+    if is_picture_folder(folder):
+        check_grid(folder, candidate.contract.spectrogram)
+    clips, skipped = find_background(folder)
+    clips = [replace(clip, genre=label) for clip in clips]
+    if facts is None:
+        return dict.fromkeys(("all", *JUDGED), clips), skipped
+    held_back = set(facts["background"]["valid"])
+    return {"valid": [clip for clip in clips if clip.name in held_back]}, skipped
