@@ -197,6 +197,14 @@ class Decision:
     """Level of the last hop, as in `Observation`."""
 
 
+def is_new_title(title: str | None, known: str | None) -> bool:
+    """Tell whether a title means that another song began.
+
+    A source that falls silent about titles, or begins to tell them, has not changed songs.
+    """
+    return title is not None and known is not None and title != known
+
+
 class Decider:
     """Turn what the hops of one source brought into decisions and segments.
 
@@ -314,15 +322,10 @@ class Decider:
 
     def _is_cut(self, observation: Observation) -> bool:
         """Take note of the title; tell whether the sound was cut."""
-        title, known = observation.title, self._title
-        if observation.discontinuity:
-            self._title = title
-            return True
-        # A source that falls silent about titles, or begins to tell them, has not changed songs.
-        if title is None or title == known:
-            return False
-        self._title = title
-        return known is not None
+        cut = observation.discontinuity or is_new_title(observation.title, self._title)
+        if observation.title is not None or observation.discontinuity:
+            self._title = observation.title
+        return cut
 
     def _decide(self, observation: Observation, window: Probabilities | None) -> Decision:
         state, genre, confidence = State.UNCERTAIN, None, 1 / len(self._labels)
