@@ -128,13 +128,13 @@ class ModelContract:
         version = fields.whole("contract")
         if version > CONTRACT:
             raise ModelError(
-                f"is made for contract {version} and this program knows only contract {CONTRACT}: "
-                "upgrade genre-stream"
+                f"contract {version} is newer than contract {CONTRACT}, the last one that this "
+                "program knows: upgrade genre-stream"
             )
         try:
             spec = SpectrogramSpec.from_dict(fields.mapping("spectrogram").values)
         except SpecError as error:
-            raise ModelError(f"has a contract whose {error}") from None
+            raise ModelError(str(error)) from None
         labels = fields.labels("labels")
         window_frames, min_frames = fields.whole("window_frames"), fields.whole("min_frames")
         if min_frames > window_frames:
@@ -167,11 +167,11 @@ class _Fields:
     def refuse(self, name: str, rule: str) -> NoReturn:
         value = repr(self.values[name])
         shown = value if len(value) <= 60 else value[:57] + "..."
-        raise ModelError(f"has a contract whose {self._path}{name} {rule}, not {shown}")
+        raise ModelError(f"{self._path}{name} {rule}, not {shown}")
 
     def _get(self, name: str) -> Any:
         if name not in self.values:
-            raise ModelError(f"has a contract without {self._path}{name}")
+            raise ModelError(f"{self._path}{name} is missing")
         return self.values[name]
 
     def text(self, name: str) -> str:

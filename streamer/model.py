@@ -258,7 +258,10 @@ def _read_contract(session: onnxruntime.InferenceSession) -> ModelContract:
         raise ModelError("has a contract that is not JSON; export it again") from None
     if not isinstance(metadata, dict):
         raise ModelError("has a contract that is not a JSON object; export it again")
-    contract = ModelContract.from_metadata(metadata)
+    try:
+        contract = ModelContract.from_metadata(metadata)
+    except ModelError as error:
+        raise ModelError(f"has a contract that cannot be used: {error}") from None
     _check_signature(session, contract)
     return contract
 

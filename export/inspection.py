@@ -1,0 +1,60 @@
+"""The contract of a model file as a person would read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from streamer.contract import CONTRACT, ModelContract
+
+
+def describe(path: Path, contract: ModelContract) -> str:
+    """Return the contract of the file at `path`, one topic a line."""
+    spec, training = contract.spectrogram, contract.training
+    hop = spec.hop_seconds
+    topics = {
+        "Model": f"{contract.name} {contract.version} (contract {CONTRACT})",
+        "File": f"{path}, {path.stat().st_size / 1e6:.1f} MB, weights as {contract.precision}",
+        "Labels": ", ".join(contract.labels),
+        "Not music": contract.not_music or "no such label",
+        "Audio": f"mono, {spec.sample_rate} Hz",
+        "Spectrogram": (
+            f"{spec.n_mels} mel bands from {spec.fmin:g} to {spec.fmax:g} Hz, "
+            f"{spec.n_fft} samples a frame, a column every {spec.hop_length} samples "
+            f"({1000 * hop:.1f} ms), {spec.top_db:g} dB below the loudest cell"
+        ),
+        "Window": (
+            f"{contract.window_frames} columns ({contract.window_seconds:.2f} s), "
+            f"at least {contract.min_frames} ({contract.min_frames * hop:.2f} s)"
+        ),
+        "Temperature": f"{contract.temperature:g}",
+        "Decision": _pairs(contract.decision) or "the program's defaults",
+        "Trained on": f"{training['dataset']}, split {training['split']}, seed {training['seed']}",
+        "Metrics": _pairs(training["metrics"]) or "none noted",
+        "Golden": (
+            f"answered as when it was exported ({contract.golden.frames} columns, SHA-256 "
+            f"{contract.golden.spectrogram_sha256[:12]}...)"
+        ),
+    }
+    more = {
+        name: training[name]
+        for name in training
+        if name not in ("dataset", "split", "seed", "metrics")
+    }
+    if more:
+        topics["Training"] = _pairs(more)
+    return "\n".join(f"{topic:<12} {text}" for topic, text in topics.items())
+
+
+def _pairs(values: object, prefix: str = "") -> str:
+    """Return nested numbers and texts as `name value`, separated by commas."""
+    if not isinstance(values, Mapping):
+        return str(values)
+    parts = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            parts.append(_pairs(value, f"{prefix}{name}."))
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            parts.append(f"{prefix}{name} {shown}")
+    return ", ".join(part for part in parts if part)

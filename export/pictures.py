@@ -1,0 +1,101 @@
+"""Windows cut from a folder of spectrogram pictures, as the daemon would show them to a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from export.errors import UsageError
+from streamer.contract import ModelContract
+from streamer.spectrogram import SpecError, SpectrogramSpec, from_levels, relative_to_peak
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """All whole windows of one track."""
+
+    track: str
+    """The picture's name without suffix."""
+    genre: str
+    """The folder it lies in."""
+    spectrograms: NDArray[np.float32]
+    """Shape (k, n_mels, frames): dB relative to each window's loudest cell."""
+
+
+def read_windows(
+    folder: Path, contract: ModelContract, *, leave_out: Collection[str] = ()
+) -> list[Windows]:
+    """Cut every picture of a folder into windows, one after the other without overlap.
+
+    Parameters
+    ----------
+    folder : Path
+        `ROOT/<genre>/<track>.png` and `ROOT/spectrogram.json` (contract 4.4).
+    contract : ModelContract
+        Grid and length of the windows. A picture shorter than a window is one short window.
+    leave_out : collection of str
+        Tracks that are not read. If nothing would be left, all are read.
+
+    Returns
+    -------
+    list of Windows
+        Sorted by genre and track.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds no pictures on the model's grid.
+    """
+    _check_grid(folder, contract.spectrogram)
+    paths = sorted(folder.glob("*/*.png"))
+    paths = [path for path in paths if path.stem not in leave_out] or paths
+    tracks = [Windows(path.stem, path.parent.name, _cut(path, contract)) for path in paths]
+    tracks = [track for track in tracks if len(track.spectrograms)]
+    if not tracks:
+        raise UsageError(
+            f"{folder} holds no picture of {contract.min_frames} columns or more at "
+            "GENRE/TRACK.png: make pictures with genre-train prepare"
+        )
+    return tracks
+
+
+def _check_grid(folder: Path, wanted: SpectrogramSpec) -> None:
+    path = folder / "spectrogram.json"
+    try:
+        spec = SpectrogramSpec.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UsageError(
+            f"{folder} is not a folder of spectrogram pictures: spectrogram.json cannot be read "
+            f"({error.strerror})"
+        ) from None
+    except (ValueError, TypeError) as error:
+        reason = f": {error}" if isinstance(error, SpecError) else ""
+        raise UsageError(f"{path} is not a spectrogram specification{reason}") from None
+    if spec != wanted:
+        raise UsageError(
+            f"the pictures in {folder} are on another grid than the model: make them again with "
+            "genre-train prepare and the run's settings"
+        )
+
+
+def _cut(path: Path, contract: ModelContract) -> NDArray[np.float32]:
+    spec = contract.spectrogram
+    try:
+        picture = tf.io.decode_png(path.read_bytes(), channels=1).numpy()[::-1, :, 0]
+    except (OSError, tf.errors.InvalidArgumentError):
+        raise UsageError(f"{path} cannot be read as a PNG picture: delete or replace it") from None
+    if picture.shape[0] != spec.n_mels:
+        raise UsageError(f"{path} has {picture.shape[0]} rows and the model {spec.n_mels} bands")
+    width = picture.shape[1]
+    frames = min(contract.window_frames, width)
+    if frames < contract.min_frames:
+        return np.empty((0, spec.n_mels, frames), np.float32)
+    starts = range(0, width - frames + 1, frames)
+    windows = np.stack([picture[:, start : start + frames] for start in starts])
+    return relative_to_peak(from_levels(windows, spec.top_db), spec.top_db)

@@ -1,0 +1,122 @@
+"""Puts the contract into a converted model, and the file in its place, whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from export.errors import ExportError, UsageError
+from streamer.contract import METADATA_KEY, Golden, ModelContract, ModelError
+from streamer.model import (
+    INPUT,
+    OUTPUT,
+    Classifier,
+    golden_spectrogram,
+    session_options,
+    spectrogram_digest,
+)
+
+
+def seal(model: onnx.ModelProto, contract: ModelContract) -> bytes:
+    """Ask the finished graph its golden question and write question, answer and contract into it.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The graph as it will be shipped.
+    contract : ModelContract
+        Its contract; `golden` is replaced.
+
+    Returns
+    -------
+    bytes
+        The content of the file.
+
+    Raises
+    ------
+    ExportError
+        If the graph is not valid ONNX.
+    """
+    question = golden_spectrogram(contract.spectrogram, contract.window_frames)
+    session = open_session(model.SerializeToString(), contract.precision, threads=1)
+    answer = session.run([OUTPUT], {INPUT: question})[0][0]
+    golden = Golden(
+        spectrogram_sha256=spectrogram_digest(question),
+        frames=contract.window_frames,
+        logits=tuple(float(logit) for logit in answer),
+        contract_sha256=contract.digest,
+    )
+    contract = dataclasses.replace(contract, golden=golden)
+    sealed = onnx.ModelProto()
+    sealed.CopyFrom(model)
+    # RFC 8259 knows no NaN; a network that answers NaN is refused before it comes here.
+    text = json.dumps(contract.to_metadata(), allow_nan=False)
+    onnx.helper.set_model_props(sealed, {METADATA_KEY: text})
+    try:
+        onnx.checker.check_model(sealed, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the converted graph is not valid ONNX: {error}") from None
+    content: bytes = sealed.SerializeToString()
+    return content
+
+
+def open_session(content: bytes, precision: str, threads: int) -> onnxruntime.InferenceSession:
+    """Open a graph under the options that `Classifier` would use for a file of this precision."""
+    return onnxruntime.InferenceSession(
+        content,
+        session_options(threads, integers=precision == "static"),
+        providers=["CPUExecutionProvider"],
+    )
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place where no file can be written, before an hour's work is done for it.
+
+    Raises
+    ------
+    UsageError
+        If the folder is missing or read-only, or `path` is a folder.
+    """
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder: name a file in it")
+    beside = _beside(path)
+    try:
+        beside.open("xb").close()
+        beside.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"--out {path} cannot be written ({error.strerror}): name another file"
+        ) from None
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a model file beside its place, load it as the daemon would, and move it there.
+
+    Raises
+    ------
+    ExportError
+        If the disk is full or the file does not load; what was at `path` before is still there.
+    """
+    beside = _beside(path)
+    try:
+        with beside.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Classifier.load(beside)
+        beside.replace(path)
+    except OSError as error:
+        raise ExportError(f"--out {path} cannot be written ({error.strerror})") from None
+    except ModelError as error:
+        raise ExportError(f"the file would be refused: {error}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
