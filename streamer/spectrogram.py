@@ -87,8 +87,8 @@ class SpectrogramSpec:
         return self.hop_length / self.sample_rate
 
     def frames_in(self, seconds: float) -> int:
-        """Return the number of columns that `seconds` of audio fill, at least 1."""
-        return max(1, round(seconds / self.hop_seconds))
+        """Return the number of columns that span `seconds` of audio, at least 1."""
+        return max(1, math.ceil(seconds / self.hop_seconds))
 
     def to_dict(self) -> dict[str, int | float]:
         """Return the fields as they stand in `spectrogram.json` and in a model's metadata."""

@@ -1,0 +1,607 @@
+"""Fine-tuning: head first, then the whole network; a run is a folder that can be continued."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from streamer.spectrogram import SpectrogramSpec
+from trainer.augment import Augmentation
+from trainer.dataset import (
+    NOT_MUSIC,
+    Song,
+    TrainingWindows,
+    divide_background,
+    even_windows,
+    load_songs,
+)
+from trainer.gtzan import DatasetError, Split, check_genres, find_tracks, split_tracks
+from trainer.network import BACKBONE, build_image_network, with_preprocessing
+from trainer.pictures import read_spec
+
+VALID_WINDOWS = 2
+"""Windows of each validation track that are looked at after an epoch."""
+
+FIRST_SECONDS = 3.0
+"""Audio after which a listener gets the first prediction: the model's `min_frames`."""
+
+HISTORY_FIELDS = (
+    "epoch",
+    "phase",
+    "loss",
+    "accuracy",
+    "valid_accuracy",
+    "valid_nll",
+    "valid_not_music",
+    "learning_rate",
+    "seconds",
+    "step_seconds",
+)
+
+
+class RunError(Exception):
+    """A run that cannot be started or continued; the message is one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """One training, as `run.json` keeps it."""
+
+    data: Path
+    """Picture folder (contract 4.4)."""
+    out: Path
+    """Folder of the run."""
+    weights: str = "imagenet"
+    """`imagenet`, `none` or the path of InceptionV3 notop weights."""
+    split: tuple[str, ...] = ()
+    """As `split_tracks` takes it."""
+    exclude_faults: bool = False
+    """Leave GTZAN's known faulty tracks out of a stratified split."""
+    background: Path | None = None
+    """Picture folder of sounds that become the label `not_music`."""
+    epochs: int = 40
+    """Passes over the training tracks with the whole network."""
+    head_epochs: int = 1
+    """Passes before them in which only the new layer learns."""
+    batch: int = 16
+    """Windows in a step."""
+    seed: int = 0
+    """Decides initial weights, order, windows and variations."""
+    input_scale: float = 2.0
+    """Factor on both axes of the spectrogram before InceptionV3."""
+    window_seconds: float = 5.0
+    """Length of a window, in seconds."""
+    windows_per_song: int = 2
+    """Windows of each track in an epoch."""
+    learning_rate: float = 3e-4
+    """Highest rate of the whole network, after the warm-up."""
+    head_learning_rate: float = 1e-3
+    """Rate of the new layer while the rest is frozen."""
+    weight_decay: float = 0.05
+    """AdamW's decoupled decay."""
+    label_smoothing: float = 0.1
+    """Share of the target spread over all labels."""
+    dropout: float = 0.5
+    """Share of features dropped in training."""
+    averaging: float = 0.99
+    """Momentum, per step, of the averaged weights that are validated and kept."""
+    patience: int = 0
+    """Epochs without a better validation after which it stops; 0 never stops early."""
+    precision: str = "float32"
+    """Keras' dtype policy: `float32`, `mixed_float16` or `mixed_bfloat16`."""
+    tensorboard: bool = False
+    """Also write logs for TensorBoard."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """How strongly windows are varied."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON's types."""
+        fields = dataclasses.asdict(self)
+        for name in ("data", "out", "background"):
+            fields[name] = None if fields[name] is None else str(fields[name])
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> FitSettings:
+        """Read what `to_dict` returned."""
+        augmentation = dict(fields["augmentation"])
+        augmentation["noise_snr_db"] = tuple(augmentation["noise_snr_db"])
+        background = fields["background"]
+        return cls(
+            **{
+                **fields,
+                "data": Path(fields["data"]),
+                "out": Path(fields["out"]),
+                "background": None if background is None else Path(background),
+                "split": tuple(fields["split"]),
+                "augmentation": Augmentation(**augmentation),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """How the averaged weights do on the validation tracks."""
+
+    accuracy: float
+    """Share of music tracks whose mean probabilities are highest at their genre."""
+    nll: float
+    """Mean negative log-likelihood of the tracks, in nats."""
+    not_music: float | None
+    """Share of background recordings called `not_music`; None without them."""
+
+    def better_than(self, other: Validation | None) -> bool:
+        """Say whether this is the one to keep: accuracy first, then likelihood."""
+        return other is None or (self.accuracy, -self.nll) > (other.accuracy, -other.nll)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Where a run stands, as its checkpoint keeps it."""
+
+    epoch: int = 0
+    best: Validation | None = None
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+
+def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
+    """Train, keep the best network by validation, and return the run folder.
+
+    Parameters
+    ----------
+    settings : FitSettings
+        What to train on, and how.
+    console : rich.console.Console, optional
+        Where progress goes; standard error by default.
+
+    Returns
+    -------
+    Path
+        The run: `run.json`, `history.csv`, `model.keras`, `checkpoints/`.
+
+    Raises
+    ------
+    RunError
+        If the folder already holds a run or cannot be written.
+    DatasetError
+        If the data cannot be used.
+    NetworkError
+        If the network cannot be made.
+    KeyboardInterrupt
+        If interrupted; `resume` goes on after the last finished epoch.
+    """
+    if (settings.out / "run.json").exists():
+        raise RunError(
+            f"--out {settings.out}: already holds a run; continue it with --resume or choose "
+            "another folder"
+        )
+    make_run_folder(settings.out)
+    return _Training(settings, console).run()
+
+
+def resume(out: Path, *, console: Console | None = None) -> Path:
+    """Continue an interrupted run with its own settings; see `fit`."""
+    try:
+        facts = json.loads((out / "run.json").read_text())
+        settings = dataclasses.replace(FitSettings.from_dict(facts["settings"]), out=out)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"--resume {out}: no run to continue (no readable run.json)") from error
+    return _Training(settings, console).run()
+
+
+def make_run_folder(out: Path) -> None:
+    """Make a run's folder and make sure that it can be written.
+
+    Raises
+    ------
+    RunError
+        If it cannot.
+    """
+    try:
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(
+            f"--out {out}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
+
+
+class _Training:
+    """One run from its settings to its best network."""
+
+    def __init__(self, settings: FitSettings, console: Console | None) -> None:
+        self.settings = settings
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        keras.utils.set_random_seed(settings.seed)
+        keras.config.set_dtype_policy(settings.precision)
+        self.spec = read_spec(settings.data)
+        self.frames = self.spec.frames_in(settings.window_seconds)
+        tracks, skipped = find_tracks(settings.data)
+        check_genres(tracks, skipped)
+        self.split = split_tracks(
+            tracks,
+            settings.split,
+            seed=settings.seed,
+            exclude_faults=settings.exclude_faults,
+        )
+        if not self.split.train or not self.split.valid:
+            raise DatasetError(
+                f"{settings.data}: the split {self.split.name} leaves "
+                f"{len(self.split.train)} tracks to train on and {len(self.split.valid)} to "
+                "validate on; both need some"
+            )
+        genres = sorted({track.genre for track in tracks})
+        self.labels = [*genres, NOT_MUSIC] if settings.background else genres
+        self.train_songs = load_songs(self.split.train, self.labels)
+        self.valid_songs = load_songs(self.split.valid, self.labels)
+        self.background: tuple[list[Song], list[Song]] = ([], [])
+        if settings.background:
+            self._check_background_grid(settings.background)
+            self.background = divide_background(
+                settings.background, self.labels.index(NOT_MUSIC), settings.seed
+            )
+        self.windows = TrainingWindows(
+            self.train_songs,
+            self.background[0],
+            self.labels.index(NOT_MUSIC) if settings.background else None,
+            len(self.labels),
+            spec=self.spec,
+            frames=self.frames,
+            batch=settings.batch,
+            windows_per_song=settings.windows_per_song,
+            augmentation=settings.augmentation,
+            seed=settings.seed,
+        )
+        self.image_network = build_image_network(
+            len(self.labels), weights=settings.weights, dropout=settings.dropout
+        )
+        self.network = with_preprocessing(
+            self.image_network, self.spec, self.frames, settings.input_scale
+        )
+        self.average = keras.callbacks.SwapEMAWeights()
+        self.average.set_model(self.network)
+        self.progress = _Progress()
+
+    def _check_background_grid(self, folder: Path) -> None:
+        if read_spec(folder) != self.spec:
+            raise DatasetError(
+                f"--background {folder}: its pictures have another grid than {self.settings.data}; "
+                "prepare both with the same --hop-ms, --n-fft and --mels"
+            )
+
+    def run(self) -> Path:
+        """Train from wherever the run stands to its end."""
+        settings = self.settings
+        self.console.print(self._opening())
+        self._restore()
+        self._write_facts()
+        board = self._tensorboard()
+        phase = ""
+        for epoch in range(self.progress.epoch, settings.head_epochs + settings.epochs):
+            if phase != self._phase(epoch):
+                phase = self._phase(epoch)
+                self._compile(epoch)
+            row = self._train_epoch(epoch)
+            validation = self._validate(epoch)
+            row |= {
+                "epoch": epoch + 1,
+                "phase": phase,
+                "valid_accuracy": validation.accuracy,
+                "valid_nll": validation.nll,
+                "valid_not_music": validation.not_music,
+            }
+            self._checkpoint(epoch)
+            self._append_history(row)
+            self._say(row)
+            if board is not None:
+                board.on_epoch_end(epoch, {k: v for k, v in row.items() if isinstance(v, float)})
+            if settings.patience and epoch + 1 - self.progress.best_epoch >= settings.patience:
+                self.console.print(f"no better validation for {settings.patience} epochs: stopping")
+                break
+        if board is not None:
+            board.on_train_end()
+        self._write_facts()
+        return settings.out
+
+    def _opening(self) -> str:
+        split = self.split
+        missing = f", {len(split.missing)} listed tracks not found" if split.missing else ""
+        background = (
+            f"; {sum(map(len, self.background))} sounds that are not music"
+            if self.settings.background
+            else ""
+        )
+        return (
+            f"{len(split.train)} tracks to train on, {len(split.valid)} to validate on, "
+            f"{len(split.test)} to test on{missing} ({split.name}){background}\n"
+            f"{len(self.labels)} labels, windows of {self.spec.n_mels} x {self.frames} "
+            f"({self.frames * self.spec.hop_seconds:.1f} s), scale {self.settings.input_scale:g}, "
+            f"{self.windows.steps} steps of {self.settings.batch} an epoch, "
+            f"Keras {keras.__version__} on {keras.backend.backend()}"
+        )
+
+    def _phase(self, epoch: int) -> str:
+        return "head" if epoch < self.settings.head_epochs else "whole"
+
+    def _compile(self, epoch: int) -> None:
+        """Start the optimiser of the phase that `epoch` is in."""
+        settings = self.settings
+        backbone = self.image_network.get_layer(BACKBONE)
+        if self._phase(epoch) == "head":
+            backbone.trainable = False
+            rate: Any = settings.head_learning_rate
+        else:
+            backbone.trainable = True
+            steps = self.windows.steps * settings.epochs
+            warm_up = min(steps // 10, 2 * self.windows.steps)
+            rate = keras.optimizers.schedules.CosineDecay(
+                settings.learning_rate / 100,
+                max(1, steps - warm_up),
+                alpha=0.01,
+                warmup_target=settings.learning_rate,
+                warmup_steps=warm_up,
+            )
+        optimizer = keras.optimizers.AdamW(
+            rate,
+            weight_decay=settings.weight_decay,
+            clipnorm=1.0,
+            use_ema=True,
+            ema_momentum=settings.averaging,
+            ema_overwrite_frequency=None,
+        )
+        self.network.compile(
+            optimizer,
+            keras.losses.CategoricalCrossentropy(
+                from_logits=True, label_smoothing=settings.label_smoothing
+            ),
+            weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        )
+
+    def _train_epoch(self, epoch: int) -> dict[str, Any]:
+        started = time.perf_counter()
+        in_step = 0.0
+        logs: dict[str, Any] = {}
+        self.network.reset_metrics()
+        for step, batch in enumerate(self.windows.epoch(epoch), start=1):
+            before = time.perf_counter()
+            logs = self.network.train_on_batch(
+                batch.windows, batch.targets, sample_weight=batch.weights, return_dict=True
+            )
+            in_step += time.perf_counter() - before
+            self._show_step(epoch, step, float(logs["loss"]))
+        seconds = time.perf_counter() - started
+        self.progress.seconds += seconds
+        return {
+            "loss": float(logs["loss"]),
+            "accuracy": float(logs["accuracy"]),
+            "learning_rate": float(
+                keras.ops.convert_to_numpy(self.network.optimizer.learning_rate)
+            ),
+            "seconds": seconds,
+            "step_seconds": in_step,
+        }
+
+    def _validate(self, epoch: int) -> Validation:
+        """Judge the averaged weights, and keep them if they are the best so far."""
+        self.average.on_test_begin()
+        validation = self._judge()
+        if self._phase(epoch) == "whole" and validation.better_than(self.progress.best):
+            self.progress.best, self.progress.best_epoch = validation, epoch + 1
+            self._save_network()
+        self.average.on_test_end()
+        return validation
+
+    def _judge(self) -> Validation:
+        probabilities = self._track_probabilities(self.valid_songs)
+        truth = np.array([song.label for song in self.valid_songs])
+        likelihood = probabilities[np.arange(len(truth)), truth]
+        not_music = None
+        if self.background[1]:
+            other = self._track_probabilities(self.background[1]).argmax(axis=1)
+            not_music = float(np.mean(other == self.labels.index(NOT_MUSIC)))
+        return Validation(
+            accuracy=float(np.mean(probabilities.argmax(axis=1) == truth)),
+            nll=float(-np.mean(np.log(np.maximum(likelihood, 1e-12)))),
+            not_music=not_music,
+        )
+
+    def _track_probabilities(self, songs: Sequence[Song]) -> NDArray[np.float64]:
+        """Return the mean probabilities of each song's windows, shape (songs, labels)."""
+        cut = [even_windows(song, self.spec, self.frames, VALID_WINDOWS) for song in songs]
+        owner = np.repeat(np.arange(len(songs)), [len(windows) for windows in cut])
+        logits = self.network.predict(
+            np.concatenate(cut), batch_size=self.settings.batch, verbose=0
+        ).astype(np.float64)
+        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        sums = np.zeros((len(songs), len(self.labels)))
+        np.add.at(sums, owner, probabilities)
+        return sums / np.bincount(owner)[:, None]
+
+    def _save_network(self) -> None:
+        image_network = self.image_network
+        if self.settings.precision != "float32":
+            # The file is for listeners: plain float32, whatever it was trained in.
+            keras.config.set_dtype_policy("float32")
+            image_network = build_image_network(
+                len(self.labels), weights="none", dropout=self.settings.dropout
+            )
+            image_network.set_weights(self.image_network.get_weights())
+            keras.config.set_dtype_policy(self.settings.precision)
+        partial = self.settings.out / "partial.keras"
+        image_network.save(partial)
+        partial.replace(self.settings.out / "model.keras")
+
+    def _checkpoint(self, epoch: int) -> None:
+        """Keep everything that the next epoch starts from; the state file makes it valid."""
+        self.progress.epoch = epoch + 1
+        folder = self.settings.out / "checkpoints"
+        weights = folder / f"epoch-{epoch + 1:04d}.weights.h5"
+        self.network.save_weights(weights, overwrite=True)
+        _write_json(folder / "state.json", dataclasses.asdict(self.progress))
+        for old in folder.glob("*.weights.h5"):
+            if old != weights:
+                old.unlink()
+
+    def _restore(self) -> None:
+        folder = self.settings.out / "checkpoints"
+        state = folder / "state.json"
+        if not state.exists():
+            return
+        fields = json.loads(state.read_text())
+        best = fields.pop("best")
+        self.progress = _Progress(**fields, best=None if best is None else Validation(**best))
+        last = self.progress.epoch - 1
+        self._compile(last)
+        self.network.optimizer.build(self.network.trainable_variables)
+        self.network.load_weights(folder / f"epoch-{last + 1:04d}.weights.h5")
+        self._forget_later_rows(last + 1)
+        self.console.print(f"continuing after epoch {last + 1}")
+
+    def _forget_later_rows(self, epoch: int) -> None:
+        """Drop history of an epoch that was written but not check-pointed, or the other way."""
+        path = self.settings.out / "history.csv"
+        if not path.exists():
+            return
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, HISTORY_FIELDS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def _append_history(self, row: dict[str, Any]) -> None:
+        path = self.settings.out / "history.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, HISTORY_FIELDS)
+            if new:
+                writer.writeheader()
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+    def _tensorboard(self) -> Any:
+        if not self.settings.tensorboard:
+            return None
+        board = keras.callbacks.TensorBoard(self.settings.out / "tensorboard", write_graph=False)
+        board.set_model(self.network)
+        board.on_train_begin()
+        return board
+
+    def _show_step(self, epoch: int, step: int, loss: float) -> None:
+        if self.console.is_terminal:
+            total = self.settings.head_epochs + self.settings.epochs
+            self.console.print(
+                f"epoch {epoch + 1}/{total}  step {step}/{self.windows.steps}  loss {loss:.3f}   ",
+                end="\r",
+            )
+
+    def _say(self, row: dict[str, Any]) -> None:
+        total = self.settings.head_epochs + self.settings.epochs
+        left = (total - row["epoch"]) * row["seconds"]
+        mark = "  best" if row["epoch"] == self.progress.best_epoch else ""
+        other = row["valid_not_music"]
+        self.console.print(
+            f"epoch {row['epoch']}/{total}  loss {row['loss']:.3f}  "
+            f"accuracy {row['accuracy']:.1%}  valid {row['valid_accuracy']:.1%}"
+            + (f"  not music {other:.1%}" if other is not None else "")
+            + f"  nll {row['valid_nll']:.3f}  {left / 60:.0f} min left{mark}"
+        )
+
+    def _write_facts(self) -> None:
+        settings = self.settings
+        best = self.progress.best
+        path = settings.out / "run.json"
+        facts = json.loads(path.read_text()) if path.exists() else {}
+        facts |= {
+            "command": facts.get("command", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+            "versions": _versions(),
+            "git": _git_commit(),
+            "seed": settings.seed,
+            "labels": self.labels,
+            "not_music": NOT_MUSIC if settings.background else None,
+            "spec": self.spec.to_dict(),
+            "window_frames": self.frames,
+            "min_frames": min(self.frames, _first_frames(self.spec, settings.input_scale)),
+            "input_scale": settings.input_scale,
+            "split": _split_facts(self.split),
+            "background": {
+                "train": [song.name for song in self.background[0]],
+                "valid": [song.name for song in self.background[1]],
+            },
+            "settings": settings.to_dict(),
+            "finished": self.progress.epoch >= settings.head_epochs + settings.epochs,
+            "train_seconds": self.progress.seconds,
+        }
+        facts.setdefault("temperature", 1.0)
+        facts.setdefault("decision", {})
+        if best is not None:
+            facts["metrics"] = {
+                **facts.get("metrics", {}),
+                "fit": {**dataclasses.asdict(best), "epoch": self.progress.best_epoch},
+            }
+        _write_json(path, facts)
+
+
+def _first_frames(spec: SpectrogramSpec, input_scale: float) -> int:
+    """Return the columns of about 3 s, and no fewer than InceptionV3's 75 pixels need."""
+    return max(spec.frames_in(FIRST_SECONDS), math.ceil(75 / input_scale))
+
+
+def _split_facts(split: Split) -> dict[str, Any]:
+    return {
+        "name": split.name,
+        "protocol": split.protocol,
+        "notes": split.notes,
+        "missing": split.missing,
+        **{name: [track.name for track in tracks] for name, tracks in split.sets().items()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
+    for package in ("genre-stream", "keras", "numpy", "tensorflow", "torch", "jax"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_commit() -> str | None:
+    """Return the commit this code is at, None where it is no git checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def _write_json(path: Path, content: object) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
