@@ -1,0 +1,63 @@
+"""How each source is doing, as `/healthz` and `/metrics` tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+QUIET_SECONDS = 10.0
+"""Seconds without a decision that every source may take, to connect and to fill its first window.
+"""
+QUIET_HOPS = 3.0
+"""Hops without a decision that a source may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceVitals:
+    """The counters and the state of one source at one moment."""
+
+    source: str
+    """Name of the source."""
+    state: str
+    """One of the states of a `source` frame."""
+    detail: str = ""
+    """Why it is in that state."""
+    quiet_seconds: float = 0.0
+    """Seconds since the last decision, or since the start before the first."""
+    hop_seconds: float = 1.0
+    """Seconds of sound between two decisions, as it is now."""
+    audio_seconds: float = 0.0
+    """Seconds of sound taken in."""
+    inferences: int = 0
+    """Windows classified."""
+    inference_seconds: float = 0.0
+    """Seconds spent in classifying them."""
+    queue_depth: int = 0
+    """Blocks of sound that wait for the pipeline."""
+    overruns: int = 0
+    """Times that sound came faster than it was taken."""
+    dropped_samples: int = 0
+    """Samples lost to overruns."""
+    nan_samples: int = 0
+    """Samples that were not numbers and became silence."""
+    clipped_samples: int = 0
+    """Samples at or beyond full scale."""
+    reconnects: int = 0
+    """Times that the source was opened again."""
+    crashes: int = 0
+    """Times that its thread was started again after a fault of ours."""
+
+    def complaint(self) -> str | None:
+        """Return why the source makes no progress, None while it does or has ended."""
+        if self.state == "ended":
+            return None
+        if self.state == "failed":
+            return self.detail or "failed"
+        if self.quiet_seconds <= max(QUIET_SECONDS, QUIET_HOPS * self.hop_seconds):
+            return None
+        reason = f"no decision for {self.quiet_seconds:.0f} s"
+        return f"{reason}: {self.detail}" if self.detail else reason
+
+
+VitalsReader = Callable[[], Iterable[SourceVitals]]
+"""Reads the vitals of all sources; called on the event loop's thread."""
