@@ -1,1 +1,65 @@
-"""genre-stream: tells, live and honestly, which genre of music is playing."""
+"""Genre labels for audio as it is played: the daemon, and what a program may use of it.
+
+`replay` decides about a recording, `Pipeline` about samples that a program already has:
+
+>>> import streamer
+>>> for decision in streamer.replay("demo"):
+...     if decision.genre is not None:
+...         print(f"{decision.position:.0f} s: {decision.genre}, {decision.confidence:.0%} sure")
+...         break
+3 s: ...
+
+`Pipeline` shows how to feed samples, `Classifier` is the model alone. Each name is imported when
+it is first used, so importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streamer.decision import Decision, DecisionSettings, Segment, State
+    from streamer.model import Classifier, ModelError
+    from streamer.pipeline import Pipeline, SpectrogramColumns
+    from streamer.recording import replay
+    from streamer.sources import SourceError
+
+__all__ = [
+    "Classifier",
+    "Decision",
+    "DecisionSettings",
+    "ModelError",
+    "Pipeline",
+    "Segment",
+    "SourceError",
+    "SpectrogramColumns",
+    "State",
+    "replay",
+]
+
+_HOMES = {
+    "Classifier": "streamer.model",
+    "Decision": "streamer.decision",
+    "DecisionSettings": "streamer.decision",
+    "ModelError": "streamer.model",
+    "Pipeline": "streamer.pipeline",
+    "Segment": "streamer.decision",
+    "SourceError": "streamer.sources",
+    "SpectrogramColumns": "streamer.pipeline",
+    "State": "streamer.decision",
+    "replay": "streamer.recording",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -123,6 +123,7 @@ class Pipeline:
         self._decided = 0
         self._cut: int | None = None
         self._hop: list[Samples] = []
+        self._ready: list[Columns] = []
         self._discontinuity = False
         self._restart_window(0)
 
@@ -196,6 +197,34 @@ class Pipeline:
         self.clipped_samples += mono.clipped_samples
         return events + self._take(self._resampler.push(mono.samples))
 
+    def feed_columns(self, columns: Columns, level_dbfs: float) -> list[Event]:
+        """Take the next columns of a spectrogram in the place of samples.
+
+        For spectrograms without their sound, such as pictures: all that follows the spectrogram is
+        done as for `feed`, but decisions fall at whole columns. Not to be mixed with `feed`.
+
+        Parameters
+        ----------
+        columns : float32, shape (n_mels, k)
+            On the model's grid, in absolute dB.
+        level_dbfs : float
+            Level of the sound at these columns.
+
+        Returns
+        -------
+        list of Decision, Segment and SpectrogramColumns
+            What these columns complete, as from `feed`.
+        """
+        events: list[Event] = []
+        for index in range(columns.shape[1]):
+            self._ready.append(columns[:, index : index + 1])
+            self._received += self._contract.spectrogram.hop_length
+            if self._received >= self._next_decision():
+                ready = np.concatenate(self._ready, axis=1)
+                self._ready = []
+                events += self._conclude(self._received, level_dbfs, ready)
+        return events
+
     def finish(self) -> list[Event]:
         """End the source.
 
@@ -253,19 +282,24 @@ class Pipeline:
         return events
 
     def _decide(self, now: int) -> list[Event]:
-        """Turn the hop that ends at sample `now` into events."""
+        """Turn the samples of the hop that ends at sample `now` into events."""
         hop = np.concatenate(self._hop)
-        heard = hop[-self._hop_samples() :]
-        level = level_dbfs(heard)
-        silent = self._decider.is_silence(level)
+        level = level_dbfs(hop[-self._hop_samples() :])
         # What came before a cut is not part of the new window.
         uncut = hop if self._cut is None else hop[len(hop) - (now - self._cut) :]
-        columns = self._columns.push(uncut) if self._spectrogram or not silent else None
+        needed = self._spectrogram or not self._decider.is_silence(level)
+        columns = self._columns.push(uncut if needed else uncut[:0])
+        return self._conclude(now, level, columns)
+
+    def _conclude(self, now: int, level: float, columns: Columns) -> list[Event]:
+        """Turn the hop that ends at sample `now` and brought `columns` into events."""
+        silent = self._decider.is_silence(level)
+        hop = now - self._decided if self._decided else min(now, self._hop_samples())
         observation = Observation(
             position=now / self._rate,
-            hop_seconds=(now - self._decided if self._decided else len(heard)) / self._rate,
+            hop_seconds=hop / self._rate,
             level_dbfs=level,
-            window_probabilities=None if silent or columns is None else self._classify(columns),
+            window_probabilities=None if silent else self._classify(columns),
             title=self._title,
             discontinuity=self._discontinuity,
             cut_position=None if self._cut is None else self._cut / self._rate,
@@ -275,7 +309,7 @@ class Pipeline:
         self._hop, self._cut, self._discontinuity, self._decided = [], None, False, now
         decision, segments = self._decider.update(observation)
         events: list[Event] = [decision, *segments]
-        if self._spectrogram and columns is not None and columns.shape[1]:
+        if self._spectrogram and columns.shape[1]:
             events.append(SpectrogramColumns(observation.position, self._shown.levels(columns)))
         return events
 
