@@ -84,6 +84,8 @@ class Listener:
     last_progress : float
         `time.monotonic()` when the thread last went round its loop; it does so every half second
         unless the pipeline hangs.
+    retrying : bool
+        Whether the source broke and the listener waits before it opens it again.
     reconnects, dropped, crashes : int
         Times the source was opened again; samples lost because nobody read them in time; defects
         after which the listener began anew.
@@ -102,6 +104,7 @@ class Listener:
         self.source = source
         self.status = SourceStatus(source.name, source.kind, SourceState.CONNECTING, "")
         self.last_progress = time.monotonic()
+        self.retrying = False
         self.reconnects = 0
         self.dropped = 0
         self.crashes = 0
@@ -264,6 +267,7 @@ class Listener:
     def _wait_after(self, failure: SourceError) -> None:
         """Tell why the source broke, and wait before it is opened again."""
         delay = self._backoff.failed()
+        self.retrying = True
         detail = f"{failure}; next attempt in {delay:.0f} s"
         self._tell(SourceState.STALLED if failure.stalled else SourceState.RECONNECTING, detail)
         deadline = time.monotonic() + delay
@@ -272,6 +276,7 @@ class Listener:
             if now >= deadline:
                 break
             self._stopping.wait(min(READ_SECONDS, deadline - now))
+        self.retrying = False
         self.reconnects += 1
         if failure.stalled and not self._stopping.is_set():
             self._tell(SourceState.RECONNECTING, str(failure))
