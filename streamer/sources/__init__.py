@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from streamer.sources.address import redact, split_name
+from streamer.sources.address import is_url, redact, split_name
 from streamer.sources.base import (
     AudioBlock,
     Source,
@@ -23,12 +23,21 @@ __all__ = [
     "SourceError",
     "SourceKind",
     "SourceState",
+    "list_devices",
+    "make_device",
     "make_source",
     "redact",
 ]
 
 
-def make_source(text: str, *, fast: bool = False, loop: bool = False) -> Source:
+def make_source(
+    text: str,
+    *,
+    fast: bool = False,
+    loop: bool = False,
+    rate: int | None = None,
+    channels: int | None = None,
+) -> Source:
     """Make the source that `--source` names.
 
     Parameters
@@ -39,11 +48,13 @@ def make_source(text: str, *, fast: bool = False, loop: bool = False) -> Source:
         Deliver files as fast as they can be decoded rather than in real time.
     loop
         Begin again at the end of a file or a playlist.
+    rate, channels
+        Format of raw samples on standard input; without them a container is expected there.
 
     Raises
     ------
     SourceError
-        If the location names no file and is no URL.
+        If the location is neither a URL nor a file that exists; permanent.
 
     Examples
     --------
@@ -53,8 +64,47 @@ def make_source(text: str, *, fast: bool = False, loop: bool = False) -> Source:
     'host/live'
     """
     from streamer.sources.media import MediaSource
+    from streamer.sources.pcm import PipeSource
 
     name, location = split_name(text)
+    if location == "-":
+        return PipeSource(name=name or "stdin", rate=rate, channels=channels, fast=fast)
     if location == "demo":
-        return MediaSource(str(DEMO_CLIP), name=name or "demo", kind="demo", fast=fast, loop=loop)
+        demo = str(DEMO_CLIP)
+        return MediaSource(demo, name=name or "demo", kind="demo", fast=fast, loop=loop)
+    if not is_url(location) and not Path(location).exists():
+        raise SourceError(f"{location}: no such file; check the path", permanent=True)
     return MediaSource(location, name=name, fast=fast, loop=loop)
+
+
+def make_device(text: str) -> Source:
+    """Make the source that `--device` names.
+
+    Parameters
+    ----------
+    text
+        "mic" (the default input), "loopback" (what the computer plays), an index, a device's name
+        or any part of it; "NAME=" in front gives it another name.
+
+    Raises
+    ------
+    SourceError
+        If there is no such device, or no PortAudio; permanent.
+    """
+    from streamer.sources.microphone import make_microphone
+
+    name, device = split_name(text)
+    return make_microphone(device, name=name)
+
+
+def list_devices() -> str:
+    """Return a table of the input devices: index, name, channels, rates, and which is default.
+
+    Raises
+    ------
+    SourceError
+        If PortAudio is missing.
+    """
+    from streamer.sources.microphone import device_table, find_devices
+
+    return device_table(find_devices())

@@ -1,0 +1,299 @@
+"""A small program of its own that records from PortAudio and writes to its standard output.
+
+Why a program: PortAudio sees devices that were plugged in later only after it has been shut down,
+which would end every other recording in the process; some drivers never return from closing a
+device that is gone; and the sound server's monitor is chosen by an environment variable. A process
+for each recording can be ended, whatever its driver does, and leaves the others alone.
+
+It must run without the rest of the package, so it imports nothing of it. Its only argument is JSON:
+`{"list": true}`, or `{"device": ..., "loopback": ..., "rate": ..., "channels": ...}`. It writes
+messages of a kind (one byte), a length (uint32) and a body:
+
+====== ============================================================================================
+kind   body
+====== ============================================================================================
+``D``  JSON: the devices there are
+``O``  JSON: the recording has begun: device, sample_rate, channels
+``A``  heard (float64, monotonic s), dropped (uint32), overruns so far (uint32), float32 samples
+``E``  JSON: why it ends: message, permanent
+====== ============================================================================================
+
+It ends when its standard input is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, NoReturn
+
+HEADER = struct.Struct("<cI")
+AUDIO = struct.Struct("<dII")
+BLOCK_SECONDS = 0.1
+QUEUE_BLOCKS = 100
+"""How many blocks wait for the reader before the oldest goes."""
+RATES = (8000, 16000, 22050, 44100, 48000, 96000, 192000)
+"""The rates that a listing asks each device for, in Hz."""
+MONITOR = {
+    "pulse": ("PULSE_SOURCE", "@DEFAULT_MONITOR@"),
+    "pipewire": ("PIPEWIRE_ALSA", "{ stream.capture.sink=true }"),
+}
+"""ALSA device of a sound server -> how its library is told to record what is being played."""
+INSTALL_PORTAUDIO = (
+    "PortAudio is missing; install it (Debian and Ubuntu: apt install libportaudio2; "
+    "Fedora: dnf install portaudio; macOS: brew install portaudio)"
+)
+_UNAVAILABLE = -9985
+_BAD_RATE = -9997
+_BAD_CHANNELS = -9998
+
+
+class CaptureError(Exception):
+    """Recording is not possible; the message says why and what to do."""
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+
+
+def send(kind: bytes, body: bytes) -> None:
+    """Write one message."""
+    sys.stdout.buffer.write(HEADER.pack(kind, len(body)) + body)
+    sys.stdout.buffer.flush()
+
+
+def send_json(kind: bytes, value: object) -> None:
+    """Write one message with a JSON body."""
+    send(kind, json.dumps(value).encode())
+
+
+def load_portaudio() -> Any:
+    """Import sounddevice, which loads PortAudio.
+
+    Raises
+    ------
+    CaptureError
+        If PortAudio is missing or cannot start.
+    """
+    try:
+        import sounddevice
+    except OSError:
+        raise CaptureError(INSTALL_PORTAUDIO, permanent=True) from None
+    except Exception as error:
+        raise CaptureError(f"PortAudio cannot start: {error}") from None
+    return sounddevice
+
+
+def input_devices(sd: Any) -> list[dict[str, Any]]:
+    """Return the devices that record: index, name, host, channels, rate, default."""
+    default = sd.default.device[0]
+    hosts = sd.query_hostapis()
+    return [
+        {
+            "index": device["index"],
+            "name": device["name"],
+            "host": hosts[device["hostapi"]]["name"],
+            "channels": device["max_input_channels"],
+            "rate": round(device["default_samplerate"]),
+            "default": device["index"] == default,
+        }
+        for device in sd.query_devices()
+        if device["max_input_channels"] > 0
+    ]
+
+
+def list_devices(sd: Any) -> list[dict[str, Any]]:
+    """Return `input_devices` with the rates that each of them takes."""
+    devices = input_devices(sd)
+    for device in devices:
+        device["rates"] = [rate for rate in RATES if _takes(sd, device["index"], rate)]
+    return devices
+
+
+def _takes(sd: Any, index: int, rate: int) -> bool:
+    try:
+        sd.check_input_settings(device=index, samplerate=rate, channels=1)
+    except sd.PortAudioError:
+        return False
+    return True
+
+
+def choose(devices: list[dict[str, Any]], wanted: str | int | None) -> dict[str, Any]:
+    """Return the device meant by an index, a name or any part of one; None: the default.
+
+    Raises
+    ------
+    CaptureError
+        If there is none, or more than one.
+    """
+    if not devices:
+        raise CaptureError(no_devices())
+    if wanted is None:
+        return next((device for device in devices if device["default"]), devices[0])
+    if isinstance(wanted, int):
+        found = [device for device in devices if device["index"] == wanted]
+    else:
+        found = _named(devices, wanted)
+    names = ", ".join(f"{device['index']} '{device['name']}'" for device in found or devices)
+    if not found:
+        raise CaptureError(f"no input device is '{wanted}'; there are: {names}")
+    if len({device["name"] for device in found}) > 1:
+        raise CaptureError(f"several input devices match '{wanted}': {names}; name one of them")
+    return found[0]
+
+
+def _named(devices: list[dict[str, Any]], wanted: str) -> list[dict[str, Any]]:
+    exact = [device for device in devices if device["name"] == wanted]
+    part = wanted.casefold()
+    return exact or [device for device in devices if part in device["name"].casefold()]
+
+
+def no_devices() -> str:
+    """Say why there are no input devices, as far as the system tells."""
+    nodes = list(Path("/dev/snd").glob("pcm*c"))
+    if nodes and not any(os.access(node, os.R_OK | os.W_OK) for node in nodes):
+        return (
+            "no permission to use the sound devices; add the user to the group that owns them: "
+            f"usermod -aG {nodes[0].group()} USER"
+        )
+    return "no microphone was found; plug one in, or start the sound server"
+
+
+def choose_loopback(devices: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the device that records what the computer plays.
+
+    Raises
+    ------
+    CaptureError
+        If this system offers none.
+    """
+    if sys.platform.startswith("linux"):
+        for name, (variable, value) in MONITOR.items():
+            for device in devices:
+                if device["name"] == name:
+                    os.environ.setdefault(variable, value)
+                    return device
+        raise CaptureError(
+            "loopback needs PulseAudio or PipeWire; start it, and let ALSA reach it "
+            "(Debian and Ubuntu: apt install libasound2-plugins, or pipewire-alsa)"
+        )
+    for device in devices:
+        if "[loopback]" in device["name"].casefold():
+            return device
+    raise CaptureError(
+        "this PortAudio offers no loopback; install a loopback device (macOS: BlackHole, Windows: "
+        "VB-CABLE, or switch on 'Stereo Mix') and name it: --device NAME"
+    )
+
+
+class Recording:
+    """Blocks on their way from PortAudio's callback to standard output."""
+
+    def __init__(self, channels: int) -> None:
+        self._frame_bytes = 4 * channels
+        self._blocks: deque[tuple[float, bytes]] = deque()
+        self._ready = threading.Event()
+        self._dropped = 0
+        self._overruns = 0
+
+    def callback(self, data: Any, _frames: int, _time: Any, status: Any) -> None:
+        """Copy, count and return."""
+        if status.input_overflow:
+            self._overruns += 1
+        if len(self._blocks) >= QUEUE_BLOCKS:
+            self._dropped += len(self._blocks.popleft()[1]) // self._frame_bytes
+        self._blocks.append((time.monotonic(), bytes(data)))
+        self._ready.set()
+
+    def write(self, stream: Any) -> NoReturn:
+        """Write blocks for as long as `stream` records."""
+        while stream.active:
+            self._ready.wait(BLOCK_SECONDS)
+            self._ready.clear()
+            while self._blocks:
+                heard, samples = self._blocks.popleft()
+                dropped, self._dropped = self._dropped, 0
+                send(b"A", AUDIO.pack(heard, dropped, self._overruns) + samples)
+        raise CaptureError("the device has stopped")
+
+
+def record(
+    sd: Any, device: str | int | None, loopback: bool, rate: int | None, channels: int | None
+) -> NoReturn:
+    """Record until the device fails.
+
+    Raises
+    ------
+    CaptureError
+        Always, in the end.
+    """
+    devices = input_devices(sd)
+    chosen = choose_loopback(devices) if loopback else choose(devices, device)
+    rate = rate or chosen["rate"]
+    channels = channels or min(chosen["channels"], 2)
+    recording = Recording(channels)
+    try:
+        stream = sd.RawInputStream(
+            device=chosen["index"],
+            samplerate=rate,
+            channels=channels,
+            dtype="float32",
+            blocksize=round(rate * BLOCK_SECONDS),
+            callback=recording.callback,
+        )
+        stream.start()
+    except sd.PortAudioError as error:
+        raise CaptureError(_explain(error, chosen["name"], rate, channels)) from None
+    send_json(b"O", {"device": chosen["name"], "sample_rate": rate, "channels": channels})
+    recording.write(stream)
+
+
+def _explain(error: Exception, name: str, rate: int, channels: int) -> str:
+    code = error.args[1] if len(error.args) > 1 else None
+    if code == _UNAVAILABLE:
+        return (
+            f"'{name}' cannot be opened: another program uses it, or this user may not; "
+            "close that program or choose the sound server's device"
+        )
+    if code == _BAD_RATE:
+        return f"'{name}' does not record at {rate} Hz; leave the rate out or choose another"
+    if code == _BAD_CHANNELS:
+        return f"'{name}' does not record {channels} channels; leave that out or ask for fewer"
+    return f"'{name}' cannot be opened: {error.args[0] if error.args else error}"
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def main() -> NoReturn:
+    """Do what the argument asks for, then leave at once: closing a dead device may hang."""
+    request = json.loads(sys.argv[1])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    status = 0
+    with contextlib.suppress(BrokenPipeError):
+        try:
+            sd = load_portaudio()
+            if request.pop("list", False):
+                send_json(b"D", list_devices(sd))
+            else:
+                record(sd, **request)
+        except CaptureError as error:
+            status = 1
+            send_json(b"E", {"message": str(error), "permanent": error.permanent})
+        except Exception as error:
+            status = 1
+            send_json(b"E", {"message": f"{type(error).__name__}: {error}", "permanent": False})
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()
