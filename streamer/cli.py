@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from pydantic.fields import FieldInfo
+
 from streamer import settings as schema
+from streamer.complaint import complain
 
 COMMANDS = {
     "watch": "streamer.watch",
@@ -39,11 +42,6 @@ Settings also come from /etc/genre-stream/config.toml, ~/.config/genre-stream/co
 and the environment (GENRE_STREAM_PORT and so on).
 Exit status: 0 done, 1 failed while running, 2 wrong usage or settings.
 """
-
-
-def complain(sentence: str) -> None:
-    """Tell the person at the terminal in one line what is wrong."""
-    print(f"genre-stream: {' '.join(sentence.split())}", file=sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):
@@ -92,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_option(group: argparse._ArgumentGroup, name: str, field: schema.FieldInfo) -> None:
+def _add_option(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
     default = "" if field.default in (None, (), False) else f" (default: {field.default})"
     flag, text = schema.option(name), f"{field.description}{default}".replace("%", "%%")
     if field.annotation is bool:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TextIO
+from typing import Protocol
 
 PRIORITIES = {
     logging.DEBUG: 7,
@@ -23,7 +23,20 @@ REPEATS = 5
 REPEAT_SECONDS = 60.0
 
 
-def to_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
+class Stream(Protocol):
+    """What a log can be written to."""
+
+    def write(self, text: str, /) -> object:
+        """Write a line."""
+
+    def flush(self) -> object:
+        """Hand on what was written."""
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+
+
+def to_journal(stream: Stream, environment: Mapping[str, str]) -> bool:
     """Tell whether `stream` ends in the journal, as systemd.exec(5) says of JOURNAL_STREAM."""
     device, _, inode = environment.get("JOURNAL_STREAM", "").partition(":")
     try:
@@ -83,7 +96,7 @@ class RepeatFilter(logging.Filter):
 
 
 def configure(
-    level: str, *, stream: TextIO | None = None, environment: Mapping[str, str] | None = None
+    level: str, *, stream: Stream | None = None, environment: Mapping[str, str] | None = None
 ) -> None:
     """Send the log of this process to `stream` (standard error) in the form that fits it."""
     stream = sys.stderr if stream is None else stream

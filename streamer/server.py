@@ -305,7 +305,7 @@ class Server:
         self._port = port
         self._sockets = sockets
         self._access = Access(token, origins)
-        self._tls = None if tls_cert is None else _tls_context(tls_cert, tls_key)
+        self._tls = None if tls_cert is None else tls_context(tls_cert, tls_key)
         self._connections = _Connections(max_clients)
         self._metrics = metrics
         self._pages = Pages(hub, self._access, vitals=vitals, history=history, metrics=metrics)
@@ -413,7 +413,14 @@ def _quiet_logger() -> logging.Logger:
     return quiet
 
 
-def _tls_context(cert: Path, key: Path | None) -> ssl.SSLContext:
+def tls_context(cert: Path, key: Path | None) -> ssl.SSLContext:
+    """Load a certificate chain and its key (PEM).
+
+    Raises
+    ------
+    ServerError
+        If they cannot be used.
+    """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(cert, key)

@@ -1,0 +1,101 @@
+"""`--json`: what clients would be sent, as JSON lines on standard output."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from streamer import messages
+from streamer.complaint import complain
+from streamer.frames import FrameMaker, server_name
+from streamer.inputs import InputError, load_classifier, make_inputs, pipeline_factory
+from streamer.listener import Listener, ListenerEvent, SourceStatus
+from streamer.model import Classifier
+from streamer.settings import Settings
+from streamer.sources import Source, SourceState
+
+STOP_SECONDS = 2.0
+"""How long the sources may take to stop."""
+
+
+class _Lines:
+    """Standard output as the listeners' threads share it.
+
+    Parameters
+    ----------
+    sources
+        Names of the sources.
+    """
+
+    def __init__(self, sources: Iterable[str]) -> None:
+        self._lock = threading.Lock()
+        self._frames = FrameMaker()
+        self._heard = set(sources)
+        self.failures: list[SourceStatus] = []
+        """The sources that failed, and why."""
+        self.done = threading.Event()
+        """Set when no source is heard any more, or nobody reads."""
+
+    def write_event(self, event: ListenerEvent) -> None:
+        """Write the frame for one event."""
+        with self._lock:
+            self.write(self._frames.make(event))
+            if isinstance(event, SourceStatus):
+                self._note(event)
+
+    def write(self, message: dict[str, Any]) -> None:
+        """Write one frame."""
+        try:
+            print(messages.encode(message), flush=True)
+        except BrokenPipeError:
+            # What is left in the buffer has no reader; the interpreter must not try it at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.done.set()
+
+    def _note(self, status: SourceStatus) -> None:
+        if status.state in (SourceState.ENDED, SourceState.FAILED):
+            self._heard.discard(status.source)
+        if status.state == SourceState.FAILED:
+            self.failures.append(status)
+        if not self._heard:
+            self.done.set()
+
+
+def write_json_lines(settings: Settings) -> int:
+    """Hear every source to its end; return the exit status."""
+    try:
+        inputs = make_inputs(settings)
+        classifier = load_classifier(settings)
+        factory = pipeline_factory(settings, classifier)
+    except InputError as error:
+        complain(str(error))
+        return 2
+    lines = _Lines(inputs)
+    sources = [source for _, source in inputs.values()]
+    lines.write(_hello(settings, classifier, sources))
+    listeners = [Listener(source, factory, lines.write_event) for source in sources]
+    for listener in listeners:
+        listener.start()
+    try:
+        lines.done.wait()
+    finally:
+        for listener in listeners:
+            listener.stop(STOP_SECONDS)
+    for failure in lines.failures:
+        complain(f"{failure.source}: {failure.detail}")
+    return 1 if lines.failures else 0
+
+
+def _hello(settings: Settings, classifier: Classifier, sources: list[Source]) -> dict[str, Any]:
+    return messages.hello(
+        server_name(),
+        classifier.contract,
+        hop_seconds=settings.hop_seconds,
+        sources=[
+            {"name": source.name, "kind": source.kind, "state": SourceState.CONNECTING}
+            for source in sources
+        ],
+    )

@@ -1,0 +1,390 @@
+"""The daemon: starts everything in order, watches it, and stops it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import ipaddress
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from streamer import logs, messages
+from streamer.complaint import complain
+from streamer.frames import FrameMaker, server_name
+from streamer.history import History, HistoryError
+from streamer.hub import Hub
+from streamer.inputs import InputError, load_classifier, make_inputs, pipeline_factory
+from streamer.listener import Heard, Listener, ListenerEvent, SourceStatus
+from streamer.mailbox import Mailbox
+from streamer.metrics import Metrics
+from streamer.notify import Notifier, inherited_sockets
+from streamer.pipeline import SpectrogramColumns
+from streamer.server import Server, ServerError
+from streamer.settings import HEAR, Settings, SettingsError, extra
+from streamer.sources import Source, SourceState
+from streamer.supervision import Progress, threads_and_tasks
+from streamer.terminal import Terminal
+from streamer.vitals import SourceVitals
+
+STOP_SECONDS = 2.0
+"""An orderly stop takes no longer; then the process ends as it stands."""
+SOURCE_STOP_SECONDS = 1.0
+"""How long the sources may take of it."""
+WATCH_SECONDS = 1.0
+"""How often progress is looked at."""
+
+OVER = (SourceState.ENDED, SourceState.FAILED)
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """The daemon as one object, from start to stop.
+
+    Parameters
+    ----------
+    settings
+        What holds.
+    reload
+        Reads the settings again.
+    notifier
+        Whom to tell how it goes.
+    terminal
+        Where live lines are kept, if a person watches.
+
+    Raises
+    ------
+    InputError, HistoryError, ServerError
+        If the settings ask for what cannot be had.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reload: Callable[[], Settings],
+        *,
+        notifier: Notifier,
+        terminal: Terminal | None = None,
+    ) -> None:
+        self._settings = settings
+        self._reload = reload
+        self._notifier = notifier
+        self._terminal = terminal
+        self._inputs = make_inputs(settings)
+        classifier = load_classifier(settings)
+        contract = classifier.contract
+        self._factory = pipeline_factory(settings, classifier, spectrogram=True)
+        self._first_seconds = contract.window_seconds + settings.hop_seconds
+        self._frames = FrameMaker()
+        self._progress: dict[str, Progress] = {}
+        self._heard_now: dict[str, str] = {}
+        self._spectrogram_wanted = False
+        self._history = (
+            History(settings.history, settings.retention_days) if settings.history else None
+        )
+        self._metrics = Metrics(
+            version=server_name().split(" ")[1],
+            model={"name": contract.name, "version": contract.version},
+            vitals=self._vitals,
+        )
+        recorders = [self._metrics.record]
+        if self._history:
+            recorders.append(self._history.record)
+            self._metrics.watch_history(self._history)
+        if terminal:
+            recorders.append(terminal.show)
+        self._hub = Hub(
+            messages.hello(
+                server_name(),
+                contract,
+                hop_seconds=settings.hop_seconds,
+                sources=[_introduction(source) for _, source in self._inputs.values()],
+            ),
+            recorders=recorders,
+        )
+        self._metrics.watch_hub(self._hub)
+        self._server = Server(
+            self._hub,
+            host=settings.host,
+            port=settings.port,
+            sockets=inherited_sockets() or None,
+            token=read_token(settings),
+            origins=settings.origin,
+            tls_cert=settings.tls_cert,
+            tls_key=settings.tls_key,
+            vitals=self._vitals,
+            history=self._history,
+            metrics=self._metrics,
+        )
+
+    async def run(self) -> int:
+        """Serve until every source is over or a signal comes; return the exit status.
+
+        Raises
+        ------
+        ServerError
+            If the port cannot be had.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._over = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._mailbox = Mailbox[ListenerEvent](self._loop, self._deliver)
+        self._stop_signals = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop_by_signal, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self._start_reload)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._describe)
+        await self._server.start()
+        self._announce()
+        for name, (_, source) in self._inputs.items():
+            self._listen(name, source)
+        self._notifier.ready()
+        watch = asyncio.create_task(self._watch())
+        await self._over.wait()
+        watch.cancel()
+        return await self._stop()
+
+    def _announce(self) -> None:
+        if self._terminal:
+            self._terminal.write(f"Dashboard: {self._server.url}")
+        else:
+            logger.info("serving on %s", self._server.url)
+        if self._settings.token_file is None and not _is_private(self._server.addresses):
+            logger.warning("anybody who reaches %s may listen in; set token_file", self._server.url)
+
+    def _listen(self, name: str, source: Source) -> None:
+        listener = Listener(source, self._factory, self._receive, paced=not self._settings.fast)
+        self._progress[name] = Progress(listener, self._first_seconds)
+        listener.start()
+
+    def _receive(self, event: ListenerEvent) -> None:
+        """Take an event on a listener's thread; spectrograms only if somebody looks at them."""
+        if (
+            isinstance(event, Heard)
+            and isinstance(event.event, SpectrogramColumns)
+            and not self._spectrogram_wanted
+        ):
+            return
+        self._mailbox.put(event)
+
+    def _deliver(self, event: ListenerEvent) -> None:
+        """Tell everybody an event, on the loop."""
+        message = self._frames.make(event)
+        self._hub.publish(message)
+        progress = self._progress.get(event.source)
+        if message["type"] == "prediction":
+            self._spectrogram_wanted = self._hub.wanted("spectrogram")
+            self._heard_now[event.source] = _in_words(message)
+            if progress:
+                progress.decided()
+        elif isinstance(event, SourceStatus):
+            self._heard_now[event.source] = str(event.state)
+            if progress and event.state in OVER:
+                self._end_if_all_is_over()
+
+    def _end_if_all_is_over(self) -> None:
+        states = [progress.listener.status.state for progress in self._progress.values()]
+        if all(state in OVER for state in states) and not self._reloading.locked():
+            self._over.set()
+
+    async def _watch(self) -> None:
+        """Tell the service manager what is heard, and that all is well while it is."""
+        interval = min(WATCH_SECONDS, (self._notifier.watchdog_seconds or WATCH_SECONDS) / 2)
+        while True:
+            if self._notifier.watchdog_seconds:
+                well = [progress.is_well() for progress in self._progress.values()]
+                if all(well):
+                    self._notifier.watchdog()
+            self._notifier.status(
+                ", ".join(f"{name}: {words}" for name, words in self._heard_now.items())
+            )
+            await asyncio.sleep(interval)
+
+    def _vitals(self) -> list[SourceVitals]:
+        return [progress.vitals() for progress in self._progress.values()]
+
+    def _describe(self) -> None:
+        """Log the state of every thread and queue."""
+        lines = list(threads_and_tasks())
+        lines += [f"source {vitals}" for vitals in self._vitals()]
+        lines.append(f"mailbox: {len(self._mailbox)} wait, {self._mailbox.lost} lost")
+        waiting = [len(outbox) for outbox in self._hub.outboxes]
+        lines.append(f"clients: {len(waiting)}, {sum(waiting)} frames wait")
+        if self._history:
+            history = self._history
+            lines.append(
+                f"history: {history.queue_depth} wait, {history.dropped} dropped, "
+                f"{history.write_errors} write errors"
+            )
+        logger.warning("%s", "\n".join(lines))
+
+    def _stop_by_signal(self, number: signal.Signals) -> None:
+        self._stop_signals += 1
+        if self._stop_signals > 1:
+            os._exit(128 + number)
+        logger.info("%s: stopping", number.name)
+        self._over.set()
+
+    async def _stop(self) -> int:
+        """Stop in order: sources, then clients, then the history."""
+        self._notifier.stopping()
+        _end_at_the_latest_in(STOP_SECONDS)
+        failures = [
+            progress.listener.status
+            for progress in self._progress.values()
+            if progress.listener.status.state is SourceState.FAILED
+        ]
+        await self._stop_listening(list(self._progress))
+        self._mailbox.close()
+        await self._server.close()
+        if self._history:
+            await asyncio.to_thread(self._history.close)
+        self._notifier.close()
+        for failure in failures:
+            complain(f"{failure.source}: {failure.detail}")
+        return 1 if failures and not self._stop_signals else 0
+
+    async def _stop_listening(self, names: list[str]) -> None:
+        listeners = [self._progress.pop(name).listener for name in names]
+        await asyncio.gather(
+            *(asyncio.to_thread(listener.stop, SOURCE_STOP_SECONDS) for listener in listeners)
+        )
+        self._mailbox.deliver_all()
+
+    def _start_reload(self) -> None:
+        self._reload_task = self._loop.create_task(self._reload_settings())
+
+    async def _reload_settings(self) -> None:
+        """Read the settings again; a source whose settings did not change is not touched."""
+        async with self._reloading:
+            self._notifier.reloading()
+            try:
+                settings = self._reload()
+                inputs = make_inputs(settings)
+                if not inputs:
+                    raise SettingsError("nothing to hear is left")
+            except (SettingsError, InputError) as error:
+                logger.error("settings not read again: %s", error)
+            else:
+                logs.set_level(settings.log_level)
+                await self._listen_to(inputs)
+                self._name_unchanged(settings)
+            self._notifier.ready()
+        self._end_if_all_is_over()
+
+    async def _listen_to(self, inputs: Mapping[str, tuple[str, Source]]) -> None:
+        """Stop, start and restart sources until `inputs` are those that are heard."""
+        kept = {
+            name
+            for name, (said, _) in inputs.items()
+            if name in self._progress
+            and self._inputs[name][0] == said
+            and self._progress[name].listener.status.state not in OVER
+        }
+        leaving = [name for name in self._progress if name not in kept]
+        await self._stop_listening(leaving)
+        for name in leaving:
+            self._heard_now.pop(name, None)
+            if name not in inputs:
+                logger.info("%s: no longer listened to", name)
+                self._hub.remove_source(name)
+                if self._terminal:
+                    self._terminal.forget(name)
+        for name, (_, source) in inputs.items():
+            if name not in kept:
+                self._hub.add_source(name, source.kind)
+                self._listen(name, source)
+        self._inputs = {
+            name: self._inputs[name] if name in kept else entry for name, entry in inputs.items()
+        }
+
+    def _name_unchanged(self, settings: Settings) -> None:
+        """Say which settings hold only after a restart."""
+        changed = [
+            name
+            for name, field in type(settings).model_fields.items()
+            if getattr(settings, name) != getattr(self._settings, name)
+            and extra(field, "group") != HEAR
+            and name != "log_level"
+        ]
+        if changed:
+            logger.warning("%s: changed settings that hold after a restart", ", ".join(changed))
+
+
+def _introduction(source: Source) -> dict[str, str]:
+    return {"name": source.name, "kind": source.kind, "state": SourceState.CONNECTING}
+
+
+def _is_private(addresses: list[tuple[str, int]]) -> bool:
+    """Tell whether only programs on this computer reach the port."""
+    return all(ipaddress.ip_address(host).is_loopback for host, _ in addresses)
+
+
+def _in_words(prediction: Mapping[str, Any]) -> str:
+    if prediction["genre"]:
+        return f"{prediction['genre']} {prediction['confidence'] * 100:.0f} %"
+    return str(prediction["state"]).replace("_", " ")
+
+
+def read_token(settings: Settings) -> str | None:
+    """Return the token that clients must know, from the file set or from systemd's credentials.
+
+    Raises
+    ------
+    InputError
+        If the file that was set holds none.
+    """
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = settings.token_file
+    if path is None and credentials:
+        inherited = Path(credentials) / "token"
+        return (inherited.read_text().strip() or None) if inherited.is_file() else None
+    if path is None:
+        return None
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"token_file {path} cannot be read: {error}") from None
+    if not token:
+        raise InputError(f"token_file {path} is empty; write a long random word into it")
+    return token
+
+
+def _end_at_the_latest_in(seconds: float) -> None:
+    """End the process as it stands if the orderly way takes longer than `seconds`."""
+
+    def end() -> None:
+        logger.error("not stopped within %.0f s; ending as it stands", seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def run(settings: Settings, reload: Callable[[], Settings]) -> int:
+    """Run the daemon; return the exit status."""
+    faulthandler.enable()
+    terminal = Terminal(sys.stderr) if sys.stderr.isatty() else None
+    logs.configure(settings.log_level, stream=terminal or sys.stderr)
+    notifier = Notifier()
+    notifier.status("loading the model")
+    try:
+        service = Service(settings, reload, notifier=notifier, terminal=terminal)
+    except (InputError, HistoryError, ServerError) as error:
+        complain(str(error))
+        return 2
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            return asyncio.run(service.run())
+        return 130
+    except ServerError as error:
+        complain(str(error))
+        return 1

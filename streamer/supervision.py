@@ -1,0 +1,109 @@
+"""Whether the daemon does what it is there for, as the watchdog, `/healthz` and SIGUSR1 ask."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+
+from streamer.listener import Listener
+from streamer.sources import SourceState
+from streamer.vitals import SourceVitals
+
+LEAST_QUIET_SECONDS = 3.0
+"""A source may be without a decision for this long, however short its hop is."""
+QUIET_HOPS = 3
+"""Hops for which a source may be without a decision."""
+
+ALWAYS_WELL = (
+    SourceState.CONNECTING,
+    SourceState.RECONNECTING,
+    SourceState.ENDED,
+    SourceState.FAILED,
+)
+"""States in which no decision is due: a restart would bring none, and disturb the other sources."""
+
+
+class Progress:
+    """When one source last had a decision.
+
+    Parameters
+    ----------
+    listener
+        Who listens to it.
+    first_seconds
+        Seconds of sound that the first decision needs.
+    clock
+        Seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        first_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.listener = listener
+        self._clock = clock
+        self._first_seconds = first_seconds
+        self._due_since = clock() + first_seconds
+
+    @property
+    def quiet_seconds(self) -> float:
+        """Seconds since the last decision, or for which one has been due."""
+        return max(0.0, self._clock() - self._due_since)
+
+    @property
+    def hop_seconds(self) -> float:
+        """Seconds of sound between two decisions, as it is now."""
+        return self.listener.hop_seconds or 1.0
+
+    def decided(self) -> None:
+        """Note that there was a decision."""
+        self._due_since = self._clock()
+
+    def is_due(self) -> bool:
+        """Tell whether sound should be turning into decisions, as far as anybody knows."""
+        state = self.listener.status.state
+        return state not in ALWAYS_WELL and not self.listener.retrying
+
+    def is_well(self) -> bool:
+        """Tell whether the source makes progress, or is known to be unable to for now."""
+        if not self.is_due():
+            self._due_since = self._clock() + self._first_seconds
+            return True
+        return self.quiet_seconds <= max(LEAST_QUIET_SECONDS, QUIET_HOPS * self.hop_seconds)
+
+    def vitals(self) -> SourceVitals:
+        """Return the counters of the source as they are now."""
+        listener, pipeline = self.listener, self.listener.pipeline
+        return SourceVitals(
+            source=listener.source.name,
+            state=listener.status.state,
+            detail=listener.status.detail,
+            quiet_seconds=self.quiet_seconds,
+            hop_seconds=self.hop_seconds,
+            audio_seconds=pipeline.position if pipeline else 0.0,
+            inferences=pipeline.inferences if pipeline else 0,
+            inference_seconds=pipeline.inference_seconds if pipeline else 0.0,
+            overruns=listener.overruns,
+            dropped_samples=listener.dropped,
+            nan_samples=pipeline.nan_samples if pipeline else 0,
+            clipped_samples=pipeline.clipped_samples if pipeline else 0,
+            reconnects=listener.reconnects,
+            crashes=listener.crashes,
+        )
+
+
+def threads_and_tasks() -> Iterator[str]:
+    """Describe what every thread does at this moment, and how many tasks the event loop has."""
+    frames = sys._current_frames()
+    for thread in threading.enumerate():
+        where = frames.get(thread.ident or 0)
+        stack = traceback.extract_stack(where)[-3:] if where else []
+        path = " < ".join(f"{at.name} ({at.filename}:{at.lineno})" for at in reversed(stack))
+        yield f"thread {thread.name}: {path}"
+    yield f"event loop: {len(asyncio.all_tasks())} tasks"
