@@ -1,0 +1,1 @@
+"""A clip that ships with the package, and the script that made it."""
