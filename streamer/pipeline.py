@@ -283,7 +283,7 @@ class Pipeline:
 
     def _decide(self, now: int) -> list[Event]:
         """Turn the samples of the hop that ends at sample `now` into events."""
-        hop = np.concatenate(self._hop)
+        hop = np.concatenate([np.empty(0, np.float32), *self._hop])
         level = level_dbfs(hop[-self._hop_samples() :])
         # What came before a cut is not part of the new window.
         uncut = hop if self._cut is None else hop[len(hop) - (now - self._cut) :]

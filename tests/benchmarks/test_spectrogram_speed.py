@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import timeit
+from collections.abc import Callable
+
+import librosa
+import numpy as np
+import pytest
+
+from streamer.spectrogram import LogMelStream, SpectrogramSpec
+
+WINDOW_SECONDS = 10
+LEAST_RATIO = 20
+
+
+def fastest(work: Callable[[], object], rounds: int) -> float:
+    """Return the seconds that `work` takes when nothing else disturbs it."""
+    work()
+    return min(timeit.repeat(work, number=1, repeat=rounds))
+
+
+@pytest.mark.benchmark
+def test_a_new_second_costs_a_twentieth_of_librosa_over_the_window(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spec = SpectrogramSpec()
+    samples = np.random.default_rng(0).standard_normal(WINDOW_SECONDS * spec.sample_rate)
+    window = samples.astype(np.float32)
+    second = window[: spec.sample_rate]
+    stream = LogMelStream(spec)
+
+    def by_librosa() -> object:
+        power = librosa.feature.melspectrogram(
+            y=window,
+            sr=spec.sample_rate,
+            n_fft=spec.n_fft,
+            hop_length=spec.hop_length,
+            n_mels=spec.n_mels,
+            fmin=spec.fmin,
+            fmax=spec.fmax,
+        )
+        return librosa.power_to_db(power, ref=np.max, top_db=spec.top_db)
+
+    theirs = fastest(by_librosa, rounds=20)
+    ours = fastest(lambda: stream.push(second), rounds=100)
+    with capsys.disabled():
+        print(
+            f"\none new second: {ours * 1e3:.2f} ms; librosa over {WINDOW_SECONDS} s: "
+            f"{theirs * 1e3:.2f} ms; ratio {theirs / ours:.1f}"
+        )
+    assert theirs / ours >= LEAST_RATIO
