@@ -197,6 +197,14 @@ class Hub:
         """The outboxes of all clients."""
         return self._outboxes
 
+    def add_source(self, name: str, kind: str) -> None:
+        """Take in a source that was not there at the start."""
+        self._sources[name] = _SourceState(kind, "connecting")
+
+    def remove_source(self, name: str) -> None:
+        """Forget a source; only its ended segments stay."""
+        self._sources.pop(name, None)
+
     def wanted(self, kind: str) -> bool:
         """Tell whether any client wants messages of this type, which may be costly to make."""
         return any(kind in outbox.subscription.messages for outbox in self._outboxes)
@@ -275,9 +283,9 @@ class Hub:
     def _remember(self, kind: str, message: Message, frame: bytes) -> None:
         if kind not in ASKED_FOR or kind == "spectrogram":
             return
-        source = self._sources.setdefault(
-            message["source"], _SourceState("unknown", message.get("state", "live"))
-        )
+        source = self._sources.get(message["source"])
+        if source is None:  # removed, and this is the last that was on its way
+            return
         if kind == "prediction":
             self._clocks.note(message)
             source.prediction, source.prediction_frame = message, frame

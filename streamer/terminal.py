@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 UP_AND_CLEAR = "\x1b[{}A\r\x1b[J"
 """ECMA-48: cursor up, to the line's start, erase to the end of the screen."""
 
+PLAIN = "\x1b[0m"
 BAR_CELLS = 10
 MARKS = {"silence": "silence", "not_music": "not music", "uncertain": "uncertain"}
 
@@ -24,12 +25,18 @@ class Terminal(io.TextIOBase):
     ----------
     stream
         The terminal.
+    paint
+        Returns the code that colours a frame's line, such as ESC [31m; None for plain lines.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(
+        self, stream: TextIO, paint: Callable[[Mapping[str, Any]], str] | None = None
+    ) -> None:
         super().__init__()
         self._stream = stream
+        self._paint = paint
         self._lines: dict[str, str] = {}
+        self._colours: dict[str, str] = {}
         self._drawn = 0
         self._lock = threading.Lock()
 
@@ -44,11 +51,14 @@ class Terminal(io.TextIOBase):
         if message["type"] not in ("prediction", "source"):
             return
         line = prediction_line(message) if message["type"] == "prediction" else state_line(message)
+        source = message["source"]
         with self._lock:
             if message["type"] == "source" and message["state"] == "live":
-                self._lines.setdefault(message["source"], line)
+                self._lines.setdefault(source, line)
             else:
-                self._lines[message["source"]] = line
+                self._lines[source] = line
+                if self._paint is not None:
+                    self._colours[source] = self._paint(message)
             self._redraw("")
 
     def forget(self, source: str) -> None:
@@ -72,10 +82,16 @@ class Terminal(io.TextIOBase):
     def _redraw(self, above: str) -> None:
         width = shutil.get_terminal_size().columns - 1
         erase = UP_AND_CLEAR.format(self._drawn) if self._drawn else ""
-        lines = "".join(f"{line[:width]}\n" for line in self._lines.values())
+        lines = "".join(
+            f"{self._coloured(source, line[:width])}\n" for source, line in self._lines.items()
+        )
         self._stream.write(erase + above + lines)
         self._stream.flush()
         self._drawn = len(self._lines)
+
+    def _coloured(self, source: str, line: str) -> str:
+        colour = self._colours.get(source)
+        return f"{colour}{line}{PLAIN}" if colour else line
 
 
 def prediction_line(message: Mapping[str, Any]) -> str:

@@ -132,8 +132,8 @@ async def running_server(
     kept = None if history is None else History(history)
     recorders = [metrics.record] if kept is None else [metrics.record, kept.record]
     hub = Hub(hello(*names), recorders=recorders)
-    parts = {"port": 0, "vitals": vitals, "history": kept, "metrics": metrics}
-    server = Server(hub, **parts | settings)
+    parts: dict[str, Any] = {"port": 0, "vitals": vitals, "history": kept, "metrics": metrics}
+    server = Server(hub, **(parts | settings))
     await server.start()
     try:
         yield hub, server
