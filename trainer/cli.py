@@ -215,8 +215,8 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_all(options: argparse.Namespace) -> int:
-    from trainer.evaluate import as_text
     from trainer.gtzan import is_picture_folder
+    from trainer.sets import judged_sets
 
     if options.resume is None:
         if options.data is None:
@@ -229,7 +229,7 @@ def _run_all(options: argparse.Namespace) -> int:
             options.background = _prepare(options.background, None, options, background=True)
     run = _fit_run(options)
     candidate = _load(run)
-    _say(as_text(_evaluate_run(candidate, run)))
+    _evaluate(candidate, judged_sets(candidate), run / "evaluation", run, seed=0)
     _write_report(run)
     return 0
 
@@ -256,44 +256,53 @@ def _run_fit(options: argparse.Namespace) -> int:
 
 
 def _run_evaluate(options: argparse.Namespace) -> int:
-    from trainer.evaluate import as_text, evaluate, write_evaluation
-
     path = _judged_path(options)
     candidate = _load(path)
-    if path.is_dir() and not any((options.data, options.background, options.out)):
-        _say(as_text(_evaluate_run(candidate, path, options.seed)))
-        return 0
     sets = _sets(candidate, options)
-    evaluation = evaluate(
-        candidate, sets.together(), protocol=sets.protocol, notes=sets.notes, seed=options.seed
-    )
     _say_skipped(sets.skipped)
-    _say(as_text(evaluation))
-    write_evaluation(evaluation, options.out or Path(f"{path.stem}-evaluation"))
+    # Only what comes from a run's own data is kept in it, and travels with its model.
+    own_data = path.is_dir() and not (options.data or options.background)
+    _evaluate(
+        candidate, sets, _results_folder(options, path), path if own_data else None, options.seed
+    )
     return 0
 
 
 def _run_stream_test(options: argparse.Namespace) -> int:
-    from trainer.stream_test import run_stream_test
+    from trainer.run_folder import update_facts
+    from trainer.stream_test import as_text, stream_test, tuned, write_stream_test
 
     path = _judged_path(options)
-    if options.tune and not path.is_dir():
-        _wrong(f"--tune writes into a run and {path} is none; give the run's folder")
+    if options.tune and (not path.is_dir() or options.set != "valid"):
+        _wrong("--tune needs a run folder, into which it writes, and the valid list")
     candidate = _load(path)
     sets = _sets(candidate, options)
-    run_stream_test(
+    test = stream_test(
         candidate,
         sets,
         options.set,
-        folder=options.out or (path if path.is_dir() else Path(f"{path.stem}-evaluation")),
-        run=path if path.is_dir() else None,
-        tune=options.tune,
         limit=options.limit,
         gap_seconds=options.gap_seconds,
         hop_seconds=options.hop_seconds,
         seed=options.seed,
     )
+    _say_skipped([*sets.skipped, *test.programme.skipped])
+    _say(as_text(test.result, options.set, sets.protocol))
+    if options.tune:
+        test = tuned(test, candidate.contract)
+        chosen = ", ".join(f"{name} {value}" for name, value in test.settings.items())
+        _say(f"tuned: {chosen}\n{as_text(test.result, options.set, sets.protocol)}")
+    write_stream_test(test, _results_folder(options, path), options.set, sets)
+    if path.is_dir():
+        changes = {"decision": test.settings} if options.tune else {}
+        kept = {f"stream_{options.set}": dataclasses.asdict(test.result)}
+        update_facts(path, changes, kept)
     return 0
+
+
+def _results_folder(options: argparse.Namespace, path: Path) -> Path:
+    folder: Path | None = options.out
+    return folder or (path / "evaluation" if path.is_dir() else Path(f"{path.stem}-evaluation"))
 
 
 def _run_report(options: argparse.Namespace) -> int:
@@ -409,18 +418,20 @@ def _sets(candidate: Classifier, options: argparse.Namespace) -> JudgedSets:
     )
 
 
-def _evaluate_run(candidate: Classifier, run: Path, seed: int = 0) -> Any:
-    """Evaluate a run on its own data, and keep result and temperature in it."""
-    from trainer.evaluate import evaluate, keep_in_run, write_evaluation
-    from trainer.sets import judged_sets
+def _evaluate(
+    candidate: Classifier, sets: JudgedSets, folder: Path, run: Path | None, seed: int
+) -> None:
+    """Evaluate, say and write the result; keep summary and temperature in `run`."""
+    from trainer.evaluate import as_text, evaluate, summary, write_evaluation
+    from trainer.run_folder import update_facts
 
-    sets = judged_sets(candidate)
     evaluation = evaluate(
         candidate, sets.together(), protocol=sets.protocol, notes=sets.notes, seed=seed
     )
-    write_evaluation(evaluation, run / "evaluation")
-    keep_in_run(evaluation, run)
-    return evaluation
+    _say(as_text(evaluation))
+    write_evaluation(evaluation, folder)
+    if run is not None:
+        update_facts(run, {"temperature": evaluation.temperature}, summary(evaluation))
 
 
 def _write_report(run: Path) -> None:

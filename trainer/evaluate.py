@@ -421,14 +421,3 @@ def as_text(evaluation: Evaluation) -> str:
         ]
     lines += [f"skipped {entry.path}: {entry.reason}" for entry in evaluation.skipped]
     return "\n".join(lines)
-
-
-def keep_in_run(evaluation: Evaluation, run: Path) -> None:
-    """Put temperature and summary into `run.json`, from where they go into an exported model."""
-    path = run / "run.json"
-    facts = json.loads(path.read_text())
-    facts["temperature"] = evaluation.temperature
-    facts["metrics"] = {**facts.get("metrics", {}), **summary(evaluation)}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(facts, indent=2) + "\n")
-    partial.replace(path)

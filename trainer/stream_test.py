@@ -1,0 +1,368 @@
+"""What a listener gets: a programme played through the daemon's pipeline, second by second."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from streamer.contract import ModelContract
+from streamer.decision import Decider, Decision, DecisionSettings, Observation, State
+from streamer.model import Classifier
+from trainer.gtzan import DatasetError
+from trainer.pictures import progress_bar
+from trainer.programme import Item, Programme, make_programme, play
+from trainer.sets import JudgedSets
+
+HEARD_SECONDS = (1, 3, 5, 10, 30)
+"""After how many seconds of a song its label is looked at."""
+
+WRONG = -0.5
+"""Worth of a second labelled wrong, where one labelled right is worth 1 and `uncertain` 0."""
+
+FALSE_CLAIM = -1.0
+"""Worth of a second in which a genre is claimed on silence or on what is not music."""
+
+NEEDLESS_CHANGE = -2.0
+"""Worth of a label change inside a song, in seconds."""
+
+SMOOTHINGS: tuple[dict[str, Any], ...] = (
+    *(
+        {"smoothing": "hmm", "dwell_seconds": dwell, "evidence_weight": weight}
+        for dwell in (5.0, 10.0, 20.0, 40.0, 80.0)
+        for weight in (0.15, 0.3, 0.6, 1.0)
+    ),
+    *({"smoothing": "ema", "ema_seconds": seconds} for seconds in (2.0, 4.0, 8.0, 16.0)),
+    {"smoothing": "none"},
+)
+"""Ways to gather evidence among which `tune` chooses."""
+
+THRESHOLDS: tuple[dict[str, Any], ...] = tuple(
+    {"min_confidence": confidence, "min_margin": margin}
+    for confidence in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    for margin in (0.0, 0.1, 0.2, 0.3)
+)
+"""Thresholds among which `tune` chooses for each of the best ways."""
+
+FINALISTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StreamResult:
+    """What a listener would have got."""
+
+    seconds: float
+    """Length of the programme that was decided on."""
+    songs: int
+    right: float
+    """Share of all seconds labelled right; on what is not music `silence` is right, too."""
+    right_in_music: float
+    """Share of the seconds of music labelled with their genre."""
+    uncertain: float
+    """Share of all seconds labelled `uncertain`."""
+    delay_median: float
+    """Seconds from a change to the right label; a song never labelled right counts in full."""
+    delay_p95: float
+    never_right: int
+    """Songs that never got the right label."""
+    changes_per_minute: float
+    """Label changes inside songs, the one that follows the song's begin not counted."""
+    claimed_on_silence: float
+    """Seconds of genre claimed in silence."""
+    silence: float
+    """Seconds of silence played."""
+    claimed_on_not_music: float
+    """Seconds of genre claimed on sounds that are not music."""
+    not_music: float
+    """Seconds of such sounds played."""
+    accuracy_after: dict[str, float]
+    """Share of songs with the right label after so many seconds."""
+
+    @property
+    def worth(self) -> float:
+        """What `tune` makes as great as it can: mean worth of a second."""
+        wrong = 1 - self.right - self.uncertain
+        false = (self.claimed_on_silence + self.claimed_on_not_music) / self.seconds
+        music_share = 1 - (self.silence + self.not_music) / self.seconds
+        changes = self.changes_per_minute / 60 * music_share
+        return (
+            self.right + WRONG * wrong + (FALSE_CLAIM - WRONG) * false + NEEDLESS_CHANGE * changes
+        )
+
+
+def is_right(item: Item, decision: Decision, has_not_music: bool) -> bool:
+    """Tell whether a decision is what should be said of an item.
+
+    Sounds that are not music have pauses, so `silence` is right on them, too, and `uncertain` if
+    the model has no label for them.
+    """
+    if item.state is State.MUSIC:
+        return decision.state is State.MUSIC and decision.genre == item.genre
+    if item.state is State.SILENCE:
+        return decision.state is State.SILENCE
+    allowed = {State.NOT_MUSIC, State.SILENCE}
+    return decision.state in (allowed if has_not_music else allowed | {State.UNCERTAIN})
+
+
+def by_item(
+    items: Sequence[Item], decisions: Sequence[Decision]
+) -> Iterator[tuple[Item, list[Decision]]]:
+    """Yield each item with the decisions that fall into it."""
+    index = 0
+    for item in items:
+        own = []
+        while index < len(decisions) and decisions[index].position <= item.end + 1e-6:
+            own.append(decisions[index])
+            index += 1
+        yield item, own
+
+
+def measure(
+    items: Sequence[Item], decisions: Sequence[Decision], contract: ModelContract
+) -> StreamResult:
+    """Compare decisions with the truth.
+
+    Raises
+    ------
+    DatasetError
+        If there are no decisions: the programme is shorter than the model's window.
+    """
+    if not decisions:
+        raise DatasetError("the programme is shorter than the model's window; play more tracks")
+    has_not_music = contract.not_music is not None
+    seconds = dict.fromkeys(State, 0.0)
+    right = dict.fromkeys(State, 0.0)
+    claimed = dict.fromkeys(State, 0.0)
+    uncertain = changes = 0.0
+    delays: list[float] = []
+    never = 0
+    for item, own in by_item(items, decisions):
+        for decision in own:
+            seconds[item.state] += decision.hop_seconds
+            right[item.state] += decision.hop_seconds * is_right(item, decision, has_not_music)
+            claimed[item.state] += decision.hop_seconds * (decision.state is State.MUSIC)
+            uncertain += decision.hop_seconds * (decision.state is State.UNCERTAIN)
+        if item.state is State.MUSIC:
+            changes += _needless_changes(own)
+            first = next((d.position for d in own if is_right(item, d, has_not_music)), None)
+            never += first is None
+            delays.append(item.seconds if first is None else first - item.start)
+    total = sum(seconds.values())
+    return StreamResult(
+        seconds=total,
+        songs=len(delays),
+        right=sum(right.values()) / total,
+        right_in_music=right[State.MUSIC] / max(seconds[State.MUSIC], 1e-9),
+        uncertain=uncertain / total,
+        delay_median=float(np.median(delays)),
+        delay_p95=float(np.quantile(delays, 0.95)),
+        never_right=never,
+        changes_per_minute=60 * changes / max(seconds[State.MUSIC], 1e-9),
+        claimed_on_silence=claimed[State.SILENCE],
+        silence=seconds[State.SILENCE],
+        claimed_on_not_music=claimed[State.NOT_MUSIC],
+        not_music=seconds[State.NOT_MUSIC],
+        accuracy_after=_accuracy_after(items, decisions, has_not_music),
+    )
+
+
+def _needless_changes(decisions: Sequence[Decision]) -> int:
+    """Count label changes in a song, but for the first, which its begin calls for."""
+    labels = [(decision.state, decision.genre) for decision in decisions]
+    return max(0, sum(before != after for before, after in itertools.pairwise(labels)) - 1)
+
+
+def _accuracy_after(
+    items: Sequence[Item], decisions: Sequence[Decision], has_not_music: bool
+) -> dict[str, float]:
+    positions = np.array([decision.position for decision in decisions])
+    shares = {}
+    for heard in HEARD_SECONDS:
+        songs = [item for item in items if item.state is State.MUSIC and item.seconds > heard - 0.5]
+        last = [
+            int(np.searchsorted(positions, min(item.start + heard, item.end) + 1e-6)) - 1
+            for item in songs
+        ]
+        told = [
+            index >= 0 and is_right(item, decisions[index], has_not_music)
+            for item, index in zip(songs, last, strict=True)
+        ]
+        if told:
+            shares[str(heard)] = float(np.mean(told))
+    return shares
+
+
+def observations_of(decisions: Sequence[Decision], contract: ModelContract) -> list[Observation]:
+    """Return what the pipeline observed when it made decisions, to decide again without a network.
+
+    Equal window probabilities mean that no window was classified.
+    """
+    observed = []
+    for decision in decisions:
+        own = np.array([decision.window_probabilities[label] for label in contract.labels])
+        observed.append(
+            Observation(
+                position=decision.position,
+                hop_seconds=decision.hop_seconds,
+                level_dbfs=decision.level_dbfs,
+                window_probabilities=None if np.ptp(own) == 0 else own,
+            )
+        )
+    return observed
+
+
+def decide_again(
+    observations: Sequence[Observation], contract: ModelContract, settings: DecisionSettings
+) -> list[Decision]:
+    """Replay observations through the decision alone."""
+    decider = Decider(contract.labels, contract.not_music, settings, contract.window_seconds)
+    return [decider.update(observation)[0] for observation in observations]
+
+
+def tune(
+    items: Sequence[Item], decisions: Sequence[Decision], contract: ModelContract
+) -> dict[str, Any]:
+    """Search smoothing and thresholds; return the settings of most worth to a listener.
+
+    First the ways to gather evidence are compared at the present thresholds, then thresholds for
+    the best of them. The network is not asked again.
+    """
+    observations = observations_of(decisions, contract)
+
+    def worth(changes: Mapping[str, Any]) -> float:
+        settings = DecisionSettings.from_mapping(contract.decision, changes)
+        return measure(items, decide_again(observations, contract, settings), contract).worth
+
+    finalists = sorted(SMOOTHINGS, key=worth, reverse=True)[:FINALISTS]
+    candidates = [way | thresholds for way in finalists for thresholds in THRESHOLDS]
+    return max([*finalists, *candidates], key=worth)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTest:
+    """A programme, what was said about it, and how good that was."""
+
+    programme: Programme
+    decisions: list[Decision]
+    result: StreamResult
+    settings: dict[str, Any]
+    """Decision settings that differ from the defaults."""
+
+
+def stream_test(
+    candidate: Classifier,
+    sets: JudgedSets,
+    name: str,
+    *,
+    limit: int | None = None,
+    gap_seconds: float = 4.0,
+    hop_seconds: float = 1.0,
+    seed: int = 0,
+    quiet: bool = False,
+) -> StreamTest:
+    """Play a set to a candidate.
+
+    Parameters
+    ----------
+    candidate : Classifier
+        What is tested.
+    sets : JudgedSets
+        From `trainer.sets.judged_sets`.
+    name : str
+        The set to play.
+    limit : int, optional
+        Play only so many tracks, a seeded choice.
+    gap_seconds, hop_seconds, seed
+        See `make_programme` and `streamer.pipeline.Pipeline`.
+    quiet : bool
+        Show no progress bar.
+
+    Raises
+    ------
+    DatasetError
+        If there is nothing to play.
+    """
+    contract = candidate.contract
+    tracks = sets.music.get(name, [])
+    if not tracks:
+        raise DatasetError(f"the {name} list has no tracks in the data folder")
+    if limit is not None and limit < len(tracks):
+        tracks = random.Random(seed).sample(tracks, max(1, limit))
+    programme = make_programme(
+        tracks,
+        sets.background.get(name, []),
+        contract.spectrogram,
+        seed=seed,
+        gap_seconds=gap_seconds,
+    )
+    decisions: list[Decision] = []
+    with progress_bar(quiet) as progress:
+        played = play(candidate, programme, hop_seconds=hop_seconds)
+        for own in progress.track(
+            played, total=len(programme.blocks) + 1, description=f"playing {name}"
+        ):
+            decisions += own
+    result = measure(programme.items, decisions, contract)
+    return StreamTest(programme, decisions, result, dict(contract.decision))
+
+
+def tuned(test: StreamTest, contract: ModelContract) -> StreamTest:
+    """Return the same programme decided with the settings of most worth."""
+    items = test.programme.items
+    settings = {**contract.decision, **tune(items, test.decisions, contract)}
+    decisions = decide_again(
+        observations_of(test.decisions, contract), contract, DecisionSettings.from_mapping(settings)
+    )
+    return StreamTest(test.programme, decisions, measure(items, decisions, contract), settings)
+
+
+def as_text(result: StreamResult, name: str, protocol: str) -> str:
+    """Return the result as a few lines for the terminal."""
+    heard = ", ".join(f"{share:.0%} after {at} s" for at, share in result.accuracy_after.items())
+    return (
+        f"{name} as a stream ({protocol}): {result.songs} songs, {result.seconds / 60:.1f} min\n"
+        f"  {result.right:.1%} of seconds right ({result.right_in_music:.1%} of music), "
+        f"{result.uncertain:.1%} uncertain\n"
+        f"  right label after {result.delay_median:.1f} s (median), {result.delay_p95:.1f} s "
+        f"(95th percentile); never in {result.never_right} songs\n"
+        f"  {result.changes_per_minute:.2f} label changes a minute inside songs\n"
+        f"  genre claimed on {result.claimed_on_silence:.0f} of {result.silence:.0f} s of silence "
+        f"and on {result.claimed_on_not_music:.0f} of {result.not_music:.0f} s of other sounds\n"
+        f"  songs right: {heard}"
+    )
+
+
+def write_stream_test(test: StreamTest, folder: Path, name: str, sets: JudgedSets) -> None:
+    """Write `stream_NAME.json` and, as CSV, the programme and every decision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "set": name,
+        "protocol": sets.protocol,
+        "notes": sets.notes,
+        "settings": test.settings,
+        "result": dataclasses.asdict(test.result),
+    }
+    (folder / f"stream_{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    pd.DataFrame([dataclasses.asdict(item) for item in test.programme.items]).to_csv(
+        folder / f"stream_{name}_programme.csv", index=False
+    )
+    pd.DataFrame(
+        [
+            {
+                "position": decision.position,
+                "hop_seconds": decision.hop_seconds,
+                "state": decision.state,
+                "genre": decision.genre,
+                "confidence": decision.confidence,
+            }
+            for decision in test.decisions
+        ]
+    ).to_csv(folder / f"stream_{name}_decisions.csv", index=False)
