@@ -169,9 +169,9 @@ class Observation:
     """Title the source announces for this moment; None if it says nothing."""
     discontinuity: bool = False
     """The sound broke off within this hop: what came before says nothing about what follows."""
-    cut_position: float | None = None
-    """Where in the hop a new title or a discontinuity lies, in seconds since the first sample;
-    None: at the hop's begin."""
+    boundary: float | None = None
+    """Where silence began or ended, the title changed or the sound broke off, in seconds since the
+    first sample; if one of these is so and nothing is given, at the hop's begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,12 +288,13 @@ class Decider:
         """
         window = self._read(observation.window_probabilities)
         silent = self.is_silence(observation.level_dbfs)
-        began = observation.position - observation.hop_seconds
-        break_position = began if silent != self._silent else None
-        if self._is_cut(observation):
-            self._smoother.restart()
-            self._claimed = None
-            break_position = began if observation.cut_position is None else observation.cut_position
+        cut = self._is_cut(observation)
+        if cut:
+            self._restart()
+        break_position = None
+        if cut or silent != self._silent:
+            began = observation.position - observation.hop_seconds
+            break_position = began if observation.boundary is None else observation.boundary
         self._silent = silent
         self._position = observation.position
         decision = self._decide(observation, window)
@@ -327,12 +328,16 @@ class Decider:
             self._title = observation.title
         return cut
 
+    def _restart(self) -> None:
+        """Forget what was believed: what follows has nothing to do with it."""
+        self._smoother.restart()
+        self._claimed = None
+
     def _decide(self, observation: Observation, window: Probabilities | None) -> Decision:
         state, genre, confidence = State.UNCERTAIN, None, 1 / len(self._labels)
         belief = self._uniform
         if self._silent or window is None:
-            self._smoother.restart()
-            self._claimed = None
+            self._restart()
             if self._silent:
                 state, confidence = State.SILENCE, 1.0
         else:

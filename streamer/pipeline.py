@@ -27,6 +27,9 @@ from streamer.spectrogram import Columns, LogMelStream, relative_to_peak, to_lev
 LEAST_DBFS = -120.0
 """Level that is told for digital silence, whose logarithm is infinite; in dBFS."""
 
+EDGES_PER_SECOND = 20
+"""Blocks in which the begin and the end of silence are sought: 50 ms."""
+
 LEAST_PEAK_DB = 0.0
 """Lowest reference of the spectrogram that is shown, in absolute dB; it keeps the noise of a quiet
 room dark. Ordinary music peaks 10 to 40 dB above it."""
@@ -96,7 +99,7 @@ class Pipeline:
         spectrogram: bool = False,
     ) -> None:
         contract = classifier.contract
-        settings = settings or DecisionSettings.from_mapping(contract.decision)
+        self._settings = settings or DecisionSettings.from_mapping(contract.decision)
         self.hop_seconds = hop_seconds
         self.nan_samples = 0
         """Values so far that were NaN or infinite, over all channels."""
@@ -110,7 +113,7 @@ class Pipeline:
         self._contract = contract
         self._rate = contract.spectrogram.sample_rate
         self._decider = Decider(
-            contract.labels, contract.not_music, settings, contract.window_seconds
+            contract.labels, contract.not_music, self._settings, contract.window_seconds
         )
         self._shown = _ShownColumns(contract.window_frames, contract.spectrogram.top_db)
         self._spectrogram = spectrogram
@@ -118,9 +121,11 @@ class Pipeline:
         self._source_rate = 0
         self._title: str | None = None
         self._finished = False
+        self._silent = False
         # Counted in samples at the model's rate since the first one:
         self._received = 0
         self._decided = 0
+        self._quiet_tail = 0
         self._cut: int | None = None
         self._hop: list[Samples] = []
         self._ready: list[Columns] = []
@@ -285,13 +290,23 @@ class Pipeline:
         """Turn the samples of the hop that ends at sample `now` into events."""
         hop = np.concatenate([np.empty(0, np.float32), *self._hop])
         level = level_dbfs(hop[-self._hop_samples() :])
-        # What came before a cut is not part of the new window.
-        uncut = hop if self._cut is None else hop[len(hop) - (now - self._cut) :]
-        needed = self._spectrogram or not self._decider.is_silence(level)
-        columns = self._columns.push(uncut if needed else uncut[:0])
-        return self._conclude(now, level, columns)
+        silent = self._decider.is_silence(level)
+        head, tail = quiet_edges(hop, self._settings.silence_dbfs, self._rate // EDGES_PER_SECOND)
+        began, boundary = now - len(hop), self._cut
+        if silent and not self._silent and boundary is None:
+            boundary = began - self._quiet_tail
+        if self._silent and not silent:
+            boundary = max(began + head, boundary or 0)
+            self._restart_window(boundary)
+        self._quiet_tail = tail
+        # What came before a cut, or was still silence, is not part of the new window.
+        used = hop[max(began, boundary or 0) - began :]
+        columns = self._columns.push(used if self._spectrogram or not silent else used[:0])
+        return self._conclude(now, level, columns, boundary)
 
-    def _conclude(self, now: int, level: float, columns: Columns) -> list[Event]:
+    def _conclude(
+        self, now: int, level: float, columns: Columns, boundary: int | None = None
+    ) -> list[Event]:
         """Turn the hop that ends at sample `now` and brought `columns` into events."""
         silent = self._decider.is_silence(level)
         hop = now - self._decided if self._decided else min(now, self._hop_samples())
@@ -302,11 +317,12 @@ class Pipeline:
             window_probabilities=None if silent else self._classify(columns),
             title=self._title,
             discontinuity=self._discontinuity,
-            cut_position=None if self._cut is None else self._cut / self._rate,
+            boundary=None if boundary is None else boundary / self._rate,
         )
         if silent:
             self._restart_window(now)
-        self._hop, self._cut, self._discontinuity, self._decided = [], None, False, now
+        self._hop, self._cut, self._discontinuity = [], None, False
+        self._decided, self._silent = now, silent
         decision, segments = self._decider.update(observation)
         events: list[Event] = [decision, *segments]
         if self._spectrogram and columns.shape[1]:
@@ -339,6 +355,23 @@ def level_dbfs(samples: Samples) -> float:
     """
     power = float(np.var(samples, dtype=np.float64)) if len(samples) else 0.0
     return max(LEAST_DBFS, 10 * float(np.log10(max(power, 1e-30))))
+
+
+def quiet_edges(samples: Samples, silence_dbfs: float, block: int) -> tuple[int, int]:
+    """Return how many samples are silent at the begin and at the end, in whole blocks.
+
+    Nothing is, if no block is loud: then it is for the level of the whole to say what it is.
+
+    Examples
+    --------
+    >>> quiet_edges(np.array([0, 0, 0, 0, 0.1, -0.1, 0, 0], np.float32), -60.0, block=2)
+    (4, 2)
+    """
+    blocks = samples[: len(samples) // block * block].reshape(-1, block)
+    loud = np.flatnonzero(np.var(blocks, axis=1, dtype=np.float64) >= 10 ** (silence_dbfs / 10))
+    if not len(loud):
+        return 0, 0
+    return int(loud[0]) * block, len(samples) - (int(loud[-1]) + 1) * block
 
 
 class _ShownColumns:

@@ -92,7 +92,9 @@ class _Stretch:
     def rename(self, verdict: Verdict) -> None:
         """Take another state and genre, from the beginning."""
         self.verdict = verdict
+        self.title = verdict.title
         self.weight = self.weighted_confidence = 0.0
+        self.add(verdict)
 
     def says(self, verdict: Verdict) -> bool:
         return (self.verdict.state, self.verdict.genre) == (verdict.state, verdict.genre)
@@ -168,11 +170,11 @@ class SegmentTracker:
 
     def _break(self, opened: _Stretch, verdict: Verdict, position: float) -> list[Segment]:
         if position <= opened.start:
+            settled = self._settle()
             opened.rename(verdict)
-            opened.title = verdict.title
-            opened.add(verdict)
+            opened.after_break = True
             self._verdicts = [verdict]
-            return [opened.segment(None)]
+            return [*settled, opened.segment(None)]
         ended = [*self._settle(), opened.segment(position, final=True)]
         return ended + self._begin(verdict, position)
 
@@ -191,8 +193,6 @@ class SegmentTracker:
     def _change(self, opened: _Stretch, verdict: Verdict) -> list[Segment]:
         if self._was_on_the_way(opened, verdict):
             opened.rename(verdict)
-            opened.title = verdict.title
-            opened.add(verdict)
             moved = self._move_boundary(opened, verdict)
             return moved or [opened.segment(None)]
         ended = self._settle()
