@@ -73,7 +73,8 @@ def resample_time(columns_db: Columns, frames: int) -> Columns:
     at = np.linspace(0, count - 1, frames)
     left = np.minimum(at.astype(int), count - 2)
     share = (at - left).astype(np.float32)
-    return columns_db[:, left] * (1 - share) + columns_db[:, left + 1] * share
+    stretched = columns_db[:, left] * (1 - share) + columns_db[:, left + 1] * share
+    return np.asarray(stretched, np.float32)
 
 
 def shift_bands(window_db: Columns, bands: int, floor_db: float) -> Columns:
@@ -99,7 +100,7 @@ def equalise(window_db: Columns, random: Random, deviation_db: float) -> Columns
     gains = random.normal(0, deviation_db, 6)
     n_mels = len(window_db)
     curve = np.interp(np.arange(n_mels), np.linspace(0, n_mels - 1, 6), gains)
-    return window_db + curve.astype(np.float32)[:, None]
+    return np.asarray(window_db + curve[:, None], np.float32)
 
 
 def limit_band(window_db: Columns, spec: SpectrogramSpec, low_hz: float, high_hz: float) -> Columns:
@@ -108,7 +109,7 @@ def limit_band(window_db: Columns, spec: SpectrogramSpec, low_hz: float, high_hz
     low, high = hz_to_mel(np.array([low_hz, high_hz]))
     width = mels[1] - mels[0]
     outside = np.maximum(0, np.maximum(low - mels, mels - high)) / width
-    return window_db - 4 * outside.astype(np.float32)[:, None]
+    return np.asarray(window_db - 4 * outside[:, None], np.float32)
 
 
 def reverberate(

@@ -1,0 +1,132 @@
+"""Variations of windows do what their names say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streamer.spectrogram import SpectrogramSpec, log_mel
+from trainer.augment import (
+    NONE,
+    Augmentation,
+    add_power,
+    band_mels,
+    coloured_noise,
+    limit_band,
+    loudness,
+    mask,
+    mix,
+    random_noise,
+    resample_time,
+    reverberate,
+    shift_bands,
+    vary,
+)
+
+SPEC = SpectrogramSpec()
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(1)
+
+
+@pytest.fixture
+def window(random: np.random.Generator) -> np.ndarray:
+    return random.uniform(-80, 0, (SPEC.n_mels, 65)).astype(np.float32)
+
+
+def test_two_equal_sounds_are_three_decibels_louder_than_one() -> None:
+    sound = np.full((4, 4), -20, np.float32)
+    np.testing.assert_allclose(add_power(sound, sound), -20 + 10 * np.log10(2), atol=1e-5)
+
+
+def test_synthetic_white_noise_has_the_level_and_spread_of_real_white_noise(
+    random: np.random.Generator,
+) -> None:
+    real = log_mel(random.normal(0, 0.1, 22050 * 30).astype(np.float32), SPEC)
+    made = coloured_noise(random, SPEC, real.shape[1], slope_db=0)
+    real -= loudness(real)
+    made -= loudness(made)
+    # Interior bands: the outermost ones see the window's leakage at 0 Hz and at fmax.
+    difference = (made.mean(axis=1) - real.mean(axis=1))[4:-4]
+    assert np.abs(difference).max() < 4
+    spread = made.std(axis=1)[4:-4] / real.std(axis=1)[4:-4]
+    assert spread.min() > 0.4
+    assert spread.max() < 2.5
+
+
+def test_a_low_pass_leaves_what_is_below_it_and_takes_what_is_above(window: np.ndarray) -> None:
+    limited = limit_band(window, SPEC, 0, 4000)
+    below = band_mels(SPEC) < 15 + 27 * np.log(4) / np.log(6.4)
+    np.testing.assert_array_equal(limited[below], window[below])
+    assert (limited[~below][1:] < window[~below][1:]).all()
+
+
+def test_a_room_fills_the_columns_after_a_beat_and_decays_by_sixty_decibels() -> None:
+    window = np.full((8, 60), -100, np.float32)
+    window[:, 5] = 0
+    ringing = reverberate(window, SPEC, decay_seconds=1.0, wet_db=0)
+    after_a_second = 5 + 1 + round(1.0 / SPEC.hop_seconds)
+    assert ringing[0, 6] > -10
+    assert ringing[0, after_a_second] == pytest.approx(ringing[0, 6] - 60, abs=5)
+    assert ringing[0, 4] == pytest.approx(-100, abs=3)
+
+
+def test_a_shift_moves_every_band_and_fills_with_the_floor(window: np.ndarray) -> None:
+    up = shift_bands(window, 2, -80)
+    np.testing.assert_array_equal(up[2:], window[:-2])
+    assert (up[:2] == -80).all()
+    np.testing.assert_array_equal(shift_bands(window, -2, -80)[:-2], window[2:])
+
+
+def test_stretching_keeps_the_first_and_the_last_column(window: np.ndarray) -> None:
+    stretched = resample_time(window, 80)
+    assert stretched.shape == (SPEC.n_mels, 80)
+    np.testing.assert_allclose(stretched[:, 0], window[:, 0], atol=1e-4)
+    np.testing.assert_allclose(stretched[:, -1], window[:, -1], atol=1e-4)
+
+
+def test_a_window_stays_within_its_range_and_reaches_its_top(
+    window: np.ndarray, random: np.random.Generator
+) -> None:
+    strong = Augmentation(noise=1, reverberation=1, band_limit=1, masks=0)
+    for _ in range(20):
+        varied = vary(window, random, SPEC, strong, random_noise(random, SPEC, 65))
+        assert varied.max() == 0
+        assert varied.min() >= -SPEC.top_db
+        assert varied.dtype == np.float32
+
+
+def test_no_strength_is_no_variation(window: np.ndarray, random: np.random.Generator) -> None:
+    varied = vary(window, random, SPEC, NONE)
+    np.testing.assert_allclose(varied, np.maximum(window - window.max(), -80), atol=1e-5)
+
+
+def test_noise_is_mixed_at_the_ratio_that_is_asked_for(random: np.random.Generator) -> None:
+    music = np.full((SPEC.n_mels, 65), -40, np.float32)
+    music[:64] = 0
+    noise = np.full((SPEC.n_mels, 65), 0, np.float32)
+    only_noise = Augmentation(0, 0, 0, 0, 0, 1.0, (20, 20), 0, 0, 0, 0, 0)
+    mixed = vary(music, random, SPEC, only_noise, noise)
+    # Half of the cells hold all the music: 20 dB below the mean power is 23 dB below the top.
+    assert mixed[100, 30] - mixed[10, 30] == pytest.approx(-23, abs=0.2)
+
+
+def test_masks_cover_no_more_than_they_may(window: np.ndarray, random: np.random.Generator) -> None:
+    strength = Augmentation(masks=1, mask_frames=0.1, mask_bands=5)
+    for _ in range(50):
+        changed = mask(window, random, strength) != window
+        assert changed.all(axis=0).sum() <= 7
+        assert changed.all(axis=1).sum() <= 5
+
+
+def test_mixup_keeps_every_target_a_distribution_and_its_own_label_ahead(
+    random: np.random.Generator,
+) -> None:
+    windows = random.normal(size=(8, 4, 4)).astype(np.float32)
+    targets = np.eye(8, dtype=np.float32)
+    mixed, shares = mix(windows, targets, random, alpha=0.4)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
+    assert (shares.argmax(axis=1) == np.arange(8)).all()
+    assert not np.array_equal(mixed, windows)

@@ -1,0 +1,107 @@
+"""Windows for training: the same for the same seed, balanced, and never across two sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support_pictures import SPEC, write_pictures
+
+from trainer.augment import Augmentation
+from trainer.dataset import (
+    Song,
+    TrainingWindows,
+    divide_background,
+    even_windows,
+    load_songs,
+)
+from trainer.gtzan import find_tracks
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def windows(folder: Path, **changes: object) -> TrainingWindows:
+    tracks, _ = find_tracks(folder)
+    songs = load_songs(tracks, ["rows", "steps"])
+    settings: dict[str, object] = {
+        "spec": SPEC,
+        "frames": 39,
+        "batch": 4,
+        "augmentation": Augmentation(),
+        "seed": 3,
+    }
+    background = [Song("dog", 2, songs[0].levels[:, :20])]
+    return TrainingWindows(songs, background, 2, 3, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+def test_the_same_seed_gives_the_same_epoch_and_another_epoch_differs(folder: Path) -> None:
+    first = list(windows(folder).epoch(0))
+    again = list(windows(folder).epoch(0))
+    other = list(windows(folder).epoch(1))
+    for one, two in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.windows, two.windows)
+        np.testing.assert_array_equal(one.targets, two.targets)
+    assert not np.array_equal(first[0].windows, other[0].windows)
+
+
+def test_an_epoch_has_as_many_batches_as_it_says_of_one_shape(folder: Path) -> None:
+    source = windows(folder)
+    batches = list(source.epoch(0))
+    assert len(batches) == source.steps
+    assert {batch.windows.shape for batch in batches} == {(4, 40, 39)}
+
+
+def test_every_song_is_seen_equally_often_in_an_epoch(folder: Path) -> None:
+    source = windows(folder, augmentation=Augmentation(mixup=0), background_share=0.0, batch=6)
+    targets = np.concatenate([batch.targets for batch in source.epoch(0)])
+    np.testing.assert_array_equal(targets.sum(axis=0), [12, 12, 0])
+
+
+def test_a_rare_genre_weighs_more(folder: Path) -> None:
+    tracks, _ = find_tracks(folder)
+    songs = load_songs(tracks, ["rows", "steps"])[:8]
+    source = TrainingWindows(songs, [], None, 2, spec=SPEC, frames=39, batch=4)
+    weights = {
+        int(target.argmax()): float(weight)
+        for batch in source.epoch(0)
+        for target, weight in zip(batch.targets, batch.weights, strict=True)
+    }
+    assert weights == {0: pytest.approx(8 / (2 * 6)), 1: pytest.approx(8 / (2 * 2))}
+
+
+def test_a_consumer_that_stops_early_leaves_no_thread_behind(folder: Path) -> None:
+    import threading
+
+    before = threading.active_count()
+    epoch = windows(folder).epoch(0)
+    next(epoch)
+    epoch.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_an_error_while_preparing_reaches_the_training(folder: Path) -> None:
+    source = windows(folder)
+    source.songs = [Song("broken", 0, np.zeros((3, 50), np.uint8))] * 12
+    with pytest.raises(ValueError, match=r"broadcast|shape"):
+        list(source.epoch(0))
+
+
+def test_windows_for_judging_span_the_whole_song_and_a_short_one_is_repeated() -> None:
+    levels = np.tile(np.arange(90, dtype=np.uint8), (40, 1))
+    cut = even_windows(Song("long", 0, levels), SPEC, 39, 3)
+    assert cut.shape == (3, 40, 39)
+    assert (cut.max(axis=(1, 2)) == 0).all()
+    short = even_windows(Song("short", 0, levels[:, :20]), SPEC, 39, 3)
+    assert short.shape[2] == 39
+
+
+def test_recordings_of_other_sounds_are_held_back_whole(folder: Path) -> None:
+    train, valid = divide_background(folder, 2, seed=0)
+    names = {song.name for song in train}, {song.name for song in valid}
+    assert not names[0] & names[1]
+    assert len(train) == 10
+    assert len(valid) == 2

@@ -1,0 +1,190 @@
+"""Training: repeatable, never lost, the same on every backend."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support_pictures import write_pictures
+
+TRAIN = [sys.executable, "-m", "trainer.cli"]
+LATEST = 600
+"""Seconds after which a training that should have reached a point counts as stuck."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+def fit_command(data: Path, out: Path) -> list[str]:
+    """Return a training of seconds: InceptionV3 on small images, two epochs after the head."""
+    options = "--split stratified --weights none --epochs 2 --head-epochs 1 --batch 4 --seed 7"
+    size = "--input-scale 2 --window-seconds 3 --windows-per-song 1"
+    return [*TRAIN, "fit", "--data", str(data), "--out", str(out), *options.split(), *size.split()]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=LATEST, check=False)
+
+
+def history(out: Path) -> list[dict[str, str]]:
+    with (out / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def start_and_signal_after_an_epoch(command: list[str], out: Path, number: int) -> int:
+    """Start a training, send it a signal once the first epoch is kept; return its exit status."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    latest = time.monotonic() + LATEST
+    while not (out / "checkpoints" / "state.json").exists():
+        assert process.poll() is None, process.stdout and process.stdout.read().decode()
+        assert time.monotonic() < latest
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=LATEST)
+    assert b"Traceback" not in output, output.decode()
+    return process.returncode
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run that nobody interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    done = run(fit_command(data, out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def continued(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the same run, killed after its first epoch and continued."""
+    out = tmp_path_factory.mktemp("runs") / "continued"
+    command = fit_command(data, out)
+    assert start_and_signal_after_an_epoch(command, out, signal.SIGKILL) == -signal.SIGKILL
+    done = run([*TRAIN, "fit", "--resume", str(out)])
+    assert done.returncode == 0, done.stderr
+    assert "continuing after epoch" in done.stderr
+    return out
+
+
+def test_a_run_is_a_folder_that_says_how_it_was_made(whole: Path) -> None:
+    facts = json.loads((whole / "run.json").read_text())
+    assert facts["labels"] == ["rows", "steps"]
+    assert facts["finished"]
+    assert facts["seed"] == 7
+    assert {"keras", "tensorflow", "numpy", "python"} <= set(facts["versions"])
+    assert "fit --data" in facts["command"]
+    split = facts["split"]
+    names = [set(split[name]) for name in ("train", "valid", "test")]
+    assert sum(map(len, names)) == len(set.union(*names)) == 12
+    assert [row["phase"] for row in history(whole)] == ["head", "whole", "whole"]
+    assert (whole / "model.keras").is_file()
+
+
+def test_two_runs_with_one_seed_give_the_same_weights_even_across_an_interruption(
+    whole: Path, continued: Path
+) -> None:
+    import keras
+
+    for first, second in zip(history(whole), history(continued), strict=True):
+        for measure in ("loss", "valid_accuracy", "valid_nll"):
+            assert float(first[measure]) == pytest.approx(float(second[measure]), abs=1e-4)
+    weights = [
+        keras.saving.load_model(out / "model.keras", compile=False).get_weights()
+        for out in (whole, continued)
+    ]
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_ctrl_c_ends_in_one_line_and_a_run_that_can_be_continued(
+    data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert start_and_signal_after_an_epoch(fit_command(data, out), out, signal.SIGINT) == 1
+    state = json.loads((out / "checkpoints" / "state.json").read_text())
+    assert (out / "checkpoints" / f"epoch-{state['epoch']:04d}.weights.h5").is_file()
+
+
+def test_a_second_training_into_the_same_folder_is_refused(data: Path, whole: Path) -> None:
+    done = run(fit_command(data, whole))
+    assert done.returncode == 2
+    assert re.fullmatch(r"genre-train: .*already holds a run; .*--resume.*\n", done.stderr)
+
+
+def test_weights_from_the_internet_without_internet_name_the_file_to_bring(
+    data: Path, tmp_path: Path
+) -> None:
+    command = [*fit_command(data, tmp_path / "run"), "--weights", "imagenet"]
+    # An empty home has no cached download; a proxy that nobody answers is no internet.
+    closed = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path), "https_proxy": "http://[::1]:9"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **closed}
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5" in last
+    assert "--weights PATH" in last
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--weights", "/nowhere.h5"], "no such file"),
+        (["--weights", __file__], "not weights of InceptionV3"),
+        (["--input-scale", "1"], "InceptionV3 needs 75 x 75"),
+    ],
+)
+def test_a_network_that_cannot_be_made_is_one_line(
+    data: Path, tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    done = run([*fit_command(data, tmp_path / "run"), *options])
+    assert done.returncode == 2
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+TWO_STEPS = """
+import sys
+from pathlib import Path
+import keras
+import numpy as np
+from trainer.augment import Augmentation
+from trainer.fit import FitSettings, fit
+
+fit(FitSettings(
+    Path(sys.argv[1]), Path(sys.argv[2]), weights="none", split=("stratified",), epochs=1,
+    head_epochs=0, batch=4, windows_per_song=1, window_seconds=3.0, seed=1,
+))
+assert keras.backend.backend() == sys.argv[3], keras.backend.backend()
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "torch", "jax"])
+def test_the_same_model_trains_two_steps_under(backend: str, data: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_STEPS, str(data), str(out), backend],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "KERAS_BACKEND": backend},
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = history(out)
+    assert 0 < float(row["loss"]) < 10
+    assert (out / "model.keras").is_file()
