@@ -315,7 +315,8 @@ class Decider:
         if window is None:
             return None
         read = np.asarray(window, np.float64)
-        if read.shape != self._uniform.shape or not np.isfinite(read).all() or read.min() < 0:
+        fits = read.shape == self._uniform.shape and read.min() >= 0
+        if not fits or not 0 < read.sum() < np.inf:
             raise ValueError(
                 f"window_probabilities must be {len(self._labels)} finite probabilities, not {read}"
             )
