@@ -1,0 +1,208 @@
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import support_daemon
+from support_model import make_model
+
+from streamer import cli
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model") / "thirds.onnx")
+
+
+@pytest.fixture(scope="module")
+def tone(tmp_path_factory):
+    return support_daemon.write_tone(tmp_path_factory.mktemp("tone") / "tone.flac", (4000, 20.0))
+
+
+FAST_JSON = ("--fast", "--json")
+
+WRONG_USAGE = [
+    ([], "nothing to hear; usage: genre-stream (--device NAME | --source LOCATION)... [options]"),
+    (["--sorce", "x"], "unknown option --sorce (did you mean --source?); see genre-stream --help"),
+    (["--sorce=x"], "unknown option --sorce (did you mean --source?); see genre-stream --help"),
+    (["-q"], "unknown option -q; see genre-stream --help"),
+    (["song.flac"], "unexpected argument 'song.flac'; to hear it say --source song.flac"),
+    (["wach"], "unexpected argument 'wach' (did you mean watch?)"),
+    (["--port"], "argument --port: expected one argument; see genre-stream --help"),
+    (["--source", "demo", "--port", "x"], "--port x: input should be a valid integer, unable to"),
+    (["--source", "demo", "--hop-seconds", "0"], "--hop-seconds 0: input should be greater than"),
+    (["--source", "demo", "--tls-cert", "c"], '--tls-cert "c": needs tls_key as well'),
+    (["--config", "/no/such.toml"], "/no/such.toml: no such settings file"),
+    (["--source", "demo", "--model", "/no.onnx"], "model /no.onnx cannot be read: No such file"),
+    (["--source", "a=demo", "--source", "a=demo"], "two sources are named 'a'; give one another"),
+    (["--source", "/no/such.flac"], "/no/such.flac: no such file"),
+    (["--source", "demo", "--token-file", "/none"], "token_file /none cannot be read: "),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG_USAGE)
+def test_wrong_usage_is_one_line_and_status_2(
+    arguments, sentence, model, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if "--model" not in arguments and "--source" in arguments:
+        arguments = [*arguments, "--model", str(model)]
+    try:
+        status = cli.main(arguments)
+    except SystemExit as leaving:
+        status = leaving.code
+    assert status == 2
+    written = capfd.readouterr()
+    assert written.err.startswith(f"genre-stream: {sentence}")
+    assert written.err.count("\n") == 1
+    assert written.out == ""
+
+
+def test_help_names_every_setting_and_command(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["--help"])
+    assert leaving.value.code == 0
+    text = capsys.readouterr().out
+    for word in (*map(cli.schema.option, cli.schema.Settings.model_fields), *cli.COMMANDS):
+        assert word in text
+
+
+def test_help_imports_none_of_the_heavy_libraries():
+    program = (
+        "import sys; from streamer.cli import build_parser; build_parser().format_help();"
+        "print([m for m in ('numpy', 'onnxruntime', 'av', 'websockets', 'sounddevice')"
+        " if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout == "[]\n", result.stderr
+
+
+def test_the_version_is_that_of_the_distribution(tmp_path):
+    result = support_daemon.run(tmp_path, "--version")
+    assert result.stdout.startswith("genre-stream 0.")
+
+
+def test_print_config_shows_what_holds(tmp_path):
+    result = support_daemon.run(tmp_path, "--print-config", "--port", "1")
+    assert result.returncode == 0
+    assert "port = 1                                  # command line\n" in result.stdout
+
+
+def test_check_tries_each_part_and_listens_to_nothing(model, tmp_path):
+    result = support_daemon.run(
+        tmp_path, "--check", "--source", "demo", "--model", model, "--port", 0
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == [
+        "sources",
+        "model",
+        "access",
+        "history",
+        "port",
+    ]
+
+
+def test_check_says_that_the_port_is_taken(model, tmp_path):
+    with support_daemon.socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = support_daemon.run(
+            tmp_path, "--check", "--source", "demo", "--model", model, "--port", port
+        )
+    assert result.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in result.stderr
+
+
+def test_json_lines_are_the_frames_that_clients_get(model, tone, tmp_path):
+    result = support_daemon.run(
+        tmp_path, "--source", f"t={tone}", "--model", model, "--fast", "--json"
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    frames = [json.loads(line) for line in result.stdout.splitlines()]
+    assert frames[0]["type"] == "hello"
+    assert frames[-1] == {"type": "source", "source": "t", "state": "ended", "detail": ""}
+    predictions = [frame for frame in frames if frame["type"] == "prediction"]
+    assert [frame["seq"] for frame in predictions] == list(range(len(predictions)))
+    assert len(predictions) >= 16
+    assert predictions[-1]["genre"] == "high"
+    segments = [frame for frame in frames if frame["type"] == "segment"]
+    assert segments[-1]["final"]
+
+
+def test_several_sources_are_written_as_lines_of_one_stream(model, tone, tmp_path):
+    result = support_daemon.run(
+        tmp_path,
+        *("--source", f"a={tone}", "--source", f"b={tone}"),
+        *("--model", model, "--fast", "--json"),
+    )
+    frames = [json.loads(line) for line in result.stdout.splitlines()]
+    of = {name: [f for f in frames if f.get("source") == name] for name in "ab"}
+    decisions = {
+        name: [(f["position"], f["genre"]) for f in of[name] if f["type"] == "prediction"]
+        for name in "ab"
+    }
+    assert decisions["a"] == decisions["b"] != []
+
+
+def test_a_file_that_cannot_be_heard_is_one_line_and_status_1(model, tmp_path):
+    text = tmp_path / "text.wav"
+    text.write_text("this is no sound")
+    (tmp_path / "empty.flac").touch()
+    for name in ("text.wav", "empty.flac"):
+        result = support_daemon.run(
+            tmp_path, "--source", tmp_path / name, "--model", model, "--fast", "--json"
+        )
+        assert result.returncode == 1, name
+        assert result.stderr.startswith("genre-stream: "), name
+        assert result.stderr.count("\n") == 1, name
+        assert name in result.stderr
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(model, tone, tmp_path):
+    process = subprocess.Popen(
+        [*support_daemon.COMMAND, *FAST_JSON, "--loop", "--source", tone, "--model", model],
+        env=support_daemon.environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().startswith('{"type":"hello"')
+    process.stdout.close()
+    assert process.wait(support_daemon.PATIENCE_SECONDS) == 0
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+def test_an_interrupt_ends_json_lines_quietly(model, tone, tmp_path):
+    process = subprocess.Popen(
+        [*support_daemon.COMMAND, "--source", str(tone), "--loop", "--model", str(model), "--json"],
+        env=support_daemon.environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().startswith('{"type":"hello"')
+    while '"prediction"' not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    rest, complaints = process.communicate(timeout=support_daemon.PATIENCE_SECONDS)
+    assert process.returncode == 130
+    assert complaints == ""
+    assert '"ended"' in rest.splitlines()[-1]
+
+
+def test_raw_samples_are_read_from_standard_input(model, tmp_path):
+    tone = np.sin(2 * np.pi * 200 * np.arange(8000 * 6) / 8000)
+    raw_input = ["--source", "-", "--rate", "8000", "--channels", "2"]
+    raw = np.repeat((tone * 20000).astype("<i2"), 2).tobytes()
+    result = subprocess.run(
+        [*support_daemon.COMMAND, *FAST_JSON, *raw_input, "--model", model],
+        env=support_daemon.environment(tmp_path),
+        input=raw,
+        capture_output=True,
+        timeout=support_daemon.PATIENCE_SECONDS,
+    )
+    frames = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [f["genre"] for f in frames if f["type"] == "prediction"][-1] == "low"
+    assert result.returncode == 0
