@@ -380,20 +380,21 @@ class _Training:
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         started = time.perf_counter()
         in_step = 0.0
-        logs: dict[str, Any] = {}
-        self.network.reset_metrics()
-        for step, batch in enumerate(self.windows.epoch(epoch), start=1):
+        steps: list[dict[str, float]] = []
+        for number, batch in enumerate(self.windows.epoch(epoch), start=1):
             before = time.perf_counter()
             logs = self.network.train_on_batch(
                 batch.windows, batch.targets, sample_weight=batch.weights, return_dict=True
             )
             in_step += time.perf_counter() - before
-            self._show_step(epoch, step, float(logs["loss"]))
+            # Keras resets its metrics with every call: these are the step's own.
+            steps.append({name: float(value) for name, value in logs.items()})
+            self._show_step(epoch, number, steps[-1]["loss"])
         seconds = time.perf_counter() - started
         self.progress.seconds += seconds
         return {
-            "loss": float(logs["loss"]),
-            "accuracy": float(logs["accuracy"]),
+            "loss": float(np.mean([step["loss"] for step in steps])),
+            "accuracy": float(np.mean([step["accuracy"] for step in steps])),
             "learning_rate": float(
                 keras.ops.convert_to_numpy(self.network.optimizer.learning_rate)
             ),
