@@ -1,0 +1,31 @@
+"""The network never waits for its windows."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support_pictures import write_pictures
+
+from streamer.spectrogram import SpectrogramSpec
+
+
+@pytest.mark.benchmark
+def test_over_nine_tenths_of_an_epoch_is_spent_in_the_training_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_pictures(tmp_path / "data", tracks=12, frames=387, spec=SpectrogramSpec())
+    # The frozen backbone makes the shortest step there is: the hardest case for the windows.
+    command = [sys.executable, "-m", "trainer.cli", "fit", "--data", str(data), "--split"]
+    command += ["stratified", "--weights", "none", "--epochs", "0", "--head-epochs", "2"]
+    subprocess.run([*command, "--out", str(tmp_path / "run")], check=True, env=os.environ.copy())
+    with (tmp_path / "run" / "history.csv").open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    share = float(last["step_seconds"]) / float(last["seconds"])
+    with capsys.disabled():
+        print(f"\ntraining step: {share:.1%} of an epoch's time")
+    assert share > 0.9
