@@ -31,7 +31,7 @@ def redact(text: str) -> str:
 def _redact_url(url: str) -> str:
     scheme, rest = url.split("://", 1)
     authority, slash, path = rest.partition("/")
-    if re.search(r":\D", authority) and "@" not in authority and "@" in path:
+    if ":" in authority and "@" not in authority and re.search(r"[^/]@", path):
         # A slash inside a password that was not escaped.
         authority, slash, path = rest.rpartition("@")[2].partition("/")
     host = authority.rpartition("@")[2]

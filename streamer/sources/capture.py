@@ -266,7 +266,8 @@ def _explain(error: Exception, name: str, rate: int, channels: int) -> str:
         return f"'{name}' does not record at {rate} Hz; leave the rate out or choose another"
     if code == _BAD_CHANNELS:
         return f"'{name}' does not record {channels} channels; leave that out or ask for fewer"
-    return f"'{name}' cannot be opened: {error.args[0] if error.args else error}"
+    host = error.args[2][2] if len(error.args) > 2 else ""
+    return f"'{name}' cannot be opened: {host or error}"
 
 
 def _end_with_parent() -> None:

@@ -71,6 +71,8 @@ class Resource:
     """Where it was found after redirects."""
     stream: HttpStream
     """Its bytes."""
+    is_audio: bool
+    """Whether its type says that it is nothing but audio."""
     is_file: bool
     """Whether it has a length, so that it ends and can be sought in."""
     is_playlist: bool
@@ -112,6 +114,7 @@ def open_resource(url: str, timeout: float, gone: Collection[int] = GONE) -> Res
     return Resource(
         url=_with_credentials(response.url, url),
         stream=HttpStream(response, int(interval) if interval.isdecimal() else 0, timeout),
+        is_audio=headers.get_content_maintype() == "audio",
         is_file="content-length" in headers and not interval,
         is_playlist=bool(_PLAYLIST_TYPES.search(headers.get_content_type()))
         or (path.endswith(ENDINGS) and not _is_audio(headers)),
@@ -176,6 +179,7 @@ class HttpStream:
         self._until_metadata = interval
         self._position = 0
         self._titles: deque[tuple[int, str | None]] = deque([(0, None)])
+        self._first = True
 
     def read(self, size: int) -> bytes:
         """Return up to `size` audio bytes as soon as there are any; none at the end."""
@@ -228,6 +232,10 @@ class HttpStream:
         self._until_metadata = self._interval
         found = re.search(rb"StreamTitle='(.*?)';(?:\w+=|\0|$)", metadata, re.DOTALL)
         if found:
+            if self._first:
+                # It was playing when we came; only nobody had told us yet.
+                self._titles.clear()
+            self._first = False
             self._titles.append((self._position, _text(found.group(1))))
 
 

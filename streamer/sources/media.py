@@ -22,6 +22,8 @@ QUIET_SECONDS = 10.0
 """A connection that brings no byte for so long is broken."""
 HLS_QUIET_FACTOR = 3.0
 """HLS brings whole segments of up to 10 s: no new one for this many `QUIET_SECONDS` is broken."""
+AUDIO_PROBE_BYTES = "16384"
+"""What FFmpeg looks at before it plays a radio; by default it waits for eight times as much."""
 PLAYLISTS = 16
 """How many playlists may lead to one another before that counts as going in circles."""
 
@@ -158,8 +160,11 @@ class MediaSource(ThreadedSource):
 
     def _open_stream(self, resource: Resource) -> _Opened:
         shown = redact(resource.url)
+        options = {"probesize": AUDIO_PROBE_BYTES} if resource.is_audio else {}
         try:
-            container = av.open(resource.stream, mode="r", metadata_errors="replace")
+            container = av.open(
+                resource.stream, mode="r", options=options, metadata_errors="replace"
+            )
         except av.FFmpegError as error:
             resource.stream.close()
             raise self._failure(shown, error) from None

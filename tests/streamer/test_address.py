@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.sources.address import default_name, is_url, redact, split_name
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://host/live", "http://host/live"),
+        ("http://me:secret@host:8000/live", "http://host:8000/live"),
+        ("http://me:sec/ret@host:8000/live", "http://host:8000/live"),
+        ("http://me:sec?ret@host/live", "http://host/live"),
+        ("http://me:s@cret@host/live", "http://host/live"),
+        ("https://host/a?token=secret", "https://host/a?…"),
+        ("https://host/a#secret", "https://host/a#…"),
+        ("https://host/@user/stream", "https://host/@user/stream"),
+        ("rtsp://cam:secret@10.0.0.1:554/1?k=secret: refused", "rtsp://10.0.0.1:554/1?…: refused"),
+        ("a http://u:secret@b/ and https://c/?secret", "a http://b/ and https://c/?…"),
+    ],
+)
+def test_credentials_and_queries_are_not_shown(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
+@given(st.text(st.characters(categories=["L", "N"]), min_size=8), st.sampled_from("/?#:@!$&="))
+def test_no_password_is_shown_whatever_is_in_it(letters: str, mark: str) -> None:
+    password = f"{letters}{mark}{letters}"
+    assert letters not in redact(f"cannot open http://me:{password}@host.example:8000/live: no")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "location"),
+    [
+        ("radio=https://host/live?a=b", "radio", "https://host/live?a=b"),
+        ("https://host/live?a=b", None, "https://host/live?a=b"),
+        ("song.flac", None, "song.flac"),
+        ("my kitchen=song.flac", "my kitchen", "song.flac"),
+        ("stdin=-", "stdin", "-"),
+        ("./a=b.flac", None, "./a=b.flac"),
+        ("sysdefault:CARD=PCH", None, "sysdefault:CARD=PCH"),
+        ("=song.flac", None, "=song.flac"),
+        ("radio=", None, "radio="),
+    ],
+)
+def test_a_name_stands_before_the_first_equals_sign(
+    text: str, name: str | None, location: str
+) -> None:
+    assert split_name(text) == (name, location)
+
+
+def test_a_file_that_exists_needs_no_name_for_its_equals_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b.flac").touch()
+    assert split_name("a=b.flac") == (None, "a=b.flac")
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [
+        ("/music/My Song.flac", "My Song"),
+        ("file:///music/My%20Song.flac", "My Song"),
+        ("http://me:secret@host:8000/live.mp3?token=1", "host:8000/live.mp3"),
+        ("udp://@239.0.0.1:1234", "239.0.0.1:1234"),
+    ],
+)
+def test_a_source_without_a_name_is_named_after_its_location(location: str, name: str) -> None:
+    assert default_name(location) == name
+
+
+def test_a_drive_letter_is_no_scheme() -> None:
+    assert not is_url(r"C:\music\song.flac")
+    assert is_url("rtsp://host/")

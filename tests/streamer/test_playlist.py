@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from streamer.sources import playlist
+
+
+def test_an_m3u_lists_its_lines_without_comments() -> None:
+    text = "\ufeff#EXTM3U\r\n#EXTINF:-1,A radio\r\nhttp://a/live\r\n\r\nsong.mp3\r\n"
+    assert playlist.entries(text) == ["http://a/live", "song.mp3"]
+
+
+def test_a_pls_lists_its_files_by_their_numbers() -> None:
+    text = (
+        "[playlist]\nFile10=http://c/\nfile2 = http://b/ \nTitle2=x\nFile1=http://a/\nVersion=2\n"
+    )
+    assert playlist.entries(text) == ["http://a/", "http://b/", "http://c/"]
+
+
+def test_an_hls_playlist_is_told_from_a_list_of_songs() -> None:
+    assert playlist.is_hls("#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\n1.ts\n")
+    assert not playlist.is_hls("#EXTM3U\n#EXTINF:123,A song\nsong.mp3\n")
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        ("live.mp3", "http://host/radio/live.mp3"),
+        ("/live.mp3", "http://host/live.mp3"),
+        ("https://other/live", "https://other/live"),
+        ("rtsp://other/live", "rtsp://other/live"),
+        ("file:///etc/passwd", None),
+        ("concat:/etc/passwd", None),
+    ],
+)
+def test_a_playlist_from_the_network_leads_only_into_the_network(
+    entry: str, found: str | None
+) -> None:
+    assert playlist.resolve(entry, "http://host/radio/list.m3u") == found

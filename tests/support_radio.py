@@ -1,0 +1,150 @@
+"""A real radio for tests: Icecast, fed by ffmpeg."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 60.0
+"""Seconds that tests wait for what must happen; nothing is decided by it when all goes well."""
+
+CONFIGURATION = """
+<icecast>
+  <location>test</location><admin>test</admin><hostname>127.0.0.1</hostname>
+  <limits><burst-size>32768</burst-size></limits>
+  <authentication>
+    <source-password>secret</source-password>
+    <admin-user>admin</admin-user><admin-password>secret</admin-password>
+  </authentication>
+  <listen-socket><port>{port}</port><bind-address>127.0.0.1</bind-address></listen-socket>
+  <paths>
+    <basedir>/usr/share/icecast2</basedir><logdir>{logs}</logdir>
+    <webroot>/usr/share/icecast2/web</webroot><adminroot>/usr/share/icecast2/admin</adminroot>
+  </paths>
+  <logging><accesslog>access.log</accesslog><errorlog>error.log</errorlog></logging>
+  <security>{owner}</security>
+</icecast>
+"""
+AS_NOBODY = "<changeowner><user>nobody</user><group>nogroup</group></changeowner>"
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def need(*programs: str) -> None:
+    """Skip the test if a program is missing."""
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}; see .ci/apt-packages")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that we started, stopped or not."""
+    process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait()
+
+
+class Radio:
+    """An Icecast server with one mount, and the ffmpeg that feeds it."""
+
+    def __init__(self, folder: Path, song: Path) -> None:
+        self.port = free_port()
+        self.song = song
+        self._folder = folder
+        self.server: subprocess.Popen[bytes] | None = None
+        self.feeder: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/live"
+
+    def start_server(self) -> None:
+        logs = self._folder / "logs"
+        logs.mkdir(exist_ok=True)
+        logs.chmod(0o777)
+        root = self._folder.owner() == "root"
+        configuration = self._folder / "icecast.xml"
+        configuration.write_text(
+            CONFIGURATION.format(port=self.port, logs=logs, owner=AS_NOBODY if root else "")
+        )
+        for folder in self._folder.parents if root else ():
+            if folder.owner() == "root" and str(folder).startswith("/tmp/"):
+                folder.chmod(folder.stat().st_mode | 0o011)
+        self.server = subprocess.Popen(
+            ["icecast2", "-c", str(configuration)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._wait(f"http://127.0.0.1:{self.port}/status-json.xsl")
+
+    def start_feeding(
+        self, *encoder: str, content_type: str = "audio/mpeg", container: str = "mp3"
+    ) -> None:
+        encode = encoder or ("-c:a", "libmp3lame", "-b:a", "64k")
+        play = ("ffmpeg", "-v", "error", "-re", "-stream_loop", "-1", "-i", str(self.song))
+        target = f"icecast://source:secret@127.0.0.1:{self.port}/live"
+        self.feeder = subprocess.Popen(
+            [*play, *encode, "-content_type", content_type, "-f", container, target],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._wait(self.url)
+
+    def set_title(self, title: str) -> None:
+        query = urllib.parse.urlencode({"mount": "/live", "mode": "updinfo", "song": title})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/admin/metadata?{query}",
+            headers={"Authorization": "Basic " + base64.b64encode(b"admin:secret").decode()},
+        )
+        urllib.request.urlopen(request, timeout=PATIENCE).close()
+
+    def stop_server(self) -> None:
+        if self.server is not None:
+            end(self.server)
+        self.server = None
+        self.stop_feeding()
+
+    def stop_feeding(self) -> None:
+        if self.feeder is not None:
+            end(self.feeder)
+        self.feeder = None
+
+    def _wait(self, url: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                urllib.request.urlopen(url, timeout=PATIENCE).close()
+                return
+            except (urllib.error.URLError, OSError):
+                assert time.monotonic() < deadline, f"{url} did not come up"
+                time.sleep(0.1)
+
+
+@contextmanager
+def radio(folder: Path, song: Path) -> Iterator[Radio]:
+    """Run an Icecast server that plays `song` over and over."""
+    need("icecast2", "ffmpeg")
+    station = Radio(folder, song)
+    try:
+        station.start_server()
+        station.start_feeding()
+        yield station
+    finally:
+        station.stop_server()
