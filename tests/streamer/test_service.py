@@ -1,0 +1,314 @@
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import support_daemon
+from support_daemon import PATIENCE_SECONDS, ServiceManager, daemon
+from support_model import make_model
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model") / "thirds.onnx")
+
+
+@pytest.fixture(scope="module")
+def tone(tmp_path_factory):
+    return support_daemon.write_tone(tmp_path_factory.mktemp("tone") / "tone.flac", (4000, 30.0))
+
+
+@pytest.fixture
+def manager(tmp_path):
+    listening = ServiceManager(tmp_path / "notify")
+    yield listening
+    listening.close()
+
+
+@contextmanager
+def client(port):
+    with connect(f"ws://127.0.0.1:{port}/") as connection:
+        yield connection
+
+
+def frames(connection, wanted):
+    """The frames up to the first that is wanted."""
+    heard = []
+    while not heard or not wanted(heard[-1]):
+        heard.append(json.loads(connection.recv(timeout=PATIENCE_SECONDS)))
+    return heard
+
+
+def is_prediction(frame):
+    return frame["type"] == "prediction"
+
+
+def test_the_service_manager_hears_status_ready_and_watchdog_in_this_order(
+    model, tone, manager, tmp_path
+):
+    variables = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "30000000"}
+    arguments = ("--model", model, "--source", f"t={tone}", "--loop")
+    with daemon(tmp_path, *arguments, variables=variables) as running:
+        before = manager.wait_for("READY=1")
+        assert before == ["STATUS=loading the model", "READY=1"]
+        with client(running.port) as connection:
+            assert frames(connection, lambda frame: True)[0]["type"] == "hello"
+        assert "WATCHDOG=1" in manager.wait_for("STATUS=t: high")
+        running.signal(signal.SIGTERM)
+        assert manager.wait_for("STOPPING=1")
+        assert running.wait() == 0
+
+
+def test_a_faulty_model_is_refused_before_ready(manager, tmp_path):
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    arguments = ("--model", tmp_path / "broken.onnx", "--source", "demo")
+    with daemon(tmp_path, *arguments, variables={"NOTIFY_SOCKET": str(manager.path)}) as running:
+        assert running.wait() == 2
+    assert running.log.startswith("genre-stream: ")
+    assert running.log.count("\n") == 1
+    assert manager.heard_for(0.1) == ["STATUS=loading the model"]
+
+
+@contextmanager
+def feeder(sound):
+    """A process that sends raw samples in real time, as a capture program would."""
+    program = ["ffmpeg", "-v", "error", "-re", "-f", "lavfi", "-i", sound]
+    process = subprocess.Popen(
+        [*program, "-ac", "1", "-ar", "22050", "-f", "s16le", "-"], stdout=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+RAW = ("--source", "in=-", "--rate", "22050", "--channels", "1", "--hop-seconds", "0.5")
+
+
+def test_the_watchdog_stops_with_the_decisions_and_comes_back_with_them(model, manager, tmp_path):
+    variables = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}
+    with (
+        feeder("sine=frequency=4000") as process,
+        daemon(
+            tmp_path, "--model", model, *RAW, stdin=process.stdout, variables=variables
+        ) as running,
+    ):
+        manager.wait_for("STATUS=in: high")
+        assert "WATCHDOG=1" in manager.heard_for(2.0)
+        process.send_signal(signal.SIGSTOP)
+        running.wait_for_line(lambda line: "stalled" in line)
+        manager.wait_for("STATUS=in: stalled")
+        manager.heard_for(1.0)
+        assert "WATCHDOG=1" not in manager.heard_for(3.0)
+        process.send_signal(signal.SIGCONT)
+        manager.wait_for("WATCHDOG=1")
+
+
+def test_the_watchdog_goes_on_in_silence(model, manager, tmp_path):
+    variables = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}
+    with (
+        feeder("anullsrc=r=22050") as process,
+        daemon(tmp_path, "--model", model, *RAW, stdin=process.stdout, variables=variables),
+    ):
+        manager.wait_for("STATUS=in: silence")
+        heard = manager.heard_for(6.0)
+        assert heard.count("WATCHDOG=1") >= 5
+
+
+def test_a_connection_made_before_the_start_is_answered_on_the_socket_of_systemd(
+    model, tone, tmp_path
+):
+    launcher = (
+        "import os, sys; os.dup2(int(os.environ['FROM']), 3);"
+        "os.environ['LISTEN_PID'] = str(os.getpid());"
+        "os.execv(sys.executable, [sys.executable, '-m', 'streamer.cli', *sys.argv[1:]])"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        early = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
+        early.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with daemon(
+            tmp_path,
+            *("--model", model, "--source", f"t={tone}"),
+            command=(sys.executable, "-c", launcher),
+            pass_fds=(listening.fileno(),),
+            variables={"LISTEN_FDS": "1", "FROM": str(listening.fileno())},
+        ) as running:
+            assert early.recv(9) == b"HTTP/1.1 "
+            assert running.port == port
+        early.close()
+
+
+def test_sigterm_ends_open_segments_tells_clients_1001_and_leaves_with_0(model, tone, tmp_path):
+    database = tmp_path / "heard.db"
+    arguments = ("--model", model, "--source", f"t={tone}", "--history", database)
+    with daemon(tmp_path, *arguments) as running, client(running.port) as connection:
+        frames(connection, is_prediction)
+        running.signal(signal.SIGTERM)
+        last = frames(connection, lambda frame: frame["type"] == "segment" and frame["final"])
+        assert last[-1]["end"] > 0
+        with pytest.raises(ConnectionClosed) as closing:
+            frames(connection, lambda frame: False)
+        assert closing.value.rcvd.code == 1001
+        assert running.wait() == 0
+    assert "ending as it stands" not in running.log
+    kept = support_daemon.run(tmp_path, "history", database, "--csv").stdout
+    assert "high" in kept
+
+
+def test_a_second_signal_ends_it_at_once(model, tone, tmp_path):
+    with (
+        daemon(tmp_path, "--model", model, "--source", f"t={tone}") as running,
+        socket.create_connection(("127.0.0.1", running.port)) as never_closes,
+    ):
+        never_closes.sendall(
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        assert b"101" in never_closes.recv(100)
+        running.signal(signal.SIGTERM)
+        running.wait_for_line(lambda line: "SIGTERM: stopping" in line)
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 128 + signal.SIGTERM
+
+
+def test_when_every_file_has_ended_it_ends_with_0(model, tmp_path):
+    short = support_daemon.write_tone(tmp_path / "short.flac", (4000, 5.0))
+    with daemon(tmp_path, "--model", model, "--source", short, "--fast") as running:
+        assert running.wait() == 0
+    assert "short: ended" in running.log
+
+
+def test_when_every_file_is_over_and_one_failed_it_says_which_and_ends_with_1(model, tmp_path):
+    short = support_daemon.write_tone(tmp_path / "short.flac", (4000, 5.0))
+    (tmp_path / "text.wav").write_text("no sound")
+    arguments = ("--source", short, "--source", tmp_path / "text.wav", "--fast")
+    with daemon(tmp_path, "--model", model, *arguments) as running:
+        assert running.wait() == 1
+    assert running.lines[-1].startswith("genre-stream: text: ")
+
+
+def test_a_port_that_is_taken_is_one_line_and_status_1(model, tone, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        arguments = ("--model", model, "--source", tone, "--port", port)
+        with daemon(tmp_path, *arguments) as running:
+            assert running.wait() == 1
+    assert running.log.startswith(f"genre-stream: cannot listen on 127.0.0.1:{port}: ")
+    assert running.log.endswith("already in use; choose another --host or --port\n")
+    assert running.log.count("\n") == 1
+
+
+def test_sighup_adds_removes_and_changes_sources_without_touching_the_others(
+    model, tone, tmp_path, manager
+):
+    other = support_daemon.write_tone(tmp_path / "other.flac", (200, 30.0))
+    config = tmp_path / "config.toml"
+
+    def settle(*sources, more=""):
+        config.write_text(f"source = {json.dumps(sources)}\nloop = true\n{more}\n")
+
+    settle(f"stays={tone}", f"leaves={tone}", f"changes={tone}")
+    arguments = ("--model", model, "--config", config)
+    variables = {"NOTIFY_SOCKET": str(manager.path)}
+    with daemon(tmp_path, *arguments, variables=variables) as running:
+        with client(running.port) as connection:
+            frames(connection, is_prediction)
+            settle(f"stays={tone}", f"comes={tone}", f"changes={other}", more="threads = 2")
+            manager.wait_for("READY=1")
+            running.signal(signal.SIGHUP)
+            manager.wait_for("RELOADING=1")
+            manager.wait_for("READY=1")
+            news = frames(
+                connection, lambda frame: is_prediction(frame) and frame["source"] == "comes"
+            )
+            news += frames(
+                connection, lambda frame: is_prediction(frame) and frame["genre"] == "low"
+            )
+        with client(running.port) as connection:
+            hello = frames(connection, lambda frame: True)[0]
+    of = {name: [frame for frame in news if frame.get("source") == name] for name in NAMES}
+    assert {source["name"] for source in hello["sources"]} == {"stays", "comes", "changes"}
+    assert [frame["state"] for frame in of["leaves"] if frame["type"] == "source"] == ["ended"]
+    assert not [frame for frame in of["stays"] if frame["type"] == "source"]
+    numbers = [frame["seq"] for frame in of["stays"] if is_prediction(frame)]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert news[-1]["source"] == "changes"
+    assert "threads: changed settings that hold after a restart" in running.log
+
+
+NAMES = ("stays", "leaves", "changes", "comes")
+
+
+def test_sighup_with_a_faulty_file_changes_nothing(model, tone, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text(f'source = "t={tone}"\nloop = true\n')
+    arguments = ("--model", model, "--config", config)
+    with daemon(tmp_path, *arguments) as running, client(running.port) as connection:
+        frames(connection, is_prediction)
+        config.write_text(f'source = "t={tone}"\nlop = true\n')
+        running.signal(signal.SIGHUP)
+        line = running.wait_for_line(lambda line: "settings not read again" in line)
+        assert "unknown setting (did you mean loop?)" in line
+        config.write_text("")
+        running.signal(signal.SIGHUP)
+        running.wait_for_line(lambda line: "nothing to hear is left" in line)
+        frames(connection, is_prediction)
+
+
+def test_sigusr1_describes_every_thread_and_queue(model, tone, tmp_path):
+    arguments = ("--model", model, "--source", f"t={tone}", "--history", tmp_path / "heard.db")
+    with daemon(tmp_path, *arguments) as running:
+        running.wait_for_line(lambda line: "t: live" in line)
+        running.signal(signal.SIGUSR1)
+        running.wait_for_line(lambda line: line.startswith("history: "))
+        for start in ("thread listener t: ", "thread history: ", "source ", "mailbox: 0 wait"):
+            running.wait_for_line(lambda line, start=start: start in line)
+
+
+def test_in_a_terminal_it_shows_the_address_and_one_live_line(model, tone, tmp_path):
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [*support_daemon.COMMAND, "--port", "0", "--model", model, "--source", f"t={tone}"],
+        env=support_daemon.environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        stderr=follower,
+    )
+    os.close(follower)
+    screen = ""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while "dBFS" not in screen and time.monotonic() < deadline:
+        screen += os.read(leader, 4096).decode(errors="replace")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE_SECONDS) == 0
+    os.close(leader)
+    assert "Dashboard: http://127.0.0.1:" in screen
+    assert "high" in screen
+
+
+def test_a_port_that_everybody_reaches_without_a_token_is_warned_of(model, tone, tmp_path):
+    arguments = ("--model", model, "--source", f"t={tone}", "--host", "0.0.0.0")
+    with daemon(tmp_path, *arguments) as running:
+        running.wait_for_line(lambda line: "WARNING" in line and "set token_file" in line)
+
+
+def test_the_token_of_systemds_credentials_is_asked_for(model, tone, tmp_path):
+    (tmp_path / "token").write_text("open sesame\n")
+    variables = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    arguments = ("--model", model, "--source", f"t={tone}")
+    with daemon(tmp_path, *arguments, variables=variables) as running:
+        with pytest.raises(Exception, match="401"), client(running.port):
+            pass
+        address = f"ws://127.0.0.1:{running.port}/"
+        with connect(address, additional_headers={"Authorization": "Bearer open sesame"}):
+            pass
