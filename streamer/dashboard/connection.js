@@ -1,0 +1,113 @@
+/** The WebSocket: opened, watched, and opened again for as long as the page is there. */
+
+const FIRST_DELAY_MS = 500;
+const LONGEST_DELAY_MS = 15_000;
+/** The daemon sends a heartbeat after 15 s without another frame, so three missed ones mean a dead link. */
+const SILENCE_MS = 45_000;
+
+const here = new URL(".", location.href);
+const token = new URLSearchParams(location.search).get("token");
+
+function socketAddress() {
+  const address = new URL(here);
+  address.protocol = here.protocol === "https:" ? "wss:" : "ws:";
+  if (token !== null) address.searchParams.set("token", token);
+  return address;
+}
+
+/** Fetch `path` of the daemon's HTTP interface, with the page's token. */
+export function fetchFromDaemon(path) {
+  const headers = token === null ? {} : { Authorization: `Bearer ${token}` };
+  return fetch(new URL(path, here), { headers, cache: "no-store" });
+}
+
+/**
+ * One connection that comes back by itself.
+ *
+ * `onMessage(message)` gets every parsed frame. `onState(state, seconds)` gets "connecting",
+ * "open" (the daemon has said hello), "waiting" (`seconds` until the next try) or "refused"
+ * (the token is missing or wrong; tried again like "waiting").
+ */
+export class Connection {
+  #onMessage;
+  #onState;
+  #socket = null;
+  #delay = FIRST_DELAY_MS;
+  #retry = 0;
+  #watch = 0;
+  #greeted = false;
+
+  constructor(onMessage, onState = () => {}) {
+    this.#onMessage = onMessage;
+    this.#onState = onState;
+    addEventListener("online", () => this.#hurry());
+    document.addEventListener("visibilitychange", () => this.#hurry());
+  }
+
+  open() {
+    clearTimeout(this.#retry);
+    this.#retry = 0;
+    this.#onState("connecting");
+    this.#greeted = false;
+    const socket = new WebSocket(socketAddress());
+    this.#socket = socket;
+    socket.onmessage = (event) => this.#take(event.data);
+    socket.onclose = () => this.#lose();
+    this.#expectFrames();
+  }
+
+  /** Close for good, until `open` is called again. */
+  close() {
+    clearTimeout(this.#retry);
+    this.#retry = 0;
+    this.#drop();
+  }
+
+  /** Send `message` if the connection is open; the caller sends again after the next hello. */
+  send(message) {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
+  }
+
+  #take(text) {
+    this.#expectFrames();
+    const message = JSON.parse(text);
+    if (message.type === "hello") {
+      this.#delay = FIRST_DELAY_MS;
+      this.#greeted = true;
+      this.#onState("open");
+    }
+    this.#onMessage(message);
+  }
+
+  #expectFrames() {
+    clearTimeout(this.#watch);
+    this.#watch = setTimeout(() => this.#lose(), SILENCE_MS);
+  }
+
+  #drop() {
+    clearTimeout(this.#watch);
+    if (this.#socket === null) return;
+    this.#socket.onmessage = this.#socket.onclose = null;
+    this.#socket.close();
+    this.#socket = null;
+  }
+
+  #lose() {
+    this.#drop();
+    const wait = this.#delay * (0.75 + Math.random() / 2);
+    this.#delay = Math.min(this.#delay * 2, LONGEST_DELAY_MS);
+    this.#retry = setTimeout(() => this.open(), wait);
+    this.#onState("waiting", wait / 1000);
+    if (!this.#greeted) this.#askWhy();
+  }
+
+  /** A browser does not say why a handshake failed; an ordinary request does. */
+  async #askWhy() {
+    const answer = await fetchFromDaemon("api/state").catch(() => null);
+    if (this.#retry && (answer?.status === 401 || answer?.status === 403)) this.#onState("refused");
+  }
+
+  #hurry() {
+    if (this.#retry && !document.hidden) this.open();
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * Colours: of labels, of the states that are not music, and of spectrogram levels.
+ *
+ * The ten label colours are those of M. A. Petroff, "Accessible Color Sequences for Data
+ * Visualization", 2021 (arXiv:2107.02270): chosen to stay apart for people with a colour vision
+ * deficiency. They never stand alone: a name is always beside them.
+ */
+
+const COLOURS = [
+  "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
+  "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+];
+
+/** Colours that fit a name (steel for metal, saddle brown for country); any other label takes a free one. */
+const FITTING = {
+  blues: "#3f90da", classical: "#b9ac70", country: "#a96b59", disco: "#e76300", hiphop: "#832db6",
+  jazz: "#92dadd", metal: "#717581", pop: "#ffa90e", reggae: "#94a4a2", rock: "#bd1f01",
+};
+
+/** Of black and white one always has a contrast above 4.5 (AA), whatever the colour. */
+const DARK_INK = "#000000";
+const LIGHT_INK = "#ffffff";
+
+/**
+ * Give every label a colour, the same one on every page that shows the same labels.
+ *
+ * From the eleventh label on the colours come again, striped.
+ *
+ * @param {string[]} labels the model's labels, in its order
+ * @returns {Map<string, {colour: string, ink: string, striped: boolean}>}
+ */
+export function assignColours(labels) {
+  const first = labels.slice(0, COLOURS.length);
+  const fitting = new Map(first.filter((label) => Object.hasOwn(FITTING, label)).map((label) => [label, FITTING[label]]));
+  const free = COLOURS.filter((colour) => ![...fitting.values()].includes(colour));
+  const paints = new Map();
+  labels.forEach((label, index) => {
+    const striped = index >= COLOURS.length;
+    const colour = striped ? COLOURS[index % COLOURS.length] : (fitting.get(label) ?? free.shift());
+    paints.set(label, { colour, ink: inkOn(colour), striped });
+  });
+  return paints;
+}
+
+/** Relative luminance as WCAG 2 defines it, 0 (black) to 1 (white), of "#rrggbb". */
+export function luminance(colour) {
+  const [red, green, blue] = [1, 3, 5].map((at) => {
+    const value = parseInt(colour.slice(at, at + 2), 16) / 255;
+    return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+}
+
+/** Contrast ratio of two colours as WCAG 2 defines it, 1 to 21. */
+export function contrast(one, other) {
+  const [dark, light] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+  return (light + 0.05) / (dark + 0.05);
+}
+
+/** The text colour, dark or light, that is easier to read on `colour`. */
+function inkOn(colour) {
+  return contrast(colour, DARK_INK) >= contrast(colour, LIGHT_INK) ? DARK_INK : LIGHT_INK;
+}
+
+/** Magma (S. van der Walt, N. Smith), even in lightness and so readable without colour vision, at nine points. */
+const MAGMA = [
+  [0, 0, 4], [29, 17, 71], [81, 18, 124], [130, 38, 129], [182, 54, 121],
+  [230, 81, 100], [251, 136, 97], [254, 194, 135], [252, 253, 191],
+];
+
+/**
+ * A colour for each of the 256 spectrogram levels.
+ *
+ * @param {boolean} dark loud is light on a dark page, dark on a light one
+ * @returns {Uint32Array} 256 pixels in the byte order of ImageData (little endian)
+ */
+export function levelPixels(dark) {
+  const pixels = new Uint32Array(256);
+  for (let level = 0; level < 256; level++) {
+    const place = ((dark ? level : 255 - level) / 255) * (MAGMA.length - 1);
+    const below = Math.min(Math.floor(place), MAGMA.length - 2);
+    const [red, green, blue] = MAGMA[below].map((value, channel) =>
+      Math.round(value + (MAGMA[below + 1][channel] - value) * (place - below)),
+    );
+    pixels[level] = (255 << 24) | (blue << 16) | (green << 8) | red;
+  }
+  return pixels;
+}

@@ -1,0 +1,27 @@
+/** Numbers, times and names as people read them. */
+
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+
+/** A probability as a whole percentage. */
+export function percent(probability) {
+  return `${Math.round(probability * 100)}%`;
+}
+
+/** Milliseconds since 1970 as the reader's clock shows them. */
+export function clockTime(time) {
+  return clock.format(time);
+}
+
+/** A length in milliseconds, in its two largest units. */
+export function duration(milliseconds) {
+  const seconds = Math.max(0, Math.round(milliseconds / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${String(seconds % 60).padStart(2, "0")} s`;
+  return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
+}
+
+/** A label with a capital first letter. */
+export function capital(label) {
+  return label.charAt(0).toUpperCase() + label.slice(1);
+}
