@@ -144,7 +144,7 @@ class Pages:
         if path == "/metrics" and self._metrics is not None:
             return self._metrics_page(single(request.headers, "Accept") or "")
         if path == "/api/state":
-            return json_page(self._hub.state())
+            return json_page(self._hub.state() | {"history": self._history is not None})
         if path == "/api/history":
             return await self._history_page(query, single(request.headers, "Accept") or "")
         return text_page(404, "there is no such page; see / /healthz /metrics /api/state")
