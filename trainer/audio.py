@@ -83,9 +83,10 @@ def _decode_with_ffmpeg(path: Path, sample_rate: int) -> Samples:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 raise AudioError("no audio in it")
-            resampler = av.AudioResampler("flt", "mono", sample_rate)
+            # Channels are averaged here: FFmpeg's own mono is their sum over the root of two.
+            resampler = av.AudioResampler("fltp", rate=sample_rate)
             blocks = [
-                block.to_ndarray()[0]
+                block.to_ndarray().mean(axis=0)
                 for frame in itertools.chain(container.decode(audio=0), (None,))
                 for block in resampler.resample(frame)
             ]

@@ -1,0 +1,313 @@
+"""Finding tracks, and dividing them so that no accuracy flatters."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support_pictures import write_pictures
+
+from trainer.gtzan import (
+    DatasetError,
+    Split,
+    Track,
+    check_genres,
+    fault_filtered_names,
+    find_background,
+    find_tracks,
+    is_picture_folder,
+    split_tracks,
+    without_faults,
+)
+from trainer.pictures import write_picture
+
+GENRES = (
+    "blues classical country disco hiphop jazz metal pop reggae rock".split()  # noqa: SIM905
+)
+
+
+def tracks_named(names: Iterable[str]) -> list[Track]:
+    return [Track(name, name.partition(".")[0], Path(f"{name}.png")) for name in names]
+
+
+def gtzan() -> list[Track]:
+    return tracks_named(f"{genre}.{number:05}" for genre in GENRES for number in range(100))
+
+
+def own_tracks(genres: dict[str, int]) -> list[Track]:
+    return tracks_named(
+        f"{genre}.{number:05}" for genre, count in genres.items() for number in range(count)
+    )
+
+
+def names_of(split: Split) -> list[set[str]]:
+    return [{track.name for track in tracks} for tracks in split.sets().values()]
+
+
+def assert_disjoint(split: Split) -> None:
+    for one, other in itertools.combinations(names_of(split), 2):
+        assert not one & other
+    for tracks in split.sets().values():
+        assert len({track.name for track in tracks}) == len(tracks)
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"something")
+
+
+def test_tracks_are_found_by_genre_whatever_the_genres_are_called(tmp_path: Path) -> None:
+    touch(tmp_path, "Drum & Bass/a.mp3", "Drum & Bass/b.FLAC", "fado/fado.00001.au", "fado/x.txt")
+    touch(tmp_path, "loose.wav", ".hidden/a.wav", "__MACOSX/a.wav")
+    tracks, skipped = find_tracks(tmp_path)
+    assert [track.name for track in tracks] == ["Drum & Bass/a", "Drum & Bass/b", "fado.00001"]
+    assert [track.genre for track in tracks] == ["Drum & Bass", "Drum & Bass", "fado"]
+    assert not skipped
+
+
+def test_empty_and_appledouble_files_are_skipped_with_their_reason(tmp_path: Path) -> None:
+    touch(tmp_path, "pop/good.wav", "pop/._good.wav")
+    (tmp_path / "pop" / "nothing.wav").touch()
+    tracks, skipped = find_tracks(tmp_path)
+    assert [track.name for track in tracks] == ["pop/good"]
+    assert {entry.path.name: entry.reason for entry in skipped} == {
+        "._good.wav": "AppleDouble file of macOS, not audio",
+        "nothing.wav": "empty file",
+    }
+
+
+def test_two_files_of_one_name_do_not_become_one_track(tmp_path: Path) -> None:
+    touch(tmp_path, "pop/song.mp3", "pop/song.wav", "rock/song.wav")
+    tracks, skipped = find_tracks(tmp_path)
+    assert [track.name for track in tracks] == ["pop/song", "rock/song"]
+    assert [entry.reason for entry in skipped] == ["has the same name as song.mp3"]
+
+
+def test_pictures_that_are_damaged_too_short_or_of_another_height_are_skipped(
+    tmp_path: Path,
+) -> None:
+    folder = write_pictures(tmp_path, frames=90)
+    levels = np.zeros((40, 90), np.uint8)
+    write_picture(folder / "rows" / "short.png", levels[:, :20])
+    write_picture(folder / "rows" / "low.png", levels[:30])
+    whole = (folder / "rows" / "rows.00000.png").read_bytes()
+    (folder / "rows" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    assert is_picture_folder(folder)
+    tracks, skipped = find_tracks(folder)
+    assert len(tracks) == 12
+    reasons = {entry.path.name: entry.reason for entry in skipped}
+    assert set(reasons) == {"short.png", "low.png", "cut.png"}
+    assert reasons["short.png"].startswith("too short: 1.6 s, at least 3 s")
+    assert reasons["low.png"] == "30 rows instead of the 40 bands of spectrogram.json"
+    assert reasons["cut.png"].startswith("damaged picture")
+
+
+def test_what_prepare_skipped_is_still_told_when_its_pictures_are_read(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path)
+    skipped_by_prepare = {"skipped": [{"path": "/music/rows/a.au", "reason": "damaged audio"}]}
+    (folder / "prepared.json").write_text(json.dumps(skipped_by_prepare))
+    _, skipped = find_tracks(folder)
+    assert [(str(entry.path), entry.reason) for entry in skipped] == [
+        ("/music/rows/a.au", "damaged audio")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda folder: folder / "nowhere", "no such data folder"),
+        (lambda folder: folder, "no tracks in .*one folder a genre"),
+    ],
+)
+def test_a_folder_without_tracks_is_refused(tmp_path: Path, make, sentence: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(DatasetError, match=sentence):
+        find_tracks(make(tmp_path))
+
+
+def test_a_genre_with_fewer_than_five_tracks_is_an_error_that_names_it() -> None:
+    with pytest.raises(DatasetError, match="genre fado has 4 usable tracks; at least 5"):
+        check_genres(own_tracks({"fado": 4, "tango": 9}))
+
+
+def test_one_genre_is_not_enough() -> None:
+    with pytest.raises(DatasetError, match="only one genre found"):
+        split_tracks(own_tracks({"fado": 20}))
+
+
+def test_the_lists_that_ship_are_the_published_ones() -> None:
+    names = fault_filtered_names()
+    assert {name: len(listed) for name, listed in names.items()} == {
+        "train": 443,
+        "valid": 197,
+        "test": 290,
+    }
+    assert len(set(itertools.chain(*names.values()))) == 930
+
+
+def test_gtzan_is_divided_by_the_fault_filtered_lists_unless_told_otherwise() -> None:
+    split = split_tracks(gtzan())
+    assert split.name == "fault-filtered"
+    assert [len(names) for names in names_of(split)] == [443, 197, 290]
+    assert not split.missing
+    assert split.notes == ["70 tracks of the folder are in none of the lists and are not used"]
+    assert "no artist in two" in split.protocol
+
+
+def test_listed_tracks_that_are_not_there_are_counted_by_list() -> None:
+    held_back = set(fault_filtered_names()["test"])
+    split = split_tracks(
+        [track for track in without_faults(gtzan()) if track.name not in held_back]
+    )
+    assert split.test == []
+    assert len(split.missing) == 290
+    assert split.notes == ["290 of 290 listed test tracks were not found"]
+
+
+def test_other_music_is_stratified_unless_told_otherwise() -> None:
+    split = split_tracks(own_tracks({"fado": 20, "tango": 10}))
+    assert split.name == "stratified"
+    assert not split.notes
+
+
+def test_a_stratified_split_of_gtzan_warns_of_its_artists() -> None:
+    split = split_tracks(gtzan(), ["stratified"])
+    assert [len(names) for names in names_of(split)] == [800, 100, 100]
+    (warning,) = split.notes
+    assert "about three test tracks in four have their artist in training" in warning
+
+
+def test_the_seventy_known_faults_can_be_left_out() -> None:
+    assert len(without_faults(gtzan())) == 930
+    assert len(without_faults(own_tracks({"fado": 20}))) == 20
+    split = split_tracks(gtzan(), ["stratified"], exclude_faults=True)
+    used = set.union(*names_of(split))
+    assert used == set(itertools.chain(*fault_filtered_names().values()))
+
+
+def test_a_seed_decides_a_stratified_split() -> None:
+    tracks = own_tracks({"fado": 30, "tango": 30})
+    assert split_tracks(tracks, seed=1) == split_tracks(tracks[::-1], seed=1)
+    assert names_of(split_tracks(tracks, seed=1)) != names_of(split_tracks(tracks, seed=2))
+
+
+@settings(deadline=None)
+@given(
+    counts=st.dictionaries(
+        st.sampled_from(["fado", "tango", "polka", "ska"]), st.integers(5, 60), min_size=2
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_every_genre_is_in_every_set_of_a_stratified_split_and_no_track_in_two(
+    counts: dict[str, int], seed: int
+) -> None:
+    split = split_tracks(own_tracks(counts), ["stratified"], seed=seed)
+    assert_disjoint(split)
+    assert sum(len(names) for names in names_of(split)) == sum(counts.values())
+    for tracks in split.sets().values():
+        assert {track.genre for track in tracks} == set(counts)
+
+
+@pytest.mark.parametrize("how", [["fault-filtered"], ["stratified"]])
+def test_no_track_is_in_two_sets(how: list[str]) -> None:
+    assert_disjoint(split_tracks(gtzan(), how))
+
+
+def write_artists(path: Path, tracks: list[Track], per_artist: int) -> Path:
+    lines = ["track,artist"]
+    lines += [
+        f"{track.genre}/{track.path.stem}.mp3,{track.genre} band {number // per_artist}"
+        for number, track in enumerate(tracks)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_grouped_split_keeps_every_artist_in_one_set(tmp_path: Path, seed: int) -> None:
+    tracks = own_tracks({"fado": 100, "tango": 60})
+    table = write_artists(tmp_path / "artists.csv", tracks, per_artist=4)
+    split = split_tracks(tracks, [str(table)], seed=seed)
+    assert split.name == "grouped"
+    assert_disjoint(split)
+    artist = {track.name: (track.genre, number // 4) for number, track in enumerate(tracks)}
+    owners = [{artist[name] for name in names} for names in names_of(split)]
+    assert sum(map(len, owners)) == len(set.union(*owners))
+    sizes = [len(names) for names in names_of(split)]
+    assert sum(sizes) == 160
+    assert sizes[0] == pytest.approx(128, abs=8)
+    for tracks_of_set in split.sets().values():
+        assert Counter(track.genre for track in tracks_of_set).keys() == {"fado", "tango"}
+    assert not split.notes
+    assert "no artist in two sets" in split.protocol
+
+
+def test_tracks_without_an_artist_are_told_beside_the_accuracy(tmp_path: Path) -> None:
+    tracks = own_tracks({"fado": 40, "tango": 40})
+    table = write_artists(tmp_path / "artists.csv", tracks[:70], per_artist=2)
+    split = split_tracks(tracks, [str(table)])
+    assert_disjoint(split)
+    assert split.notes[0].startswith("10 tracks have no artist in artists.csv")
+
+
+def test_a_genre_of_one_artist_is_told_to_be_missing_where_it_is(tmp_path: Path) -> None:
+    tracks = own_tracks({"fado": 40, "tango": 10})
+    table = tmp_path / "artists.csv"
+    rows = [f"{track.name},{track.name if track.genre == 'fado' else 'one'}" for track in tracks]
+    table.write_text("\n".join(["track,artist", *rows]))
+    split = split_tracks(tracks, [str(table)])
+    assert "the valid set has no tango: too few artists" in split.notes
+    assert "the test set has no tango: too few artists" in split.notes
+
+
+def write_lists(folder: Path, *lists: Iterable[str]) -> list[str]:
+    paths = [folder / f"list{number}.txt" for number in range(len(lists))]
+    for path, names in zip(paths, lists, strict=True):
+        path.write_text("\n".join(names) + "\n")
+    return [str(path) for path in paths]
+
+
+def test_three_lists_decide_and_may_name_tracks_as_files(tmp_path: Path) -> None:
+    tracks = own_tracks({"fado": 10, "tango": 10})
+    names = [track.name for track in tracks]
+    files = [f"{name.partition('.')[0]}/{name}.wav" for name in names[:12]]
+    split = split_tracks(tracks, write_lists(tmp_path, files, names[12:15], names[15:]))
+    assert split.name == "lists"
+    assert_disjoint(split)
+    assert [len(names) for names in names_of(split)] == [12, 3, 5]
+
+
+def test_a_track_in_two_lists_is_refused(tmp_path: Path) -> None:
+    tracks = own_tracks({"fado": 10, "tango": 10})
+    names = [track.name for track in tracks]
+    with pytest.raises(DatasetError, match=r"fado\.00009 is in both the train and the valid list"):
+        split_tracks(tracks, write_lists(tmp_path, names[:10], names[9:15], names[15:]))
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        (["nonsense"], "cannot read the artists in nonsense"),
+        (["a", "b"], "--split a b: give fault-filtered, stratified"),
+        (["a", "b", "c"], "cannot read the split list a"),
+        ([__file__], "must be a CSV with the columns track,artist"),
+        (["fault-filtered"], "none of the 443 tracks in the train list"),
+    ],
+)
+def test_a_split_that_cannot_be_made_says_why(how: list[str], sentence: str) -> None:
+    with pytest.raises(DatasetError, match=sentence):
+        split_tracks(own_tracks({"fado": 10, "tango": 10}), how)
+
+
+def test_background_sounds_are_found_however_deep_they_lie(tmp_path: Path) -> None:
+    touch(tmp_path, "rain.ogg", "animals/dog.wav", "animals/birds/owl.mp3", "animals/._dog.wav")
+    clips, skipped = find_background(tmp_path)
+    assert [clip.name for clip in clips] == ["animals/birds__owl", "animals/dog", "background/rain"]
+    assert len(skipped) == 1
