@@ -92,4 +92,9 @@ def _decode_with_ffmpeg(path: Path, sample_rate: int) -> Samples:
             ]
     except av.FFmpegError as error:
         raise AudioError(f"damaged or not audio ({error.strerror})") from error
+    except AudioError:
+        raise
+    except ValueError as error:
+        # PyAV's resampler refuses frames whose rate or channels differ from those before.
+        raise AudioError("changes its rate or channels in the middle") from error
     return np.concatenate(blocks, dtype=np.float32) if blocks else np.empty(0, np.float32)

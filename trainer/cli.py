@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 PROGRAM = "genre-train"
 
 FIT_OPTIONS = (
-    ("--epochs", int, "passes over the training tracks with the whole network"),
-    ("--head-epochs", int, "passes before them in which only the new layer learns"),
-    ("--batch", int, "windows in a step"),
-    ("--input-scale", float, "factor on both axes of the spectrogram before InceptionV3"),
-    ("--window-seconds", float, "length of a window"),
-    ("--windows-per-song", int, "windows of each track in an epoch"),
-    ("--learning-rate", float, "highest rate of the whole network"),
-    ("--head-learning-rate", float, "rate of the new layer while the rest is frozen"),
-    ("--weight-decay", float, "AdamW's decoupled decay"),
-    ("--label-smoothing", float, "share of the target spread over all labels"),
-    ("--dropout", float, "share of features dropped in training"),
-    ("--averaging", float, "momentum of the averaged weights that are kept"),
-    ("--patience", int, "epochs without a better validation before it stops; 0: never"),
-    ("--precision", str, "float32, mixed_float16 or mixed_bfloat16"),
+    ("--epochs", int, 0, "passes over the training tracks with the whole network"),
+    ("--head-epochs", int, 0, "passes before them in which only the new layer learns"),
+    ("--batch", int, 1, "windows in a step"),
+    ("--input-scale", float, 0.1, "factor on both axes of the spectrogram before InceptionV3"),
+    ("--window-seconds", float, 1, "length of a window"),
+    ("--windows-per-song", int, 1, "windows of each track in an epoch"),
+    ("--learning-rate", float, 0, "highest rate of the whole network"),
+    ("--head-learning-rate", float, 0, "rate of the new layer while the rest is frozen"),
+    ("--weight-decay", float, 0, "AdamW's decoupled decay"),
+    ("--label-smoothing", float, 0, "share of the target spread over all labels"),
+    ("--dropout", float, 0, "share of features dropped in training"),
+    ("--averaging", float, 0, "momentum of the averaged weights that are kept"),
+    ("--patience", int, 0, "epochs without a better validation before it stops; 0: never"),
 )
-"""Options that carry the name of a field of `FitSettings`; their defaults stand there."""
+"""Options that carry the name of a field of `FitSettings`; their defaults stand there. Third: the least
+value."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f" {error.filename}" if error.filename else ""
         print(f"{PROGRAM}: {error.strerror or error}{where}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        print(
+            f"{PROGRAM}: {error.name} is not installed; pip install 'genre-stream[train]'",
+            file=sys.stderr,
+        )
+        return 2
     except Exception as error:
         if type(error).__name__ not in USAGE_ERRORS:
             raise
@@ -109,12 +115,30 @@ def _version() -> str:
     return f"{PROGRAM} {metadata.version('genre-stream')}"
 
 
+def _at_least(least: float, kind: type[int] | type[float]) -> Callable[[str], float]:
+    """Return a parser of numbers from `least` up."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not value >= least:
+            raise argparse.ArgumentTypeError(f"must be at least {least:g}, not {text}")
+        return value
+
+    # argparse names the function when it says what is invalid.
+    number.__name__ = {int: "whole number", float: "number"}[kind]
+    return number
+
+
 def _add_grid_options(parser: argparse.ArgumentParser) -> None:
     grid = parser.add_argument_group("spectrogram, where the data is audio")
-    grid.add_argument("--hop-ms", type=float, help="time between two columns (77.6)")
-    grid.add_argument("--n-fft", type=int, help="length of the Fourier transform (2048)")
-    grid.add_argument("--mels", type=int, help="mel bands (128)")
-    grid.add_argument("--workers", type=int, help="processes that read audio (one a core)")
+    grid.add_argument("--hop-ms", type=_at_least(1, float), help="time between two columns (77.6)")
+    grid.add_argument(
+        "--n-fft", type=_at_least(2, int), help="length of the Fourier transform (2048)"
+    )
+    grid.add_argument("--mels", type=_at_least(1, int), help="mel bands (128)")
+    grid.add_argument(
+        "--workers", type=_at_least(1, int), help="processes that read audio (one a core)"
+    )
 
 
 def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
@@ -145,9 +169,16 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", help="imagenet (default), none, or the path of InceptionV3 notop weights"
     )
-    parser.add_argument("--seed", type=int, help="decides everything that is left to chance (0)")
-    for option, kind, text in FIT_OPTIONS:
-        parser.add_argument(option, type=kind, metavar=kind.__name__.upper(), help=text)
+    parser.add_argument(
+        "--seed", type=_at_least(0, int), help="decides everything that is left to chance (0)"
+    )
+    for option, kind, least, text in FIT_OPTIONS:
+        parser.add_argument(option, type=_at_least(least, kind), metavar="N", help=text)
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "mixed_float16", "mixed_bfloat16"),
+        help="of the computation (float32); mixed ones are for accelerators",
+    )
     parser.add_argument(
         "--augment",
         action="append",
@@ -185,7 +216,9 @@ def _add_judged_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--background", type=Path, metavar="DIR", help="sounds that are not music")
     _add_split_option(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of everything left to chance (0)")
+    parser.add_argument(
+        "--seed", type=_at_least(0, int), default=0, help="of everything left to chance (0)"
+    )
     parser.add_argument("--out", type=Path, help="where results go (default: into the run)")
 
 
@@ -198,11 +231,16 @@ def _add_stream_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", choices=("valid", "test", "all"), default="valid", help="which list (valid)"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="play only N tracks")
+    parser.add_argument("--limit", type=_at_least(1, int), metavar="N", help="play only N tracks")
     parser.add_argument(
-        "--gap-seconds", type=float, default=4.0, help="silence where there is some (4)"
+        "--gap-seconds",
+        type=_at_least(0.1, float),
+        default=4.0,
+        help="silence where there is some (4)",
     )
-    parser.add_argument("--hop-seconds", type=float, default=1.0, help="between decisions (1)")
+    parser.add_argument(
+        "--hop-seconds", type=_at_least(0.1, float), default=1.0, help="between decisions (1)"
+    )
     parser.add_argument(
         "--tune",
         action="store_true",
@@ -342,13 +380,14 @@ def _spec(options: argparse.Namespace) -> SpectrogramSpec:
 
 
 def _fit_run(options: argparse.Namespace) -> Path:
+    _import_keras()
     from trainer.fit import FitSettings, fit, resume
 
     if options.resume is not None:
         return resume(options.resume)
     fields: dict[str, Any] = {"data": options.data, "out": options.out or _new_run_folder()}
-    names = [option[2:].replace("-", "_") for option, _, _ in FIT_OPTIONS]
-    for name in [*names, "weights", "seed", "background"]:
+    names = [option[2:].replace("-", "_") for option, *_ in FIT_OPTIONS]
+    for name in [*names, "precision", "weights", "seed", "background"]:
         if getattr(options, name) is not None:
             fields[name] = getattr(options, name)
     fields |= {
@@ -403,7 +442,24 @@ def _judged_path(options: argparse.Namespace) -> Path:
 def _load(path: Path) -> Classifier:
     from trainer.candidates import load_candidate
 
+    if path.is_dir():
+        _import_keras()
     return load_candidate(path)
+
+
+def _import_keras() -> None:
+    """Import Keras without the page that TensorFlow prints from C++, before it reads a setting."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import keras
+
+        keras.backend.backend()
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _sets(candidate: Classifier, options: argparse.Namespace) -> JudgedSets:

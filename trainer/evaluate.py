@@ -86,7 +86,7 @@ class Mistake:
 
 @dataclass(frozen=True, slots=True)
 class SetResult:
-    """The measures of one set. All but `confusion` and `not_music` are over its music alone."""
+    """The measures of one set, over its music alone but for `confusion` and `not_music`."""
 
     tracks: int
     crops: int
@@ -247,7 +247,7 @@ def judge(scored: Scored, contract: ModelContract, temperature: float, seed: int
         confusion=confusion(predicted, scored.truth, len(labels)).tolist(),
         reliability_before=reliability(before, crop_truth),
         reliability_after=reliability(after, crop_truth),
-        mistakes=_mistakes(scored, labels, temperature),
+        mistakes=_mistakes(music, labels, temperature),
         not_music=not_music,
     )
 

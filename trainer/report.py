@@ -41,11 +41,13 @@ body { margin: 0 auto; max-width: 66rem; padding: 1.2rem; color: var(--ink); bac
 h1 { font-size: 1.6rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .6rem; padding-top: .8rem;
   border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 0 0 .3rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
+.card h3 { margin-top: 0; }
+.figures { margin-top: 1rem; }
 p { margin: .4rem 0; } .soft { color: var(--soft); }
 .cards, .figures { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); }
-.figures { grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
+.figures { grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); }
 .card { border: 1px solid var(--line); border-radius: .6rem; padding: .9rem 1rem;
   background: var(--wash); }
 .number { font-size: 2.2rem; font-weight: 650; line-height: 1.1; }
