@@ -20,6 +20,9 @@ ALL_ROWS = 100_000_000
 OTHER_COLOURS = {"not_music": "#c9c9c9", "uncertain": "#e3e3e3", "silence": "#f5f5f5"}
 """What is heard when it is not a genre, from dark to light."""
 HOURS_OF_DAY = range(24)
+FEWEST_BARS = 7
+"""Bars that there is room for at least, so that a single day does not fill the picture."""
+MOST_TICKS = 24
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -109,8 +112,7 @@ def _plot(heard: pd.DataFrame, picture: Path) -> None:
     day_hours = heard.groupby(hours.hour).sum().reindex(HOURS_OF_DAY, fill_value=0.0)
     _draw_shares(by_hour, day_hours, "By hour of the day")
     by_hour.set_xlabel("hour, local time")
-    by_day.tick_params(axis="x", rotation=45)
-    by_day.xaxis.set_major_locator(mpl.ticker.MaxNLocator(20, integer=True))
+    by_day.tick_params(axis="x", rotation=30)
     figure.legend(*by_day.get_legend_handles_labels(), loc="outside right upper", reverse=True)
     figure.savefig(picture, dpi=110)
     plt.close(figure)
@@ -121,7 +123,8 @@ def _draw_shares(axes: Any, seconds: pd.DataFrame, title: str) -> None:
     shares = seconds.div(seconds.sum(axis=1).where(lambda total: total > 0, 1.0), axis=0) * 100
     genres = [name for name in shares.columns if name not in OTHER_COLOURS]
     paint = colours(genres) | OTHER_COLOURS
-    positions = [str(label) for label in shares.index]
+    bars = len(shares)
+    positions = range(bars)
     bottom = 0.0 * shares.sum(axis=1)
     for name in shares.columns:
         label = name.replace("_", " ")
@@ -130,4 +133,6 @@ def _draw_shares(axes: Any, seconds: pd.DataFrame, title: str) -> None:
     axes.set_title(title, loc="left")
     axes.set_ylabel("%")
     axes.set_ylim(0, 100)
-    axes.margins(x=0.01)
+    axes.set_xlim(-0.6, max(bars, FEWEST_BARS) - 0.4)
+    ticks = positions[:: -(-bars // MOST_TICKS)]
+    axes.set_xticks(ticks, [str(shares.index[tick]) for tick in ticks])
