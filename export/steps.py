@@ -20,7 +20,7 @@ from streamer.contract import ModelContract
 with quiet_stderr():
     from export.convert import Network
     from export.pictures import Windows, read_windows
-    from export.verify import accuracy, answers, asker, check_conversion, compare, cost, table
+    from export.verify import accuracy, answers, asker, check_conversion, compare, costs, table
 
 CALIBRATION_TRACKS = 100
 """Tracks, spread evenly over the folder, whose first windows give the ranges of activations."""
@@ -112,9 +112,9 @@ def _measure(
 ) -> None:
     """Print the table, and refuse a file that agrees too little with Keras."""
     graphs = {"float32": converted, order.precision: content}
-    costs = {name: cost(graph, contract, name) for name, graph in graphs.items()}
+    prices = costs(graphs, contract)
     if not tracks:
-        say(table([(name, costs[name], None) for name in graphs]))
+        say(table([(name, prices[name], None) for name in graphs]))
         return
     count = sum(len(track.spectrograms) for track in tracks)
     say(f"Comparing on {count} windows of {len(tracks)} tracks in {order.verify}")
@@ -128,7 +128,7 @@ def _measure(
         )
         for name, graph in graphs.items()
     }
-    say(table([(name, costs[name], likenesses[name]) for name in graphs]))
+    say(table([(name, prices[name], likenesses[name]) for name in graphs]))
     right = accuracy(wanted, tracks, contract.labels)
     if right is not None:
         say(f"accuracy of the Keras network on the same windows: {right:.2%}")

@@ -135,6 +135,8 @@ class ModelContract:
             spec = SpectrogramSpec.from_dict(fields.mapping("spectrogram").values)
         except SpecError as error:
             raise ModelError(str(error)) from None
+        except OverflowError:
+            raise ModelError("spectrogram holds a number that is too large") from None
         labels = fields.labels("labels")
         window_frames, min_frames = fields.whole("window_frames"), fields.whole("min_frames")
         if min_frames > window_frames:
@@ -147,7 +149,7 @@ class ModelContract:
             spectrogram=spec,
             window_frames=window_frames,
             min_frames=min_frames,
-            temperature=fields.positive("temperature"),
+            temperature=fields.between("temperature", 0.01, 100),
             decision=fields.mapping("decision").settings(),
             training=_training(fields.mapping("training")),
             golden=_golden(fields.mapping("golden"), len(labels), min_frames),
@@ -180,16 +182,17 @@ class _Fields:
             self.refuse(name, "must be a text")
         return str(value)
 
-    def whole(self, name: str, smallest: int = 1) -> int:
+    def whole(self, name: str, smallest: int = 1, largest: int = 100_000) -> int:
         value = self._get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-            self.refuse(name, f"must be a whole number from {smallest} up")
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not smallest <= value <= largest:
+            self.refuse(name, f"must be a whole number from {smallest} to {largest}")
         return int(value)
 
-    def positive(self, name: str) -> float:
+    def between(self, name: str, smallest: float, largest: float) -> float:
         value = self._get(name)
-        if not _is_number(value) or value <= 0:
-            self.refuse(name, "must be a positive number")
+        if not _is_number(value) or not smallest <= value <= largest:
+            self.refuse(name, f"must be a number from {smallest:g} to {largest:g}")
         return float(value)
 
     def choice(self, name: str, allowed: tuple[str | None, ...]) -> Any:
@@ -238,13 +241,18 @@ class _Fields:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _training(fields: _Fields) -> dict[str, object]:
     fields.text("dataset")
     fields.text("split")
-    fields.whole("seed", smallest=0)
+    fields.whole("seed", 0, 2**63)
     fields.mapping("metrics")
     return dict(fields.values)
 

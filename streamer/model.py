@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -194,12 +195,16 @@ class Classifier:
 def _check_readable(path: Path) -> None:
     if path.is_dir():
         raise ModelError(f"model {path} is a folder: name the .onnx file")
+    if path.exists() and not path.is_file():
+        raise ModelError(f"model {path} is not a regular file: name the .onnx file")
     try:
         with path.open("rb") as file:
             if not file.read(1):
-                raise ModelError(f"model {path} is an empty file")
+                raise ModelError(f"model {path} is an empty file: copy or export it again")
     except OSError as error:
-        raise ModelError(f"model {path} cannot be read: {error.strerror}") from None
+        raise ModelError(
+            f"model {path} cannot be read ({error.strerror}): check the path and its permissions"
+        ) from None
 
 
 def session_options(threads: int, *, integers: bool = False) -> onnxruntime.SessionOptions:
@@ -231,20 +236,33 @@ def _open_session(path: Path, threads: int, *, integers: bool) -> onnxruntime.In
 
 
 def _why_not_loaded(path: Path, error: Exception) -> str:
-    kind, text = type(error).__name__, _one_line(error)
+    kind, reason = type(error).__name__, _one_line(error)
     if kind == "InvalidProtobuf":
         with path.open("rb") as file:
             # ONNX files begin with the tag of `ir_version`.
             if file.read(1) != b"\x08":
                 return "is not an ONNX file"
         return "is damaged or cut short: copy or export it again"
-    if "No graph was found" in text:
-        return "is cut short and holds no graph: copy or export it again"
-    return f"cannot be run by onnxruntime {onnxruntime.__version__}: {text}"
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    for sign, fault in (
+        ("No graph was found", "is cut short and holds no graph: copy or export it again"),
+        ("External data", "keeps its weights in another file: export it as one file"),
+        ("not a registered function", f"uses operators that {runtime} does not have"),
+        ("No opset import", f"uses operators that {runtime} does not have"),
+        ("opset", f"is written in another dialect of ONNX than {runtime} reads"),
+        ("IR version", f"is written in another dialect of ONNX than {runtime} reads"),
+    ):
+        if sign in reason:
+            return f"{fault} ({reason})"
+    return f"has a graph that {runtime} cannot run ({reason})"
 
 
 def _one_line(error: Exception) -> str:
+    """Return what onnxruntime says, without its error numbers and places in its source."""
     text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"^Load model from .*? failed:", "", text)
+    text = re.sub(r"/onnxruntime_src/.*?\) (?=[A-Z])", "", text)
     return text if len(text) <= 200 else text[:197] + "..."
 
 
