@@ -34,8 +34,8 @@ FIT_OPTIONS = (
     ("--averaging", float, 0, "momentum of the averaged weights that are kept"),
     ("--patience", int, 0, "epochs without a better validation before it stops; 0: never"),
 )
-"""Options that carry the name of a field of `FitSettings`; their defaults stand there. Third: the least
-value."""
+"""Options that carry the name of a field of `FitSettings`, where their defaults stand: name, type,
+least value, help."""
 
 
 class _Parser(argparse.ArgumentParser):

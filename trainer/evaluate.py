@@ -161,8 +161,9 @@ def crops_of(columns: Columns, window_frames: int, top_db: float) -> Columns:
     float32, shape (crops, n_mels, window)
         The last one ends with the last column.
     """
-    columns = np.tile(columns, (1, -(-window_frames // columns.shape[1])))
-    last = columns.shape[1] - window_frames
+    frames = max(window_frames, columns.shape[1])
+    columns = np.tile(columns, (1, -(-frames // columns.shape[1])))[:, :frames]
+    last = frames - window_frames
     starts = [*range(0, last, max(1, window_frames // 2)), last]
     crops = np.stack([columns[:, start : start + window_frames] for start in starts])
     return relative_to_peak(crops, top_db).astype(np.float32)

@@ -1,0 +1,197 @@
+"""Evaluation: of any candidate, on pictures and on audio, without flattery."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support_model import band_noise, make_model
+from support_songs import write_audio, write_songs
+
+from streamer.model import Classifier
+from streamer.spectrogram import SpectrogramSpec
+from trainer.candidates import load_candidate
+from trainer.evaluate import (
+    as_text,
+    columns_of,
+    crops_of,
+    evaluate,
+    summary,
+    write_evaluation,
+)
+from trainer.gtzan import DatasetError, Track, find_tracks
+from trainer.pictures import prepare, prepare_background
+from trainer.sets import judged_sets
+
+SPEC = SpectrogramSpec()
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_songs(tmp_path_factory.mktemp("songs"), tracks=10, seconds=8)
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sounds")
+    for number in range(4):
+        write_audio(folder / "rain" / f"{number}.wav", band_noise("noise", 4, seed=number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    return load_candidate(make_model(tmp_path_factory.mktemp("model") / "a.onnx", noise=True))
+
+
+def test_crops_are_half_overlapping_windows_each_relative_to_its_own_peak() -> None:
+    columns = np.tile(np.linspace(-50, 0, 100, dtype=np.float32), (8, 1))
+    crops = crops_of(columns, 40, 80)
+    assert crops.shape == (4, 8, 40)
+    assert (crops.max(axis=(1, 2)) == 0).all()
+    np.testing.assert_allclose(crops[-1], columns[:, 60:], atol=1e-5)
+    np.testing.assert_allclose(crops[1], columns[:, 20:60] - columns[0, 59], atol=1e-5)
+
+
+def test_a_track_shorter_than_the_window_is_repeated_to_fill_one() -> None:
+    columns = np.random.default_rng(0).uniform(-80, 0, (8, 30)).astype(np.float32)
+    (crop,) = crops_of(columns, 40, 80)
+    np.testing.assert_allclose(crop[:, 30:], crop[:, :10])
+
+
+def test_a_model_that_knows_its_genres_is_right_on_all_tracks(
+    model: Classifier, songs: Path
+) -> None:
+    sets = judged_sets(model, data=songs)
+    assert sets.protocol.startswith("stratified by genre")
+    evaluation = evaluate(model, sets.together(), protocol=sets.protocol, quiet=True)
+    assert set(evaluation.sets) == {"valid", "test"}
+    result = evaluation.sets["valid"]
+    assert (result.tracks, result.accuracy_track, result.macro_f1) == (3, 1.0, 1.0)
+    assert result.interval_track == (1.0, 1.0)
+    assert not result.mistakes
+    assert result.not_music is None
+
+
+def test_pictures_and_audio_of_the_same_tracks_give_the_same_answers(
+    model: Classifier, songs: Path, tmp_path: Path
+) -> None:
+    pictures = prepare(songs, tmp_path, SPEC, quiet=True).folder
+    tables = []
+    for folder in (songs, pictures):
+        sets = judged_sets(model, data=folder, split=["all"])
+        tables.append(evaluate(model, sets.together(), protocol="all", quiet=True).track_tables)
+    audio, picture = (table["all"].sort_values("track").reset_index() for table in tables)
+    assert list(audio["track"]) == list(picture["track"])
+    assert list(audio["predicted"]) == list(picture["predicted"])
+    np.testing.assert_allclose(audio["confidence"], picture["confidence"], atol=0.01)
+
+
+def test_sounds_that_are_not_music_are_counted_apart(
+    model: Classifier, songs: Path, sounds: Path
+) -> None:
+    sets = judged_sets(model, data=songs, background=sounds, split=["all"])
+    result = evaluate(model, sets.together(), protocol="all", quiet=True).sets["all"]
+    assert result.tracks == 30
+    assert result.not_music == {"clips": 4, "recall": 1.0, "false_alarms": 0.0}
+    assert sum(map(sum, result.confusion)) == 34
+
+
+def test_background_pictures_work_as_well(
+    model: Classifier, songs: Path, sounds: Path, tmp_path: Path
+) -> None:
+    pictures = prepare_background(sounds, tmp_path, SPEC, quiet=True).folder
+    sets = judged_sets(model, data=songs, background=pictures, split=["all"])
+    result = evaluate(model, sets.together(), protocol="all", quiet=True).sets["all"]
+    assert result.not_music is not None
+    assert result.not_music["clips"] == 4
+
+
+def test_the_most_confident_mistakes_come_first(model: Classifier, songs: Path) -> None:
+    tracks, _ = find_tracks(songs)
+    swapped = [
+        dataclasses.replace(track, genre="high") if track.genre == "low" else track
+        for track in tracks
+    ]
+    result = evaluate(model, {"valid": swapped}, protocol="swapped", quiet=True).sets["valid"]
+    assert result.accuracy_track == pytest.approx(2 / 3)
+    assert len(result.mistakes) == 10
+    assert {(wrong.genre, wrong.predicted) for wrong in result.mistakes} == {("high", "low")}
+    confidences = [wrong.confidence for wrong in result.mistakes]
+    assert confidences == sorted(confidences, reverse=True)
+    recalls = {score.genre: score.recall for score in result.genres}
+    assert recalls == {"middle": 1.0, "high": 0.5}
+
+
+def test_a_damaged_track_is_left_out_and_listed(
+    model: Classifier, songs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.wav").write_text("no audio")
+    tracks, _ = find_tracks(songs)
+    sets = {"valid": [*tracks, Track("low/bad", "low", tmp_path / "bad.wav")]}
+    evaluation = evaluate(model, sets, protocol="one bad", quiet=True)
+    assert evaluation.sets["valid"].tracks == 30
+    assert [entry.path.name for entry in evaluation.skipped] == ["bad.wav"]
+    assert "damaged or not audio" in as_text(evaluation)
+
+
+def test_an_unknown_genre_is_refused(model: Classifier, songs: Path) -> None:
+    tracks, _ = find_tracks(songs)
+    polka = [dataclasses.replace(tracks[0], genre="polka")]
+    with pytest.raises(DatasetError, match="does not know the genre polka; it knows low, middle"):
+        evaluate(model, {"valid": polka}, protocol="", quiet=True)
+
+
+def test_pictures_on_another_grid_are_refused_with_the_difference(
+    model: Classifier, songs: Path, tmp_path: Path
+) -> None:
+    finer = dataclasses.replace(SPEC, hop_length=512)
+    pictures = prepare(songs, tmp_path, finer, quiet=True).folder
+    with pytest.raises(DatasetError, match="another grid than the model: hop_length 512 instead"):
+        judged_sets(model, data=pictures, split=["all"])
+
+
+def test_the_result_is_written_as_json_and_csv(
+    model: Classifier, songs: Path, tmp_path: Path
+) -> None:
+    sets = judged_sets(model, data=songs)
+    evaluation = evaluate(
+        model, sets.together(), protocol=sets.protocol, notes=["a warning"], quiet=True
+    )
+    write_evaluation(evaluation, tmp_path / "results")
+    content = json.loads((tmp_path / "results" / "metrics.json").read_text())
+    assert content["notes"] == ["a warning"]
+    assert content["sets"]["test"]["accuracy_track"] == 1.0
+    tracks = pd.read_csv(tmp_path / "results" / "tracks_valid.csv")
+    assert list(tracks.columns) == ["track", "genre", "predicted", "confidence", "right"]
+    matrix = pd.read_csv(tmp_path / "results" / "confusion_valid.csv", index_col=0)
+    assert matrix.to_numpy().sum() == 3
+    assert len(pd.read_csv(tmp_path / "results" / "genres_valid.csv")) == 3
+    assert set(pd.read_csv(tmp_path / "results" / "reliability_valid.csv")["temperature"]) == {
+        "before",
+        "after",
+    }
+    json.dumps(summary(evaluation))
+
+
+def test_the_split_stands_beside_the_accuracy(model: Classifier, songs: Path) -> None:
+    sets = judged_sets(model, data=songs)
+    evaluation = evaluate(
+        model, sets.together(), protocol=sets.protocol, notes=["a warning"], quiet=True
+    )
+    first, second, *_ = as_text(evaluation).splitlines()
+    assert first.startswith("split: stratified by genre, 80/10/10, seed 0")
+    assert second == "note: a warning"
+
+
+def test_columns_of_audio_are_absolute_and_of_a_picture_relative(
+    songs: Path, tmp_path: Path
+) -> None:
+    pictures = prepare(songs, tmp_path, SPEC, quiet=True).folder
+    audio, picture = (find_tracks(folder)[0][0] for folder in (songs, pictures))
+    assert columns_of(picture, SPEC).max() == 0
+    assert columns_of(audio, SPEC).max() != 0

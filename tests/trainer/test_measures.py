@@ -1,0 +1,93 @@
+"""The numbers of an evaluation, against closed forms and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, log_loss, top_k_accuracy_score
+
+from streamer.model import softmax
+from trainer.measures import (
+    bootstrap_interval,
+    calibration_error,
+    confusion,
+    fit_temperature,
+    genre_scores,
+    negative_log_likelihood,
+    reliability,
+    top_k_accuracy,
+)
+
+
+@pytest.fixture
+def guesses() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    random = np.random.default_rng(3)
+    truth = random.integers(0, 4, 500)
+    logits = random.normal(0, 1, (500, 4)).astype(np.float32)
+    logits[np.arange(500), truth] += 1
+    return logits, truth
+
+
+def test_likelihood_and_top_two_are_those_of_scikit_learn(guesses) -> None:  # type: ignore[no-untyped-def]
+    logits, truth = guesses
+    probabilities = softmax(logits, 1.0).astype(float)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    assert negative_log_likelihood(logits, truth) == pytest.approx(
+        log_loss(truth, probabilities), abs=1e-6
+    )
+    assert top_k_accuracy(probabilities, truth, 2) == pytest.approx(
+        top_k_accuracy_score(truth, probabilities, k=2)
+    )
+
+
+def test_a_temperature_undoes_the_factor_by_which_a_model_is_too_sure() -> None:
+    random = np.random.default_rng(1)
+    honest = random.normal(0, 2, (20000, 5))
+    cumulated = softmax(honest.astype(np.float32), 1.0).cumsum(axis=1)
+    truth = (random.random((20000, 1)) > cumulated).sum(axis=1).clip(max=4)
+    assert fit_temperature(honest * 3, truth) == pytest.approx(3, rel=0.05)
+    assert fit_temperature(honest / 2, truth) == pytest.approx(0.5, rel=0.05)
+
+
+def test_the_fitted_temperature_has_the_least_likelihood_loss(guesses) -> None:  # type: ignore[no-untyped-def]
+    logits, truth = guesses
+    best = fit_temperature(logits, truth)
+    least = negative_log_likelihood(logits, truth, best)
+    for other in (best / 1.1, best * 1.1, 1.0):
+        assert least <= negative_log_likelihood(logits, truth, other)
+
+
+def test_calibration_error_is_the_mean_distance_of_accuracy_and_confidence() -> None:
+    # Ten answers of confidence 0.9 of which eight are right; ten of 0.6 of which six are right.
+    probabilities = np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 10)
+    truth = np.array([0] * 8 + [1] * 2 + [0] * 6 + [1] * 4)
+    assert calibration_error(probabilities, truth) == pytest.approx(0.05)
+    low, high = reliability(probabilities, truth)
+    assert (low.count, low.confidence, low.accuracy) == (10, pytest.approx(0.6), 0.6)
+    assert high.low <= 0.9 < high.high
+
+
+def test_certainty_falls_into_the_last_of_fifteen_bins() -> None:
+    (only,) = reliability(np.array([[1.0, 0.0]]), np.array([0]))
+    assert only.high == 1
+
+
+def test_the_bootstrap_interval_is_that_of_the_binomial_and_of_its_seed() -> None:
+    right = np.array([True] * 150 + [False] * 47)
+    low, high = bootstrap_interval(right, seed=4)
+    share = 150 / 197
+    deviation = (share * (1 - share) / 197) ** 0.5
+    assert low == pytest.approx(share - 1.96 * deviation, abs=0.01)
+    assert high == pytest.approx(share + 1.96 * deviation, abs=0.01)
+    assert bootstrap_interval(right, seed=4) == (low, high)
+
+
+def test_scores_are_of_the_genres_that_occur() -> None:
+    truth = np.array([0, 0, 0, 2, 2])
+    predicted = np.array([0, 0, 1, 2, 0])
+    scores, macro = genre_scores(predicted, truth, ("a", "b", "c"))
+    assert [(score.genre, score.tracks) for score in scores] == [("a", 3), ("c", 2)]
+    assert scores[0].precision == pytest.approx(2 / 3)
+    assert scores[1].recall == pytest.approx(1 / 2)
+    assert macro == pytest.approx(f1_score(truth, predicted, labels=[0, 2], average="macro"))
+    np.testing.assert_array_equal(confusion(predicted, truth, 3), [[2, 1, 0], [0, 0, 0], [1, 0, 1]])

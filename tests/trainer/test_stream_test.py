@@ -1,0 +1,266 @@
+"""The stream test: a programme of known truth, played through the daemon's own pipeline."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support_model import band_noise, make_model
+from support_songs import write_audio, write_songs
+
+from streamer.decision import Decision, DecisionSettings, State
+from streamer.model import Classifier
+from streamer.spectrogram import SpectrogramSpec
+from trainer.candidates import load_candidate
+from trainer.gtzan import DatasetError, find_background, find_tracks
+from trainer.pictures import prepare, prepare_background
+from trainer.programme import Item, make_programme, play
+from trainer.sets import judged_sets
+from trainer.stream_test import (
+    decide_again,
+    is_right,
+    measure,
+    observations_of,
+    stream_test,
+    tuned,
+    write_stream_test,
+)
+
+SPEC = SpectrogramSpec()
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_songs(tmp_path_factory.mktemp("songs"), tracks=5, seconds=20)
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sounds")
+    for number in range(4):
+        write_audio(folder / "rain" / f"{number}.wav", band_noise("noise", 10, seed=number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    return load_candidate(make_model(tmp_path_factory.mktemp("model") / "a.onnx", noise=True))
+
+
+def decision(
+    position: float, genre: str | None, state: State = State.MUSIC, hop: float = 1.0
+) -> Decision:
+    return Decision(position, hop, state, genre, 1.0, {}, {}, -20.0)
+
+
+def told(*genres: str | None) -> list[Decision]:
+    """Return a decision a second; None is `uncertain`."""
+    return [
+        decision(second, genre, State.UNCERTAIN if genre is None else State.MUSIC)
+        for second, genre in enumerate(genres, start=1)
+    ]
+
+
+def song(genre: str, start: float, end: float) -> Item:
+    return Item(State.MUSIC, genre, genre, start, end)
+
+
+def test_a_programme_is_without_a_gap_and_the_same_for_the_same_seed(
+    songs: Path, sounds: Path
+) -> None:
+    tracks, clips = find_tracks(songs)[0], find_background(sounds)[0]
+    one, same, other = (make_programme(tracks, clips, SPEC, seed=seed).items for seed in (3, 3, 4))
+    assert one == same != other
+    assert one[0].start == 0
+    for before, after in itertools.pairwise(one):
+        assert before.end == after.start
+    assert {item.state for item in one} == {State.MUSIC, State.SILENCE, State.NOT_MUSIC}
+    assert sorted(item.name for item in one if item.state is State.MUSIC) == sorted(
+        track.name for track in tracks
+    )
+
+
+def test_a_damaged_track_is_left_out_of_the_programme(songs: Path, tmp_path: Path) -> None:
+    tracks, _ = find_tracks(songs)
+    (tmp_path / "bad.wav").write_text("no audio")
+    bad = tracks[0].__class__("low/bad", "low", tmp_path / "bad.wav")
+    programme = make_programme([*tracks, bad], [], SPEC)
+    assert [entry.path.name for entry in programme.skipped] == ["bad.wav"]
+
+
+def test_audio_and_pictures_are_not_mixed(songs: Path, sounds: Path, tmp_path: Path) -> None:
+    pictures = prepare_background(sounds, tmp_path, SPEC, quiet=True).folder
+    with pytest.raises(DatasetError, match="both be audio or both be pictures"):
+        make_programme(find_tracks(songs)[0], find_background(pictures)[0], SPEC)
+
+
+def played(model: Classifier, songs: Path, sounds: Path) -> tuple[list[Item], list[Decision]]:
+    programme = make_programme(find_tracks(songs)[0], find_background(sounds)[0], SPEC)
+    return programme.items, [d for own in play(model, programme) for d in own]
+
+
+def test_a_listener_gets_the_right_label_and_none_on_silence(
+    model: Classifier, songs: Path, sounds: Path
+) -> None:
+    items, decisions = played(model, songs, sounds)
+    result = measure(items, decisions, model.contract)
+    assert result.songs == 15
+    assert result.right > 0.6
+    assert result.never_right == 0
+    assert 0 < result.delay_median < 8
+    assert result.claimed_on_silence < result.silence
+    assert result.accuracy_after["10"] > result.accuracy_after["1"]
+    assert set(result.accuracy_after) == {"1", "3", "5", "10"}
+
+
+def test_pictures_are_heard_as_their_audio_is(
+    model: Classifier, songs: Path, sounds: Path, tmp_path: Path
+) -> None:
+    from_audio = measure(*played(model, songs, sounds), model.contract)
+    from_pictures = measure(
+        *played(
+            model,
+            prepare(songs, tmp_path / "songs", SPEC, quiet=True).folder,
+            prepare_background(sounds, tmp_path / "sounds", SPEC, quiet=True).folder,
+        ),
+        model.contract,
+    )
+    assert from_pictures.seconds == pytest.approx(from_audio.seconds, rel=0.02)
+    assert from_pictures.right == pytest.approx(from_audio.right, abs=0.05)
+    assert from_pictures.delay_median == pytest.approx(from_audio.delay_median, abs=1.5)
+
+
+def test_silence_between_pictures_closes_the_gate(model: Classifier, songs: Path) -> None:
+    items, decisions = played(model, songs, songs)
+    silent = {d.position for d in decisions if d.state is State.SILENCE}
+    truth = [(item.start, item.end) for item in items if item.state is State.SILENCE]
+    assert silent
+    assert all(any(start < at <= end + 1 for start, end in truth) for at in silent)
+
+
+def test_decisions_can_be_made_again_without_the_network(
+    model: Classifier, songs: Path, sounds: Path
+) -> None:
+    _, decisions = played(model, songs, sounds)
+    settings = DecisionSettings.from_mapping(model.contract.decision)
+    again = decide_again(observations_of(decisions, model.contract), model.contract, settings)
+    assert [(d.position, d.state, d.genre) for d in again] == [
+        (d.position, d.state, d.genre) for d in decisions
+    ]
+    for one, other in zip(again, decisions, strict=True):
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-6)
+
+
+def test_tuning_never_makes_it_worse_and_says_what_it_chose(
+    model: Classifier, songs: Path, sounds: Path
+) -> None:
+    sets = judged_sets(model, data=songs, background=sounds, split=["all"])
+    before = stream_test(model, sets, "all", quiet=True)
+    after = tuned(before, model.contract)
+    assert after.result.worth >= before.result.worth
+    assert {"smoothing", "min_confidence"} & set(after.settings)
+    DecisionSettings.from_mapping(after.settings)
+
+
+def test_what_was_played_and_said_is_written(
+    model: Classifier, songs: Path, tmp_path: Path
+) -> None:
+    sets = judged_sets(model, data=songs, split=["all"])
+    test = stream_test(model, sets, "all", limit=4, quiet=True)
+    assert test.result.songs == 4
+    write_stream_test(test, tmp_path, "all", sets)
+    content = json.loads((tmp_path / "stream_all.json").read_text())
+    assert content["protocol"] == sets.protocol
+    assert content["result"]["songs"] == 4
+    programme = pd.read_csv(tmp_path / "stream_all_programme.csv")
+    decisions = pd.read_csv(tmp_path / "stream_all_decisions.csv")
+    assert set(programme["state"]) <= {"music", "silence", "not_music"}
+    assert decisions["position"].max() <= programme["end"].max() + 1
+
+
+def test_a_list_without_tracks_cannot_be_played(model: Classifier, songs: Path) -> None:
+    sets = judged_sets(model, data=songs, split=["all"])
+    with pytest.raises(DatasetError, match="the valid list has no tracks"):
+        stream_test(model, sets, "valid", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("item", "said", "right"),
+    [
+        (song("low", 0, 9), decision(1, "low"), True),
+        (song("low", 0, 9), decision(1, "high"), False),
+        (song("low", 0, 9), decision(1, None, State.UNCERTAIN), False),
+        (Item(State.SILENCE, None, "", 0, 9), decision(1, None, State.SILENCE), True),
+        (Item(State.SILENCE, None, "", 0, 9), decision(1, None, State.NOT_MUSIC), False),
+        (Item(State.NOT_MUSIC, None, "", 0, 9), decision(1, None, State.NOT_MUSIC), True),
+        (Item(State.NOT_MUSIC, None, "", 0, 9), decision(1, None, State.SILENCE), True),
+        (Item(State.NOT_MUSIC, None, "", 0, 9), decision(1, None, State.UNCERTAIN), False),
+        (Item(State.NOT_MUSIC, None, "", 0, 9), decision(1, "low"), False),
+    ],
+)
+def test_what_counts_as_right(item: Item, said: Decision, right: bool) -> None:
+    assert is_right(item, said, has_not_music=True) is right
+
+
+def test_a_model_without_the_label_is_right_to_be_uncertain_on_what_is_not_music() -> None:
+    rain = Item(State.NOT_MUSIC, None, "rain", 0, 9)
+    assert is_right(rain, decision(1, None, State.UNCERTAIN), has_not_music=False)
+
+
+def test_delays_and_changes_are_counted_from_the_change(model: Classifier) -> None:
+    items = [song("low", 0, 6), song("high", 6, 12)]
+    said = told(
+        None, None, "low", "low", "middle", "low", "low", "high", "high", "high", "low", "high"
+    )
+    result = measure(items, said, model.contract)
+    assert result.delay_median == pytest.approx((3 + 2) / 2)
+    assert result.right == pytest.approx(7 / 12)
+    assert result.uncertain == pytest.approx(2 / 12)
+    # In each song the first change is called for; two more are not.
+    assert result.changes_per_minute == pytest.approx(4 * 5)
+    assert result.accuracy_after == {"1": 0.0, "3": 1.0, "5": 0.0}
+
+
+def test_a_song_never_labelled_right_counts_in_full(model: Classifier) -> None:
+    result = measure([song("low", 0, 5)], told(*["high"] * 5), model.contract)
+    assert (result.never_right, result.delay_median) == (1, 5)
+
+
+def test_claims_on_silence_and_other_sounds_are_seconds(model: Classifier) -> None:
+    items = [
+        Item(State.SILENCE, None, "silence", 0, 3),
+        Item(State.NOT_MUSIC, None, "rain", 3, 5),
+        song("low", 5, 6),
+    ]
+    said = [
+        decision(1, "low"),
+        decision(2, None, State.SILENCE),
+        decision(3, None, State.SILENCE),
+        decision(4, "low"),
+        decision(5, None, State.NOT_MUSIC),
+        decision(6, "low"),
+    ]
+    result = measure(items, said, model.contract)
+    assert (result.claimed_on_silence, result.silence) == (1, 3)
+    assert (result.claimed_on_not_music, result.not_music) == (1, 2)
+    assert result.right == pytest.approx(4 / 6)
+
+
+def test_a_programme_shorter_than_a_window_cannot_be_judged(model: Classifier) -> None:
+    with pytest.raises(DatasetError, match="shorter than the model's window"):
+        measure([song("low", 0, 1)], [], model.contract)
+
+
+def test_a_right_second_is_worth_more_than_an_uncertain_one_and_that_more_than_a_wrong_one(
+    model: Classifier,
+) -> None:
+    items = [song("low", 0, 4)]
+    worths = [
+        measure(items, told(*[label] * 4), model.contract).worth for label in ("low", None, "high")
+    ]
+    assert worths == pytest.approx([1, 0, -0.5])
+    assert np.all(np.diff(worths) < 0)
