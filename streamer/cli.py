@@ -12,7 +12,7 @@ from typing import NoReturn
 from pydantic.fields import FieldInfo
 
 from streamer import settings as schema
-from streamer.complaint import complain
+from streamer.complaint import complain, leave_the_reader_alone
 
 COMMANDS = {
     "watch": "streamer.watch",
@@ -118,6 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _daemon(arguments)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        leave_the_reader_alone()
+        return 0
 
 
 def _daemon(arguments: list[str]) -> int:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Iterable
 from typing import Any
 
 from streamer import messages
-from streamer.complaint import complain
+from streamer.complaint import complain, leave_the_reader_alone
 from streamer.frames import FrameMaker, server_name
 from streamer.inputs import InputError, load_classifier, make_inputs, pipeline_factory
 from streamer.listener import Listener, ListenerEvent, SourceStatus
@@ -51,8 +49,7 @@ class _Lines:
         try:
             print(messages.encode(message), flush=True)
         except BrokenPipeError:
-            # What is left in the buffer has no reader; the interpreter must not try it at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            leave_the_reader_alone()
             self.done.set()
 
     def _note(self, status: SourceStatus) -> None:
