@@ -20,6 +20,7 @@ from support_published import (
     source_state,
     spectrogram,
 )
+from support_schema import check_frame
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
@@ -47,7 +48,7 @@ async def until(condition):
 
 
 async def told(connection, count):
-    return [json.loads(await connection.recv()) for _ in range(count)]
+    return [check_frame(json.loads(await connection.recv())) for _ in range(count)]
 
 
 def websocket(server, path="/"):
@@ -220,7 +221,7 @@ def test_a_client_that_stays_behind_is_closed_with_1013_and_the_one_beside_it_mi
             closed = False
             seqs = itertools.count()
             while await metric(server, "genre_stream_slow_clients_closed_total") == 0:
-                hub.publish(prediction(seq := next(seqs), title="x" * 400_000))
+                hub.publish(prediction(seq := next(seqs), probabilities={"x" * 400_000: 1.0}))
                 assert (await told(well_behaved, 1))[0]["seq"] == seq
             closed = True
             ending = await received
@@ -642,7 +643,7 @@ async def open_deaf(server):
 def flood(hub):
     """Publish more than the kernel's buffers hold."""
     for number in range(20):
-        hub.publish(segment(1, title=f"{number}" * 400_000))
+        hub.publish(segment(1, title=str(number) * 400_000))
 
 
 async def receive_all(connection, slowly_until=lambda: True):
