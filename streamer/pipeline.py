@@ -86,6 +86,7 @@ class Pipeline:
     ...             print(f"{event.position:.0f} s {event.state}")
     3 s silence
     4 s silence
+    5 s silence
     >>> [(segment.start, segment.end) for segment in pipeline.finish()]
     [(0.0, 5.0)]
     """

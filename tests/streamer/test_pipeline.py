@@ -375,4 +375,5 @@ def test_the_level_is_that_of_a_square_wave_of_the_same_power() -> None:
     assert level_dbfs(np.array([1, -1] * 1000, np.float32)) == 0
     sine = np.asarray(np.sin(2 * np.pi * 441 * time), np.float32)
     assert level_dbfs(sine) == pytest.approx(-3.01, abs=0.01)
-    assert level_dbfs(sine / 1000 + np.float32(0.5)) == pytest.approx(-63.01, abs=0.01)
+    faint = np.asarray(sine / 1000 + 0.5, np.float32)
+    assert level_dbfs(faint) == pytest.approx(-63.01, abs=0.01)

@@ -1,0 +1,26 @@
+"""The examples in the docstrings are run, so that they stay true."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import streamer
+
+MODULES = [
+    "streamer",
+    *(module.name for module in pkgutil.walk_packages(streamer.__path__, "streamer.")),
+]
+WITH_MODEL = {"streamer", "streamer.pipeline", "streamer.recording"}
+"""Their examples use the embedded model."""
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_a_module_are_true(name: str, request: pytest.FixtureRequest) -> None:
+    if name in WITH_MODEL:
+        request.getfixturevalue("gtzan_model")
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
