@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from export.errors import ExportError, UsageError
 from export.inspection import describe
@@ -20,6 +21,13 @@ genre-export inspect FILE   prints what a model file says about itself
 --quantize static computes with integers, which is faster on some processors only: compare the
 milliseconds in the table.
 """
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong usage as one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _inspect_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"{PROGRAM} inspect", description="Print what a model file says about itself."
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the .onnx file")
@@ -46,7 +54,7 @@ def _inspect_parser() -> argparse.ArgumentParser:
 
 
 def _export_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=PROGRAM,
         description="Turn a training run into the one file that genre-stream loads.",
         epilog=EPILOG,
@@ -80,6 +88,7 @@ def _export_parser() -> argparse.ArgumentParser:
         help="with --verify: write nothing if fewer windows keep their top genre (default: 99)",
     )
     parser.add_argument("--name", help="what the model is called (default: the run's name)")
+    parser.add_argument("--dataset", help="what it was trained on (default: its folder's name)")
     parser.add_argument(
         "--model-version", default="1", metavar="TEXT", help="its version (default: 1)"
     )
@@ -122,6 +131,7 @@ def _export(options: argparse.Namespace) -> int:
         min_agreement=options.min_agreement / 100,
         name=options.name,
         version=options.model_version,
+        dataset=options.dataset,
     )
     export(order, print)
     return 0

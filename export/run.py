@@ -26,6 +26,9 @@ REQUIRED = (
     "metrics",
 )
 
+PARTS = ("train", "valid", "test")
+"""The lists of a split."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -51,7 +54,9 @@ class Run:
         return frozenset(self.facts["split"].get("train", ()))
 
 
-def read_run(folder: Path, name: str | None = None, version: str = "1") -> Run:
+def read_run(
+    folder: Path, name: str | None = None, version: str = "1", dataset: str | None = None
+) -> Run:
     """Read the facts of a finished run and check that they make a contract.
 
     Parameters
@@ -62,6 +67,8 @@ def read_run(folder: Path, name: str | None = None, version: str = "1") -> Run:
         What the model will be called; the folder's name by default.
     version : str
         Its version.
+    dataset : str, optional
+        What it was trained on; the name of the data folder by default.
 
     Raises
     ------
@@ -80,8 +87,13 @@ def read_run(folder: Path, name: str | None = None, version: str = "1") -> Run:
         ) from None
     except ValueError:
         raise UsageError(f"{path} is not JSON: train again or restore the file") from None
-    if not isinstance(facts, dict) or not isinstance(facts.get("split", {}), dict):
+    if not isinstance(facts, dict) or not all(
+        isinstance(facts.get(part, {}), dict) for part in ("split", "settings")
+    ):
         raise UsageError(f"{path} does not describe a training run")
+    split = facts.get("split", {})
+    if not all(isinstance(split.get(part, []), list) for part in PARTS):
+        raise UsageError(f"{path}: split must hold lists of track names")
     if missing := [field for field in REQUIRED if field not in facts]:
         raise UsageError(f"{path} lacks {', '.join(missing)}: finish the run with --resume")
     if not (folder / "model.keras").is_file():
@@ -89,14 +101,17 @@ def read_run(folder: Path, name: str | None = None, version: str = "1") -> Run:
     scale = facts["input_scale"]
     if not isinstance(scale, int | float) or not math.isfinite(scale) or scale <= 0:
         raise UsageError(f"{path}: input_scale must be a positive number, not {scale!r}")
+    training = _training(facts, dataset)
     try:
-        contract = _contract(facts, name or folder.resolve().name, version)
+        contract = _contract(facts, name or folder.resolve().name, version, training)
     except ModelError as error:
         raise UsageError(f"{path}: {error}") from None
     return Run(folder, facts, contract, float(scale))
 
 
-def _contract(facts: Mapping[str, Any], name: str, version: str) -> ModelContract:
+def _contract(
+    facts: Mapping[str, Any], name: str, version: str, training: Mapping[str, Any]
+) -> ModelContract:
     labels = facts["labels"]
     no_answer_yet = {
         "spectrogram_sha256": "0" * 64,
@@ -110,21 +125,21 @@ def _contract(facts: Mapping[str, Any], name: str, version: str) -> ModelContrac
             "name": name,
             "version": version,
             "spectrogram": facts["spec"],
-            "training": _training(facts),
+            "training": training,
             "golden": no_answer_yet,
             "precision": "float32",
         }
     )
 
 
-def _training(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _training(facts: Mapping[str, Any], dataset: str | None) -> dict[str, Any]:
     """Return what a user of the model may want to know about its making, without any paths."""
-    split = facts["split"]
+    split, settings = facts["split"], facts.get("settings", {})
     return {
-        "dataset": facts.get("dataset") or Path(str(facts.get("data", "unknown"))).name,
+        "dataset": dataset or Path(str(settings.get("data", "unknown"))).name,
         "split": split.get("name", "unknown"),
         "protocol": split.get("protocol", ""),
-        "tracks": {part: len(split.get(part, ())) for part in ("train", "valid", "test")},
+        "tracks": {part: len(split.get(part, ())) for part in PARTS},
         "seed": facts["seed"],
         "metrics": facts["metrics"],
     }

@@ -46,6 +46,8 @@ class Order:
     """What the model is called; None: as the run's folder."""
     version: str = "1"
     """Its version."""
+    dataset: str | None = None
+    """What it was trained on; None: the name of the folder."""
 
 
 def export(order: Order, say: Callable[[str], None]) -> None:
@@ -63,12 +65,14 @@ def export(order: Order, say: Callable[[str], None]) -> None:
     ExportError
         If no file was written; a `UsageError` if it could not even begin.
     """
-    run = read_run(order.run, order.name, order.version)
+    run = read_run(order.run, order.name, order.version, order.dataset)
     check_writable(order.out)
     contract = dataclasses.replace(run.contract, precision=order.precision)
     calibration = read_windows(order.calibrate, contract) if order.calibrate else []
     tracks = read_windows(order.verify, contract, leave_out=run.trained_on) if order.verify else []
 
+    if not run.facts.get("finished", True):
+        say("The run is not finished: this is its best network so far")
     say(f"Converting {run.network} (about a minute)")
     network, converted = _convert(run)
     difference = check_conversion(network.logits, asker(converted.SerializeToString()), contract)

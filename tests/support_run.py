@@ -39,7 +39,7 @@ FACTS: dict[str, Any] = {
     "temperature": 1.5,
     "decision": {"smoothing": "ema"},
     "seed": 7,
-    "dataset": "noise",
+    "settings": {"data": "/home/somebody/noise"},
     "split": {"name": "lists", "protocol": "by hand", "train": [], "valid": [], "test": []},
     "metrics": {"valid": {"accuracy": 0.1}},
 }

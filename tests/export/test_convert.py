@@ -1,0 +1,303 @@
+"""The graph answers what Keras answers, and a file of any precision is used like any other."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import pytest
+import support_run
+from onnx import numpy_helper
+
+from export.convert import Network
+from export.errors import ExportError, UsageError
+from export.pictures import read_windows
+from export.run import read_run
+from export.steps import Order, export
+from streamer.contract import METADATA_KEY
+from streamer.model import Classifier, ModelError, golden_spectrogram
+from trainer.network import with_preprocessing
+
+PRECISIONS = ["float32", "float16", "int8", "static"]
+
+
+def silent(_line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def files(
+    tiny_run: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Return the same run exported in every precision."""
+    folder = tmp_path_factory.mktemp("files")
+    for precision in PRECISIONS:
+        calibrate = pictures if precision == "static" else None
+        out = folder / f"{precision}.onnx"
+        export(Order(tiny_run, out, precision=precision, calibrate=calibrate), silent)
+    return {precision: folder / f"{precision}.onnx" for precision in PRECISIONS}
+
+
+@pytest.fixture(scope="module")
+def network(tiny_run: Path) -> Network:
+    return Network(read_run(tiny_run))
+
+
+@pytest.mark.parametrize("frames", [39, 40, 65, 129, 387])
+def test_the_float32_file_equals_keras_for_every_length(
+    files: dict[str, Path], network: Network, frames: int
+) -> None:
+    classifier = Classifier.load(files["float32"])
+    spec = classifier.contract.spectrogram
+    batch = np.concatenate([golden_spectrogram(spec, frames, seed) for seed in range(3)])
+    assert np.abs(classifier.logits(batch) - network.logits(batch)).max() < 1e-4
+
+
+@pytest.mark.parametrize("scale", [1, 1.2, 2])
+def test_the_exporter_prepares_images_exactly_as_the_trainer_does(
+    tiny_run: Path, tmp_path: Path, scale: float
+) -> None:
+    images = keras.saving.load_model(tiny_run / "model.keras")
+    run = read_run(support_run.write_run(tmp_path / "run", images, input_scale=scale))
+    spec = run.contract.spectrogram
+    for frames in (77, 90):
+        trained = with_preprocessing(images, spec, frames, scale)
+        window = golden_spectrogram(spec, frames, seed=4)
+        wanted = np.asarray(trained(window, training=False))
+        assert np.abs(Network(run).logits(window) - wanted).max() < 1e-4
+
+
+@pytest.mark.parametrize(("precision", "largest"), [("float16", 0.01), ("int8", 0.1)])
+def test_smaller_weights_change_logits_only_a_little(
+    files: dict[str, Path], network: Network, precision: str, largest: float
+) -> None:
+    classifier = Classifier.load(files[precision])
+    window = golden_spectrogram(classifier.contract.spectrogram, 65, seed=1)
+    assert 0 < np.abs(classifier.logits(window) - network.logits(window)).max() < largest
+
+
+def test_a_window_is_answered_alike_alone_and_in_a_batch(files: dict[str, Path]) -> None:
+    for precision in PRECISIONS:
+        classifier = Classifier.load(files[precision], threads=2)
+        spec = classifier.contract.spectrogram
+        windows = [golden_spectrogram(spec, 65, seed) for seed in range(5)]
+        alone = np.concatenate([classifier.logits(window) for window in windows])
+        assert np.array_equal(classifier.logits(np.concatenate(windows)), alone)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_file_is_valid_onnx_that_the_oldest_runtime_reads(
+    files: dict[str, Path], precision: str
+) -> None:
+    model = onnx.load(files[precision])
+    onnx.checker.check_model(model, full_check=True)
+    # onnxruntime 1.20 reads up to IR version 10 and operator set 21.
+    assert model.ir_version <= 10
+    assert {entry.domain: entry.version for entry in model.opset_import} == {"": 18}
+    assert not {node.op_type for node in model.graph.node} & {"BatchNormalization"}
+    assert [axis.dim_param for axis in model.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch",
+        "",
+        "frames",
+    ]
+
+
+def test_int8_weights_have_a_scale_for_each_output_channel(files: dict[str, Path]) -> None:
+    graph = onnx.load(files["int8"]).graph
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    stored = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    assert len(stored) == 2
+    for node in stored:
+        weights, scale = (tensors[name] for name in node.input)
+        assert weights.dtype == np.int8
+        assert scale.shape == (weights.shape[0],)
+    assert not [
+        name
+        for name, values in tensors.items()
+        if values.dtype == np.float32 and values.size >= 1024
+    ]
+
+
+def test_the_static_file_computes_with_integers(files: dict[str, Path]) -> None:
+    operators = [node.op_type for node in onnx.load(files["static"]).graph.node]
+    assert operators.count("QuantizeLinear") > 3
+    assert Classifier.load(files["static"]).contract.precision == "static"
+
+
+def test_the_contract_is_the_run_s_and_holds_no_paths(files: dict[str, Path]) -> None:
+    contract = Classifier.load(files["int8"]).contract
+    facts = support_run.FACTS
+    assert contract.name == "tiny"
+    assert contract.precision == "int8"
+    assert list(contract.labels) == facts["labels"]
+    assert contract.spectrogram.to_dict() == facts["spec"]
+    assert (contract.window_frames, contract.min_frames) == (65, 39)
+    assert contract.temperature == facts["temperature"]
+    assert contract.decision == facts["decision"]
+    assert contract.training == {
+        "dataset": "noise",
+        "split": "lists",
+        "protocol": "by hand",
+        "tracks": {"train": 0, "valid": 0, "test": 0},
+        "seed": 7,
+        "metrics": {"valid": {"accuracy": 0.1}},
+    }
+    assert contract.golden.contract_sha256 == contract.digest
+    assert b"/home/somebody" not in files["int8"].read_bytes()
+
+
+def test_swapping_two_labels_of_an_exported_file_is_noticed(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    model = onnx.load(files["int8"])
+    (entry,) = (prop for prop in model.metadata_props if prop.key == METADATA_KEY)
+    contract = json.loads(entry.value)
+    contract["labels"][:2] = reversed(contract["labels"][:2])
+    entry.value = json.dumps(contract)
+    swapped = tmp_path / "swapped.onnx"
+    onnx.save(model, swapped)
+    with pytest.raises(ModelError, match="has labels or settings that were changed after it was"):
+        Classifier.load(swapped)
+
+
+def test_an_exported_file_loads_where_no_framework_is_installed(files: dict[str, Path]) -> None:
+    program = (
+        "import sys\n"
+        "for name in ('tensorflow', 'keras', 'onnx', 'tf2onnx', 'torch'):\n"
+        "    sys.modules[name] = None  # importing it raises ImportError\n"
+        "from pathlib import Path\n"
+        "from streamer.model import Classifier\n"
+        "print(Classifier.load(Path(sys.argv[1])).contract.name)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, files["int8"]], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "tiny\n", "")
+
+
+def test_everybody_may_read_the_file_that_the_umask_lets_read(files: dict[str, Path]) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(files["int8"].stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_table_compares_the_file_with_keras_on_tracks_it_was_not_trained_on(
+    tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    split = {**support_run.FACTS["split"], "train": ["blues.00000", "rock.00004"]}
+    images = keras.saving.load_model(tiny_run / "model.keras")
+    run = support_run.write_run(tmp_path / "run", images, split=split)
+    lines: list[str] = []
+    export(Order(run, tmp_path / "a.onnx", verify=pictures, min_agreement=0.8), lines.append)
+    start = lines.index("Comparing on 24 windows of 8 tracks in " + str(pictures))
+    head, *rows = [line.split() for line in lines[start + 1].splitlines()]
+    assert head[0] == "weights"
+    assert [row[0] for row in rows] == ["float32", "int8"]
+    assert rows[0][5] == "100.00%"
+    assert float(rows[0][6]) < 1e-4
+    assert rows[0][-1].endswith("%")
+
+
+def test_a_file_that_agrees_too_little_is_not_written_and_the_old_one_stays(
+    tiny_run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model.onnx"
+    out.write_bytes(b"the old one")
+    monkeypatch.setattr("export.steps.to_int8", _ruin)
+    with pytest.raises(ExportError, match=r"^int8 keeps the top genre of only .* nothing was wri"):
+        export(Order(tiny_run, out, verify=pictures), silent)
+    assert out.read_bytes() == b"the old one"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def _ruin(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with all answers turned round."""
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.shape[-1:] == (len(support_run.LABELS),):
+            tensor.CopyFrom(numpy_helper.from_array(-values, tensor.name))
+    return model
+
+
+def test_a_network_that_answers_nan_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    images = keras.saving.load_model(tiny_run / "model.keras")
+    kernel, bias = images.layers[-1].get_weights()
+    images.layers[-1].set_weights([kernel * np.nan, bias])
+    run = support_run.write_run(tmp_path / "run", images)
+    with pytest.raises(
+        ExportError, match=r"^the network answers with NaN or infinity: train again"
+    ):
+        export(Order(run, tmp_path / "model.onnx"), silent)
+
+
+def test_a_run_whose_network_has_other_classes_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    images = keras.saving.load_model(tiny_run / "model.keras")
+    run = support_run.write_run(tmp_path / "run", images, labels=["one", "two"])
+    with pytest.raises(UsageError, match=r"model\.keras has 10 classes and run\.json 2 labels"):
+        export(Order(run, tmp_path / "model.onnx"), silent)
+
+
+def test_a_damaged_keras_file_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_bytes((tiny_run / "run.json").read_bytes())
+    (run / "model.keras").write_bytes((tiny_run / "model.keras").read_bytes()[:5000])
+    with pytest.raises(UsageError, match=r"model\.keras is damaged \(.*\): train again"):
+        export(Order(run, tmp_path / "model.onnx"), silent)
+
+
+def test_windows_lie_one_after_the_other_and_are_relative_to_their_own_peak(
+    tiny_run: Path, pictures: Path
+) -> None:
+    contract = read_run(tiny_run).contract
+    tracks = read_windows(pictures, contract)
+    assert [track.track for track in tracks[4:6]] == ["blues.00004", "rock.00000"]
+    assert tracks[0].genre == "blues"
+    assert tracks[0].spectrograms.shape == (3, 128, 65)
+    assert tracks[0].spectrograms.dtype == np.float32
+    assert (tracks[0].spectrograms.max(axis=(1, 2)) == 0).all()
+    assert tracks[0].spectrograms.min() >= -80
+
+
+def _empty(folder: Path) -> str:
+    (folder / "spectrogram.json").write_text(json.dumps(support_run.FACTS["spec"]))
+    return r"holds no picture of 39 columns or more at GENRE/TRACK\.png: make pictures with"
+
+
+def _no_grid(_folder: Path) -> str:
+    return r"is not a folder of spectrogram pictures: spectrogram\.json cannot be read \(No such"
+
+
+def _other_grid(folder: Path) -> str:
+    spec = {**support_run.FACTS["spec"], "hop_length": 512}
+    (folder / "spectrogram.json").write_text(json.dumps(spec))
+    return r"^the pictures in .* are on another grid than the model: make them again with"
+
+
+def _broken_grid(folder: Path) -> str:
+    (folder / "spectrogram.json").write_text('{"sample_rate": 22050}')
+    return r"spectrogram\.json is not a spectrogram specification: spectrogram lacks fmax, fmin"
+
+
+def _text_as_picture(folder: Path) -> str:
+    _empty(folder)
+    (folder / "blues").mkdir()
+    (folder / "blues" / "blues.png").write_text("no picture")
+    return r"blues\.png cannot be read as a PNG picture: delete or replace it"
+
+
+@pytest.mark.parametrize("spoil", [_empty, _no_grid, _other_grid, _broken_grid, _text_as_picture])
+def test_folders_without_pictures_on_the_model_s_grid_are_refused(
+    tiny_run: Path, tmp_path: Path, spoil: Callable[[Path], str]
+) -> None:
+    told = spoil(tmp_path)
+    with pytest.raises(UsageError, match=told):
+        read_windows(tmp_path, read_run(tiny_run).contract)

@@ -1,0 +1,194 @@
+"""genre-export tells a person in one line what is wrong, and what a file contains."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support_run
+from support_model import make_model
+
+from export.cli import main
+
+
+def tell(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Run genre-export and return its status and the only line it wrote on stderr."""
+    status = main([str(argument) for argument in arguments])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("genre-export: ")
+    return status, lines[0].removeprefix("genre-export: ")
+
+
+def fake_run(folder: Path, **changes: Any) -> Path:
+    """Write a run whose network is never opened."""
+    folder.mkdir()
+    facts = {**support_run.FACTS, **changes}
+    kept = {name: value for name, value in facts.items() if value != "left out"}
+    (folder / "run.json").write_text(json.dumps(kept))
+    (folder / "model.keras").touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "the following arguments are required: RUN, --out; see genre-export --help"),
+        (
+            ["run", "--out", "x.onnx", "--fast"],
+            "unrecognized arguments: --fast; see genre-export --help",
+        ),
+        (
+            ["run", "--out", "x.onnx", "--weights", "int4"],
+            "argument --weights: invalid choice: 'int4' (choose from 'float32', 'float16', "
+            "'int8'); see genre-export --help",
+        ),
+        (
+            ["run", "--out", "x.onnx", "--min-agreement", "lots"],
+            "argument --min-agreement: 'lots' is not a number from 0 to 100; see genre-export "
+            "--help",
+        ),
+        (
+            ["run", "--out", "x.onnx", "--quantize", "static"],
+            "--quantize static and --calibrate DIR are only of use together",
+        ),
+        (
+            ["run", "--out", "x.onnx", "--calibrate", "pictures"],
+            "--quantize static and --calibrate DIR are only of use together",
+        ),
+        (
+            ["run", "--out", "x.onnx", "--quantize", "static", "--weights", "int8"],
+            "--quantize static stores int8 weights: leave --weights out",
+        ),
+        (
+            ["inspect"],
+            "the following arguments are required: FILE; see genre-export inspect --help",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert tell(capsys, *arguments) == (2, told)
+
+
+def test_a_folder_that_is_no_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "model.onnx"
+    assert tell(capsys, tmp_path / "none", "--out", out) == (
+        2,
+        f"run {tmp_path / 'none'} is not a folder: name the run that genre-train made",
+    )
+    assert tell(capsys, tmp_path, "--out", out) == (
+        2,
+        f"{tmp_path} is not a training run: run.json cannot be read (No such file or directory)",
+    )
+    (tmp_path / "run.json").write_text("{")
+    assert tell(capsys, tmp_path, "--out", out) == (
+        2,
+        f"{tmp_path / 'run.json'} is not JSON: train again or restore the file",
+    )
+    (tmp_path / "run.json").write_text("[]")
+    assert tell(capsys, tmp_path, "--out", out) == (
+        2,
+        f"{tmp_path / 'run.json'} does not describe a training run",
+    )
+    (tmp_path / "run.json").write_text(json.dumps(support_run.FACTS))
+    assert tell(capsys, tmp_path, "--out", out) == (
+        2,
+        f"run {tmp_path} has no model.keras yet: finish the run with --resume",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"temperature": "left out"}, " lacks temperature: finish the run with --resume"),
+        (
+            {"labels": "left out", "seed": "left out"},
+            " lacks labels, seed: finish the run with --resume",
+        ),
+        (
+            {"temperature": float("nan")},
+            ": temperature must be a number from 0.01 to 100, not None",
+        ),
+        ({"labels": 3}, ": labels must be a list of two or more different names, not 3"),
+        (
+            {"window_frames": "x"},
+            ": window_frames must be a whole number from 1 to 100000, not 'x'",
+        ),
+        ({"spec": {}}, ": spectrogram lacks fmax, fmin, hop_length, n_fft, n_mels, sample_rate, "),
+        ({"input_scale": 0}, ": input_scale must be a positive number, not 0"),
+        ({"split": {"train": None}}, ": split must hold lists of track names"),
+    ],
+)
+def test_a_run_with_incomplete_facts_is_refused_by_their_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], told: str
+) -> None:
+    run = fake_run(tmp_path / "run", **changes)
+    status, line = tell(capsys, run, "--out", tmp_path / "model.onnx")
+    assert status == 2
+    assert line.startswith(f"{run / 'run.json'}{told}")
+
+
+def test_a_place_where_no_file_can_be_written_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fake_run(tmp_path / "run")
+    file = tmp_path / "file"
+    file.touch()
+    for out, told in (
+        (tmp_path, f"--out {tmp_path} is a folder: name a file in it"),
+        (file / "a.onnx", f"--out {file / 'a.onnx'} cannot be written (Not a directory): name an"),
+        (tmp_path / "no" / "a.onnx", f"--out {tmp_path / 'no' / 'a.onnx'} cannot be written (No "),
+        (Path("/proc/a.onnx"), "--out /proc/a.onnx cannot be written ("),
+    ):
+        status, line = tell(capsys, run, "--out", out)
+        assert status == 2
+        assert line.startswith(told)
+
+
+def test_without_the_extra_the_exporter_names_the_package_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for name in ("export.steps", "export.compress", "export.seal"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    run = fake_run(tmp_path / "run")
+    status, line = tell(capsys, run, "--out", tmp_path / "model.onnx")
+    assert (status, line) == (2, "onnx is not installed: pip install 'genre-stream[export]'")
+
+
+def test_inspect_prints_the_contract_as_a_person_would_read_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_model(tmp_path / "thirds.onnx", noise=True, decision={"smoothing": "ema"})
+    assert main(["inspect", str(path)]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    topics = dict(line.split(maxsplit=1) for line in said.out.splitlines())
+    assert topics["Model"] == "thirds 1 (contract 1)"
+    assert topics["File"].startswith(f"{path}, ")
+    assert topics["Labels"] == "low, middle, high, noise"
+    assert topics["Not"] == "music    noise"
+    assert topics["Spectrogram"] == (
+        "128 mel bands from 0 to 11025 Hz, 2048 samples a frame, a column every 1711 samples "
+        "(77.6 ms), 80 dB below the loudest cell"
+    )
+    assert topics["Window"] == "65 columns (5.04 s), at least 39 (3.03 s)"
+    assert topics["Decision"] == "smoothing ema"
+
+
+def test_inspect_refuses_a_file_that_the_daemon_would_refuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.touch()
+    assert tell(capsys, "inspect", path) == (
+        2,
+        f"model {path} is an empty file: copy or export it again",
+    )
