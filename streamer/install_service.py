@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
 import subprocess
@@ -171,6 +170,6 @@ def _guard_config() -> None:
     config = Path("/etc/genre-stream/config.toml")
     try:
         shutil.chown(config, group="genre-stream")
-        os.chmod(config, 0o640)
+        config.chmod(0o640)
     except (LookupError, OSError) as error:
         print(f"cannot restrict {config} to the group genre-stream: {error}", file=sys.stderr)

@@ -1,0 +1,110 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamer import cli, install_service
+from streamer.install_service import shipped, unit_files
+
+PROGRAM = Path("/opt/somewhere/bin/genre-stream")
+
+
+def test_the_units_start_the_program_of_this_installation():
+    files = unit_files(PROGRAM, user=False, systemd_version=252)
+    assert set(files) == set(install_service.SYSTEM_FILES.values())
+    service = files["etc/systemd/system/genre-stream.service"]
+    assert f"ExecStart={PROGRAM}\n" in service
+    assert "/opt/genre-stream/bin" not in "".join(files.values())
+
+
+def test_a_systemd_that_can_is_told_to_wait_longer_after_each_failure():
+    files = unit_files(PROGRAM, user=True, systemd_version=254)
+    delay = files[".config/systemd/user/genre-stream.service.d/growing-delay.conf"]
+    assert "RestartMaxDelaySec=" in delay
+    assert len(unit_files(PROGRAM, user=True, systemd_version=252)) == 1
+
+
+def test_everything_is_installed_below_a_root_folder_and_settings_are_kept(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(install_service, "this_program", lambda: PROGRAM)
+    assert cli.main(["install-service", "--root", str(tmp_path)]) == 0
+    config = tmp_path / "etc/genre-stream/config.toml"
+    assert config.read_text() == shipped("config.toml")
+    config.write_text("port = 1\n")
+    assert cli.main(["install-service", "--root", str(tmp_path)]) == 0
+    assert config.read_text() == "port = 1\n"
+    assert "systemctl enable --now genre-stream" in capsys.readouterr().out
+
+
+def test_the_users_unit_goes_to_the_users_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(install_service, "this_program", lambda: PROGRAM)
+    assert cli.main(["install-service", "--user", "--root", str(tmp_path)]) == 0
+    unit = tmp_path / ".config/systemd/user/genre-stream.service"
+    assert "WantedBy=default.target" in unit.read_text()
+    assert "systemctl --user enable" in capsys.readouterr().out
+
+
+def test_printing_installs_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(install_service, "this_program", lambda: PROGRAM)
+    assert cli.main(["install-service", "--print", "--root", str(tmp_path)]) == 0
+    assert f"ExecStart={PROGRAM}\n" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_in_a_home_folder_is_refused_because_the_service_cannot_see_it(
+    monkeypatch, capsys
+):
+    program = Path("/home/somebody/.local/bin/genre-stream")
+    monkeypatch.setattr(install_service, "this_program", lambda: program)
+    assert cli.main(["install-service", "--print"]) == 1
+    assert "is in a home folder, which the service must not see" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(install_service, "this_program", lambda: PROGRAM)
+    (tmp_path / "etc").write_text("a file where a folder should be")
+    assert cli.main(["install-service", "--root", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"genre-stream: cannot write {tmp_path}/etc/")
+
+
+CHECKS = {"bash": ["bash", "-n"], "zsh": ["zsh", "-n"], "fish": ["fish", "--no-execute"]}
+
+
+@pytest.mark.parametrize("shell", CHECKS)
+def test_the_shell_understands_its_completions(shell, tmp_path, capsys):
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    assert cli.main(["completion", shell]) == 0
+    script = tmp_path / "completions"
+    script.write_text(capsys.readouterr().out)
+    result = subprocess.run([*CHECKS[shell], script], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_bash_completes_options_commands_and_words(tmp_path, capsys):
+    assert cli.main(["completion", "bash"]) == 0
+    script = tmp_path / "completions"
+    script.write_text(capsys.readouterr().out)
+    assert complete(script, "genre-stream", "--hop-s") == ["--hop-seconds"]
+    assert complete(script, "genre-stream", "insta") == ["install-service"]
+    assert complete(script, "genre-stream", "--smoothing", "h") == ["hmm"]
+
+
+def complete(script: Path, *words: str) -> list[str]:
+    """What bash offers for the last of the words."""
+    program = (
+        f"source {script}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1};"
+        f"$(complete -p genre-stream | sed 's/.*-F \\([^ ]*\\).*/\\1/')"
+        f" genre-stream {words[-1]} {words[-2]}; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    result = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+    return [word.strip() for word in result.stdout.splitlines() if word.strip()]
+
+
+def test_an_installed_command_is_found_beside_its_python():
+    assert install_service.this_program() == Path(sys.executable).parent / "genre-stream"
+    assert os.access(install_service.this_program(), os.X_OK)
