@@ -5,7 +5,7 @@ import { assignColours } from "./palette.js";
 import { Segments } from "./segments.js";
 import { Spectrogram } from "./spectrogram.js";
 import { Timeline } from "./timeline.js";
-import { capital, clockTime, duration, percent } from "./wording.js";
+import { capital, clockTime, decibels, duration, percent } from "./wording.js";
 
 const STATE_WORDS = { silence: "Silence", not_music: "Not music", uncertain: "Uncertain" };
 const SOURCE_WORDS = {
@@ -223,7 +223,7 @@ function describePrediction({ source, state, genre, confidence, probabilities, l
   if (state === "music") return { look: "music", paint: paints.get(genre), heading: capital(genre), confidence, note: since };
   const heading = STATE_WORDS[state] ?? capital(state);
   let note = since;
-  if (state === "silence" && level !== null) note = [`Nothing louder than ${Math.round(level)} dBFS`, since].filter(Boolean).join(", ");
+  if (state === "silence" && level !== null) note = [`Nothing louder than ${decibels(level)}`, since].filter(Boolean).join(", ");
   if (state === "uncertain") {
     const [first, second] = Object.entries(probabilities).sort((one, other) => other[1] - one[1]);
     note = `Perhaps ${first[0]} (${percent(first[1])})${second ? ` or ${second[0]} (${percent(second[1])})` : ""}`;
@@ -327,7 +327,7 @@ function renderGenres(prediction) {
 
 function renderLevel(level) {
   const shown = Math.min(0, Math.max(QUIETEST_DBFS, level ?? QUIETEST_DBFS));
-  const text = level === null ? "–" : `${level.toFixed(1).replace("-", "−")} dBFS`;
+  const text = level === null ? "–" : decibels(level);
   element("level-fill").style.transform = `scaleX(${1 - shown / QUIETEST_DBFS})`;
   element("level").setAttribute("aria-valuenow", shown.toFixed(1));
   element("level").setAttribute("aria-valuetext", level === null ? "unknown" : text);

@@ -25,3 +25,8 @@ export function duration(milliseconds) {
 export function capital(label) {
   return label.charAt(0).toUpperCase() + label.slice(1);
 }
+
+/** A level in dBFS, with a real minus sign. */
+export function decibels(level) {
+  return `${level.toFixed(1).replace("-", "−")} dBFS`;
+}
