@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         heard = _heard(arguments.file, from_, to, arguments.source)
         if arguments.csv:
-            heard.to_csv(sys.stdout)
+            heard.to_csv(sys.stdout, date_format="%Y-%m-%d %H:%M")
         else:
             _plot(heard, arguments.plot)
     except ModuleNotFoundError as error:

@@ -85,18 +85,6 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
             registry=self.registry,
         )
-        self._level = Gauge(
-            "genre_stream_level_dbfs",
-            "Level of the last window, in dB relative to full scale.",
-            ("source",),
-            registry=self.registry,
-        )
-        self._confidence = Gauge(
-            "genre_stream_confidence_ratio",
-            "Confidence of the last prediction, 0 to 1.",
-            ("source",),
-            registry=self.registry,
-        )
         self._messages = Counter(
             "genre_stream_messages", "Messages published.", ("type",), registry=self.registry
         )
@@ -116,11 +104,8 @@ class Metrics:
         self._messages.labels(message["type"]).inc()
         if message["type"] != "prediction":
             return
-        source = message["source"]
-        self._latency.labels(source).observe(message["latency_ms"] / 1000)
-        self._level.labels(source).set(message["level_dbfs"])
-        self._confidence.labels(source).set(message["confidence"])
-        self._sources.note(source, message["state"], message["genre"])
+        self._latency.labels(message["source"]).observe(message["latency_ms"] / 1000)
+        self._sources.note(message)
 
     def client(self) -> AbstractContextManager[object]:
         """Return a context for as long as a client is connected."""
@@ -140,14 +125,14 @@ class Metrics:
 
 
 class _SourceCollector(Collector):
-    """Reads the sources when Prometheus asks."""
+    """Reads the sources when Prometheus asks; tells nothing of those that are gone."""
 
     def __init__(self, vitals: VitalsReader) -> None:
         self._vitals = vitals
-        self._heard: dict[str, tuple[str, str | None]] = {}
+        self._predictions: dict[str, Mapping[str, Any]] = {}
 
-    def note(self, source: str, state: str, genre: str | None) -> None:
-        self._heard[source] = (state, genre)
+    def note(self, prediction: Mapping[str, Any]) -> None:
+        self._predictions[prediction["source"]] = prediction
 
     def collect(self) -> Iterator[Metric]:
         vitals = list(self._vitals())
@@ -157,39 +142,50 @@ class _SourceCollector(Collector):
                 counter.add_metric([one.source], read(one))
             yield counter
         for name, text, read in _TOLD_BY_SOURCES:
-            gauge = GaugeMetricFamily(f"genre_stream_{name}", text, labels=["source"])
-            for one in vitals:
-                gauge.add_metric([one.source], read(one))
-            yield gauge
-        yield self._inference(vitals)
+            values = {one.source: read(one) for one in vitals}
+            yield _gauge(f"genre_stream_{name}", text, values)
+        yield _inference(vitals)
         yield _states(
             "genre_stream_source_state",
             "State of the source.",
             SOURCE_STATES,
-            ((one.source, one.state) for one in vitals),
+            {one.source: one.state for one in vitals},
         )
-        yield _states(
-            "genre_stream_state",
-            "What the last prediction says is heard.",
-            DECISION_STATES,
-            ((source, state) for source, (state, _) in self._heard.items()),
-        )
-        genre = InfoMetricFamily(
-            "genre_stream_heard",
-            "Genre of the last prediction, empty unless it is music.",
-            labels=["source"],
-        )
-        for source, (_, name_of_genre) in self._heard.items():
-            genre.add_metric([source], {"genre": name_of_genre or ""})
-        yield genre
+        present = {one.source for one in vitals} & set(self._predictions)
+        yield from _heard({source: self._predictions[source] for source in sorted(present)})
 
-    def _inference(self, vitals: Iterable[SourceVitals]) -> Metric:
-        summary = SummaryMetricFamily(
-            "genre_stream_inference_seconds", "Time to classify one window.", labels=["source"]
-        )
-        for one in vitals:
-            summary.add_metric([one.source], one.inferences, one.inference_seconds)
-        return summary
+
+def _heard(predictions: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
+    """Tell what the last prediction of each source says."""
+    for name, text, field in (
+        ("level_dbfs", "Level of the last hop, in dB relative to full scale.", "level_dbfs"),
+        ("confidence_ratio", "Confidence of the last prediction, 0 to 1.", "confidence"),
+    ):
+        values = {source: message[field] for source, message in predictions.items()}
+        yield _gauge(f"genre_stream_{name}", text, values)
+    yield _states(
+        "genre_stream_state",
+        "What the last prediction says is heard.",
+        DECISION_STATES,
+        {source: message["state"] for source, message in predictions.items()},
+    )
+    genre = InfoMetricFamily(
+        "genre_stream_heard",
+        "Genre of the last prediction, empty unless it is music.",
+        labels=["source"],
+    )
+    for source, message in predictions.items():
+        genre.add_metric([source], {"genre": message["genre"] or ""})
+    yield genre
+
+
+def _inference(vitals: Iterable[SourceVitals]) -> Metric:
+    summary = SummaryMetricFamily(
+        "genre_stream_inference_seconds", "Time to classify one window.", labels=["source"]
+    )
+    for one in vitals:
+        summary.add_metric([one.source], one.inferences, one.inference_seconds)
+    return summary
 
 
 class _HubCollector(Collector):
@@ -236,11 +232,19 @@ class _HistoryCollector(Collector):
         )
 
 
+def _gauge(name: str, text: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    """Return a value for each source."""
+    family = GaugeMetricFamily(name, text, labels=["source"])
+    for source, value in values.items():
+        family.add_metric([source], value)
+    return family
+
+
 def _states(
-    name: str, text: str, known: Iterable[str], sources: Iterable[tuple[str, str]]
+    name: str, text: str, known: Iterable[str], states: Mapping[str, str]
 ) -> StateSetMetricFamily:
     """Return 1 for the state that each source is in and 0 for the others."""
     family = StateSetMetricFamily(name, text, labels=["source"])
-    for source, state in sources:
+    for source, state in states.items():
         family.add_metric([source], {one: one == state for one in known})
     return family

@@ -1,0 +1,207 @@
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from support_published import prediction, running_server, source_state
+from support_schema import check_frame
+
+from streamer import watch
+from streamer.palette import ansi
+
+PATIENCE = 90.0
+COMMAND = [
+    sys.executable,
+    "-u",
+    "-c",
+    "import sys; from streamer.cli import main; sys.exit(main())",
+]
+
+
+def within_patience(coroutine):
+    async def patient():
+        async with asyncio.timeout(PATIENCE):
+            return await coroutine
+
+    return asyncio.run(patient())
+
+
+@contextlib.asynccontextmanager
+async def watching(*arguments, **options):
+    """Run genre-stream watch."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        "watch",
+        *map(str, arguments),
+        **{"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE} | options,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+async def line(stream):
+    return (await stream.readline()).decode().rstrip("\n")
+
+
+def test_a_line_is_written_whenever_something_else_is_heard():
+    async def scenario():
+        async with (
+            running_server() as (hub, server),
+            watching(server.url) as watcher,
+        ):
+            await until(lambda: list(hub.outboxes))
+            hub.publish(prediction(1, genre="jazz", confidence=0.83, level_dbfs=-21.4))
+            hub.publish(prediction(2, genre="jazz"))
+            hub.publish(prediction(65, state="silence", genre=None, confidence=1.0))
+            hub.publish(source_state("stalled", detail="no sound for 3 s"))
+            assert await line(watcher.stdout) == (
+                "radio         0:01  jazz        83 % ████████░░  -21 dBFS"
+            )
+            assert (await line(watcher.stdout)).startswith("radio         1:05  silence    100 % ")
+            assert await line(watcher.stdout) == "radio        stalled: no sound for 3 s"
+
+    within_patience(scenario())
+
+
+def test_on_a_terminal_each_source_has_one_line_in_the_colour_of_its_genre():
+    async def scenario():
+        terminal, other_end = pty.openpty()
+        async with (
+            running_server("radio", "hall") as (hub, server),
+            watching(server.url, stdout=other_end),
+        ):
+            os.close(other_end)
+            hub.publish(prediction(1, "radio", genre="jazz"))
+            hub.publish(prediction(1, "hall", state="silence", genre=None))
+            seen = ""
+            while "silence" not in seen:
+                seen += (await asyncio.to_thread(os.read, terminal, 4096)).decode()
+            hub.publish(prediction(2, "radio", genre="rock"))
+            while "rock" not in seen or "\x1b[2A" not in seen:
+                seen += (await asyncio.to_thread(os.read, terminal, 4096)).decode()
+        os.close(terminal)
+        assert f"{ansi('#92dadd')}radio         0:01  jazz" in seen
+        assert f"{watch.DIM}hall          0:01  silence" in seen
+        assert f"{ansi('#bd1f01')}radio         0:02  rock" in seen
+
+    within_patience(scenario())
+
+
+def test_with_json_the_frames_are_written_as_they_come_and_sources_can_be_chosen():
+    async def scenario():
+        async with (
+            running_server("radio", "hall") as (hub, server),
+            watching(server.url, "--json", "--source", "hall") as watcher,
+        ):
+            await until(lambda: any(outbox.subscription.sources for outbox in hub.outboxes))
+            for source in ("radio", "hall"):
+                hub.publish(prediction(7, source))
+            frames = [check_frame(json.loads(await line(watcher.stdout))) for _ in range(2)]
+            assert [(frame["type"], frame.get("source")) for frame in frames] == [
+                ("hello", None),
+                ("prediction", "hall"),
+            ]
+
+    within_patience(scenario())
+
+
+def test_when_the_server_is_gone_for_a_while_the_watcher_comes_back():
+    async def scenario():
+        async with contextlib.AsyncExitStack() as stack:
+            async with running_server() as (_, server):
+                url, port = server.url, server.addresses[0][1]
+                watcher = await stack.enter_async_context(watching(url, "--json"))
+                assert json.loads(await line(watcher.stdout))["type"] == "hello"
+            said = await line(watcher.stderr)
+            assert said.startswith(f"genre-stream: ws://127.0.0.1:{port}/: the connection was clo")
+            assert said.endswith(": the server stops; trying again in 1 s")
+            assert "connection refused; trying again in 2 s" in await line(watcher.stderr)
+            async with running_server(port=port):
+                assert json.loads(await line(watcher.stdout))["type"] == "hello"
+
+    within_patience(scenario())
+
+
+def test_the_token_is_read_from_a_file_and_without_it_the_watcher_says_what_to_do(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("open sesame\n")
+
+    async def scenario():
+        async with running_server(token="open sesame") as (_, server):
+            async with watching(server.url, "--json", "--token-file", token) as watcher:
+                assert json.loads(await line(watcher.stdout))["type"] == "hello"
+            async with watching(f"{server.url}?token=guess", "--json") as watcher:
+                assert await watcher.wait() == 1
+                assert await line(watcher.stderr) == (
+                    f"genre-stream: {server.url.replace('http', 'ws')} answered 401: this needs "
+                    "the token: Bearer in a header or ?token=TOKEN; "
+                    "give the token with --token-file"
+                )
+
+    within_patience(scenario())
+
+
+def test_a_source_that_is_not_there_is_said():
+    async def scenario():
+        async with (
+            running_server() as (_, server),
+            watching(server.url, "--source", "nowhere") as watcher,
+        ):
+            assert await watcher.wait() == 1
+            assert await line(watcher.stderr) == (
+                "genre-stream: the server says: no source is named 'nowhere'; see the hello frame"
+            )
+
+    within_patience(scenario())
+
+
+def test_who_reads_the_output_may_stop():
+    async def scenario():
+        async with running_server() as (hub, server):
+            command = " ".join(f"'{part}'" for part in [*COMMAND, "watch", server.url, "--json"])
+            reader = await asyncio.create_subprocess_shell(
+                f"({command}; echo $? >&2) | head -1",
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            assert json.loads(await line(reader.stdout))["type"] == "hello"
+            await until(lambda: hub.publish(prediction(1)) or not list(hub.outboxes))
+            assert (await reader.communicate())[1].decode() == "0\n"
+
+    within_patience(scenario())
+
+
+@pytest.mark.parametrize("url", ["ftp://radio.example", "ws://", "http://:80/", "ws://host:99999"])
+def test_an_address_that_is_none_is_refused(url):
+    done = subprocess.run([*COMMAND, "watch", url], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"genre-stream: {url} is no address of a server; write ws://HOST:PORT/\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("localhost:8765", "ws://localhost:8765/"),
+        ("radio.example", "ws://radio.example/"),
+        ("http://[::1]:8765/", "ws://[::1]:8765/"),
+        ("https://radio.example/listen?token=x#top", "wss://radio.example/listen?token=x"),
+        ("wss://radio.example", "wss://radio.example/"),
+    ],
+)
+def test_addresses_may_be_written_as_people_know_them(text, url):
+    assert watch.websocket_url(text) == url
