@@ -8,7 +8,7 @@ const KEPT_COLUMNS = 2048;
 const COLUMN_WIDTH = 2;
 /** How far the canvas reaches beyond its frame's left edge (CSS pixels), for gliding; see dashboard.css. */
 const RESERVE = 128;
-/** Loudest and longest gap between two messages that is glided over, in seconds. */
+/** Longest gap between two messages that is glided over, in seconds. */
 const LONGEST_GLIDE = 4;
 
 const darkScheme = matchMedia("(prefers-color-scheme: dark)");
@@ -23,7 +23,8 @@ export class Spectrogram {
   #levels = new Uint8Array(0);
   #total = 0;
   #position = null;
-  #columnSeconds = 0;
+  /** Positions and number of columns from the first message on: how long a column lasts. */
+  #measured = { from: 0, columns: 0 };
   #stale = true;
   #glide = null;
 
@@ -43,7 +44,8 @@ export class Spectrogram {
 
   /** Seconds that one column lasts; 0 until two messages have told it. */
   get columnSeconds() {
-    return this.#columnSeconds;
+    const { from, columns } = this.#measured;
+    return columns ? (this.#position - from) / columns : 0;
   }
 
   /** Number of columns shown at most. */
@@ -57,7 +59,7 @@ export class Spectrogram {
 
   /** Width of `seconds` in CSS pixels, null while unknown. */
   widthOf(seconds) {
-    return this.#columnSeconds ? (seconds / this.#columnSeconds) * COLUMN_WIDTH : null;
+    return this.columnSeconds ? (seconds / this.columnSeconds) * COLUMN_WIDTH : null;
   }
 
   /** Forget all columns: another source, or another run of the daemon. */
@@ -76,8 +78,9 @@ export class Spectrogram {
       this.#levels.set(bytes.subarray(column * mels, (column + 1) * mels), slot);
     }
     const seconds = this.#position === null ? 0 : position - this.#position;
+    if (seconds > 0) this.#measured.columns += columns;
+    else this.#measured = { from: position, columns: 0 };
     this.#position = position;
-    if (seconds > 0 && seconds < LONGEST_GLIDE && columns > 0) this.#columnSeconds = seconds / columns;
     if (document.hidden) {
       this.#stale = true;
     } else if (this.#stale) {

@@ -1,0 +1,167 @@
+"""Everybody can use the page: checked by axe-core, by arithmetic and with the keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from selenium.webdriver.common.keys import Keys
+from support_browser import Broadcast, Page
+from support_published import LABELS, prediction, segment, source_state, spectrogram
+
+from streamer.palette import colours
+
+DEFICIENCIES = {
+    "none": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+"""How a colour looks with it, in linear RGB (G. M. Machado, M. M. Oliveira, L. Fernandes, 2009)."""
+
+
+def linear(colour: str) -> NDArray[np.float64]:
+    """Return `#rrggbb` as linear RGB, 0 to 1."""
+    values = np.frombuffer(bytes.fromhex(colour.removeprefix("#")), np.uint8) / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def oklab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return linear RGB in Oklab (B. Ottosson, 2020), where distances are about as they look."""
+    cones = np.cbrt(
+        np.array(
+            [
+                [0.4122214708, 0.5363325363, 0.0514459929],
+                [0.2119034982, 0.6806995451, 0.1073969566],
+                [0.0883024619, 0.2817188376, 0.6299787005],
+            ]
+        )
+        @ np.clip(rgb, 0, 1)
+    )
+    return (
+        np.array(
+            [
+                [0.2104542553, 0.7936177850, -0.0040720468],
+                [1.9779984951, -2.4285922050, 0.4505937099],
+                [0.0259040371, 0.7827717662, -0.8086757660],
+            ]
+        )
+        @ cones
+    )
+
+
+def busy(page: Page, running: Broadcast) -> None:
+    """Fill every room of the page."""
+    page.open(running.url)
+    page.until("document.getElementById('connection').textContent === 'Connected'")
+    running.publish(
+        prediction(25),
+        segment(1, end=10.0, final=True),
+        segment(2, end=20.0, state="not_music", genre=None, final=True),
+        segment(3),
+        prediction(1, "hall", state="uncertain", genre=None),
+        source_state("failed", "cellar", "404 Not Found"),
+        spectrogram(1),
+        spectrogram(2),
+    )
+    page.until("document.querySelectorAll('#heard tr').length === 3")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_no_violation_of_level_a_or_aa(
+    page: Page, serve: Callable[..., Broadcast], axe: str, width: int, scheme: str
+) -> None:
+    page.view(width, dark=scheme == "dark")
+    busy(page, serve("radio", "hall", "cellar"))
+    page.run(axe)
+    for chosen in ("radio", "hall", "cellar"):
+        page.run("document.querySelector(`.source input[value=${arguments[0]}]`).click()", chosen)
+        page.until_text("now-source", chosen)
+        found: dict[str, Any] = page.driver.execute_async_script(
+            """const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa"];
+            axe.run({ runOnly: tags }).then(arguments[0]);"""
+        )
+        assert len(found["passes"]) > 10
+        assert [
+            (fault["id"], [node["html"] for node in fault["nodes"]])
+            for fault in found["violations"]
+        ] == []
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+def test_colours_of_labels_stay_apart_for_the_colour_blind(deficiency: str) -> None:
+    seen = {
+        label: oklab(np.array(DEFICIENCIES[deficiency]) @ linear(colour))
+        for label, colour in colours(LABELS).items()
+    }
+    distances = {
+        (one, other): float(np.linalg.norm(seen[one] - seen[other]))
+        for one, other in combinations(seen, 2)
+    }
+    closest = min(distances, key=distances.__getitem__)
+    # Three times what is just noticeable in Oklab, about 0.02.
+    assert distances[closest] >= 0.06, closest
+
+
+def test_text_on_the_colour_of_a_label_is_readable_whatever_the_label(
+    page: Page, radio: Broadcast
+) -> None:
+    page.open(radio.url)
+    page.run(
+        """import(new URL("palette.js", location)).then(({ assignColours, contrast }) => {
+          window.ratios = [...assignColours(arguments[0]).values()]
+            .map(({ colour, ink }) => contrast(colour, ink));
+        });""",
+        LABELS,
+    )
+    assert min(page.until("window.ratios")) >= 4.5
+
+
+def test_everything_is_reached_with_the_tab_key_in_the_order_of_the_page(
+    page: Page, serve: Callable[..., Broadcast]
+) -> None:
+    busy(page, serve("radio", "hall"))
+    reached = []
+    for _ in range(4):
+        page.driver.switch_to.active_element.send_keys(Keys.TAB)
+        reached.append(
+            page.run(
+                """const { name, className } = document.activeElement;
+                return name || className;"""
+            )
+        )
+    assert reached == ["source", "genre-scroll", "range", "heard-scroll"]
+    assert page.run("return getComputedStyle(document.activeElement).outlineStyle") not in (
+        "none",
+        "",
+    )
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280, 1920, 3840])
+def test_the_page_fits_the_screen_from_the_telephone_to_the_wall(
+    page: Page, serve: Callable[..., Broadcast], width: int
+) -> None:
+    page.view(width, width * 9 // 16 if width > 1000 else 844)
+    busy(page, serve("radio", "hall", "cellar"))
+    assert page.run("return document.documentElement.scrollWidth") <= width
+    name = "document.getElementById('now-genre')"
+    assert page.run(f"return {name}.scrollWidth <= {name}.clientWidth")
+    if width >= 1920:
+        assert page.run("return document.documentElement.scrollHeight <= innerHeight")

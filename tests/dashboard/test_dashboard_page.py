@@ -1,0 +1,323 @@
+"""What the page shows for what the daemon tells, in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from support_browser import Broadcast, Page
+from support_published import LABELS, prediction, segment, source_state
+
+from streamer.messages import timestamp
+from streamer.palette import colours
+
+Serve = Callable[..., Broadcast]
+
+DASH = "\N{EN DASH}"
+"""What stands where a number is not known."""
+DASHBOARD = Path(__file__).parents[2] / "streamer" / "dashboard"
+
+
+def bars(page: Page) -> list[float]:
+    """Return the length of each label's bar, 0 to 1."""
+    lengths: list[float] = page.run(
+        """return [...document.querySelectorAll(".genre-fill")]
+        .map((fill) => new DOMMatrix(getComputedStyle(fill).transform).a)"""
+    )
+    return lengths
+
+
+def decibels(level: float) -> str:
+    """Return a level as the page writes it."""
+    return f"{level:.1f} dBFS".replace("-", "\N{MINUS SIGN}")
+
+
+def ago(seconds: float) -> str:
+    """Return a moment before now as the protocol writes it."""
+    return timestamp(datetime.now(UTC) - timedelta(seconds=seconds))
+
+
+def test_the_genre_stands_there_large_with_its_colour_confidence_and_title(
+    page: Page, radio: Broadcast
+) -> None:
+    page.open(radio.url)
+    radio.publish(prediction(1), segment(1, title="Nina Simone: Sinnerman"))
+    page.until_text("now-genre", "Blues")
+    confidence = prediction(1)["confidence"]
+    assert page.text("now-confidence") == f"{confidence:.0%}"
+    page.until_text("now-title", "Nina Simone: Sinnerman")
+    field = page.run("return getComputedStyle(document.getElementById('now')).backgroundColor")
+    assert field == "rgb(63, 144, 218)"
+    assert page.run("return document.title") == "Blues · genre-stream"
+
+
+def test_labels_change_and_bars_move_with_every_prediction(page: Page, radio: Broadcast) -> None:
+    page.open(radio.url)
+    seen = []
+    for seq, genre in ((1, "Blues"), (11, "Classical"), (21, "Country")):
+        told = prediction(seq)
+        radio.publish(told)
+        page.until_text("now-genre", genre)
+        assert bars(page) == pytest.approx(list(told["probabilities"].values()), abs=1e-3)
+        seen.append(bars(page))
+    assert seen[0] != seen[1] != seen[2]
+    assert page.texts(".chosen .genre-name") == ["Country"]
+
+
+@pytest.mark.parametrize("count", [2, 10, 23])
+def test_the_labels_come_from_the_model_whatever_their_number(
+    page: Page, serve: Serve, count: int
+) -> None:
+    labels = tuple(f"style {number}" for number in range(count))
+    told = prediction(
+        1,
+        genre=labels[-1],
+        confidence=0.9,
+        probabilities=dict.fromkeys(labels, 1 / count),
+        window_probabilities=dict.fromkeys(labels, 1 / count),
+    )
+    running = serve("radio", labels=labels)
+    page.open(running.url)
+    running.publish(told)
+    page.until_text("now-genre", f"Style {count - 1}")
+    assert page.texts(".genre-name") == [label.capitalize() for label in labels]
+    striped = page.run("return document.querySelectorAll('.genre .chip.striped').length")
+    assert striped == max(0, count - 10)
+
+
+@pytest.mark.parametrize(
+    ("state", "heading", "remark"),
+    [
+        ("silence", "Silence", "Nothing louder than \N{MINUS SIGN}71.2 dBFS"),
+        ("not_music", "Not music", ""),
+        ("uncertain", "Uncertain", "Perhaps rock (60%) or jazz (40%)"),
+    ],
+)
+def test_what_is_not_music_is_said_and_not_coloured_as_a_genre(
+    page: Page, radio: Broadcast, state: str, heading: str, remark: str
+) -> None:
+    shares = dict.fromkeys(LABELS, 0.0) | {"rock": 0.6, "jazz": 0.4}
+    told = prediction(
+        1, state=state, genre=None, confidence=0.6, probabilities=shares, level_dbfs=-71.2
+    )
+    page.open(radio.url)
+    radio.publish(told)
+    page.until_text("now-genre", heading)
+    assert page.run("return document.getElementById('now').dataset.look") == state
+    assert page.text("now-remark") == remark
+    assert page.text("now-confidence") == ""
+    assert page.texts(".source-genre") == [heading]
+    assert page.texts(".chosen") == []
+
+
+def test_a_source_that_went_away_shows_its_state_and_no_stale_genre(
+    page: Page, radio: Broadcast
+) -> None:
+    page.open(radio.url)
+    radio.publish(prediction(1), segment(1))
+    page.until_text("now-genre", "Blues")
+    radio.publish(source_state("reconnecting", detail="connection refused"))
+    page.until_text("now-genre", "Reconnecting")
+    assert page.text("now-remark") == "connection refused"
+    assert page.texts(".source-state") == ["Reconnecting"]
+    assert set(page.texts(".genre-value")) == {DASH}
+    assert page.text("level-value") == DASH
+    radio.publish(source_state("live"), prediction(2))
+    page.until_text("now-genre", "Blues")
+
+
+def test_the_level_is_a_meter_in_decibels(page: Page, radio: Broadcast) -> None:
+    page.open(radio.url)
+    radio.publish(prediction(1, level_dbfs=-30.0))
+    page.until_text("level-value", decibels(-30.0))
+    meter = page.driver.find_element(By.ID, "level")
+    assert meter.get_attribute("aria-valuenow") == "-30.0"
+    shown = page.run(
+        "return new DOMMatrix(document.getElementById('level-fill').style.transform).a"
+    )
+    assert shown == pytest.approx(0.5)
+
+
+def test_sources_are_chosen_with_the_keyboard_and_kept_in_the_address(
+    page: Page, serve: Serve
+) -> None:
+    running = serve("radio", "hall")
+    page.open(running.url)
+    running.publish(prediction(1, "radio"), prediction(61, "hall"))
+    page.until_text("now-genre", "Blues")
+    assert page.texts(".source-name") == ["radio", "hall"]
+    chosen = page.driver.find_element(By.CSS_SELECTOR, ".source input:checked")
+    chosen.send_keys(Keys.ARROW_RIGHT)
+    page.until_text("now-genre", "Metal")
+    assert page.driver.current_url.endswith("#hall")
+    running.publish(prediction(2, "radio"))
+    assert page.text("now-source") == "hall"
+    page.driver.refresh()
+    page.until_text("now-genre", "Metal")
+
+
+def test_the_timeline_fills_with_coloured_stretches_and_titles(
+    page: Page, radio: Broadcast
+) -> None:
+    page.open(radio.url)
+    radio.publish(
+        prediction(300),
+        segment(1, start=0.0, end=200.0, genre="rock", title="Song 1", final=True),
+        segment(2, start=200.0, end=250.0, state="silence", genre=None, title=None, final=True),
+        segment(3, start=250.0, genre="pop", title="Song 3"),
+    )
+    page.until("document.querySelectorAll('#heard tr').length === 3")
+    assert page.texts(".heard-name") == ["Pop", "Silence", "Rock"]
+    assert page.texts(".heard-title") == ["Song 3", "", "Song 1"]
+    assert page.texts(".heard-length") == ["50 s", "50 s", "3 min 20 s"]
+    width = page.run("return document.getElementById('timeline').width")
+    assert page.pixel("timeline", 0.05 * width, 0.1) == [255, 169, 14]
+    assert page.pixel("timeline", 0.3 * width, 0.1) == [189, 31, 1]
+    assert page.run("return document.getElementById('timeline').dataset.range") == "600"
+    page.driver.find_element(By.CSS_SELECTOR, "[name=range][value='600']").send_keys(
+        Keys.ARROW_RIGHT
+    )
+    page.until("document.getElementById('timeline').dataset.range === '3600'")
+    assert page.pixel("timeline", 0.05 * width, 0.1) == [189, 31, 1]
+
+
+def test_a_revised_segment_takes_the_place_of_what_was_said_before(
+    page: Page, radio: Broadcast
+) -> None:
+    page.open(radio.url)
+    radio.publish(prediction(30), segment(1, genre="rock"))
+    page.until("document.querySelectorAll('#heard tr').length === 1")
+    radio.publish(segment(1, genre="metal"))
+    page.until("document.querySelector('.heard-name').textContent === 'Metal'")
+    assert page.texts(".heard-name") == ["Metal"]
+
+
+def test_a_late_visitor_sees_what_was_heard_before(page: Page, radio: Broadcast) -> None:
+    radio.publish(prediction(1, time=ago(19)), segment(1))
+    radio.publish(prediction(20), segment(1, end=10.0, final=True), segment(2))
+    page.open(radio.url)
+    page.until("document.querySelectorAll('#heard tr').length === 2")
+    assert page.texts(".heard-name") == ["Classical", "Blues"]
+    page.until_text("now-title", "Song 2")
+
+
+def test_the_history_fills_the_timeline_after_a_restart(
+    page: Page, serve: Serve, tmp_path: Path
+) -> None:
+    before = serve("radio", history=tmp_path / "heard.db")
+    before.publish(prediction(1, time=ago(19)), segment(1, genre="jazz"))
+    before.publish(prediction(20), segment(1, genre="jazz", end=10.0, final=True))
+    before.close()
+    running = serve("radio", history=tmp_path / "heard.db")
+    page.open(running.url)
+    page.until("document.querySelectorAll('#heard tr').length === 1")
+    assert page.texts(".heard-name") == ["Jazz"]
+
+
+def test_a_page_recovers_alone_when_the_daemon_is_killed_and_started_again(
+    page: Page, serve: Serve
+) -> None:
+    first = serve("radio")
+    page.open(first.url)
+    first.publish(prediction(25), segment(1, genre="jazz", end=20.0, final=True))
+    page.until_text("now-genre", "Country")
+    page.until("document.querySelectorAll('#heard tr').length === 1")
+    first.close()
+    page.until_text("now-genre", "No connection")
+    page.until_text("connection", "No connection, trying again")
+    assert set(page.texts(".genre-value")) == {DASH}
+    second = serve("radio", port=first.port)
+    page.until_text("connection", "Connected")
+    second.publish(prediction(1, state="silence", genre=None), segment(1, genre="rock"))
+    page.until_text("now-genre", "Silence")
+    page.until("document.querySelectorAll('#heard tr').length === 2")
+    assert page.texts(".heard-name") == ["Rock", "Jazz"]
+    refused = page.complaints()
+    assert all("ERR_CONNECTION_REFUSED" in complaint for complaint in refused), refused
+
+
+def test_the_token_of_the_address_is_passed_on(page: Page, serve: Serve, tmp_path: Path) -> None:
+    running = serve("radio", token="open sesame", history=tmp_path / "heard.db")
+    running.publish(prediction(1), segment(1), segment(1, end=1.0, final=True))
+    page.open(f"{running.url}?token=open%20sesame")
+    page.until_text("now-genre", "Blues")
+    page.until("document.querySelectorAll('#heard tr').length === 1")
+    assert page.complaints() == []
+    page.open(f"{running.url}?token=wrong")
+    page.until_text("connection", "Not allowed: token needed")
+    page.until_text("now-genre", "Not allowed")
+    complaints = page.complaints()
+    assert all("401" in line or "Authentication" in line for line in complaints), complaints
+
+
+def test_the_page_asks_for_nothing_from_anywhere_else(page: Page, radio: Broadcast) -> None:
+    page.open(radio.url)
+    page.until_text("connection", "Connected")
+    page.until("performance.getEntriesByName(new URL('api/state', location)).length")
+    loaded = page.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert loaded
+    assert all(address.startswith(radio.url) for address in loaded)
+
+
+def test_nothing_in_the_page_needs_a_looser_policy_than_self() -> None:
+    text = (DASHBOARD / "index.html").read_text(encoding="utf-8")
+    assert "style=" not in text
+    assert "<style" not in text
+    assert " on" not in text.replace(" one", "").replace(" only", "")
+    assert text.count("<script") == text.count('<script type="module" src=')
+    for file in DASHBOARD.glob("*.js"):
+        code = file.read_text(encoding="utf-8")
+        assert "innerHTML" not in code
+        assert "eval(" not in code
+
+
+def test_titles_and_names_are_text_and_never_markup(page: Page, serve: Serve) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    running = serve(evil, labels=(evil, "rock"))
+    page.open(running.url)
+    shares = {evil: 0.7, "rock": 0.3}
+    running.publish(
+        prediction(
+            1, evil, genre=evil, probabilities=shares, window_probabilities=shares, confidence=0.7
+        ),
+        segment(1, evil, genre=evil, title=evil),
+    )
+    page.until_text("now-title", evil)
+    assert page.text("now-source") == evil
+    assert page.run("return document.images.length") == 0
+
+
+def test_the_page_and_the_terminal_give_a_label_the_same_colour(
+    page: Page, radio: Broadcast
+) -> None:
+    page.open(radio.url)
+    for labels in (LABELS, ("jazz", "rock", "polka"), tuple(f"style {n}" for n in range(23))):
+        page.run(
+            """window.found = null;
+            import(new URL("palette.js", location)).then(({ assignColours }) => {
+              const paints = [...assignColours(arguments[0])];
+              window.found = paints.map(([label, paint]) => [label, paint.colour]);
+            });""",
+            labels,
+        )
+        assert dict(page.until("window.found")) == colours(labels)
+
+
+def test_a_screen_reader_hears_changes_and_no_chatter(page: Page, radio: Broadcast) -> None:
+    page.open(radio.url)
+    radio.publish(prediction(1))
+    page.until_text("announcement", "Blues")
+    page.run(
+        """window.announced = [];
+        const place = document.getElementById("announcement");
+        new MutationObserver(() => window.announced.push(place.textContent)).observe(
+          place, { childList: true, characterData: true, subtree: true });"""
+    )
+    for seq in range(2, 35):
+        radio.publish(prediction(seq))
+        page.until_text("level-value", decibels(prediction(seq)["level_dbfs"]))
+    assert page.run("return window.announced") == ["Classical", "Country", "Disco"]

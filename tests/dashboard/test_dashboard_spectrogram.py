@@ -1,0 +1,125 @@
+"""The picture that scrolls: what is drawn, where, and for whom it is asked."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+from support_browser import Broadcast, Page, wait_for
+from support_published import MELS, prediction, spectrogram
+
+COLUMN_PIXELS = 2
+"""Width of a column on a screen with one pixel a CSS pixel."""
+
+
+def columns(position: float, levels: bytes, count: int = 13) -> dict[str, Any]:
+    """Return a `spectrogram` message with the same column `count` times."""
+    encoded = base64.b64encode(levels * count).decode()
+    return spectrogram(int(position), columns=count) | {"position": position, "levels": encoded}
+
+
+def loud(level: int) -> bytes:
+    """Return a column with one level in all bands."""
+    return bytes([level]) * MELS
+
+
+def watching(page: Page, radio: Broadcast) -> None:
+    """Open the page and wait until it has asked for the spectrogram."""
+    page.open(radio.url)
+    wait_for(lambda: radio.spectrogram_sources() == ["radio"], "a client wants the spectrogram")
+
+
+def show(page: Page, radio: Broadcast, message: dict[str, Any]) -> None:
+    """Publish a `spectrogram` message and wait until it is drawn."""
+    page.run(
+        """const draw = CanvasRenderingContext2D.prototype.drawImage;
+        window.drawn = 0;
+        CanvasRenderingContext2D.prototype.drawImage = function (...values) {
+          draw.apply(this, values);
+          if (this.canvas.id === "spectrogram" && values.length === 9) window.drawn++;
+          };"""
+    )
+    radio.publish(message)
+    page.until("window.drawn > 0")
+
+
+def test_new_columns_come_in_at_the_right_and_push_the_old_ones_left(
+    page: Page, radio: Broadcast
+) -> None:
+    watching(page, radio)
+    show(page, radio, columns(1, loud(255)))
+    newest = page.pixel("spectrogram", 5, 0.5)
+    empty = page.pixel("spectrogram", 13 * COLUMN_PIXELS + 5, 0.5)
+    show(page, radio, columns(2, loud(100)))
+    assert page.pixel("spectrogram", 5, 0.5) not in (newest, empty)
+    assert page.pixel("spectrogram", 13 * COLUMN_PIXELS + 5, 0.5) == newest
+    assert page.pixel("spectrogram", 26 * COLUMN_PIXELS + 5, 0.5) == empty
+    assert page.run("return document.getElementById('spectrogram-empty').hidden")
+
+
+def test_low_bands_are_at_the_bottom_and_loud_ones_stand_out(page: Page, radio: Broadcast) -> None:
+    watching(page, radio)
+    show(page, radio, columns(1, bytes([255] * (MELS // 4) + [0] * (MELS - MELS // 4))))
+    assert sum(page.pixel("spectrogram", 5, 0.9)) < 100
+    assert sum(page.pixel("spectrogram", 5, 0.1)) > 600
+
+
+def test_a_change_of_size_or_colour_scheme_draws_what_was_heard_again(
+    page: Page, radio: Broadcast
+) -> None:
+    watching(page, radio)
+    show(page, radio, columns(1, loud(255)))
+    show(page, radio, columns(2, loud(0)))
+    in_light = page.pixel("spectrogram", 13 * COLUMN_PIXELS + 5, 0.5)
+    page.view(700, dark=True)
+    page.until("document.getElementById('spectrogram').width < 900")
+    wait_for(
+        lambda: page.pixel("spectrogram", 13 * COLUMN_PIXELS + 5, 0.5) not in (in_light, [0, 0, 0]),
+        "the picture is drawn in dark",
+    )
+    assert sum(page.pixel("spectrogram", 13 * COLUMN_PIXELS + 5, 0.5)) > 600
+    assert sum(page.pixel("spectrogram", 5, 0.5)) < 100
+
+
+def test_the_frame_marks_as_many_seconds_as_the_model_judges(page: Page, radio: Broadcast) -> None:
+    watching(page, radio)
+    radio.publish(prediction(1), columns(1, loud(9)), columns(2, loud(9)))
+    width = page.until("document.getElementById('spectrogram-window').offsetWidth")
+    assert abs(width - 5 * 13 * COLUMN_PIXELS) <= 1
+    assert "5 s" in page.text("spectrogram-hint")
+
+
+def test_the_spectrogram_is_asked_for_of_the_chosen_source_alone(
+    page: Page, serve: Callable[..., Broadcast]
+) -> None:
+    running = serve("radio", "hall")
+    watching(page, running)
+    page.run("document.querySelector('.source input[value=hall]').click()")
+    wait_for(lambda: running.spectrogram_sources() == ["hall"], "the other source is asked for")
+
+
+def test_a_hidden_page_asks_for_no_pictures_and_a_shown_one_does_again(
+    page: Page, radio: Broadcast
+) -> None:
+    watching(page, radio)
+    shown = page.driver.current_window_handle
+    page.driver.switch_to.new_window("tab")
+    try:
+        wait_for(lambda: radio.spectrogram_sources() == [], "the hidden page wants no pictures")
+    finally:
+        page.driver.close()
+        page.driver.switch_to.window(shown)
+    wait_for(lambda: radio.spectrogram_sources() == ["radio"], "it wants them again")
+
+
+def test_columns_glide_in_one_by_one_unless_the_user_wants_little_motion(
+    page: Page, radio: Broadcast
+) -> None:
+    gliding = "document.getElementById('spectrogram').getAnimations().length"
+    for calm, animations in ((False, 1), (True, 0)):
+        page.view(calm=calm)
+        watching(page, radio)
+        show(page, radio, columns(1, loud(255)))
+        show(page, radio, columns(4, loud(0)))
+        assert page.run(f"return {gliding}") == animations
