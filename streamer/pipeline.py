@@ -27,6 +27,10 @@ from streamer.spectrogram import Columns, LogMelStream, relative_to_peak, to_lev
 LEAST_DBFS = -120.0
 """Level that is told for digital silence, whose logarithm is infinite; in dBFS."""
 
+LEAST_OFFSET = 0.05
+"""Mean of a hop, as a share of its standard deviation, from which on it is taken away; over a
+second of music it is 50 times smaller."""
+
 EDGES_PER_SECOND = 20
 """Blocks in which the begin and the end of silence are sought: 50 ms."""
 
@@ -132,6 +136,7 @@ class Pipeline:
         self._ready: list[Columns] = []
         self._discontinuity = False
         self._restart_window(0)
+        self._first = self._filled
 
     @property
     def hop_seconds(self) -> float:
@@ -268,7 +273,7 @@ class Pipeline:
     def _next_decision(self) -> int:
         """Return the sample at which the next decision falls."""
         if not self._decided:
-            return self._filled
+            return self._first
         due = self._decided + self._hop_samples()
         if self._decided < self._filled and abs(due - self._filled) <= self._hop_samples() / 2:
             due = self._filled
@@ -301,7 +306,7 @@ class Pipeline:
             self._restart_window(boundary)
         self._quiet_tail = tail
         # What came before a cut, or was still silence, is not part of the new window.
-        used = hop[max(began, boundary or 0) - began :]
+        used = without_offset(hop)[max(began, boundary or 0) - began :]
         columns = self._columns.push(used if self._spectrogram or not silent else used[:0])
         return self._conclude(now, level, columns, boundary)
 
@@ -356,6 +361,22 @@ def level_dbfs(samples: Samples) -> float:
     """
     power = float(np.var(samples, dtype=np.float64)) if len(samples) else 0.0
     return max(LEAST_DBFS, 10 * float(np.log10(max(power, 1e-30))))
+
+
+def without_offset(samples: Samples) -> Samples:
+    """Return samples without their mean if it is large enough to be a fault of the sound card.
+
+    A constant would be the loudest cell of the lowest band and push music towards the floor.
+
+    Examples
+    --------
+    >>> without_offset(np.array([0.75, 0.25], np.float32)).tolist()
+    [0.25, -0.25]
+    """
+    offset = np.mean(samples, dtype=np.float64)
+    if abs(offset) <= LEAST_OFFSET * np.std(samples, dtype=np.float64):
+        return samples
+    return np.asarray(samples - offset, np.float32)
 
 
 def quiet_edges(samples: Samples, silence_dbfs: float, block: int) -> tuple[int, int]:
