@@ -32,7 +32,7 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
 )
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 90.0
 """Upper limit of every wait; reached only when something is wrong."""
 
 WATCH = """

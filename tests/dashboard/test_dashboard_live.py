@@ -1,0 +1,47 @@
+"""The page against the daemon as it runs for a user: the demo, the embedded model, a real kill."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from support_browser import Page, wait_for
+from support_daemon import daemon
+
+DEMO = ("--source", "demo", "--loop")
+
+
+def hues(page: Page) -> list[list[int]]:
+    """Return a few pixels along the spectrogram's newest second."""
+    return [page.pixel("spectrogram", place, 0.8) for place in range(3, 27, 4)]
+
+
+def test_the_page_follows_the_demo_and_outlives_the_daemon(
+    page: Page, demo_clip: Path, gtzan_model: Path, tmp_path: Path
+) -> None:
+    assert demo_clip.is_file()
+    assert gtzan_model.is_file()
+    with daemon(tmp_path, *DEMO) as first:
+        port = first.port
+        page.open(f"http://127.0.0.1:{port}/")
+        page.until("document.getElementById('now').dataset.look === 'music'")
+        heard, bars, picture = page.text("now-genre"), page.texts(".genre-value"), hues(page)
+        wait_for(lambda: page.texts(".genre-value") != bars, "the bars move")
+        wait_for(lambda: hues(page) != picture, "the spectrogram scrolls")
+        wait_for(lambda: page.text("now-genre") != heard, "the label changes")
+        page.until("document.querySelectorAll('#heard tr').length >= 2")
+        assert page.complaints() == []
+        first.signal(signal.SIGKILL)
+        first.wait()
+        page.until_text("now-genre", "No connection")
+    remembered = page.texts(".heard-name")
+    with daemon(tmp_path, *DEMO, "--port", port) as second:
+        assert second.port == port
+        page.until_text("connection", "Connected")
+        page.until("document.getElementById('now').dataset.look === 'music'")
+        rows = len(remembered) + 1
+        page.until("document.querySelectorAll('#heard tr').length >= arguments[0]", rows)
+        assert page.texts(".heard-name")[-len(remembered) :] == remembered
+        lost = page.complaints()
+        assert all("ERR_CONNECTION_REFUSED" in complaint for complaint in lost), lost
+        page.driver.get("about:blank")
