@@ -50,6 +50,8 @@ MAX_CLIENTS = 500
 MAX_STRANGERS = 128
 """Connections at once that are not WebSocket clients (yet); when there are more the oldest is cut.
 """
+BACKLOG = 256
+"""Connections that the kernel completes before we take them."""
 SEND_BUFFER = 64 * 1024
 """Bytes the kernel may hold for a client, so that one who does not read is noticed soon."""
 RECEIVE_BUFFER = 16 * 1024
@@ -375,6 +377,7 @@ class Server:
             max_size=REQUEST_BYTES,
             write_limit=WRITE_LIMIT,
             logger=_quiet_logger(),
+            backlog=BACKLOG,
             start_serving=False,
         )
         for listening in server.sockets:

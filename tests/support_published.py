@@ -143,8 +143,8 @@ async def running_server(
             kept.close()
 
 
-async def _show(port: int, history: Path | None) -> None:
-    async with running_server("radio", "hall", port=port, history=history) as (hub, server):
+async def _show(pause: float, **settings: Any) -> None:
+    async with running_server("radio", "hall", **settings) as (hub, server):
         print(server.url, flush=True)
         for seq in range(1, 1_000_000):
             for name in hub.source_names:
@@ -155,13 +155,14 @@ async def _show(port: int, history: Path | None) -> None:
                     hub.publish(segment(number + 1, name))
                 hub.publish(spectrogram(seq, name))
                 hub.publish(prediction(seq, name))
-            await asyncio.sleep(1)
+            await asyncio.sleep(pause)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--history", type=Path)
-    arguments = parser.parse_args()
+    parser.add_argument("--token")
+    parser.add_argument("--pause", type=float, default=1.0, help="seconds between predictions")
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_show(arguments.port, arguments.history))
+        asyncio.run(_show(**vars(parser.parse_args())))
