@@ -1,0 +1,410 @@
+"""genre-train from a folder of audio to a report in a browser, and every wrong use in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from support_model import LABELS, band_noise, make_model
+from support_pictures import write_pictures
+from support_songs import SUFFIXES, write_audio, write_songs
+
+from trainer.cli import main
+
+LATEST = 900
+"""Seconds after which a command that should have ended counts as stuck."""
+
+QUICK = [
+    "--split",
+    "stratified",
+    "--weights",
+    "none",
+    "--epochs",
+    "1",
+    "--head-epochs",
+    "1",
+    "--batch",
+    "4",
+    "--seed",
+    "3",
+    "--input-scale",
+    "2",
+    "--window-seconds",
+    "3",
+    "--windows-per-song",
+    "1",
+]
+
+CHROMIUM = [
+    "chromium",
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+]
+
+
+def genre_train(*options: object, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {})}
+    return subprocess.run(
+        [sys.executable, "-m", "trainer.cli", *map(str, options)],
+        capture_output=True,
+        text=True,
+        timeout=LATEST,
+        check=False,
+        env=environment,
+    )
+
+
+def browse(page: Path, profile: Path, *options: str) -> str:
+    done = subprocess.run(
+        [*CHROMIUM, f"--user-data-dir={profile}", *options, page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=LATEST,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def own_music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of one's own: three genres, every format, every kind of bad file."""
+    folder = write_songs(tmp_path_factory.mktemp("music"), tracks=8, suffixes=SUFFIXES)
+    (folder / "low" / "text.wav").write_text("this is no audio at all\n" * 100)
+    (folder / "low" / "empty.mp3").touch()
+    (folder / "high" / "._high.00000.wav").write_bytes(b"\x00\x05\x16\x07")
+    write_audio(folder / "middle" / "short.ogg", band_noise("middle", 2))
+    cut = (folder / "high" / "high.00002.flac").read_bytes()
+    (folder / "high" / "cut.flac").write_bytes(cut[: len(cut) // 2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sounds")
+    for number in range(5):
+        write_audio(folder / "rain" / f"{number}.wav", band_noise("noise", 4, seed=number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(
+    own_music: Path, sounds: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Return a run made the whole way from audio, and what the program said."""
+    run = tmp_path_factory.mktemp("runs") / "own"
+    cache = tmp_path_factory.mktemp("cache")
+    done = genre_train(
+        *("--data", own_music, "--background", sounds, "--out", run, "--mels", 40, *QUICK),
+        cache=cache,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(cache.glob("genre-stream/pictures/*/spectrogram.json"))) == 2
+    return run, done
+
+
+def test_a_folder_of_ones_own_becomes_a_run_with_a_report(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    run, done = finished
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["labels"] == [*sorted(LABELS), "not_music"]
+    assert facts["spec"]["n_mels"] == 40
+    assert facts["temperature"] != 1.0
+    assert set(facts["metrics"]) >= {"fit", "valid", "test", "protocol"}
+    assert facts["metrics"]["valid"]["tracks"] == 3
+    assert "split: stratified by genre, 80/10/10, seed 3" in done.stdout
+    assert (run / "report" / "index.html").is_file()
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_files_are_listed_with_their_reason_on_the_way_and_in_the_report(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    run, done = finished
+    page = (run / "report" / "index.html").read_text()
+    for name in ("text.wav", "empty.mp3", "._high.00000.wav", "short.ogg", "cut.flac"):
+        assert re.search(rf"skipped .*{re.escape(name)}: \w", done.stdout)
+        assert name in page
+    assert "5 files were skipped" in page
+
+
+def test_the_report_states_the_split_beside_every_accuracy_and_loads_nothing(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    page = (finished[0] / "report" / "index.html").read_text()
+    protocol = "stratified by genre, 80/10/10, seed 3"
+    cards = re.findall(r'<div class="card">.*?</p></div>', page, flags=re.DOTALL)
+    assert len(cards) == 2
+    for card in cards:
+        assert "%</div>" in card
+        assert protocol in card
+    sections = page.split("<h2>")
+    judged = [section for section in sections if section.startswith("On the")]
+    assert len(judged) == 2
+    for section in judged:
+        assert protocol in section
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)|url\(""", page)
+    for name in ("learning_curves", "confusion_valid", "reliability_valid", "genres_valid"):
+        with Image.open(finished[0] / "report" / f"{name}.png") as figure:
+            assert figure.width > 500
+        assert len(pd.read_csv(finished[0] / "report" / f"{name}.csv"))
+    assert (finished[0] / "report" / "spectrograms.png").is_file()
+
+
+CHECK = """<script>
+addEventListener("load", () => {
+  const images = [...document.images];
+  document.title = JSON.stringify({
+    images: images.length,
+    shown: images.filter((image) => image.complete && image.naturalWidth > 0).length,
+    described: images.filter((image) => image.alt.length > 20).length,
+    overflow: document.documentElement.scrollWidth - innerWidth,
+    width: innerWidth,
+  });
+});
+</script></body>"""
+
+
+@pytest.mark.parametrize("width", [500, 1400])
+def test_the_report_opens_in_a_browser_as_wide_as_it_is(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, width: int
+) -> None:
+    page = (finished[0] / "report" / "index.html").read_text()
+    checked = tmp_path / "checked.html"
+    checked.write_text(page.replace("</body>", CHECK))
+    shown = browse(checked, tmp_path / "profile", f"--window-size={width},900", "--dump-dom")
+    found = json.loads(re.search(r"<title>(.*?)</title>", shown)[1])  # type: ignore[index]
+    assert found["images"] == found["shown"] == found["described"] >= 8
+    assert found["overflow"] <= 0
+    assert found["width"] == width
+
+
+def test_the_report_prints(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    sheet = tmp_path / "report.pdf"
+    page = finished[0] / "report" / "index.html"
+    browse(page, tmp_path / "profile", f"--print-to-pdf={sheet}")
+    assert sheet.read_bytes().startswith(b"%PDF")
+    assert sheet.stat().st_size > 20_000
+
+
+def test_a_screenshot_of_the_report_is_not_blank(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    picture = tmp_path / "report.png"
+    page = finished[0] / "report" / "index.html"
+    browse(page, tmp_path / "profile", "--window-size=900,2400", f"--screenshot={picture}")
+    with Image.open(picture) as shown:
+        assert len(np.unique(np.asarray(shown.convert("L")))) > 50
+
+
+def test_a_run_is_stream_tested_and_tuned_and_its_report_shows_it(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run, ignore=shutil.ignore_patterns("checkpoints"))
+    done = genre_train("stream-test", run, "--tune", "--limit", 3)
+    assert done.returncode == 0, done.stderr
+    assert "valid as a stream (stratified" in done.stdout
+    facts = json.loads((run / "run.json").read_text())
+    assert "smoothing" in facts["decision"]
+    assert facts["metrics"]["stream_valid"]["songs"] == 3
+    assert "valid" in facts["metrics"]
+    assert main(["report", str(run)]) == 0
+    page = (run / "report" / "index.html").read_text()
+    assert "valid as a stream" in page
+    assert (run / "report" / "timeline_valid.png").is_file()
+
+
+def test_a_run_is_evaluated_on_audio_as_on_its_pictures(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], own_music: Path, tmp_path: Path
+) -> None:
+    run, _ = finished
+    before = (run / "run.json").read_text()
+    done = genre_train("evaluate", run, "--data", own_music, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (run / "run.json").read_text() == before
+    own, other = (
+        pd.read_csv(folder / "tracks_valid.csv").set_index("track")
+        for folder in (run / "evaluation", tmp_path)
+    )
+    music = own[own["genre"] != "not_music"]
+    assert list(other.loc[music.index, "predicted"]) == list(music["predicted"])
+
+
+def test_a_model_file_is_evaluated_on_audio(tmp_path: Path, own_music: Path) -> None:
+    model = make_model(tmp_path / "thirds.onnx")
+    done = genre_train("evaluate", "--model", model, "--data", own_music, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "valid: 100.0% of 3 tracks right" in done.stdout
+    assert "temperature 1.000 (the model's own)" in done.stdout
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["sets"]["test"]
+
+
+def test_a_model_file_is_stream_tested(tmp_path: Path, own_music: Path) -> None:
+    model = make_model(tmp_path / "thirds.onnx")
+    out = tmp_path / "out"
+    done = genre_train("stream-test", model, "--data", own_music, "--set", "test", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "test as a stream (stratified" in done.stdout
+    assert (out / "stream_test.json").is_file()
+
+
+def test_prepare_sets_the_grid_and_says_what_it_did(tmp_path: Path, own_music: Path) -> None:
+    options = ("--hop-ms", 20, "--n-fft", 1024, "--mels", 64)
+    done = genre_train("prepare", "--data", own_music, "--out", tmp_path / "pictures", *options)
+    assert done.returncode == 0, done.stderr
+    assert "24 pictures made, 0 kept, 0 removed, 5 tracks skipped" in done.stdout
+    spec = json.loads((tmp_path / "pictures" / "spectrogram.json").read_text())
+    assert (spec["hop_length"], spec["n_fft"], spec["n_mels"]) == (441, 1024, 64)
+
+
+def test_help_needs_no_tensorflow() -> None:
+    script = "import sys, trainer.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+    script += "assert not {'tensorflow', 'keras', 'pandas', 'librosa'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def said_by(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Run the program here; return its exit status and its one line on stderr."""
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"genre-train: [^\n]+\n", said), said
+    return status, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "--data is missing"),
+        (["--bogus"], "unrecognized arguments: --bogus"),
+        (["fit"], "--data is missing"),
+        (["fit", "--epochs", "many"], "invalid whole number value: 'many'"),
+        (["fit", "--batch", "0"], "must be at least 1, not 0"),
+        (["--data", "/nowhere"], "no such data folder: /nowhere"),
+        (["prepare"], "the following arguments are required: --data"),
+        (["evaluate"], "name one run folder or .onnx file"),
+        (["evaluate", "/nowhere"], "no such run or model: /nowhere"),
+        (["evaluate", "a", "--model", "b"], "name one run folder or .onnx file"),
+        (["report", "/nowhere"], "/nowhere is no run"),
+        (["stream-test", "/", "--tune", "--set", "test"], "--tune needs a run folder"),
+        (["prepare", "--data", "/", "--n-fft", "1001"], "n_fft must be even"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_two(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    status, said = said_by(capsys, *arguments)
+    assert status == 2
+    assert sentence in said
+
+
+def test_audio_where_fit_wants_pictures_is_told_how_to_make_them(
+    capsys: pytest.CaptureFixture[str], own_music: Path
+) -> None:
+    status, said = said_by(capsys, "fit", "--data", own_music)
+    assert status == 2
+    assert "make them with genre-train prepare" in said
+
+
+def test_a_grid_for_pictures_that_are_made_already_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures")
+    status, said = said_by(capsys, "--data", pictures, "--mels", 64)
+    assert status == 2
+    assert "--hop-ms, --n-fft and --mels need audio" in said
+
+
+@pytest.mark.parametrize("change", ["mixup", "nonsense=1", "mixup=much", "noise_snr_db=5"])
+def test_an_augmentation_that_there_is_not_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, change: str
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures")
+    status, said = said_by(
+        capsys, "fit", "--data", pictures, "--out", tmp_path / "run", "--augment", change
+    )
+    assert status == 2
+    assert f"--augment {change}" in said
+
+
+def test_a_picture_folder_with_one_genre_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures", genres=("rows",))
+    status, said = said_by(capsys, "fit", "--data", pictures, "--out", tmp_path / "run")
+    assert status == 2
+    assert "only one genre found (rows); at least 2 are needed" in said
+
+
+def test_a_genre_with_too_few_tracks_is_refused_by_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures")
+    for number in range(2):
+        (pictures / "rows" / f"rows.{number:05}.png").write_bytes(b"damaged")
+    status, said = said_by(capsys, "fit", "--data", pictures, "--out", tmp_path / "run")
+    assert status == 2
+    assert "genre rows has 4 usable tracks (2 more were skipped); at least 5" in said
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures")
+    (tmp_path / "file").write_text("in the way")
+    status, said = said_by(capsys, "fit", "--data", pictures, "--out", tmp_path / "file" / "run")
+    assert status == 2
+    assert "cannot be written (Not a directory)" in said
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_no_permission_to_write_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures")
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    status, said = said_by(capsys, "fit", "--data", pictures, "--out", locked / "run")
+    assert status == 2
+    assert "cannot be written (Permission denied)" in said
+
+
+def test_a_folder_where_a_file_is_in_the_way_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, own_music: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    status, said = said_by(capsys, "prepare", "--data", own_music, "--out", tmp_path / "file" / "x")
+    assert status == 1
+    assert "Not a directory" in said
+
+
+@pytest.mark.parametrize("content", [b"", b"no model"])
+def test_a_file_that_is_no_model_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "a.onnx").write_bytes(content)
+    status, said = said_by(capsys, "evaluate", tmp_path / "a.onnx", "--data", tmp_path)
+    assert status == 2
+    assert "a.onnx" in said
