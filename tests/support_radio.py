@@ -84,8 +84,9 @@ class Radio:
         configuration.write_text(
             CONFIGURATION.format(port=self.port, logs=logs, owner=AS_NOBODY if root else "")
         )
-        for folder in self._folder.parents if root else ():
-            if folder.owner() == "root" and str(folder).startswith("/tmp/"):
+        for folder in (self._folder, *self._folder.parents) if root else ():
+            # Icecast runs as nobody then, and must reach its logs.
+            if not folder.stat().st_mode & 0o001:
                 folder.chmod(folder.stat().st_mode | 0o011)
         self.server = subprocess.Popen(
             ["icecast2", "-c", str(configuration)],

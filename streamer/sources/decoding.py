@@ -54,7 +54,7 @@ def decode(
     shown
         What to call it in an error.
     title_at
-        The title at a byte position of the stream; None: take it from the tags.
+        The title at a byte position of the stream, where something else than tags tells it.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def decode(
         update = _tag_update(packet)
         if update is not None:
             tags = song_title(update)
-        title = title_at(packet.pos) if title_at else tags
+        title = (title_at(packet.pos) if title_at else None) or tags
         for frame in frames:
             assert isinstance(frame, AudioFrame)
             if frame.samples:
@@ -86,9 +86,9 @@ def decode(
 
 def _tag_update(packet: av.Packet[Any]) -> dict[str, str] | None:
     """Return the tags that change at `packet`: a radio in Ogg begins a new chain for each song."""
-    if not packet.has_sidedata("metadata_update"):
+    if not packet.has_sidedata("strings_metadata"):
         return None
-    fields = bytes(packet.get_sidedata("metadata_update")).split(b"\0")
+    fields = bytes(packet.get_sidedata("strings_metadata")).split(b"\0")
     words = [field.decode("utf-8", errors="replace") for field in fields]
     return dict(zip(words[::2], words[1::2], strict=False))
 

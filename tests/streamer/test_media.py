@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import time
 import wave
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support_listening import read_all, read_one
+from support_radio import need
 
 from streamer.sources import SourceEnded, SourceError, make_source
 from streamer.sources.media import MediaSource
@@ -96,6 +98,25 @@ def test_a_song_is_titled_by_its_tags(tmp_path: Path) -> None:
     assert {block.title for block in read_all(make_source(str(path), fast=True))} == {
         "Ärzte - Lied"
     }
+
+
+@pytest.mark.parametrize("codec", ["libvorbis", "libopus", "flac"])
+def test_a_new_song_in_an_ogg_stream_brings_its_own_title(
+    tmp_path: Path, demo_clip: Path, codec: str
+) -> None:
+    need("ffmpeg")
+    chain = b""
+    for title in ("One", "Two"):
+        song = ["-i", str(demo_clip), "-t", "2", "-metadata:s:a", f"title={title}", "-c:a", codec]
+        chain += subprocess.run(
+            ["ffmpeg", "-v", "error", *song, "-f", "ogg", "-"], check=True, stdout=subprocess.PIPE
+        ).stdout
+    (tmp_path / "a.ogg").write_bytes(chain)
+    blocks = read_all(make_source(str(tmp_path / "a.ogg"), fast=True))
+    assert sum(block.seconds for block in blocks) == pytest.approx(4.0, abs=0.1)
+    titles = [block.title for block in blocks]
+    assert titles == sorted(titles, key=str)
+    assert set(titles) == {"One", "Two"}
 
 
 def test_the_picture_in_a_song_is_ignored(tmp_path: Path, demo_clip: Path) -> None:

@@ -1,0 +1,379 @@
+"""HTTP beyond what a radio does, HLS, RTSP and UDP."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support_listening import PATIENCE, read_all, read_one
+from support_radio import end, free_port, need
+from support_web import Conversation, files_at, scripted
+
+from streamer.sources import AudioBlock, SourceError, make_source
+from streamer.sources.media import MediaSource
+
+OK = "HTTP/1.1 200 OK"
+RTSP_SERVER = Path(__file__).parents[1] / "support_rtsp.py"
+
+
+@pytest.fixture(scope="module")
+def mp3(tmp_path_factory: pytest.TempPathFactory, demo_clip: Path) -> bytes:
+    """Return four seconds of MP3."""
+    need("ffmpeg")
+    return _ffmpeg("-i", str(demo_clip), "-t", "4", "-b:a", "64k", "-f", "mp3", "-")
+
+
+def _ffmpeg(*arguments: str) -> bytes:
+    return subprocess.run(
+        ["ffmpeg", "-v", "error", *arguments], check=True, stdout=subprocess.PIPE
+    ).stdout
+
+
+def seconds(blocks: list[AudioBlock]) -> float:
+    return sum(block.seconds for block in blocks)
+
+
+def read_until_error(source: MediaSource) -> tuple[list[AudioBlock], SourceError]:
+    blocks: list[AudioBlock] = []
+    source.open()
+    try:
+        return blocks, error_of(source, blocks)
+    finally:
+        source.close()
+
+
+def error_of(source: MediaSource, blocks: list[AudioBlock] | None = None) -> SourceError:
+    """Read an open source until it breaks."""
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while time.monotonic() < deadline:
+            block = source.read(1.0)
+            if block is not None and blocks is not None:
+                blocks.append(block)
+    except SourceError as error:
+        return error
+    raise AssertionError(f"{source.name} does not break")
+
+
+def failure(url: str, **settings: float) -> SourceError:
+    blocks, error = read_until_error(MediaSource(url, fast=True, **settings))
+    assert not blocks
+    return error
+
+
+def test_a_file_on_a_web_server_is_heard_to_its_end(tmp_path: Path, mp3: bytes) -> None:
+    (tmp_path / "song.mp3").write_bytes(mp3)
+    with files_at(tmp_path) as url:
+        source = make_source(f"{url}/song.mp3", fast=True)
+        assert seconds(read_all(source)) == pytest.approx(4.0, abs=0.15)
+    assert not source.live
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["list.m3u", "list.pls", "list.M3U8"],
+)
+def test_a_playlist_on_a_web_server_leads_to_the_next_entry_that_works(
+    tmp_path: Path, mp3: bytes, name: str
+) -> None:
+    (tmp_path / "song.mp3").write_bytes(mp3)
+    entries = ["gone.mp3", "/song.mp3"]
+    text = "[playlist]\n" + "".join(f"File{n}={e}\n" for n, e in enumerate(entries, 1))
+    if not name.endswith("pls"):
+        text = "#EXTM3U\n" + "\n".join(entries)
+    (tmp_path / name).write_text(text)
+    with files_at(tmp_path) as url:
+        blocks = read_all(make_source(f"{url}/{name}", fast=True))
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+
+
+def test_a_playlist_of_nothing_but_missing_files_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "list.m3u").write_text("a.mp3\nb.mp3\n")
+    with files_at(tmp_path) as url:
+        error = failure(f"{url}/list.m3u")
+    assert error.permanent
+    assert "404" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "permanent"),
+    [("404 Not Found", True), ("410 Gone", True), ("403 Forbidden", False), ("503 Busy", False)],
+)
+def test_only_what_is_gone_is_given_up(status: str, permanent: bool) -> None:
+    with scripted(lambda client: client.answer(f"HTTP/1.1 {status}")) as url:
+        error = failure(f"{url}/live?token=secret")
+    assert error.permanent is permanent
+    assert str(error) == f"{url}/live?…: the server answered {status}"
+
+
+def test_a_radio_that_ends_is_said_to_have_ended_after_its_last_sample(mp3: bytes) -> None:
+    def play_once(client: Conversation) -> None:
+        client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
+
+    with scripted(play_once) as url:
+        source = MediaSource(f"{url}/live", fast=True)
+        blocks, error = read_until_error(source)
+    assert source.live
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+    assert str(error) == f"{url}/live: the stream has ended"
+    assert not error.permanent
+
+
+def test_a_chunked_stream_is_heard(mp3: bytes) -> None:
+    def play_chunks(client: Conversation) -> None:
+        client.answer(OK, "Content-Type: audio/mpeg", "Transfer-Encoding: chunked")
+        for start in range(0, len(mp3), 1000):
+            chunk = mp3[start : start + 1000]
+            client.send(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+        client.send(b"0\r\n\r\n")
+
+    with scripted(play_chunks) as url:
+        blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+
+
+def test_a_shoutcast_server_that_answers_icy_is_heard_with_its_titles(mp3: bytes) -> None:
+    def metadata(text: str) -> bytes:
+        raw = text.encode("latin-1")
+        return bytes([-(-len(raw) // 16)]) + raw.ljust(-(-len(raw) // 16) * 16, b"\0")
+
+    def play(client: Conversation) -> None:
+        assert client.headers["icy-metadata"] == "1"
+        titles = ["StreamTitle='It's Café';StreamUrl='x';", "", "StreamTitle='B';"]
+        data = b""
+        for start, text in zip(range(0, len(mp3), 8000), [*titles, "", "", ""], strict=False):
+            data += mp3[start : start + 8000]
+            if start + 8000 < len(mp3):
+                data += metadata(text) if text else b"\0"
+        client.answer("ICY 200 OK", "icy-metaint:8000", "content-type:audio/mpeg", body=data)
+
+    with scripted(play) as url:
+        blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+    titles = [block.title for block in blocks]
+    assert set(titles) == {"It's Café", "B"}
+    change = titles.index("B")
+    assert seconds(blocks[:change]) == pytest.approx(3.0, abs=0.2)
+
+
+def test_a_redirect_is_followed_without_the_password(mp3: bytes) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def play(client: Conversation) -> None:
+        asked.append(("target", client.headers.get("authorization")))
+        client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
+
+    with scripted(play) as target:
+
+        def redirect(client: Conversation) -> None:
+            asked.append(("start", client.headers.get("authorization")))
+            client.answer("HTTP/1.1 302 Found", f"Location: {target}/live", "Content-Length: 0")
+
+        with scripted(redirect) as start:
+            secret = start.replace("http://", "http://me:s%40cret@")
+            source = make_source(f"{secret}/go", fast=True)
+            assert isinstance(source, MediaSource)
+            blocks, error = read_until_error(source)
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+    basic = "Basic " + base64.b64encode(b"me:s@cret").decode()
+    assert asked == [("start", basic), ("target", None)]
+    assert "cret" not in str(error) + source.name
+
+
+@pytest.mark.parametrize("after", ["accepting", "the headers", "some audio"])
+def test_a_connection_without_a_byte_is_broken_after_its_time(mp3: bytes, after: str) -> None:
+    def hang(client: Conversation) -> None:
+        if after != "accepting":
+            client.answer(OK, "Content-Type: audio/mpeg")
+        if after == "some audio":
+            client.send(mp3)
+        client.closing.wait(PATIENCE)
+
+    with scripted(hang) as url:
+        began = time.monotonic()
+        blocks, error = read_until_error(MediaSource(f"{url}/a", fast=True, quiet_seconds=0.7))
+        lasted = time.monotonic() - began
+    assert str(error).startswith(f"{url}/a: no ")
+    assert "0.7 s" in str(error)
+    assert not error.permanent
+    assert lasted >= 0.7
+    assert bool(blocks) is (after == "some audio")
+
+
+def test_a_host_that_does_not_exist_is_said_so() -> None:
+    error = failure("http://me:secret@radio.invalid/live")
+    assert str(error) == "http://radio.invalid/live: the host name cannot be resolved"
+    assert not error.permanent
+
+
+def test_a_port_where_nobody_listens_is_said_so() -> None:
+    error = failure(f"http://127.0.0.1:{free_port()}/live")
+    assert str(error).endswith("connection refused")
+
+
+def test_an_unknown_kind_of_url_is_given_up() -> None:
+    assert failure("gopher2://host/live").permanent
+
+
+def test_a_mount_that_has_played_may_be_missing_for_a_while(mp3: bytes) -> None:
+    answers = iter(["play", "404"])
+
+    def play_once(client: Conversation) -> None:
+        if next(answers, "404") == "play":
+            client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
+        else:
+            client.answer("HTTP/1.1 404 Not Found")
+
+    with scripted(play_once) as url:
+        source = MediaSource(f"{url}/live", fast=True)
+        blocks, _ = read_until_error(source)
+        assert blocks
+        _, error = read_until_error(source)
+    assert "404" in str(error)
+    assert not error.permanent
+
+
+@contextmanager
+def hls(folder: Path, song: Path, *, live: bool) -> Iterator[str]:
+    """Serve HLS from a folder that ffmpeg fills."""
+    need("ffmpeg")
+    pace = ["-re", "-stream_loop", "-1"] if live else ["-t", "6"]
+    kind = [] if live else ["-hls_list_size", "0"]
+    read = ["ffmpeg", "-v", "error", *pace, "-i", str(song)]
+    write = ["-c:a", "aac", "-b:a", "64k", "-f", "hls", "-hls_time", "1", *kind, "live.m3u8"]
+    writer = subprocess.Popen(
+        [*read, *write],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not (folder / "live.m3u8").exists() or (not live and writer.poll() is None):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with files_at(folder) as url:
+            yield f"{url}/live.m3u8"
+    finally:
+        end(writer)
+
+
+def test_a_recorded_hls_stream_is_heard_to_its_end(tmp_path: Path, demo_clip: Path) -> None:
+    with hls(tmp_path, demo_clip, live=False) as url:
+        source = make_source(url, fast=True)
+        blocks = read_all(source)
+    assert seconds(blocks) == pytest.approx(6.0, abs=0.2)
+    assert not source.live
+
+
+def test_live_hls_is_heard_evenly_although_it_comes_in_segments(
+    tmp_path: Path, demo_clip: Path
+) -> None:
+    with hls(tmp_path, demo_clip, live=True) as url:
+        source = make_source(url)
+        source.open()
+        blocks = [read_one(source) for _ in range(60)]
+        source.close()
+    assert source.live
+    assert seconds(blocks) > 4.0
+    for before, after in itertools.pairwise(blocks):
+        # Never two at once: each is heard at least its own length after the one before.
+        assert after.heard - before.heard >= after.seconds * 0.99
+
+
+@contextmanager
+def rtsp_server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    python = Path("/usr/bin/python3")
+    bindings = "import gi; gi.require_version('GstRtspServer', '1.0')"
+    if not python.exists() or subprocess.run([python, "-c", bindings], stderr=-3).returncode:
+        pytest.skip("needs GStreamer's RTSP server; see .ci/apt-packages")
+    server = subprocess.Popen([python, RTSP_SERVER], stdout=subprocess.PIPE)
+    try:
+        assert server.stdout is not None
+        yield server, f"rtsp://127.0.0.1:{int(server.stdout.readline())}"
+    finally:
+        end(server)
+
+
+def test_rtsp_is_heard_and_found_broken_when_it_falls_silent() -> None:
+    with rtsp_server() as (server, url):
+        source = MediaSource(f"{url}/tone", quiet_seconds=2.0)
+        source.open()
+        blocks = [read_one(source) for _ in range(10)]
+        assert {block.sample_rate for block in blocks} == {44100}
+        assert max(block.samples.max() for block in blocks) == pytest.approx(0.8, abs=0.05)
+        end(server)
+        error = error_of(source)
+        source.close()
+    assert source.live
+    assert str(error).startswith(f"{url}/tone: ")
+    assert not error.permanent
+
+
+def test_an_rtsp_path_that_does_not_exist_is_given_up_without_its_password() -> None:
+    with rtsp_server() as (_, url):
+        error = failure(url.replace("rtsp://", "rtsp://me:secret@") + "/nothing")
+    assert error.permanent
+    assert "secret" not in str(error)
+    assert "404" in str(error)
+
+
+def test_udp_is_heard_and_its_silence_noticed(demo_clip: Path) -> None:
+    need("ffmpeg")
+    url = f"udp://127.0.0.1:{free_port()}"
+    read = ["ffmpeg", "-v", "error", "-re", "-i", str(demo_clip)]
+    sender = subprocess.Popen(
+        [*read, "-c:a", "mp2", "-f", "mpegts", f"{url}?pkt_size=1316"], stdin=subprocess.DEVNULL
+    )
+    try:
+        source = MediaSource(url, quiet_seconds=5.0)
+        source.open()
+        blocks = [read_one(source) for _ in range(5)]
+    finally:
+        end(sender)
+    assert source.live
+    assert blocks[0].sample_rate == 48000
+    assert str(error_of(source)) == f"{url}: no data for 5 s"
+    source.close()
+
+
+def test_no_thread_outlives_a_closed_stream_for_long(mp3: bytes) -> None:
+    def drip(client: Conversation) -> None:
+        client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
+        while not client.closing.wait(0.05):
+            client.send(mp3[:1000])
+
+    with scripted(drip) as url:
+        source = MediaSource(f"{url}/live", name="dripping")
+        source.open()
+        read_one(source)
+        source.close()
+        deadline = time.monotonic() + PATIENCE
+        while any("dripping" in thread.name for thread in threading.enumerate()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_program_ends_at_once_although_a_connection_still_waits() -> None:
+    program = (
+        "import sys; from streamer.sources import make_source; "
+        "source = make_source(sys.argv[1]); source.open(); "
+        "assert source.read(0.2) is None; source.close(); print('done')"
+    )
+    released = threading.Event()
+    with scripted(lambda client: released.wait(PATIENCE) and None) as url:
+        done = subprocess.run(
+            [sys.executable, "-c", program, f"{url}/live"],
+            check=True,
+            stdout=subprocess.PIPE,
+            timeout=PATIENCE,
+        )
+        released.set()
+    assert done.stdout == b"done\n"
