@@ -160,8 +160,8 @@ class Observation:
     hop_seconds: float
     """Seconds since the last observation."""
     level_dbfs: float
-    """RMS of the hop without its mean, in dB relative to 1 (a full-scale square wave; a full-scale
-    sine has -3.01 dBFS)."""
+    """RMS of the hop, or of the last second if the hop is shorter, without its mean, in dB relative
+    to 1 (a full-scale square wave; a full-scale sine has -3.01 dBFS)."""
     window_probabilities: NDArray[np.floating[Any]] | None = None
     """Calibrated probabilities in the order of the labels, shape (labels,); None if no window was
     classified: in silence, or while the window holds too little sound."""

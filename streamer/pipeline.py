@@ -24,6 +24,10 @@ from streamer.model import Classifier
 from streamer.resampling import Resampler, Samples, mix_down
 from streamer.spectrogram import Columns, LogMelStream, relative_to_peak, to_levels
 
+LEVEL_SECONDS = 1.0
+"""The level is that of a hop, but at least of so many seconds: music has pauses shorter than that,
+and with short hops they must not be taken for silence."""
+
 LEAST_DBFS = -120.0
 """Level that is told for digital silence, whose logarithm is infinite; in dBFS."""
 
@@ -130,9 +134,10 @@ class Pipeline:
         # Counted in samples at the model's rate since the first one:
         self._received = 0
         self._decided = 0
-        self._quiet_tail = 0
+        self._loud_until = 0
         self._cut: int | None = None
         self._hop: list[Samples] = []
+        self._heard = np.empty(0, np.float32)
         self._ready: list[Columns] = []
         self._discontinuity = False
         self._restart_window(0)
@@ -295,20 +300,28 @@ class Pipeline:
     def _decide(self, now: int) -> list[Event]:
         """Turn the samples of the hop that ends at sample `now` into events."""
         hop = np.concatenate([np.empty(0, np.float32), *self._hop])
-        level = level_dbfs(hop[-self._hop_samples() :])
-        silent = self._decider.is_silence(level)
-        head, tail = quiet_edges(hop, self._settings.silence_dbfs, self._rate // EDGES_PER_SECOND)
         began, boundary = now - len(hop), self._cut
+        level = self._level(hop)
+        silent = self._decider.is_silence(level)
+        first, last = loud_stretch(hop, self._settings.silence_dbfs, self._rate // EDGES_PER_SECOND)
         if silent and not self._silent and boundary is None:
-            boundary = began - self._quiet_tail
+            boundary = min(began, self._loud_until)
         if self._silent and not silent:
-            boundary = max(began + head, boundary or 0)
+            boundary = max(began + first, boundary or 0)
             self._restart_window(boundary)
-        self._quiet_tail = tail
+        if last:
+            self._loud_until = began + last
         # What came before a cut, or was still silence, is not part of the new window.
         used = without_offset(hop)[max(began, boundary or 0) - began :]
         columns = self._columns.push(used if self._spectrogram or not silent else used[:0])
         return self._conclude(now, level, columns, boundary)
+
+    def _level(self, hop: Samples) -> float:
+        """Return the level of the hop, or of the last second if the hop is shorter."""
+        span = max(self._hop_samples(), round(LEVEL_SECONDS * self._rate))
+        heard = np.concatenate([self._heard, hop])[-span:]
+        self._heard = heard[-round(LEVEL_SECONDS * self._rate) :].copy()
+        return level_dbfs(heard)
 
     def _conclude(
         self, now: int, level: float, columns: Columns, boundary: int | None = None
@@ -379,21 +392,18 @@ def without_offset(samples: Samples) -> Samples:
     return np.asarray(samples - offset, np.float32)
 
 
-def quiet_edges(samples: Samples, silence_dbfs: float, block: int) -> tuple[int, int]:
-    """Return how many samples are silent at the begin and at the end, in whole blocks.
-
-    Nothing is, if no block is loud: then it is for the level of the whole to say what it is.
+def loud_stretch(samples: Samples, silence_dbfs: float, block: int) -> tuple[int, int]:
+    """Return where the first loud block begins and where the last one ends; 0, 0 if none is.
 
     Examples
     --------
-    >>> quiet_edges(np.array([0, 0, 0, 0, 0.1, -0.1, 0, 0], np.float32), -60.0, block=2)
-    (4, 2)
+    >>> loud_stretch(np.array([0, 0, 0, 0, 0.1, -0.1, 0, 0], np.float32), -60.0, block=2)
+    (4, 6)
     """
+    block = min(block, max(1, len(samples)))
     blocks = samples[: len(samples) // block * block].reshape(-1, block)
     loud = np.flatnonzero(np.var(blocks, axis=1, dtype=np.float64) >= 10 ** (silence_dbfs / 10))
-    if not len(loud):
-        return 0, 0
-    return int(loud[0]) * block, len(samples) - (int(loud[-1]) + 1) * block
+    return (int(loud[0]) * block, (int(loud[-1]) + 1) * block) if len(loud) else (0, 0)
 
 
 class _ShownColumns:

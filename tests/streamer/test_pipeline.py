@@ -258,6 +258,28 @@ def test_a_four_second_gap_between_two_songs_is_silence_and_then_the_new_genre(
     np.testing.assert_allclose([s.start for s in finals(events)], [0, 20.4, 24.4], atol=0.06)
 
 
+@pytest.mark.parametrize("hop_seconds", [0.1, 0.3, 1.0, 1.7])
+def test_silence_has_the_same_edges_with_any_hop(
+    classifier: Classifier, hop_seconds: float
+) -> None:
+    sound = np.concatenate([band_noise("low", 9.3), silence(4.1), band_noise("high", 8)])
+    pipeline = Pipeline(classifier, hop_seconds=hop_seconds)
+    segments = finals(pipeline.feed(sound, RATE) + pipeline.finish())
+    assert [s.genre for s in segments] == ["low", None, "high"]
+    assert segments[1].state is State.SILENCE
+    np.testing.assert_allclose([s.start for s in segments], [0, 9.3, 13.4], atol=0.06)
+
+
+@pytest.mark.parametrize("hop_seconds", [0.1, 1.0])
+def test_a_short_pause_in_the_music_is_no_silence(
+    classifier: Classifier, hop_seconds: float
+) -> None:
+    sound = np.concatenate([band_noise("low", 6), silence(0.7), band_noise("low", 6)])
+    pipeline = Pipeline(classifier, hop_seconds=hop_seconds)
+    events = pipeline.feed(sound, RATE)
+    assert {decision.genre for decision in decisions(events)} == {"low"}
+
+
 @pytest.mark.parametrize("cut", ["title", "discontinuity"])
 def test_after_a_hard_cut_nothing_of_the_old_song_is_left(classifier: Classifier, cut: str) -> None:
     first, second = band_noise("low", 20.4, seed=1), band_noise("high", 12, seed=2)
