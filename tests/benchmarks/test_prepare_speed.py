@@ -1,0 +1,62 @@
+"""How fast audio becomes pictures, beside the way of a notebook."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+from support_model import band_noise
+from support_songs import write_audio
+
+from streamer.spectrogram import SpectrogramSpec
+from trainer.pictures import prepare
+
+SONGS = 120
+SECONDS = 30
+LEAST_RATIO = 1.2
+"""The notebook's way in one process takes so much longer at the least."""
+
+
+def by_librosa(song: Path, spec: SpectrogramSpec) -> None:
+    samples, _ = librosa.load(song, sr=spec.sample_rate)
+    power = librosa.feature.melspectrogram(
+        y=samples,
+        sr=spec.sample_rate,
+        n_fft=spec.n_fft,
+        hop_length=spec.hop_length,
+        n_mels=spec.n_mels,
+    )
+    librosa.power_to_db(power, ref=np.max)
+
+
+@pytest.mark.benchmark
+def test_preparing_is_faster_than_the_way_of_a_notebook(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = SpectrogramSpec()
+    song = write_audio(tmp_path / "song.flac", band_noise("noise", SECONDS))
+    for genre in ("low", "high"):
+        (tmp_path / "songs" / genre).mkdir(parents=True)
+    for number in range(SONGS):
+        genre = ("low", "high")[number % 2]
+        os.link(song, tmp_path / "songs" / genre / f"{number}.flac")
+    by_librosa(song, spec)
+    began = time.perf_counter()
+    for _ in range(SONGS // 8):
+        by_librosa(song, spec)
+    notebook = (time.perf_counter() - began) * 8
+    began = time.perf_counter()
+    done = prepare(tmp_path / "songs", tmp_path / "pictures", spec, quiet=True)
+    ours = time.perf_counter() - began
+    assert done.made == SONGS
+    with capsys.disabled():
+        print(
+            f"\n{SONGS} tracks of {SECONDS} s: librosa in one process {notebook:.1f} s, "
+            f"prepare {ours:.1f} s ({notebook / ours:.1f} times faster; "
+            f"{1000 * ours / SONGS:.0f} s for 1,000)"
+        )
+    assert notebook / ours >= LEAST_RATIO
