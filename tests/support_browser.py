@@ -69,12 +69,23 @@ class Page:
         self.driver = driver
 
     def view(
-        self, width: int = 1280, height: int = 900, *, dark: bool = False, calm: bool = True
+        self,
+        width: int = 1280,
+        height: int = 900,
+        *,
+        scale: float = 1,
+        dark: bool = False,
+        calm: bool = True,
     ) -> None:
-        """Set size, colour scheme, and whether the user wants little motion."""
+        """Set the screen (`scale`: pixels a CSS pixel), and what the user likes."""
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+            {
+                "width": width,
+                "height": height,
+                "deviceScaleFactor": scale,
+                "mobile": width < 600,
+            },
         )
         features = {
             "prefers-color-scheme": "dark" if dark else "light",

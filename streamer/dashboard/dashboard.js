@@ -130,6 +130,7 @@ function setLabels(names) {
   paints = assignColours(labels);
   timeline.paints = paints;
   genreRows = new Map(labels.map((label) => [label, genreRow(label)]));
+  element("genres").style.setProperty("--labels", labels.length);
   element("genres").replaceChildren(...[...genreRows.values()].map((row) => row.item));
 }
 
@@ -413,4 +414,4 @@ for (const input of document.getElementsByName("range")) {
 }
 setInterval(requestRender, 1000);
 new Connection(takeMessage, takeConnectionState).open();
-pictures.open();
+if (!document.hidden) pictures.open();

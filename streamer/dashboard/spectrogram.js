@@ -25,7 +25,6 @@ export class Spectrogram {
   #position = null;
   /** Positions and number of columns from the first message on: how long a column lasts. */
   #measured = { from: 0, columns: 0 };
-  #stale = true;
   #glide = null;
 
   /** @param {HTMLCanvasElement} canvas drawn on at the screen's own resolution */
@@ -36,9 +35,6 @@ export class Spectrogram {
     darkScheme.addEventListener("change", () => {
       this.#pixels = levelPixels(darkScheme.matches);
       this.#redraw();
-    });
-    document.addEventListener("visibilitychange", () => {
-      if (!document.hidden && this.#stale) this.#redraw();
     });
   }
 
@@ -81,20 +77,28 @@ export class Spectrogram {
     if (seconds > 0) this.#measured.columns += columns;
     else this.#measured = { from: position, columns: 0 };
     this.#position = position;
-    if (document.hidden) {
-      this.#stale = true;
-    } else if (this.#stale) {
-      this.#redraw();
-    } else {
-      this.#scroll(columns, seconds);
-    }
+    if (this.#fits()) this.#scroll(columns, seconds);
+    else this.#redraw();
   }
 
   #start(mels) {
     this.#mels = mels;
     this.#levels = new Uint8Array(KEPT_COLUMNS * mels);
-    this.#total = 0;
-    this.#stale = true;
+    this.clear();
+  }
+
+  /** Whether the canvas has as many pixels as the screen gives it. */
+  #fits() {
+    const { width, height } = this.#size();
+    return this.#canvas.width === width && this.#canvas.height === height;
+  }
+
+  #size() {
+    const { clientWidth, clientHeight } = this.#canvas;
+    return {
+      width: Math.round(clientWidth * devicePixelRatio),
+      height: Math.round(clientHeight * devicePixelRatio),
+    };
   }
 
   get #columnPixels() {
@@ -113,7 +117,8 @@ export class Spectrogram {
   #glideBy(count, seconds) {
     this.#glide?.cancel();
     const distance = (count * this.#columnPixels) / devicePixelRatio;
-    if (calm.matches || !(seconds > 0 && seconds < LONGEST_GLIDE) || distance > RESERVE) return;
+    const known = distance > 0 && seconds > 0 && seconds < LONGEST_GLIDE;
+    if (calm.matches || !known || distance > RESERVE) return;
     this.#glide = this.#canvas.animate(
       [{ transform: `translateX(${distance}px)` }, { transform: "none" }],
       { duration: seconds * 1000, easing: `steps(${count})` },
@@ -122,9 +127,8 @@ export class Spectrogram {
 
   #redraw() {
     const canvas = this.#canvas;
-    const width = Math.round(canvas.clientWidth * devicePixelRatio);
-    const height = Math.round(canvas.clientHeight * devicePixelRatio);
-    if (canvas.width !== width || canvas.height !== height) {
+    const { width, height } = this.#size();
+    if (!this.#fits()) {
       canvas.width = width;
       canvas.height = height;
     }
@@ -133,7 +137,6 @@ export class Spectrogram {
     this.#context.fillRect(0, 0, width, height);
     const fits = Math.ceil(width / this.#columnPixels);
     this.#draw(Math.min(fits, this.#total, KEPT_COLUMNS));
-    this.#stale = false;
   }
 
   /** Draw the newest `count` columns at the right edge. */

@@ -1,5 +1,7 @@
 /** The last minutes or hours of one source as coloured blocks, with titles and clock times. */
 
+import { capital, clockTime } from "./wording.js";
+
 const RANGES_S = [600, 3600, 21_600, 86_400];
 /** Seconds from one clock time to the next; the first that leaves room enough is taken. */
 const TICKS_S = [60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600];
@@ -11,7 +13,6 @@ const SHORTEST_TITLE = 56;
 const LANES = { blocks: 44, gap: 6, titles: 20, times: 18 };
 
 const darkScheme = matchMedia("(prefers-color-scheme: dark)");
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 
 export class Timeline {
   #canvas;
@@ -118,7 +119,7 @@ export class Timeline {
       const x = Math.round(this.#x(time)) + 0.5;
       context.fillStyle = look.line;
       context.fillRect(x, 0, 1, top + (LANES.titles + 4) * look.unit);
-      const text = clock.format(time);
+      const text = clockTime(time);
       const half = context.measureText(text).width / 2;
       if (x < half || x > this.#canvas.clientWidth - half) continue;
       context.fillStyle = look.soft;
@@ -147,9 +148,10 @@ export class Timeline {
     context.font = `600 ${13 * look.unit}px ${look.family}`;
     context.textAlign = "left";
     context.textBaseline = "middle";
-    if (context.measureText(segment.genre).width + 16 * look.unit > width) return;
+    const name = capital(segment.genre);
+    if (context.measureText(name).width + 16 * look.unit > width) return;
     context.fillStyle = paint.ink;
-    context.fillText(segment.genre, left + 8 * look.unit, lane / 2 + look.unit);
+    context.fillText(name, left + 8 * look.unit, lane / 2 + look.unit);
   }
 
   #clipTo(left, width, lane) {

@@ -82,6 +82,20 @@ def test_a_change_of_size_or_colour_scheme_draws_what_was_heard_again(
     assert sum(page.pixel("spectrogram", 5, 0.5)) < 100
 
 
+def test_the_canvases_are_as_sharp_as_the_screen(page: Page, radio: Broadcast) -> None:
+    for scale in (1, 2):
+        page.view(scale=scale)
+        watching(page, radio)
+        show(page, radio, columns(1, loud(255)))
+        for canvas in ("spectrogram", "timeline"):
+            assert page.run(
+                """const canvas = document.getElementById(arguments[0]);
+                return canvas.width === canvas.clientWidth * arguments[1];""",
+                canvas,
+                scale,
+            )
+
+
 def test_the_frame_marks_as_many_seconds_as_the_model_judges(page: Page, radio: Broadcast) -> None:
     watching(page, radio)
     radio.publish(prediction(1), columns(1, loud(9)), columns(2, loud(9)))

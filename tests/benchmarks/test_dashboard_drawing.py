@@ -1,0 +1,41 @@
+"""How much of a processor the dashboard takes to draw, as a share of the time it draws."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from support_browser import Page, broadcast, chromium, why_no_browser
+from support_published import prediction, segment, spectrogram
+
+MEASURED_SECONDS = 10
+
+
+def busy_seconds(page: Page) -> tuple[float, float]:
+    """Return the processor time of the page's thread, and the time in which it was spent."""
+    metrics = page.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    return {metric["name"]: metric["value"] for metric in metrics}["TaskDuration"], time.monotonic()
+
+
+@pytest.mark.benchmark
+@pytest.mark.skipif(why_no_browser() is not None, reason=str(why_no_browser()))
+def test_the_page_draws_with_less_than_a_tenth_of_a_processor(tmp_path: Path) -> None:
+    radio = broadcast("radio")
+    try:
+        with chromium(tmp_path) as page:
+            page.view(calm=False)
+            page.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+            page.open(radio.url)
+            page.until("document.getElementById('connection').textContent === 'Connected'")
+            for seq in range(1, MEASURED_SECONDS + 4):
+                if seq == 4:
+                    before, began = busy_seconds(page)
+                radio.publish(prediction(seq), segment(1 + seq // 5), spectrogram(seq))
+                time.sleep(1)
+            after, ended = busy_seconds(page)
+    finally:
+        radio.close()
+    share = (after - before) / (ended - began)
+    print(f"share of a processor: {share:.1%}")
+    assert share < 0.1
