@@ -10,6 +10,8 @@ from typing import NoReturn
 
 from export.errors import ExportError, UsageError
 from export.inspection import describe
+from export.place import check_writable
+from export.run import read_run
 from streamer.model import Classifier, ModelError
 
 PROGRAM = "genre-export"
@@ -116,6 +118,9 @@ def _export(options: argparse.Namespace) -> int:
         raise UsageError("--quantize static stores int8 weights: leave --weights out")
     if bool(options.quantize) != bool(options.calibrate):
         raise UsageError("--quantize static and --calibrate DIR are only of use together")
+    run = read_run(options.run, options.name, options.model_version, options.dataset)
+    check_writable(options.out)
+    # TensorFlow takes seconds to import: only now that nothing can be refused without it.
     try:
         from export.steps import Order, export
     except ImportError as error:
@@ -123,15 +128,12 @@ def _export(options: argparse.Namespace) -> int:
             f"{error.name or error} is not installed: pip install 'genre-stream[export]'"
         ) from None
     order = Order(
-        run=options.run,
+        run=run,
         out=options.out,
         precision=options.quantize or options.weights or "int8",
         calibrate=options.calibrate,
         verify=options.verify,
         min_agreement=options.min_agreement / 100,
-        name=options.name,
-        version=options.model_version,
-        dataset=options.dataset,
     )
     export(order, print)
     return 0

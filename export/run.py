@@ -23,7 +23,6 @@ REQUIRED = (
     "decision",
     "seed",
     "split",
-    "metrics",
 )
 
 PARTS = ("train", "valid", "test")
@@ -141,5 +140,5 @@ def _training(facts: Mapping[str, Any], dataset: str | None) -> dict[str, Any]:
         "protocol": split.get("protocol", ""),
         "tracks": {part: len(split.get(part, ())) for part in PARTS},
         "seed": facts["seed"],
-        "metrics": facts["metrics"],
+        "metrics": facts.get("metrics", {}),
     }

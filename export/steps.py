@@ -11,9 +11,10 @@ import onnx
 
 from export.compress import to_float16, to_int8, to_static
 from export.errors import ExportError
+from export.place import write
 from export.quiet import quiet_stderr
-from export.run import Run, read_run
-from export.seal import check_writable, seal, write
+from export.run import Run
+from export.seal import seal
 from streamer.contract import ModelContract
 
 # TensorFlow says a lot while it is imported, before any of its settings are read.
@@ -30,10 +31,10 @@ CALIBRATION_TRACKS = 100
 class Order:
     """What is wanted."""
 
-    run: Path
-    """The training run."""
+    run: Run
+    """The training run, read."""
     out: Path
-    """The file to write."""
+    """The file to write, in a place where that is possible."""
     precision: str = "int8"
     """One of `streamer.contract.PRECISIONS`."""
     calibrate: Path | None = None
@@ -42,12 +43,6 @@ class Order:
     """Pictures to compare with Keras on."""
     min_agreement: float = 0.99
     """Smallest share of windows that keep their top genre, 0 to 1."""
-    name: str | None = None
-    """What the model is called; None: as the run's folder."""
-    version: str = "1"
-    """Its version."""
-    dataset: str | None = None
-    """What it was trained on; None: the name of the folder."""
 
 
 def export(order: Order, say: Callable[[str], None]) -> None:
@@ -65,8 +60,7 @@ def export(order: Order, say: Callable[[str], None]) -> None:
     ExportError
         If no file was written; a `UsageError` if it could not even begin.
     """
-    run = read_run(order.run, order.name, order.version, order.dataset)
-    check_writable(order.out)
+    run = order.run
     contract = dataclasses.replace(run.contract, precision=order.precision)
     calibration = read_windows(order.calibrate, contract) if order.calibrate else []
     tracks = read_windows(order.verify, contract, leave_out=run.trained_on) if order.verify else []

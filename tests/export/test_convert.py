@@ -42,7 +42,7 @@ def files(
     for precision in PRECISIONS:
         calibrate = pictures if precision == "static" else None
         out = folder / f"{precision}.onnx"
-        export(Order(tiny_run, out, precision=precision, calibrate=calibrate), silent)
+        export(Order(read_run(tiny_run), out, precision=precision, calibrate=calibrate), silent)
     return {precision: folder / f"{precision}.onnx" for precision in PRECISIONS}
 
 
@@ -196,7 +196,9 @@ def test_a_table_compares_the_file_with_keras_on_tracks_it_was_not_trained_on(
     images = keras.saving.load_model(tiny_run / "model.keras")
     run = support_run.write_run(tmp_path / "run", images, split=split)
     lines: list[str] = []
-    export(Order(run, tmp_path / "a.onnx", verify=pictures, min_agreement=0.8), lines.append)
+    export(
+        Order(read_run(run), tmp_path / "a.onnx", verify=pictures, min_agreement=0.8), lines.append
+    )
     start = lines.index("Comparing on 24 windows of 8 tracks in " + str(pictures))
     head, *rows = [line.split() for line in lines[start + 1].splitlines()]
     assert head[0] == "weights"
@@ -213,7 +215,7 @@ def test_a_file_that_agrees_too_little_is_not_written_and_the_old_one_stays(
     out.write_bytes(b"the old one")
     monkeypatch.setattr("export.steps.to_int8", _ruin)
     with pytest.raises(ExportError, match=r"^int8 keeps the top genre of only .* nothing was wri"):
-        export(Order(tiny_run, out, verify=pictures), silent)
+        export(Order(read_run(tiny_run), out, verify=pictures), silent)
     assert out.read_bytes() == b"the old one"
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
@@ -235,14 +237,14 @@ def test_a_network_that_answers_nan_is_refused(tiny_run: Path, tmp_path: Path) -
     with pytest.raises(
         ExportError, match=r"^the network answers with NaN or infinity: train again"
     ):
-        export(Order(run, tmp_path / "model.onnx"), silent)
+        export(Order(read_run(run), tmp_path / "model.onnx"), silent)
 
 
 def test_a_run_whose_network_has_other_classes_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     images = keras.saving.load_model(tiny_run / "model.keras")
     run = support_run.write_run(tmp_path / "run", images, labels=["one", "two"])
     with pytest.raises(UsageError, match=r"model\.keras has 10 classes and run\.json 2 labels"):
-        export(Order(run, tmp_path / "model.onnx"), silent)
+        export(Order(read_run(run), tmp_path / "model.onnx"), silent)
 
 
 def test_a_damaged_keras_file_is_refused(tiny_run: Path, tmp_path: Path) -> None:
@@ -251,7 +253,7 @@ def test_a_damaged_keras_file_is_refused(tiny_run: Path, tmp_path: Path) -> None
     (run / "run.json").write_bytes((tiny_run / "run.json").read_bytes())
     (run / "model.keras").write_bytes((tiny_run / "model.keras").read_bytes()[:5000])
     with pytest.raises(UsageError, match=r"model\.keras is damaged \(.*\): train again"):
-        export(Order(run, tmp_path / "model.onnx"), silent)
+        export(Order(read_run(run), tmp_path / "model.onnx"), silent)
 
 
 def test_windows_lie_one_after_the_other_and_are_relative_to_their_own_peak(
