@@ -22,15 +22,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from streamer.clocks import Clocks, clock_text
+from streamer.timeline import Stretch, Timeline, clock_text
 
 logger = logging.getLogger(__name__)
 
 WRITE_SEGMENT = """
-INSERT INTO segments (session, source, id, start, end, final, state, genre, confidence, title)
-VALUES (:session, :source, :id, :start, :end, :final, :state, :genre, :confidence, :title)
+INSERT INTO segments
+    (session, source, number, start, end, is_open, state, genre, confidence, title)
+VALUES
+    (:session, :source, :number, :start, :end, :is_open, :state, :genre, :confidence, :title)
 ON CONFLICT DO UPDATE SET
-    start = excluded.start, end = excluded.end, final = excluded.final, state = excluded.state,
+    start = excluded.start, end = excluded.end, is_open = excluded.is_open, state = excluded.state,
     genre = excluded.genre, confidence = excluded.confidence, title = excluded.title
 """
 WRITE_MINUTE = """
@@ -44,11 +46,11 @@ ON CONFLICT DO UPDATE SET
     seconds = seconds + excluded.seconds
 """
 READ_SEGMENTS = """
-SELECT source, start, CASE WHEN final OR session IS NOT :running THEN end END,
+SELECT source, start, CASE WHEN is_open AND session IS :running THEN NULL ELSE end END,
     state, genre, confidence, title
 FROM segments
 WHERE end >= :from AND start < :to AND (:source IS NULL OR source = :source)
-ORDER BY start, source, id LIMIT :limit
+ORDER BY start, source, number LIMIT :limit
 """
 READ_MINUTES = """
 SELECT source, minute, state, genre, seconds, confidence, level_dbfs
@@ -65,15 +67,15 @@ SCHEMA = f"""
 CREATE TABLE segments (
     session INTEGER NOT NULL,   -- the run of the daemon, by its start in Unix milliseconds
     source TEXT NOT NULL,
-    id INTEGER NOT NULL,        -- the segment's number within the source and the session
+    number INTEGER NOT NULL,    -- of the segment within the source and the session
     start REAL NOT NULL,        -- Unix seconds
-    end REAL NOT NULL,          -- Unix seconds; for an open segment, when it was last heard
-    final INTEGER NOT NULL,     -- 0 while open; an open segment of an older session was cut off
+    end REAL NOT NULL,          -- Unix seconds; while it is open, when it was last heard
+    is_open INTEGER NOT NULL,   -- of an older session: it was cut off
     state TEXT NOT NULL,
     genre TEXT,
     confidence REAL NOT NULL,
     title TEXT,
-    PRIMARY KEY (session, source, id)
+    PRIMARY KEY (session, source, number)
 );
 CREATE INDEX segments_by_end ON segments (end);
 CREATE TABLE minutes (
@@ -146,9 +148,8 @@ class _Pending:
     def __init__(self) -> None:
         self.urgent = False
         """Whether a segment began or ended."""
-        self._clocks = Clocks()
-        self._segments: dict[tuple[str, int], dict[str, Any]] = {}
-        self._open: dict[str, dict[str, Any]] = {}
+        self._timeline = Timeline()
+        self._segments: dict[tuple[str, int], Stretch] = {}
         self._minutes: dict[tuple[int, str, str, str], tuple[float, float, float]] = {}
 
     def __len__(self) -> int:
@@ -157,56 +158,30 @@ class _Pending:
     def add(self, message: Mapping[str, Any]) -> None:
         """Take in a prediction or a segment."""
         if message["type"] == "prediction":
-            self._add_prediction(message)
+            stretches = self._timeline.hear(message)
+            self._add_to_minute(message)
         else:
-            self._add_segment(message)
+            begun = self._timeline.live(message["source"])
+            stretches = [self._timeline.place(message)]
+            self.urgent |= stretches[0].number not in {stretch.number for stretch in begun}
+        for stretch in stretches:
+            self.urgent |= stretch.final
+            self._segments[stretch.source, stretch.number] = stretch
         if len(self._segments) > PENDING_LIMIT:
             del self._segments[next(iter(self._segments))]
         if len(self._minutes) > PENDING_LIMIT:
             del self._minutes[next(iter(self._minutes))]
 
-    def _add_prediction(self, message: Mapping[str, Any]) -> None:
-        self._clocks.note(message)
-        source, seconds = message["source"], message["hop_seconds"]
-        heard = self._clocks.at(source, message["position"]).timestamp()
-        key = (int(heard // 60) * 60, source, message["state"], message["genre"] or "")
+    def _add_to_minute(self, message: Mapping[str, Any]) -> None:
+        minute = int(datetime.fromisoformat(message["time"]).timestamp()) // 60 * 60
+        key = (minute, message["source"], message["state"], message["genre"] or "")
+        seconds = message["hop_seconds"]
         known, confidence, level = self._minutes.get(key, (0.0, 0.0, 0.0))
         self._minutes[key] = (
             known + seconds,
             confidence + seconds * message["confidence"],
             level + seconds * message["level_dbfs"],
         )
-        if (segment := self._open.get(source)) is not None:
-            segment["end"] = max(heard, segment["start"])
-            self._segments[source, segment["id"]] = segment
-
-    def _add_segment(self, message: Mapping[str, Any]) -> None:
-        source = message["source"]
-        known = self._open.get(source)
-        if known is None or (known["id"], known["position"]) != (message["id"], message["start"]):
-            self.urgent = True
-            start = self._clocks.at(source, message["start"]).timestamp()
-        else:
-            start = known["start"]
-        end = message["start"] if message["end"] is None else message["end"]
-        segment = {
-            "source": source,
-            "id": message["id"],
-            "position": message["start"],
-            "start": start,
-            "end": max(start, self._clocks.at(source, end).timestamp()),
-            "final": message["final"],
-            "state": message["state"],
-            "genre": message["genre"],
-            "confidence": message["confidence"],
-            "title": message["title"],
-        }
-        self._segments[source, message["id"]] = segment
-        if message["final"]:
-            self.urgent = True
-            self._open.pop(source, None)
-        else:
-            self._open[source] = segment
 
     def write(self, connection: sqlite3.Connection, session: int) -> None:
         """Write all in one transaction; if that fails, all of it still waits."""
@@ -214,7 +189,7 @@ class _Pending:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(
                 WRITE_SEGMENT,
-                [{"session": session, **segment} for segment in self._segments.values()],
+                [_row(session, stretch) for stretch in self._segments.values()],
             )
             connection.executemany(
                 WRITE_MINUTE,
@@ -448,6 +423,19 @@ def _minute(
 
 def _unix_text(seconds: float) -> str:
     return clock_text(datetime.fromtimestamp(seconds, UTC))
+
+
+def _row(session: int, stretch: Stretch) -> dict[str, Any]:
+    """Return what is written of a segment."""
+    return {
+        "session": session,
+        "source": stretch.source,
+        "number": stretch.number,
+        "start": stretch.start.timestamp(),
+        "end": stretch.end.timestamp(),
+        "is_open": stretch.is_open,
+        **{name: stretch.segment[name] for name in ("state", "genre", "confidence", "title")},
+    }
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from streamer import messages
-from streamer.clocks import Clocks, clock_text
+from streamer.timeline import Stretch, Timeline, clock_text
 
 Message = Mapping[str, Any]
 
@@ -156,11 +156,8 @@ class _SourceState:
     detail: str = ""
     prediction: Message | None = None
     prediction_frame: bytes = b""
-    segment: Message | None = None
-    """The open segment."""
-    segment_frame: bytes = b""
-    segment_start: str = ""
-    """Clock time at which the open segment began."""
+    segment_frames: dict[int, bytes] = field(default_factory=dict)
+    """Of the segments that may still change, by their number."""
 
 
 class Hub:
@@ -184,8 +181,8 @@ class Hub:
         }
         self._recorders = tuple(recorders)
         self._outboxes: dict[Outbox, None] = {}
-        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT_SEGMENTS)
-        self._clocks = Clocks()
+        self._recent: deque[Stretch] = deque(maxlen=RECENT_SEGMENTS)
+        self._timeline = Timeline()
 
     @property
     def source_names(self) -> list[str]:
@@ -202,8 +199,9 @@ class Hub:
         self._sources[name] = _SourceState(kind, "connecting")
 
     def remove_source(self, name: str) -> None:
-        """Forget a source; only its ended segments stay."""
+        """Forget a source; only its segments stay."""
         self._sources.pop(name, None)
+        self._recent.extend(self._timeline.cut_off(name))
 
     def wanted(self, kind: str) -> bool:
         """Tell whether any client wants messages of this type, which may be costly to make."""
@@ -266,19 +264,22 @@ class Hub:
             }
             for name, source in self._sources.items()
         ]
-        state["segments"] = [*self._recent, *self._open_segments()]
+        live = [stretch for name in self._sources for stretch in self._timeline.live(name)]
+        state["segments"] = [stretch.to_dict() for stretch in [*self._recent, *live]]
         return state
 
     def _catch_up(self, outbox: Outbox, before: Subscription) -> None:
         """Offer the latest of what a client wants and did not want before."""
         now = outbox.subscription
         for name, source in self._sources.items():
-            for kind, frame in (
-                ("prediction", source.prediction_frame),
-                ("segment", source.segment_frame),
+            predictions = [source.prediction_frame] if source.prediction_frame else []
+            for kind, frames in (
+                ("prediction", predictions),
+                ("segment", source.segment_frames.values()),
             ):
-                if frame and now.wants(kind, name) and not before.wants(kind, name):
-                    outbox.offer(kind, name, frame)
+                if now.wants(kind, name) and not before.wants(kind, name):
+                    for frame in frames:
+                        outbox.offer(kind, name, frame)
 
     def _remember(self, kind: str, message: Message, frame: bytes) -> None:
         if kind not in ASKED_FOR or kind == "spectrogram":
@@ -287,37 +288,17 @@ class Hub:
         if source is None:  # removed, and this is the last that was on its way
             return
         if kind == "prediction":
-            self._clocks.note(message)
             source.prediction, source.prediction_frame = message, frame
+            for stretch in self._timeline.hear(message):
+                self._note_if_final(source, stretch)
         elif kind == "source":
             source.state, source.detail = message["state"], message["detail"]
         else:
-            self._remember_segment(source, message, frame)
+            stretch = self._timeline.place(message)
+            source.segment_frames[stretch.number] = frame
+            self._note_if_final(source, stretch)
 
-    def _remember_segment(self, source: _SourceState, segment: Message, frame: bytes) -> None:
-        known = source.segment
-        if known is None or (known["id"], known["start"]) != (segment["id"], segment["start"]):
-            source.segment_start = clock_text(self._clocks.at(segment["source"], segment["start"]))
-        if not segment["final"]:
-            source.segment, source.segment_frame = segment, frame
-            return
-        self._recent.append(self._row(source, segment))
-        source.segment, source.segment_frame = None, b""
-
-    def _open_segments(self) -> Iterator[dict[str, Any]]:
-        for source in self._sources.values():
-            if source.segment is not None:
-                yield self._row(source, source.segment)
-
-    def _row(self, source: _SourceState, segment: Message) -> dict[str, Any]:
-        """Return a segment in clock time."""
-        end = segment["end"]
-        return {
-            "source": segment["source"],
-            "start": source.segment_start,
-            "end": None if end is None else clock_text(self._clocks.at(segment["source"], end)),
-            "state": segment["state"],
-            "genre": segment["genre"],
-            "confidence": segment["confidence"],
-            "title": segment["title"],
-        }
+    def _note_if_final(self, source: _SourceState, stretch: Stretch) -> None:
+        if stretch.final:
+            self._recent.append(stretch)
+            source.segment_frames.pop(stretch.number, None)

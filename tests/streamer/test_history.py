@@ -96,13 +96,13 @@ def test_a_source_that_was_cut_off_and_came_back_has_its_segments_at_the_right_t
         at(0),
         segment(1),
         at(10),
-        segment(1, end=10.0, final=True),
         at(3600, position=11.0),
-        segment(2, start=11.0),
+        segment(1, end=10.0, final=True),
+        segment(2, start=10.0),
         at(3609, position=20.0),
-        segment(2, start=11.0, end=20.0, final=True),
+        segment(2, start=10.0, end=20.0, final=True),
     )
-    assert [row["start"][11:19] for row in kept.segments] == ["12:00:00", "13:00:00"]
+    assert [row["start"][11:19] for row in kept.segments] == ["12:00:00", "12:59:59"]
     assert [row["end"][11:19] for row in kept.segments] == ["12:00:10", "13:00:09"]
 
 

@@ -272,3 +272,15 @@ def test_sources_may_come_and_go():
     hub.publish(prediction(2, "hall"))
     assert hub.source_names == ["radio"]
     assert joined(hub).kinds == ["hello"]
+
+
+def test_who_comes_late_is_told_both_segments_whose_boundary_may_still_move():
+    hub = Hub(hello("radio"))
+    hub.publish(prediction(12))
+    hub.publish(segment(1))
+    hub.publish(segment(1, end=10.0))
+    hub.publish(segment(2))
+    assert [frame["id"] for frame in joined(hub).told[2:]] == [1, 2]
+    hub.publish(segment(1, end=9.5, final=True))
+    assert [frame["id"] for frame in joined(hub).told[2:]] == [2]
+    assert [row["end"] is None for row in hub.state()["segments"]] == [False, True]

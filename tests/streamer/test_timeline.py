@@ -1,0 +1,88 @@
+from datetime import UTC, datetime, timedelta
+
+from support_published import prediction, segment
+
+from streamer.timeline import Timeline
+
+NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+
+
+def at(seconds, position=None):
+    moment = NOON + timedelta(seconds=seconds)
+    return prediction(1) | {
+        "time": moment.isoformat(timespec="milliseconds"),
+        "position": float(seconds if position is None else position),
+    }
+
+
+def seconds(stretch):
+    return (stretch.start - NOON).total_seconds(), (stretch.end - NOON).total_seconds()
+
+
+def test_an_open_segment_grows_with_every_prediction():
+    timeline = Timeline()
+    timeline.hear(at(1))
+    timeline.place(segment(1))
+    (stretch,) = timeline.hear(at(5))
+    assert (seconds(stretch), stretch.is_open) == ((0, 5), True)
+
+
+def test_while_a_boundary_may_still_move_there_are_two_segments_that_may_change():
+    timeline = Timeline()
+    timeline.hear(at(1))
+    timeline.place(segment(1))
+    timeline.hear(at(10))
+    timeline.place(segment(1, end=9.0))
+    timeline.place(segment(2, start=9.0))
+    assert [(seconds(each), each.is_open) for each in timeline.live("radio")] == [
+        ((0, 9), False),
+        ((9, 10), True),
+    ]
+    assert [stretch.number for stretch in timeline.hear(at(11))] == [2]
+    timeline.place(segment(1, end=8.0))
+    timeline.place(segment(2, start=8.0))
+    assert [seconds(each) for each in timeline.live("radio")] == [(0, 8), (8, 11)]
+    assert timeline.place(segment(1, end=8.0, final=True)).final
+    assert [each.number for each in timeline.live("radio")] == [2]
+
+
+def test_a_pause_lies_between_the_segment_before_it_and_the_one_after_it():
+    timeline = Timeline()
+    timeline.hear(at(9))
+    timeline.place(segment(1))
+    timeline.hear(at(10))
+    timeline.hear(at(3610, position=11))
+    ended = timeline.place(segment(1, end=10.0, final=True))
+    begun = timeline.place(segment(2, start=10.0))
+    assert seconds(ended) == (0, 10)
+    assert seconds(begun) == (3609, 3610)
+
+
+def test_a_source_that_begins_again_cuts_off_what_was_open_and_numbers_stay_unique():
+    timeline = Timeline()
+    timeline.hear(at(1))
+    timeline.place(segment(1))
+    timeline.place(segment(1, end=5.0, final=True))
+    timeline.place(segment(2, start=5.0))
+    timeline.hear(at(7))
+    (cut,) = timeline.hear(at(100, position=1))
+    assert (cut.number, seconds(cut), cut.is_open, cut.final) == (2, (5, 7), False, True)
+    again = timeline.place(segment(1))
+    assert (again.number, seconds(again)) == (3, (99, 100))
+
+
+def test_a_segment_before_any_prediction_begins_now():
+    before = datetime.now(UTC)
+    stretch = Timeline().place(segment(1, start=3.0))
+    assert before <= stretch.start <= datetime.now(UTC)
+
+
+def test_sources_do_not_disturb_each_other():
+    timeline = Timeline()
+    timeline.hear(at(50) | {"source": "hall"})
+    timeline.place(segment(1, "hall"))
+    timeline.hear(at(1))
+    timeline.place(segment(1, "radio"))
+    timeline.cut_off("radio")
+    assert [each.number for each in timeline.live("hall")] == [1]
+    assert timeline.live("radio") == []
