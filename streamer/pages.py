@@ -266,6 +266,8 @@ def as_response(page: Page, request: Request, access: Access) -> Response:
             "Vary": "Origin",
         }
     status = HTTPStatus(page.status)
+    if status is HTTPStatus.NOT_MODIFIED:
+        del fields["Content-Length"]  # it would be taken for that of the page (RFC 9110, 8.6)
     body = b"" if request.method == "HEAD" else page.body
     return Response(status.value, status.phrase, Headers(fields), body)
 

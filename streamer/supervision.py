@@ -49,12 +49,12 @@ class Progress:
         self.listener = listener
         self._clock = clock
         self._first_seconds = first_seconds
-        self._due_since = clock() + first_seconds
+        self._quiet_since = self._due_since = clock() + first_seconds
 
     @property
     def quiet_seconds(self) -> float:
-        """Seconds since the last decision, or for which one has been due."""
-        return max(0.0, self._clock() - self._due_since)
+        """Seconds since the last decision, whether or not one was due."""
+        return max(0.0, self._clock() - self._quiet_since)
 
     @property
     def hop_seconds(self) -> float:
@@ -63,7 +63,7 @@ class Progress:
 
     def decided(self) -> None:
         """Note that there was a decision."""
-        self._due_since = self._clock()
+        self._quiet_since = self._due_since = self._clock()
 
     def is_due(self) -> bool:
         """Tell whether sound should be turning into decisions, as far as anybody knows."""
@@ -75,7 +75,8 @@ class Progress:
         if not self.is_due():
             self._due_since = self._clock() + self._first_seconds
             return True
-        return self.quiet_seconds <= max(LEAST_QUIET_SECONDS, QUIET_HOPS * self.hop_seconds)
+        overdue = self._clock() - self._due_since
+        return overdue <= max(LEAST_QUIET_SECONDS, QUIET_HOPS * self.hop_seconds)
 
     def vitals(self) -> SourceVitals:
         """Return the counters of the source as they are now."""
