@@ -145,7 +145,7 @@ def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="audio, one folder a genre")
     parser.add_argument("--out", type=Path, help="picture folder (default: in the user's cache)")
     parser.add_argument(
-        "--background",
+        "--sounds",
         action="store_true",
         help="the data are sounds that are not music, in folders nested in any way",
     )
@@ -273,7 +273,7 @@ def _run_all(options: argparse.Namespace) -> int:
 
 
 def _run_prepare(options: argparse.Namespace) -> int:
-    _prepare(options.data, options.out, options, background=options.background)
+    _prepare(options.data, options.out, options, background=options.sounds)
     return 0
 
 
@@ -385,11 +385,17 @@ def _fit_run(options: argparse.Namespace) -> Path:
 
     if options.resume is not None:
         return resume(options.resume)
-    fields: dict[str, Any] = {"data": options.data, "out": options.out or _new_run_folder()}
+    # Absolute, so that the run can be judged from any folder later.
+    fields: dict[str, Any] = {
+        "data": options.data.resolve(),
+        "out": options.out or _new_run_folder(),
+    }
     names = [option[2:].replace("-", "_") for option, *_ in FIT_OPTIONS]
-    for name in [*names, "precision", "weights", "seed", "background"]:
+    for name in [*names, "precision", "weights", "seed"]:
         if getattr(options, name) is not None:
             fields[name] = getattr(options, name)
+    if options.background is not None:
+        fields["background"] = options.background.resolve()
     fields |= {
         "split": tuple(options.split),
         "exclude_faults": options.exclude_faults,

@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -340,7 +341,10 @@ def _make_pictures(
     # Not forked: the parent may have TensorFlow's threads, which a fork does not survive.
     context = multiprocessing.get_context("forkserver")
     with (
-        ProcessPoolExecutor(workers, context) as pool,
+        # Ctrl-C reaches all processes; only the parent is to answer it.
+        ProcessPoolExecutor(
+            workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        ) as pool,
         progress_bar(quiet) as progress,
     ):
         bar = progress.add_task("pictures", total=len(jobs))

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from streamer.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
 from trainer import figures
 from trainer.augment import Augmentation, vary
-from trainer.gtzan import DatasetError, Skipped, Track, find_tracks
+from trainer.gtzan import DatasetError, Skipped, Track, find_background, find_tracks
 from trainer.pictures import read_picture
 from trainer.run_folder import read_facts
 
@@ -117,10 +117,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _tracks_of(facts: Mapping[str, Any]) -> tuple[list[Track], list[Skipped]]:
+    """Return the tracks of a run's folders and what was skipped there; none if they are gone."""
+    settings = facts["settings"]
     try:
-        return find_tracks(Path(facts["settings"]["data"]))
+        tracks, skipped = find_tracks(Path(settings["data"]))
+        if settings["background"]:
+            skipped = skipped + find_background(Path(settings["background"]))[1]
     except DatasetError:
         return [], []
+    return tracks, skipped
 
 
 class _Book:

@@ -196,22 +196,42 @@ def test_another_grid_makes_all_pictures_again(tmp_path: Path) -> None:
     assert read_picture(tracks[0].path).shape == (64, 1 + 6 * 22050 // 512)
 
 
+def start_preparing(songs: Path, out: Path, pictures: int) -> subprocess.Popen[str]:
+    """Start `genre-train prepare`; return when it has made some pictures."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.cli", "prepare", "--data", songs, "--out", out],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    latest = time.monotonic() + 120
+    while len(list(out.glob("*/*.png"))) < pictures and time.monotonic() < latest:
+        time.sleep(0.002)
+    return process
+
+
+def test_ctrl_c_ends_a_preparation_in_one_line(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=60)
+    process = start_preparing(songs, tmp_path / "pictures", 3)
+    # As from a terminal: to the processes that read tracks, too.
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    if process.returncode == 0:
+        pytest.skip("this machine was done before it could be interrupted")
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == "genre-train: interrupted; what is done is kept"
+    assert "Traceback" not in said
+
+
 def test_a_killed_preparation_leaves_no_half_folder_and_goes_on_where_it_stopped(
     tmp_path: Path,
 ) -> None:
     songs = write_songs(tmp_path / "songs", tracks=40)
     out = tmp_path / "pictures"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainer.cli", "prepare", "--data", songs, "--out", out],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    latest = time.monotonic() + 120
-    while len(list(out.glob("*/*.png"))) < 3 and time.monotonic() < latest:
-        time.sleep(0.002)
+    process = start_preparing(songs, out, 3)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate(timeout=120)
     made = len(list(out.glob("*/*.png")))
     if made == 120:
         pytest.skip("this machine was done before it could be killed")
