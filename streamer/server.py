@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
@@ -46,7 +47,9 @@ HANDSHAKE_SECONDS = 10.0
 CLOSING_SECONDS = 1.0
 """How long a client may take to answer a close frame."""
 MAX_CLIENTS = 500
-"""WebSocket clients at once; with `MAX_STRANGERS` well below the usual limit of 1024 open files."""
+"""WebSocket clients at once, unless set."""
+OTHER_FILES = 300
+"""Open files that the daemon needs for anything but connections, with room to spare."""
 MAX_STRANGERS = 128
 """Connections at once that are not WebSocket clients (yet); when there are more the oldest is cut.
 """
@@ -335,6 +338,7 @@ class Server:
         ServerError
             If the port cannot be had.
         """
+        _allow_open_files(self._connections.max_clients + MAX_STRANGERS + OTHER_FILES)
         places: list[dict[str, Any]] = (
             [{"host": self._host, "port": self._port}]
             if self._sockets is None
@@ -407,6 +411,14 @@ class Server:
             return
         with self._metrics.client():
             await client.serve()
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's own limit on open files, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def _quiet_logger() -> logging.Logger:

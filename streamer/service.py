@@ -117,6 +117,7 @@ class Service:
             sockets=inherited_sockets() or None,
             token=read_token(settings),
             origins=settings.origin,
+            max_clients=settings.max_clients,
             tls_cert=settings.tls_cert,
             tls_key=settings.tls_key,
             vitals=self._vitals,

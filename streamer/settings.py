@@ -166,6 +166,9 @@ class Settings(BaseSettings):
         "origin of a web page elsewhere that may connect, such as https://example.org; "
         "may be repeated",
     )
+    max_clients: int = _setting(
+        500, SERVE, "N", "WebSocket clients that are let in at once", ge=1, le=100_000
+    )
 
     history: File | None = _setting(
         None, KEEP, "FILE.db", "keep segments and minutes in this SQLite file"
