@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from streamer.segments import Segment, SegmentTracker, State, Verdict
 from streamer.smoothing import (
-    LEAST_PROBABILITY,
     HiddenMarkov,
     MovingAverage,
     NoSmoothing,
@@ -379,8 +378,6 @@ class Decider:
     def _verdict(
         self, decision: Decision, window: Probabilities | None, break_position: float | None
     ) -> Verdict:
-        uncertain = max(self.settings.min_confidence, LEAST_PROBABILITY)
-        scores = None if window is None else log_floored(np.append(window, uncertain))
         return Verdict(
             position=decision.position,
             hop_seconds=decision.hop_seconds,
@@ -389,9 +386,8 @@ class Decider:
             confidence=decision.confidence,
             title=self._title,
             break_position=break_position,
-            # Windows less sure than what would be claimed speak for being uncertain.
-            column=len(self._labels) if self._claimed is None else self._claimed,
-            scores=scores,
+            label=self._claimed,
+            scores=None if window is None else log_floored(window),
         )
 
 

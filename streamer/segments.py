@@ -64,11 +64,10 @@ class Verdict:
     break_position: float | None
     """Where a new segment must begin: silence began or ended, the title changed, the sound broke
     off. None where one thing may have gone over into another."""
-    column: int
-    """Which of `scores` speaks for this decision."""
+    label: int | None
+    """Which of the model's labels is claimed; None in silence and while uncertain."""
     scores: Probabilities | None
-    """How well each possible decision fits this hop's window alone, as log-probabilities; None
-    if no window was classified."""
+    """The window's log-probabilities, shape (labels,); None if no window was classified."""
 
 
 @dataclass(slots=True)
@@ -208,8 +207,8 @@ class SegmentTracker:
         if opened.after_break:
             young = verdict.position - opened.start <= self._look_back_seconds
             # Not if the first windows after the break did speak for uncertainty.
-            columns = opened.verdict.column, verdict.column
-            return young and _best_split(self._verdicts, *columns) == 0
+            labels = opened.verdict.label, verdict.label
+            return young and _best_split(self._verdicts, *labels) == 0
         if self._closing is None or self._closing.says(verdict):
             return False
         # A window that straddles a change shows both sides of it.
@@ -226,7 +225,7 @@ class SegmentTracker:
 
     def _boundary(self, before: _Stretch, verdict: Verdict) -> float:
         """Return where `before` went over into what `verdict` says, in seconds."""
-        split = _best_split(self._verdicts, before.verdict.column, verdict.column)
+        split = _best_split(self._verdicts, before.verdict.label, verdict.label)
         first = self._verdicts[min(split, len(self._verdicts) - 1)]
         # A window speaks for its middle; the change lies between this one's and the last one's.
         middle = first.position - (first.hop_seconds + self._window_seconds) / 2
@@ -243,19 +242,30 @@ class SegmentTracker:
 
     def _remember(self, verdict: Verdict) -> None:
         self._verdicts.append(verdict)
-        # While a boundary may move, twice the look-back lies between its far end and now.
-        oldest = verdict.position - 2 * self._look_back_seconds
+        oldest = verdict.position - self._look_back_seconds
+        if self._closing is not None:
+            # Counted from the change: a boundary moves for better reasons than that time passes.
+            oldest = self._settled_at - 2 * self._look_back_seconds
         while len(self._verdicts) > 1 and self._verdicts[0].position < oldest:
             del self._verdicts[0]
 
 
-def _best_split(verdicts: list[Verdict], before: int, after: int) -> int:
-    """Return k such that the first k windows fit `before`, and the others `after`, best.
+def _best_split(verdicts: list[Verdict], before: int | None, after: int | None) -> int:
+    """Return k such that the first k windows fit one label, and the others another, best.
 
     Of equally good ones the smallest. Windows without scores fit both alike.
     """
-    gain = [
-        0.0 if v.scores is None else float(v.scores[after] - v.scores[before]) for v in verdicts
-    ]
+    gain = [0.0 if v.scores is None else _gain(v.scores, before, after) for v in verdicts]
     gain_from = np.cumsum([0.0, *reversed(gain)])[::-1]
     return int(np.argmax(gain_from))
+
+
+def _gain(scores: Probabilities, before: int | None, after: int | None) -> float:
+    """Return by how much a window fits `after` better than `before`.
+
+    None is being uncertain: anything but the other label.
+    """
+    if before is None:
+        return 0.0 if after is None else -_gain(scores, after, None)
+    other = np.delete(scores, before).max() if after is None else scores[after]
+    return float(other - scores[before])
