@@ -175,10 +175,9 @@ def choose_loopback(devices: list[dict[str, Any]]) -> dict[str, Any]:
         If this system offers none.
     """
     if sys.platform.startswith("linux"):
-        for name, (variable, value) in MONITOR.items():
+        for name in MONITOR:
             for device in devices:
                 if device["name"] == name:
-                    os.environ.setdefault(variable, value)
                     return device
         raise CaptureError(
             "loopback needs PulseAudio or PipeWire; start it, and let ALSA reach it "
@@ -236,6 +235,9 @@ def record(
     """
     devices = input_devices(sd)
     chosen = choose_loopback(devices) if loopback else choose(devices, device)
+    if loopback and chosen["name"] in MONITOR:
+        variable, value = MONITOR[chosen["name"]]
+        os.environ.setdefault(variable, value)
     rate = rate or chosen["rate"]
     channels = channels or min(chosen["channels"], 2)
     recording = Recording(channels)

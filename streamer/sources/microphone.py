@@ -69,6 +69,12 @@ class MicrophoneSource(ThreadedSource):
         self._expected = 0.0
         self._played = False
 
+    @property
+    def process_id(self) -> int | None:
+        """The recording program's process, while there is one."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
     def open(self) -> None:
         """Start to record; what goes wrong is raised by `read`."""
         self._expected = time.monotonic() + START_SECONDS
