@@ -1,13 +1,15 @@
 /** The page: takes the daemon's messages and shows them. */
 
 import { Connection, fetchFromDaemon } from "./connection.js";
+import { element, make, paintChip, say, widthInEms } from "./elements.js";
+import { Genres } from "./genres.js";
+import { Heard } from "./heard.js";
 import { assignColours } from "./palette.js";
 import { Segments } from "./segments.js";
 import { Spectrogram } from "./spectrogram.js";
 import { Timeline } from "./timeline.js";
-import { capital, clockTime, decibels, duration, percent } from "./wording.js";
+import { capital, clockTime, decibels, duration, nameOf, percent } from "./wording.js";
 
-const STATE_WORDS = { silence: "Silence", not_music: "Not music", uncertain: "Uncertain" };
 const SOURCE_WORDS = {
   connecting: "Connecting", live: "Live", stalled: "Stalled",
   reconnecting: "Reconnecting", ended: "Ended", failed: "Failed",
@@ -18,19 +20,18 @@ const CONNECTION_WORDS = {
 };
 const QUIETEST_DBFS = -60;
 const LONGEST_HISTORY_MS = 24 * 3600 * 1000;
-const MOST_ROWS = 60;
 
-const element = (id) => document.getElementById(id);
 const segments = new Segments();
 const spectrogram = new Spectrogram(element("spectrogram"));
+const genres = new Genres(element("genres"));
+const heard = new Heard(element("heard"), element("heard-empty"));
 const timeline = new Timeline(element("timeline"), describeSegment);
 
 /** Sources by name: `{name, kind, state, detail, prediction, card}`. */
 const sources = new Map();
 let labels = [];
 let paints = new Map();
-let genreRows = new Map();
-let selected = decodeURIComponent(location.hash.slice(1));
+let selected = sourceOfAddress();
 let connection = "connecting";
 let windowSeconds = 0;
 let greeting = 0;
@@ -105,7 +106,7 @@ async function recall(forGreeting) {
 
 const pictures = new Connection((message) => {
   if (message.type === "hello") {
-    spectrogram.clear();
+    clearSpectrogram();
     askForPictures();
   } else if (message.type === "spectrogram" && message.source === selected) {
     spectrogram.push(message);
@@ -114,6 +115,7 @@ const pictures = new Connection((message) => {
 });
 
 function askForPictures() {
+  if (!sources.has(selected)) return;
   pictures.send({ type: "subscribe", sources: [selected], messages: ["spectrogram"] });
 }
 
@@ -129,24 +131,7 @@ function setLabels(names) {
   labels = names;
   paints = assignColours(labels);
   timeline.paints = paints;
-  genreRows = new Map(labels.map((label) => [label, genreRow(label)]));
-  element("genres").style.setProperty("--labels", labels.length);
-  element("genres").replaceChildren(...[...genreRows.values()].map((row) => row.item));
-}
-
-function genreRow(label) {
-  const item = make("li", "genre");
-  const chip = make("span", "chip");
-  paintChip(chip, { look: "music", paint: paints.get(label) });
-  const bar = make("span", "genre-bar");
-  const fill = make("span", "genre-fill");
-  fill.style.backgroundColor = paints.get(label).colour;
-  const tick = make("span", "genre-tick");
-  bar.setAttribute("aria-hidden", "true");
-  bar.append(fill, tick);
-  const value = make("span", "genre-value");
-  item.append(chip, make("span", "genre-name", capital(label)), bar, value);
-  return { item, fill, tick, value };
+  genres.setLabels(labels, paints);
 }
 
 function setSources(list) {
@@ -188,12 +173,21 @@ function sourceCard(name) {
   return { root, input, chip, dot, state, genre };
 }
 
+/** The source that the address names after its #; an unreadable one names none. */
+function sourceOfAddress() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return "";
+  }
+}
+
 function select(name) {
   selected = name;
   history.replaceState(null, "", `#${encodeURIComponent(name)}`);
   for (const source of sources.values()) source.card.input.checked = source.name === name;
   sources.get(name).card.root.scrollIntoView({ block: "nearest", inline: "nearest" });
-  spectrogram.clear();
+  clearSpectrogram();
   askForPictures();
   segmentsChanged = true;
   announce();
@@ -209,36 +203,44 @@ function currentPrediction(source) {
 
 /** What is known about `source` now: `{look, paint, heading, confidence, note}`. */
 function describe(source) {
-  const plain = (look, heading, note = "") => ({ look, heading, note, confidence: null });
-  if (connection === "refused") return plain("waiting", "Not allowed", "Open this page with ?token=… in its address.");
-  if (connection !== "open") return plain("waiting", connection === "waiting" ? "No connection" : "Connecting", lastHeard());
-  if (!source) return plain("waiting", "No source", "The daemon listens to nothing.");
-  if (source.state !== "live") return plain("waiting", SOURCE_WORDS[source.state] ?? capital(source.state), source.detail || lastHeard());
-  if (!source.prediction) return plain("waiting", "Listening", "The first answer comes in a few seconds.");
+  const waiting = (heading, note) => ({ look: "waiting", heading, note, confidence: null });
+  if (connection === "refused") return waiting("Not allowed", "Open this page with ?token=… in its address.");
+  if (connection === "connecting") return waiting("Connecting", "");
+  if (connection !== "open") return waiting("No connection", lastHeard());
+  if (!source) return waiting("No source", "The daemon listens to nothing.");
+  if (source.state !== "live") return waiting(wordFor(source.state), source.detail || lastHeard());
+  if (!source.prediction) return waiting("Listening", "The first answer comes in a few seconds.");
   return describePrediction(source.prediction);
 }
 
-function describePrediction({ source, state, genre, confidence, probabilities, level_dbfs: level }) {
+function wordFor(sourceState) {
+  return SOURCE_WORDS[sourceState] ?? capital(sourceState);
+}
+
+function describePrediction(prediction) {
+  const { source, state, genre, confidence } = prediction;
   const current = segments.current(source);
-  const since = current?.state === state && current.genre === genre ? `for ${duration(current.to - current.from)}` : "";
-  if (state === "music") return { look: "music", paint: paints.get(genre), heading: capital(genre), confidence, note: since };
-  const heading = STATE_WORDS[state] ?? capital(state);
-  let note = since;
-  if (state === "silence" && level !== null) note = [`Nothing louder than ${decibels(level)}`, since].filter(Boolean).join(", ");
-  if (state === "uncertain") {
-    const [first, second] = Object.entries(probabilities).sort((one, other) => other[1] - one[1]);
-    note = `Perhaps ${first[0]} (${percent(first[1])})${second ? ` or ${second[0]} (${percent(second[1])})` : ""}`;
-  }
-  return { look: state, heading, confidence: null, note };
+  const same = current?.state === state && current.genre === genre;
+  const since = same ? `for ${duration(current.to - current.from)}` : "";
+  const shown = { look: state, heading: nameOf(prediction), confidence: null, note: since };
+  if (state === "music") return { ...shown, paint: paints.get(genre), confidence };
+  if (state === "silence") return { ...shown, note: `Nothing louder than ${decibels(prediction.level_dbfs)}` };
+  if (state === "uncertain") return { ...shown, note: `Perhaps ${guesses(prediction.probabilities)}` };
+  return shown;
+}
+
+/** The two likeliest labels, such as "rock (31%) or metal (28%)". */
+function guesses(probabilities) {
+  return Object.entries(probabilities)
+    .sort((one, other) => other[1] - one[1])
+    .slice(0, 2)
+    .map(([label, probability]) => `${label} (${percent(probability)})`)
+    .join(" or ");
 }
 
 function lastHeard() {
   const last = segments.list(selected).at(-1);
   return last ? `Last heard: ${nameOf(last)}, ${clockTime(last.to)}` : "";
-}
-
-function nameOf({ state, genre }) {
-  return state === "music" ? capital(genre) : (STATE_WORDS[state] ?? capital(state));
 }
 
 function describeSegment(segment) {
@@ -272,14 +274,14 @@ function render() {
   const source = sources.get(selected);
   renderNow(source);
   const prediction = currentPrediction(source);
-  renderGenres(prediction);
+  genres.show(prediction);
   renderLevel(prediction?.level_dbfs ?? null);
   for (const each of sources.values()) renderCard(each);
   const list = segments.list(selected);
   timeline.show(list, Date.now() + skew, segmentsChanged);
   element("timeline").dataset.range = timeline.range;
   for (const input of document.getElementsByName("range")) input.checked = Number(input.value) === timeline.range;
-  renderHeard(list);
+  heard.show(list, paints);
   segmentsChanged = false;
 }
 
@@ -300,32 +302,6 @@ function renderNow(source) {
   element("now-gauge").style.transform = `scaleX(${confidence ?? 0})`;
 }
 
-const ruler = document.createElement("canvas").getContext("2d");
-let measured = { text: "", ems: 1 };
-
-/** Width of `text` in the font of `target`, in em. */
-function widthInEms(text, target) {
-  if (measured.text !== text) {
-    const { fontFamily, fontWeight, fontSize, letterSpacing } = getComputedStyle(target);
-    ruler.font = `${fontWeight} 100px ${fontFamily}`;
-    const spacing = parseFloat(letterSpacing) / parseFloat(fontSize) || 0;
-    measured = { text, ems: ruler.measureText(text).width / 100 + spacing * text.length };
-  }
-  return measured.ems;
-}
-
-function renderGenres(prediction) {
-  for (const [label, { item, fill, tick, value }] of genreRows) {
-    const smoothed = prediction?.probabilities[label] ?? 0;
-    const raw = prediction?.window_probabilities?.[label];
-    fill.style.transform = `scaleX(${smoothed})`;
-    tick.hidden = raw === undefined;
-    tick.style.transform = `translateX(${(raw ?? 0) * 100}%)`;
-    item.classList.toggle("chosen", prediction?.genre === label);
-    say(value, prediction ? percent(smoothed) : "–");
-  }
-}
-
 function renderLevel(level) {
   const shown = Math.min(0, Math.max(QUIETEST_DBFS, level ?? QUIETEST_DBFS));
   const text = level === null ? "–" : decibels(level);
@@ -341,10 +317,15 @@ function renderCard(source) {
   const connected = connection === "open";
   card.dot.dataset.state = connected ? state : "unknown";
   card.root.title = [source.kind, detail].filter(Boolean).join(": ");
-  say(card.state, connected ? (SOURCE_WORDS[state] ?? capital(state)) : "Unknown");
+  say(card.state, connected ? wordFor(state) : "Unknown");
   card.chip.hidden = prediction === null;
   say(card.genre, prediction ? nameOf(prediction) : "");
   if (prediction) paintChip(card.chip, { look: prediction.state, paint: paints.get(prediction.genre) });
+}
+
+function clearSpectrogram() {
+  spectrogram.clear();
+  renderSpectrogram();
 }
 
 function renderSpectrogram() {
@@ -355,53 +336,7 @@ function renderSpectrogram() {
   element("spectrogram-empty").hidden = !spectrogram.empty;
   if (width === null) return;
   const seconds = Math.round(spectrogram.room * spectrogram.columnSeconds);
-  say(element("spectrogram-hint"), `Last ${seconds} s · its ${windowSeconds.toFixed(0)} s window framed`);
-}
-
-function renderHeard(list) {
-  const body = element("heard");
-  const latest = list.slice(-MOST_ROWS).reverse();
-  element("heard-empty").hidden = latest.length > 0;
-  while (body.rows.length > latest.length) body.deleteRow(-1);
-  latest.forEach((segment, index) => {
-    const row = body.rows[index] ?? body.appendChild(heardRow());
-    const [time, what, length] = row.cells;
-    const [chip, name, title] = what.firstChild.children;
-    say(time, clockTime(segment.from));
-    paintChip(chip, { look: segment.state, paint: paints.get(segment.genre) });
-    say(name, nameOf(segment));
-    say(title, segment.title ?? "");
-    say(length, duration(segment.to - segment.from));
-    row.classList.toggle("open", segment.open);
-  });
-}
-
-function heardRow() {
-  const row = make("tr");
-  const what = make("div", "heard-what");
-  what.append(make("span", "chip"), make("span", "heard-name"), make("span", "heard-title"));
-  const cell = make("td");
-  cell.append(what);
-  row.append(make("td", "heard-time"), cell, make("td", "heard-length"));
-  return row;
-}
-
-function paintChip(chip, { look, paint }) {
-  chip.dataset.look = look;
-  chip.classList.toggle("striped", paint?.striped ?? false);
-  chip.style.backgroundColor = look === "music" ? (paint?.colour ?? "") : "";
-}
-
-function make(tag, className = "", text = "") {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  return made;
-}
-
-/** Set the text of an element, and touch nothing if it is the same. */
-function say(target, text) {
-  if (target.textContent !== text) target.textContent = text;
+  say(element("spectrogram-hint"), `Last ${seconds} s, window ${windowSeconds.toFixed(0)} s`);
 }
 
 /* ---- start ---- */

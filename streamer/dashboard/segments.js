@@ -1,7 +1,5 @@
 /** What was heard: segments with clock times, from the WebSocket and from what the daemon remembers. */
 
-/** Two stretches that begin within this many milliseconds of each other are the same one. */
-const SAME_START_MS = 2500;
 const LONGEST_MEMORY_MS = 24 * 3600 * 1000;
 /** Live segments kept per source: a page may stay open for months. */
 const MOST_SEGMENTS = 5000;
@@ -10,6 +8,16 @@ const MOST_SEGMENTS = 5000;
 function setClock(segment, origin) {
   segment.from ??= origin + segment.start * 1000;
   if (segment.end !== null) segment.to ??= origin + segment.end * 1000;
+}
+
+/** A segment out of a row of the daemon's memory. */
+function fromRow({ start, end, ...row }) {
+  return { ...row, from: Date.parse(start), to: Date.parse(end), open: false };
+}
+
+/** The middle of a segment, to tell whether it lies before a moment; its edges may be a little off. */
+function middle({ from, to }) {
+  return (from + to) / 2;
 }
 
 /**
@@ -68,15 +76,15 @@ export class Segments {
    * without a history has forgotten everything when it is started again.
    */
   recall(rows) {
-    const bySource = Map.groupBy(rows, (row) => row.source);
-    for (const [source, known] of bySource) {
-      const remembered = known.map((row) => {
-        const from = Date.parse(row.start);
-        return { ...row, from, to: row.end === null ? from : Date.parse(row.end), open: false };
-      });
+    for (const [source, known] of Map.groupBy(rows, (row) => row.source)) {
       const kept = this.#of(source);
-      const begin = remembered[0].from - SAME_START_MS;
-      kept.past = [...kept.past.filter((segment) => segment.from < begin), ...remembered];
+      const ended = known.filter((row) => row.end !== null).map(fromRow);
+      const begin = Date.parse(known[0].start);
+      kept.past = [...kept.past.filter((segment) => middle(segment) < begin), ...ended];
+      const open = [...kept.live.values()].find((segment) => segment.open);
+      const begun = known.find((row) => row.end === null);
+      // The daemon knows when it began; by positions it may seem earlier or later, after a gap.
+      if (open && begun) open.from = Date.parse(begun.start);
     }
   }
 
@@ -87,9 +95,9 @@ export class Segments {
       .filter((segment) => segment.from !== null)
       .map((segment) => ({ ...segment, to: Math.max(segment.from, segment.to ?? kept.heard) }))
       .sort((one, other) => one.from - other.from);
-    const begin = (live[0]?.from ?? Infinity) - SAME_START_MS;
+    const begin = live[0]?.from ?? Infinity;
     const oldest = Math.max(kept.heard ?? 0, Date.now()) - LONGEST_MEMORY_MS;
-    const past = kept.past.filter((segment) => segment.from < begin && segment.to > oldest);
+    const past = kept.past.filter((segment) => middle(segment) < begin && segment.to > oldest);
     return [...past, ...live];
   }
 

@@ -62,6 +62,7 @@ export class Spectrogram {
   clear() {
     this.#total = 0;
     this.#position = null;
+    this.#measured = { from: 0, columns: 0 };
     this.#redraw();
   }
 

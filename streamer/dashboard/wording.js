@@ -30,3 +30,11 @@ export function capital(label) {
 export function decibels(level) {
   return `${level.toFixed(1).replace("-", "−")} dBFS`;
 }
+
+/** What the states that are not music are called. */
+const STATE_WORDS = { silence: "Silence", not_music: "Not music", uncertain: "Uncertain" };
+
+/** The name of what a prediction or a segment says was heard. */
+export function nameOf({ state, genre }) {
+  return state === "music" ? capital(genre) : (STATE_WORDS[state] ?? capital(state));
+}

@@ -36,9 +36,12 @@ def decibels(level: float) -> str:
     return f"{level:.1f} dBFS".replace("-", "\N{MINUS SIGN}")
 
 
+START = datetime.now(UTC)
+
+
 def ago(seconds: float) -> str:
-    """Return a moment before now as the protocol writes it."""
-    return timestamp(datetime.now(UTC) - timedelta(seconds=seconds))
+    """Return a moment before these tests began as the protocol writes it."""
+    return timestamp(START - timedelta(seconds=seconds))
 
 
 def test_the_genre_stands_there_large_with_its_colour_confidence_and_title(
@@ -198,11 +201,32 @@ def test_a_revised_segment_takes_the_place_of_what_was_said_before(
 
 def test_a_late_visitor_sees_what_was_heard_before(page: Page, radio: Broadcast) -> None:
     radio.publish(prediction(1, time=ago(19)), segment(1))
-    radio.publish(prediction(20), segment(1, end=10.0, final=True), segment(2))
+    radio.publish(prediction(20, time=ago(0)), segment(1, end=10.0, final=True), segment(2))
     page.open(radio.url)
     page.until("document.querySelectorAll('#heard tr').length === 2")
     assert page.texts(".heard-name") == ["Classical", "Blues"]
     page.until_text("now-title", "Song 2")
+
+
+def test_a_late_visitor_learns_when_a_stretch_really_began(page: Page, radio: Broadcast) -> None:
+    radio.publish(prediction(1, time=ago(90)), segment(1, state="silence", genre=None, title=None))
+    radio.publish(
+        prediction(3, time=ago(88)),
+        segment(1, state="silence", genre=None, title=None, end=2.0, final=True),
+        segment(2, start=2.0),
+    )
+    radio.publish(prediction(20, time=ago(0)))  # 71 seconds of the stream were lost on the way
+    page.open(radio.url)
+    page.until("document.querySelectorAll('#heard tr').length === 2")
+    assert page.texts(".heard-name") == ["Classical", "Silence"]
+    assert page.texts(".heard-length") == ["1 min 29 s", "2 s"]
+
+
+def test_an_address_that_names_no_source_shows_the_first(page: Page, radio: Broadcast) -> None:
+    for nobody in ("#%", "#cellar"):
+        page.open(f"{radio.url}{nobody}")
+        page.until_text("now-source", "radio")
+        assert page.driver.current_url.endswith("#radio")
 
 
 def test_the_history_fills_the_timeline_after_a_restart(
@@ -210,7 +234,7 @@ def test_the_history_fills_the_timeline_after_a_restart(
 ) -> None:
     before = serve("radio", history=tmp_path / "heard.db")
     before.publish(prediction(1, time=ago(19)), segment(1, genre="jazz"))
-    before.publish(prediction(20), segment(1, genre="jazz", end=10.0, final=True))
+    before.publish(prediction(20, time=ago(0)), segment(1, genre="jazz", end=10.0, final=True))
     before.close()
     running = serve("radio", history=tmp_path / "heard.db")
     page.open(running.url)

@@ -1,0 +1,50 @@
+/** The probabilities: a bar for each label of the model, in the model's order. */
+
+import { make, paintChip, say } from "./elements.js";
+import { capital, percent } from "./wording.js";
+
+export class Genres {
+  #list;
+  #rows = new Map();
+
+  /** @param {HTMLUListElement} list */
+  constructor(list) {
+    this.#list = list;
+  }
+
+  /** Make the bars anew, with colours as `assignColours` gives them. */
+  setLabels(labels, paints) {
+    this.#rows = new Map(labels.map((label) => [label, genreRow(label, paints.get(label))]));
+    this.#list.style.setProperty("--labels", labels.length);
+    this.#list.replaceChildren(...[...this.#rows.values()].map((row) => row.item));
+  }
+
+  /** Show the probabilities of a prediction, or that there is none (null). */
+  show(prediction) {
+    for (const [label, { item, fill, tick, value }] of this.#rows) {
+      const smoothed = prediction?.probabilities[label] ?? 0;
+      const raw = prediction?.window_probabilities?.[label];
+      fill.style.transform = `scaleX(${smoothed})`;
+      tick.hidden = raw === undefined;
+      tick.style.transform = `translateX(${(raw ?? 0) * 100}%)`;
+      item.classList.toggle("chosen", prediction?.genre === label);
+      say(value, prediction ? percent(smoothed) : "–");
+    }
+  }
+}
+
+function genreRow(label, paint) {
+  const item = make("li", "genre");
+  const chip = make("span", "chip");
+  paintChip(chip, { look: "music", paint });
+  const bar = make("span", "genre-bar");
+  const fill = make("span", "genre-fill");
+  fill.style.backgroundColor = paint.colour;
+  fill.classList.toggle("striped", paint.striped);
+  const tick = make("span", "genre-tick");
+  bar.setAttribute("aria-hidden", "true");
+  bar.append(fill, tick);
+  const value = make("span", "genre-value");
+  item.append(chip, make("span", "genre-name", capital(label)), bar, value);
+  return { item, fill, tick, value };
+}
