@@ -281,6 +281,7 @@ class _Training:
         self.average = keras.callbacks.SwapEMAWeights()
         self.average.set_model(self.network)
         self.progress = _Progress()
+        self.compiled = ""
 
     def _check_background_grid(self, folder: Path) -> None:
         if read_spec(folder) != self.spec:
@@ -296,16 +297,14 @@ class _Training:
         self._restore()
         self._write_facts()
         board = self._tensorboard()
-        phase = ""
         for epoch in range(self.progress.epoch, settings.head_epochs + settings.epochs):
-            if phase != self._phase(epoch):
-                phase = self._phase(epoch)
+            if self._phase(epoch) != self.compiled:
                 self._compile(epoch)
             row = self._train_epoch(epoch)
             validation = self._validate(epoch)
             row |= {
                 "epoch": epoch + 1,
-                "phase": phase,
+                "phase": self.compiled,
                 "valid_accuracy": validation.accuracy,
                 "valid_nll": validation.nll,
                 "valid_not_music": validation.not_music,
@@ -346,6 +345,7 @@ class _Training:
     def _compile(self, epoch: int) -> None:
         """Start the optimiser of the phase that `epoch` is in."""
         settings = self.settings
+        self.compiled = self._phase(epoch)
         backbone = self.image_network.get_layer(BACKBONE)
         if self._phase(epoch) == "head":
             backbone.trainable = False
