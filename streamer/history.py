@@ -434,8 +434,16 @@ def _row(session: int, stretch: Stretch) -> dict[str, Any]:
         "start": stretch.start.timestamp(),
         "end": stretch.end.timestamp(),
         "is_open": stretch.is_open,
-        **{name: stretch.segment[name] for name in ("state", "genre", "confidence", "title")},
+        "state": stretch.segment["state"],
+        "genre": stretch.segment["genre"],
+        "confidence": stretch.segment["confidence"],
+        "title": _storable(stretch.segment["title"]),
     }
+
+
+def _storable(title: str | None) -> str | None:
+    """Return a title of a stream without half surrogate pairs, which SQLite does not take."""
+    return None if title is None else title.encode(errors="replace").decode()
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:

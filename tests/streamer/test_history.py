@@ -77,6 +77,11 @@ def test_segments_are_kept_in_clock_time(tmp_path):
     ]
 
 
+def test_a_title_with_half_a_character_is_kept(tmp_path):
+    kept = written(tmp_path / "h.db", at(0), segment(1, title="caf\udce9"))
+    assert kept.segments[0]["title"] == "caf?"
+
+
 def test_an_open_segment_has_no_end_while_the_daemon_runs_and_ends_where_it_was_cut_off(tmp_path):
     history = History(tmp_path / "h.db", FOREVER)
     history.record(at(0))

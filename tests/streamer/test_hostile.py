@@ -7,20 +7,20 @@ import os
 import re
 import socket
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
 import aiohttp
 import pytest
+import support_daemon
+from support_model import make_model
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-SCRIPT = Path(__file__).parents[1] / "support_published.py"
 PATIENCE = 240.0
 TOKEN = "open-sesame"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
-PAUSE_SECONDS = 0.1
+HOP_SECONDS = 0.1
 CONNECTS = 10_000
 CONNECTS_PER_SECOND = 1000
 CONNECTING = f"""
@@ -60,13 +60,12 @@ TEN_MEGABYTES = 10 * 1024 * 1024
 
 
 class Besieged:
-    """A server in a process of its own, and its address."""
+    """A real daemon, and its address."""
 
-    def __init__(self, process, url):
-        self.process = process
-        self.url = url
-        self.host, port = url.split("/")[2].split(":")
-        self.port = int(port)
+    def __init__(self, daemon):
+        self.process = daemon.process
+        self.host, self.port = "127.0.0.1", daemon.port
+        self.url = f"http://{self.host}:{self.port}/"
 
     @property
     def websocket(self):
@@ -86,16 +85,18 @@ class Besieged:
 
 
 @pytest.fixture(scope="module")
-def besieged():
-    command = [sys.executable, SCRIPT, "--port", "0", "--token", TOKEN]
-    with subprocess.Popen(
-        [*command, "--pause", str(PAUSE_SECONDS)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield Besieged(process, process.stdout.readline().strip())
-        finally:
-            process.terminate()
-            process.wait(PATIENCE)
+def besieged(tmp_path_factory):
+    """Run the daemon with two sources that play without end."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "token").write_text(TOKEN)
+    model = make_model(home / "thirds.onnx")
+    tone = support_daemon.write_tone(home / "tone.wav", (200, 7), (800, 7), (0, 3), (3500, 7))
+    with support_daemon.daemon(
+        home,
+        *("--source", f"radio={tone}", "--source", f"hall={tone}", "--loop"),
+        *("--model", model, "--hop-seconds", HOP_SECONDS, "--token-file", home / "token"),
+    ) as daemon:
+        yield Besieged(daemon)
 
 
 async def listen(url, stop, seqs):
