@@ -1,0 +1,153 @@
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import support_daemon
+from support_model import make_model
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
+
+KILLS = 50
+RATE = 8000
+SPEED = 40
+"""How much faster than real time the daemon hears."""
+TO_DISK_SECONDS = 0.5
+"""What it may take at most, on a busy machine, until a segment that ended is on the disk. At the
+speed of life that is less than any segment lasts."""
+
+
+@pytest.fixture
+def zygote(tmp_path):
+    """Starts daemons quickly; gives a function (pipe, arguments) -> process id, and their port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCHER, str(listening.fileno())],
+            env=support_daemon.environment(tmp_path) | {"PYTHONPATH": os.pathsep.join(PATHS)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[listening.fileno()],
+            text=True,
+        )
+
+        def start(pipe, *arguments):
+            process.stdin.write(json.dumps([str(pipe), *map(str, arguments)]) + "\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield start, listening.getsockname()[1]
+        process.stdin.close()
+        process.wait(support_daemon.PATIENCE_SECONDS)
+        process.stdout.close()
+
+
+HERE = Path(__file__).parent
+PATHS = (str(HERE.parents[1]), str(HERE))
+LAUNCHER = (
+    "import os, runpy, sys; os.dup2(int(sys.argv[1]), 3);"
+    "runpy.run_module('zygote', run_name='__main__')"
+)
+
+
+def feed(pipe, sound, opened):
+    """Write sound as fast as the daemon is meant to hear it, until nobody reads."""
+    with contextlib.suppress(BrokenPipeError), pipe.open("wb", buffering=0) as out:
+        opened.set()
+        while True:
+            for at in range(0, len(sound), RATE * 2):
+                out.write(sound[at : at + RATE * 2])
+                time.sleep(1 / SPEED)
+
+
+def tones():
+    """Eight seconds of two genres and silence, so that a segment ends five times a second."""
+    at = np.arange(8 * RATE) / RATE
+    parts = [np.sin(2 * np.pi * frequency * at) for frequency in (150, 2000, 0)]
+    return (np.concatenate(parts) * 15000).astype("<i2").tobytes()
+
+
+def listen(line, seen, told):
+    """Note the ended segments that a client is told of, until the line is cut."""
+    with (
+        contextlib.suppress(WebSocketException, OSError, EOFError),
+        connect("ws://127.0.0.1/", sock=line, open_timeout=60) as connection,
+    ):
+        for text in connection:
+            frame = json.loads(text)
+            if frame["type"] == "segment" and frame["final"]:
+                segment = (frame["id"], frame["state"], frame["genre"])
+                seen.append((time.monotonic(), segment))
+                told.release()
+
+
+def kept(database):
+    """The ended segments in the file, by session."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        rows = connection.execute(
+            "SELECT session, number, state, genre FROM segments WHERE NOT is_open"
+            " ORDER BY session, number"
+        ).fetchall()
+    sessions = {}
+    for session, *segment in rows:
+        sessions.setdefault(session, []).append(tuple(segment))
+    return sessions
+
+
+def test_killed_at_any_moment_the_history_is_whole_and_misses_at_most_the_open_segment(
+    zygote, tmp_path
+):
+    start, port = zygote
+    chance = random.Random(11)
+    model = make_model(tmp_path / "thirds.onnx")
+    database = tmp_path / "heard.db"
+    sound = tones()
+    before, checked = {}, 0
+    for number in range(KILLS):
+        pipe = tmp_path / f"pipe{number}"
+        os.mkfifo(pipe)
+        opened = threading.Event()
+        feeder = threading.Thread(target=feed, args=(pipe, sound, opened), daemon=True)
+        feeder.start()
+        seen, told = [], threading.Semaphore(0)
+        process = start(
+            pipe,
+            *("--source", "t=-", "--rate", RATE, "--channels", 1, "--fast", "--model", model),
+            *("--smoothing", "none", "--look-back-seconds", 0, "--history", database),
+        )
+        line = socket.create_connection(("127.0.0.1", port))
+        client = threading.Thread(target=listen, args=(line, seen, told), daemon=True)
+        client.start()
+        assert opened.wait(support_daemon.PATIENCE_SECONDS)
+        for _ in range(chance.randrange(5)):
+            assert told.acquire(timeout=support_daemon.PATIENCE_SECONDS)
+        time.sleep(chance.uniform(0.0, 0.3))
+        killed = time.monotonic()
+        os.kill(process, signal.SIGKILL)
+        # A connection that the daemon never took would wait for the next daemon.
+        with contextlib.suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
+        client.join(support_daemon.PATIENCE_SECONDS)
+        feeder.join(support_daemon.PATIENCE_SECONDS)
+        assert not client.is_alive()
+        assert not feeder.is_alive()
+        if not database.exists():
+            continue
+        after = kept(database)
+        new = [segment for session in after.keys() - before.keys() for segment in after[session]]
+        due = [segment for moment, segment in seen if moment < killed - TO_DISK_SECONDS]
+        assert set(due) <= set(new), f"kill {number}: told {due}, kept {new}"
+        assert all(after[session] == segments for session, segments in before.items())
+        before, checked = after, checked + len(due)
+    assert checked, "the kills came too early to say anything"
