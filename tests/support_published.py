@@ -143,7 +143,7 @@ async def running_server(
             kept.close()
 
 
-async def _show(pause: float, **settings: Any) -> None:
+async def _show(**settings: Any) -> None:
     async with running_server("radio", "hall", **settings) as (hub, server):
         print(server.url, flush=True)
         for seq in range(1, 1_000_000):
@@ -155,14 +155,12 @@ async def _show(pause: float, **settings: Any) -> None:
                     hub.publish(segment(number + 1, name))
                 hub.publish(spectrogram(seq, name))
                 hub.publish(prediction(seq, name))
-            await asyncio.sleep(pause)
+            await asyncio.sleep(1)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--history", type=Path)
-    parser.add_argument("--token")
-    parser.add_argument("--pause", type=float, default=1.0, help="seconds between predictions")
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_show(**vars(parser.parse_args())))
