@@ -67,9 +67,9 @@ class DecisionSettings:
     """How far above `silence_dbfs` the level must rise, in dB, before silence ends."""
     dwell_seconds: float = 20.0
     """Mean time in seconds for which the filter expects one label to go on (`hmm`)."""
-    evidence_weight: float = 1.0
-    """Factor on the logarithm of each window's evidence (`hmm`); under 1 where successive windows
-    err together even beyond their overlap."""
+    evidence_weight: float = 0.5
+    """Factor on the logarithm of each window's evidence (`hmm`); under 1 because the windows of one
+    song err together even beyond their overlap, and with 1 the filter is surer than it is right."""
     ema_seconds: float = 5.0
     """Time constant in seconds of the moving average (`ema`)."""
     min_confidence: float = 0.45
