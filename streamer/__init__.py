@@ -4,10 +4,10 @@
 
 >>> import streamer
 >>> for decision in streamer.replay("demo"):
-...     if decision.genre is not None:
-...         print(f"{decision.position:.0f} s: {decision.genre}, {decision.confidence:.0%} sure")
-...         break
-3 s: ...
+...     what = decision.genre or decision.state
+...     print(f"{decision.position:.0f} s: {what}, {decision.confidence:.0%} sure")
+...     break
+3 s: ... sure
 
 `Pipeline` shows how to feed samples, `Classifier` is the model alone. Each name is imported when
 it is first used, so importing the package costs nothing.
