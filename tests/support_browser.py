@@ -148,7 +148,7 @@ class Page:
         """Return the warnings and errors of the console since this was asked last."""
         return [
             entry["message"]
-            for entry in self.driver.get_log("browser")
+            for entry in self.driver.get_log("browser")  # type: ignore[no-untyped-call]
             if entry["level"] in ("WARNING", "SEVERE")
         ]
 
@@ -228,7 +228,8 @@ class Broadcast:
                 for name in sorted(outbox.subscription.sources or ["*"])
             ]
 
-        return self._on_loop(look())
+        names: list[str] = self._on_loop(look())
+        return names
 
     def close(self) -> None:
         """Stop as the daemon does; again does nothing."""

@@ -54,7 +54,7 @@ def oklab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
         )
         @ np.clip(rgb, 0, 1)
     )
-    return (
+    lab: NDArray[np.float64] = (
         np.array(
             [
                 [0.2104542553, 0.7936177850, -0.0040720468],
@@ -64,6 +64,7 @@ def oklab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
         )
         @ cones
     )
+    return lab
 
 
 def busy(page: Page, running: Broadcast) -> None:

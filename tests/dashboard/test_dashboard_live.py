@@ -9,6 +9,8 @@ from support_browser import Page, wait_for
 from support_daemon import daemon
 
 DEMO = ("--source", "demo", "--loop")
+HEARS = "document.getElementById('now').dataset.look !== 'waiting'"
+"""True in the page while there is a prediction to show."""
 
 
 def hues(page: Page) -> list[list[int]]:
@@ -24,7 +26,7 @@ def test_the_page_follows_the_demo_and_outlives_the_daemon(
     with daemon(tmp_path, *DEMO) as first:
         port = first.port
         page.open(f"http://127.0.0.1:{port}/")
-        page.until("document.getElementById('now').dataset.look === 'music'")
+        page.until(HEARS)
         heard, bars, picture = page.text("now-genre"), page.texts(".genre-value"), hues(page)
         wait_for(lambda: page.texts(".genre-value") != bars, "the bars move")
         wait_for(lambda: hues(page) != picture, "the spectrogram scrolls")
@@ -38,7 +40,7 @@ def test_the_page_follows_the_demo_and_outlives_the_daemon(
     with daemon(tmp_path, *DEMO, "--port", port) as second:
         assert second.port == port
         page.until_text("connection", "Connected")
-        page.until("document.getElementById('now').dataset.look === 'music'")
+        page.until(HEARS)
         rows = len(remembered) + 1
         page.until("document.querySelectorAll('#heard tr').length >= arguments[0]", rows)
         assert page.texts(".heard-name")[-len(remembered) :] == remembered
