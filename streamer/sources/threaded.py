@@ -59,6 +59,8 @@ class Session:
                 self._changed.wait_for(
                     lambda: self._seconds < AHEAD_SECONDS or self.stopped.is_set()
                 )
+            if self.stopped.is_set():
+                return
             self._blocks.append(block)
             self._seconds += block.seconds
             self._bytes += block.samples.nbytes

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.sources.address import default_name, is_url, redact, split_name
@@ -28,6 +28,7 @@ def test_credentials_and_queries_are_not_shown(text: str, shown: str) -> None:
     assert redact(text) == shown
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(categories=["L", "N"]), min_size=8), st.sampled_from("/?#:@!$&="))
 def test_no_password_is_shown_whatever_is_in_it(letters: str, mark: str) -> None:
     password = f"{letters}{mark}{letters}"
