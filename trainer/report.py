@@ -327,8 +327,10 @@ def _stream_section(
     )
     rows = [
         ("Seconds labelled right", f"{result['right']:.1%}"),
-        ("Seconds of music labelled right", f"{result['right_in_music']:.1%}"),
         ("Seconds labelled uncertain", f"{result['uncertain']:.1%}"),
+        ("Seconds of music that get a genre", f"{result['claimed_in_music']:.1%}"),
+        ("Claimed genres that are right", f"{result['right_of_claimed']:.1%}"),
+        ("Expected calibration error, smoothed", f"{result['ece']:.3f}"),
         (
             "Seconds to the right label, median / 95th percentile",
             f"{result['delay_median']:.1f} / {result['delay_p95']:.1f}",
@@ -343,6 +345,7 @@ def _stream_section(
             "Genre claimed on other sounds",
             f"{result['claimed_on_not_music']:.0f} of {result['not_music']:.0f} s",
         ),
+        ("Seconds of music called not music", f"{result['not_music_in_music']:.1%}"),
     ]
     settings = ", ".join(f"{key} {value}" for key, value in stream["settings"].items())
     return (

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from streamer.contract import ModelContract
 from streamer.decision import Decider, Decision, DecisionSettings, Observation, State
 from streamer.model import Classifier
 from trainer.gtzan import DatasetError
+from trainer.measures import calibration_error
 from trainer.pictures import progress_bar
 from trainer.programme import Item, Programme, make_programme, play
 from trainer.sets import JudgedSets
@@ -25,14 +26,14 @@ from trainer.sets import JudgedSets
 HEARD_SECONDS = (1, 3, 5, 10, 30)
 """After how many seconds of a song its label is looked at."""
 
-WRONG = -0.5
-"""Worth of a second labelled wrong, where one labelled right is worth 1 and `uncertain` 0."""
+RIGHT_OF_CLAIMED = 0.85
+"""Share of claimed genres that `tune` wants to be right; settings that miss it pay for it."""
 
-FALSE_CLAIM = -1.0
-"""Worth of a second in which a genre is claimed on silence or on what is not music."""
+DELAY_P95 = 12.0
+"""Seconds after a change by which `tune` wants 95 % of the songs to have their label."""
 
-NEEDLESS_CHANGE = -2.0
-"""Worth of a label change inside a song, in seconds."""
+CHANGES_PER_MINUTE = 0.5
+"""Label changes inside songs that `tune` lets pass."""
 
 SMOOTHINGS: tuple[dict[str, Any], ...] = (
     *(
@@ -64,12 +65,18 @@ class StreamResult:
     songs: int
     right: float
     """Share of all seconds labelled right; on what is not music `silence` is right, too."""
+    claimed_in_music: float
+    """Share of the seconds of music that get a genre, right or wrong."""
     right_in_music: float
-    """Share of the seconds of music labelled with their genre."""
+    """Share of the seconds of music that get their genre."""
+    right_of_claimed: float
+    """Share of the seconds with a genre, wherever it is claimed, that have the right one."""
+    not_music_in_music: float
+    """Share of the seconds of music called not music."""
     uncertain: float
     """Share of all seconds labelled `uncertain`."""
     delay_median: float
-    """Seconds from a change to the right label; a song never labelled right counts in full."""
+    """Seconds from a song's begin to its right label, among songs that ever get it."""
     delay_p95: float
     never_right: int
     """Songs that never got the right label."""
@@ -83,18 +90,21 @@ class StreamResult:
     """Seconds of genre claimed on sounds that are not music."""
     not_music: float
     """Seconds of such sounds played."""
+    ece: float
+    """Expected calibration error, 15 bins, of the smoothed probabilities in music."""
     accuracy_after: dict[str, float]
     """Share of songs with the right label after so many seconds."""
 
     @property
     def worth(self) -> float:
-        """What `tune` makes as great as it can: mean worth of a second."""
-        wrong = 1 - self.right - self.uncertain
+        """What `tune` makes as great as it can: the share right, less what annoys a listener."""
         false = (self.claimed_on_silence + self.claimed_on_not_music) / self.seconds
-        music_share = 1 - (self.silence + self.not_music) / self.seconds
-        changes = self.changes_per_minute / 60 * music_share
         return (
-            self.right + WRONG * wrong + (FALSE_CLAIM - WRONG) * false + NEEDLESS_CHANGE * changes
+            self.right
+            - false
+            - 2 * max(0.0, RIGHT_OF_CLAIMED - self.right_of_claimed)
+            - 0.02 * max(0.0, self.delay_p95 - DELAY_P95)
+            - 0.2 * max(0.0, self.changes_per_minute - CHANGES_PER_MINUTE)
         )
 
 
@@ -138,40 +148,70 @@ def measure(
     if not decisions:
         raise DatasetError("the programme is shorter than the model's window; play more tracks")
     has_not_music = contract.not_music is not None
-    seconds = dict.fromkeys(State, 0.0)
-    right = dict.fromkeys(State, 0.0)
-    claimed = dict.fromkeys(State, 0.0)
-    uncertain = changes = 0.0
-    delays: list[float] = []
-    never = 0
-    for item, own in by_item(items, decisions):
-        for decision in own:
-            seconds[item.state] += decision.hop_seconds
-            right[item.state] += decision.hop_seconds * is_right(item, decision, has_not_music)
-            claimed[item.state] += decision.hop_seconds * (decision.state is State.MUSIC)
-            uncertain += decision.hop_seconds * (decision.state is State.UNCERTAIN)
-        if item.state is State.MUSIC:
-            changes += _needless_changes(own)
-            first = next((d.position for d in own if is_right(item, d, has_not_music)), None)
-            never += first is None
-            delays.append(item.seconds if first is None else first - item.start)
-    total = sum(seconds.values())
+    told = [(item, decision) for item, own in by_item(items, decisions) for decision in own]
+
+    def seconds(chosen: Callable[[Item, Decision], bool], where: State | None = None) -> float:
+        """Return the seconds of some decisions, where something was played or anywhere."""
+        return sum(
+            decision.hop_seconds
+            for item, decision in told
+            if where in (None, item.state) and chosen(item, decision)
+        )
+
+    def right(item: Item, decision: Decision) -> bool:
+        return is_right(item, decision, has_not_music)
+
+    def says(state: State) -> Callable[[Item, Decision], bool]:
+        return lambda _, decision: decision.state is state
+
+    def anything(_item: Item, _decision: Decision) -> bool:
+        return True
+
+    total, music = seconds(anything), max(seconds(anything, State.MUSIC), 1e-9)
+    songs = [own for item, own in by_item(items, decisions) if item.state is State.MUSIC]
+    delays = _delays(items, decisions)
     return StreamResult(
         seconds=total,
-        songs=len(delays),
-        right=sum(right.values()) / total,
-        right_in_music=right[State.MUSIC] / max(seconds[State.MUSIC], 1e-9),
-        uncertain=uncertain / total,
-        delay_median=float(np.median(delays)),
-        delay_p95=float(np.quantile(delays, 0.95)),
-        never_right=never,
-        changes_per_minute=60 * changes / max(seconds[State.MUSIC], 1e-9),
-        claimed_on_silence=claimed[State.SILENCE],
-        silence=seconds[State.SILENCE],
-        claimed_on_not_music=claimed[State.NOT_MUSIC],
-        not_music=seconds[State.NOT_MUSIC],
+        songs=len(songs),
+        right=seconds(right) / total,
+        claimed_in_music=seconds(says(State.MUSIC), State.MUSIC) / music,
+        right_in_music=seconds(right, State.MUSIC) / music,
+        right_of_claimed=seconds(right, State.MUSIC) / max(seconds(says(State.MUSIC)), 1e-9),
+        not_music_in_music=seconds(says(State.NOT_MUSIC), State.MUSIC) / music,
+        uncertain=seconds(says(State.UNCERTAIN)) / total,
+        delay_median=float(np.median(delays)) if delays else 0.0,
+        delay_p95=float(np.quantile(delays, 0.95)) if delays else 0.0,
+        never_right=len(songs) - len(delays),
+        changes_per_minute=60 * sum(map(_needless_changes, songs)) / music,
+        claimed_on_silence=seconds(says(State.MUSIC), State.SILENCE),
+        silence=seconds(anything, State.SILENCE),
+        claimed_on_not_music=seconds(says(State.MUSIC), State.NOT_MUSIC),
+        not_music=seconds(anything, State.NOT_MUSIC),
+        ece=_calibration_error(told, contract.labels),
         accuracy_after=_accuracy_after(items, decisions, has_not_music),
     )
+
+
+def _delays(items: Sequence[Item], decisions: Sequence[Decision]) -> list[float]:
+    """Return the seconds from each song's begin to its right label, if it ever gets it."""
+    firsts = [
+        (item, next((d.position for d in own if is_right(item, d, has_not_music=True)), None))
+        for item, own in by_item(items, decisions)
+        if item.state is State.MUSIC
+    ]
+    return [first - item.start for item, first in firsts if first is not None]
+
+
+def _calibration_error(told: Sequence[tuple[Item, Decision]], labels: Sequence[str]) -> float:
+    heard = [
+        (labels.index(item.genre), [decision.probabilities[label] for label in labels])
+        for item, decision in told
+        if item.genre is not None and decision.state is not State.SILENCE
+    ]
+    if not heard:
+        return 0.0
+    truth, probabilities = zip(*heard, strict=True)
+    return calibration_error(np.array(probabilities), np.array(truth))
 
 
 def _needless_changes(decisions: Sequence[Decision]) -> int:
@@ -329,13 +369,16 @@ def as_text(result: StreamResult, name: str, protocol: str) -> str:
     heard = ", ".join(f"{share:.0%} after {at} s" for at, share in result.accuracy_after.items())
     return (
         f"{name} as a stream ({protocol}): {result.songs} songs, {result.seconds / 60:.1f} min\n"
-        f"  {result.right:.1%} of seconds right ({result.right_in_music:.1%} of music), "
-        f"{result.uncertain:.1%} uncertain\n"
+        f"  {result.right:.1%} of seconds right, {result.uncertain:.1%} uncertain; "
+        f"{result.claimed_in_music:.1%} of music gets a genre, "
+        f"{result.right_of_claimed:.1%} of claimed genres are right\n"
         f"  right label after {result.delay_median:.1f} s (median), {result.delay_p95:.1f} s "
         f"(95th percentile); never in {result.never_right} songs\n"
-        f"  {result.changes_per_minute:.2f} label changes a minute inside songs\n"
+        f"  {result.changes_per_minute:.2f} label changes a minute inside songs; "
+        f"ECE of the smoothed probabilities {result.ece:.3f}\n"
         f"  genre claimed on {result.claimed_on_silence:.0f} of {result.silence:.0f} s of silence "
-        f"and on {result.claimed_on_not_music:.0f} of {result.not_music:.0f} s of other sounds\n"
+        f"and on {result.claimed_on_not_music:.0f} of {result.not_music:.0f} s of other sounds; "
+        f"{result.not_music_in_music:.1%} of music called not music\n"
         f"  songs right: {heard}"
     )
 

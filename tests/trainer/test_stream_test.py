@@ -6,7 +6,6 @@ import itertools
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from support_model import band_noise, make_model
@@ -51,10 +50,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     return load_candidate(make_model(tmp_path_factory.mktemp("model") / "a.onnx", noise=True))
 
 
-def decision(
-    position: float, genre: str | None, state: State = State.MUSIC, hop: float = 1.0
-) -> Decision:
-    return Decision(position, hop, state, genre, 1.0, {}, {}, -20.0)
+LABELS = ("low", "middle", "high", "noise")
+
+
+def decision(position: float, genre: str | None, state: State = State.MUSIC) -> Decision:
+    """Return what is said after a second: surely this genre, or any of them."""
+    probabilities = {label: float(label == genre) if genre else 1 / 4 for label in LABELS}
+    return Decision(position, 1.0, state, genre, 1.0, probabilities, {}, -20.0)
 
 
 def told(*genres: str | None) -> list[Decision]:
@@ -225,9 +227,12 @@ def test_delays_and_changes_are_counted_from_the_change(model: Classifier) -> No
     assert result.accuracy_after == {"1": 0.0, "3": 1.0, "5": 0.0}
 
 
-def test_a_song_never_labelled_right_counts_in_full(model: Classifier) -> None:
-    result = measure([song("low", 0, 5)], told(*["high"] * 5), model.contract)
-    assert (result.never_right, result.delay_median) == (1, 5)
+def test_a_song_never_labelled_right_is_counted_and_has_no_delay(model: Classifier) -> None:
+    items = [song("low", 0, 5), song("middle", 5, 10)]
+    result = measure(items, told(*["high"] * 7, *["middle"] * 3), model.contract)
+    assert (result.never_right, result.delay_median) == (1, 3)
+    nothing = measure(items[:1], told(*["high"] * 5), model.contract)
+    assert (nothing.never_right, nothing.delay_median) == (1, 0)
 
 
 def test_claims_on_silence_and_other_sounds_are_seconds(model: Classifier) -> None:
@@ -248,6 +253,8 @@ def test_claims_on_silence_and_other_sounds_are_seconds(model: Classifier) -> No
     assert (result.claimed_on_silence, result.silence) == (1, 3)
     assert (result.claimed_on_not_music, result.not_music) == (1, 2)
     assert result.right == pytest.approx(4 / 6)
+    assert result.right_of_claimed == pytest.approx(1 / 3)
+    assert (result.claimed_in_music, result.right_in_music) == (1, 1)
 
 
 def test_a_programme_shorter_than_a_window_cannot_be_judged(model: Classifier) -> None:
@@ -255,12 +262,27 @@ def test_a_programme_shorter_than_a_window_cannot_be_judged(model: Classifier) -
         measure([song("low", 0, 1)], [], model.contract)
 
 
+def test_music_called_not_music_is_counted(model: Classifier) -> None:
+    said = [decision(1, "low"), decision(2, None, State.NOT_MUSIC)]
+    result = measure([song("low", 0, 2)], said, model.contract)
+    assert result.not_music_in_music == 0.5
+
+
+def test_the_calibration_of_what_is_told_is_that_of_the_smoothed_probabilities(
+    model: Classifier,
+) -> None:
+    said = told("low", "low", "high", "low")
+    assert measure([song("low", 0, 4)], said, model.contract).ece == pytest.approx(0.25)
+
+
 def test_a_right_second_is_worth_more_than_an_uncertain_one_and_that_more_than_a_wrong_one(
     model: Classifier,
 ) -> None:
-    items = [song("low", 0, 4)]
-    worths = [
-        measure(items, told(*[label] * 4), model.contract).worth for label in ("low", None, "high")
-    ]
-    assert worths == pytest.approx([1, 0, -0.5])
-    assert np.all(np.diff(worths) < 0)
+    items = [song("low", 0, 8)]
+    right = told(*["low"] * 8)
+    unsure = told(*["low"] * 4, *[None] * 4)
+    wrong = told(*["low"] * 4, *["high"] * 4)
+    worths = [measure(items, said, model.contract).worth for said in (right, unsure, wrong)]
+    assert worths[0] == 1
+    assert worths == sorted(worths, reverse=True)
+    assert len(set(worths)) == 3
