@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 COMMAND = (sys.executable, "-m", "streamer.cli")
+REPOSITORY = Path(__file__).parents[1]
 PATIENCE_SECONDS = 90.0
 """Upper limit of every wait; reached only when something is wrong."""
 
@@ -38,7 +39,7 @@ def run(
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
         env=environment(home, **more),
-        cwd=Path(__file__).parents[1],
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -117,12 +118,13 @@ def daemon(
     pass_fds: tuple[int, ...] = (),
     command: tuple[str, ...] = COMMAND,
     variables: Mapping[str, str] | None = None,
+    cwd: Path = REPOSITORY,
 ) -> Iterator[Daemon]:
     """Run genre-stream on a free port for as long as the context lasts."""
     process = subprocess.Popen(
         [*command, "--port", "0", *map(str, arguments)],
         env=environment(home, **(variables or {})),
-        cwd=Path(__file__).parents[1],
+        cwd=cwd,
         stdin=stdin,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
