@@ -16,11 +16,12 @@ export function say(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
 
-/** Give a chip the look of a state, or the colour of a label. */
+/** Give a chip or a bar the look of a state, or the colour of a label. */
 export function paintChip(chip, { look, paint }) {
+  const music = look === "music";
   chip.dataset.look = look;
-  chip.classList.toggle("striped", paint?.striped ?? false);
-  chip.style.backgroundColor = look === "music" ? (paint?.colour ?? "") : "";
+  chip.classList.toggle("striped", music && (paint?.striped ?? false));
+  chip.style.backgroundColor = music ? (paint?.colour ?? "") : "";
 }
 
 const ruler = document.createElement("canvas").getContext("2d");

@@ -34,13 +34,14 @@ export class Genres {
 }
 
 function genreRow(label, paint) {
+  // A model may have a label for what is not music; it looks as the state of that name does.
+  const look = label === "not_music" ? label : "music";
   const item = make("li", "genre");
   const chip = make("span", "chip");
-  paintChip(chip, { look: "music", paint });
+  paintChip(chip, { look, paint });
   const bar = make("span", "genre-bar");
   const fill = make("span", "genre-fill");
-  fill.style.backgroundColor = paint.colour;
-  fill.classList.toggle("striped", paint.striped);
+  paintChip(fill, { look, paint });
   const tick = make("span", "genre-tick");
   bar.setAttribute("aria-hidden", "true");
   bar.append(fill, tick);

@@ -21,9 +21,9 @@ export function duration(milliseconds) {
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
 }
 
-/** A label with a capital first letter. */
+/** A label as a heading: a capital first letter, no underscores. */
 export function capital(label) {
-  return label.charAt(0).toUpperCase() + label.slice(1);
+  return label.charAt(0).toUpperCase() + label.slice(1).replaceAll("_", " ");
 }
 
 /** A level in dBFS, with a real minus sign. */
@@ -31,10 +31,7 @@ export function decibels(level) {
   return `${level.toFixed(1).replace("-", "−")} dBFS`;
 }
 
-/** What the states that are not music are called. */
-const STATE_WORDS = { silence: "Silence", not_music: "Not music", uncertain: "Uncertain" };
-
 /** The name of what a prediction or a segment says was heard. */
 export function nameOf({ state, genre }) {
-  return state === "music" ? capital(genre) : (STATE_WORDS[state] ?? capital(state));
+  return state === "music" ? capital(genre) : capital(state);
 }

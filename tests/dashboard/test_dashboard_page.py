@@ -92,6 +92,23 @@ def test_the_labels_come_from_the_model_whatever_their_number(
     assert striped == max(0, count - 10)
 
 
+def test_the_label_of_what_is_not_music_looks_like_that_state_and_no_genre(
+    page: Page, serve: Serve
+) -> None:
+    labels = (*LABELS, "not_music")
+    running = serve("radio", labels=labels)
+    page.open(running.url)
+    running.publish(prediction(1, probabilities=dict.fromkeys(labels, 1 / 11)))
+    page.until_text("now-genre", "Blues")
+    assert page.texts(".genre-name")[-1] == "Not music"
+    looks = page.run(
+        "return [...document.querySelectorAll('.genre .chip')].map((c) => c.dataset.look)"
+    )
+    assert looks == ["music"] * 10 + ["not_music"]
+    fits = "list.scrollHeight <= list.clientHeight"
+    assert page.run(f"const list = document.querySelector('.genre-scroll'); return {fits}")
+
+
 @pytest.mark.parametrize(
     ("state", "heading", "remark"),
     [
