@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamer.decision import Decision, DecisionSettings, State
 from streamer.model import Classifier
 from streamer.pipeline import Event, Pipeline
-from streamer.spectrogram import Columns, LogMelStream, Samples, SpectrogramSpec, from_levels
+from streamer.spectrogram import SpectrogramSpec, from_levels
 from trainer.audio import AudioError, read_audio
 from trainer.gtzan import DatasetError, Skipped, Track
 from trainer.pictures import read_picture
@@ -28,8 +29,8 @@ SILENT_GAPS = 0.25
 SOUND_GAPS = 0.25
 """Share of the changes with a sound that is not music between the songs."""
 
-PICTURE_LEVEL = 0.1
-"""Amplitude of a picture's stand-in samples: -20 dBFS. Pictures know no level."""
+PICTURE_DBFS = -20.0
+"""Level of the songs where they are pictures, which know no level."""
 
 SILENT_DB = -100.0
 """Columns of silence, in dB relative to the loudest cell of the songs."""
@@ -55,13 +56,12 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Programme:
-    """What is played, as samples, and with pictures also as columns."""
+    """What is played, item by item."""
 
     items: list[Item]
-    blocks: list[Samples]
-    """One an item, mono at the grid's rate."""
-    tape: Columns | None
-    """Shape (n_mels, k): column k stands for sample `k * hop_length`; None: from the samples."""
+    blocks: list[NDArray[np.float32]]
+    """One an item: mono samples `(n,)` at the grid's rate, or from pictures columns
+    `(n_mels, k)` in dB."""
     skipped: list[Skipped]
 
 
@@ -103,28 +103,27 @@ def make_programme(
     chance = random.Random(seed)
     pictures = is_picture(tracks[0])
     items: list[Item] = []
-    blocks: list[Samples] = []
-    columns: list[Columns] = []
+    blocks: list[NDArray[np.float32]] = []
     skipped: list[Skipped] = []
     clips = itertools.cycle(chance.sample(background, len(background))) if background else None
     order = chance.sample(tracks, len(tracks))
-    position = 0
+    position = 0.0
 
     def add(state: State, track: Track | None) -> None:
         nonlocal position
         try:
-            content, samples = _content(track, spec, gap_seconds, pictures)
+            block = (
+                _content(track, spec, pictures) if track else _silence(spec, gap_seconds, pictures)
+            )
         except (AudioError, DatasetError) as error:
             assert track is not None
             skipped.append(Skipped(track.path, str(error)))
             return
+        start = position
+        position += block.shape[-1] * (spec.hop_seconds if pictures else 1 / spec.sample_rate)
         genre = track.genre if track and state is State.MUSIC else None
-        start, position = position, position + len(samples)
-        name = track.name if track else "silence"
-        rate = spec.sample_rate
-        items.append(Item(state, genre, name, start / rate, position / rate))
-        blocks.append(samples)
-        columns.append(content)
+        items.append(Item(state, genre, track.name if track else "silence", start, position))
+        blocks.append(block)
 
     for number, track in enumerate(order):
         if number:
@@ -136,24 +135,19 @@ def make_programme(
         add(State.MUSIC, track)
     if not any(item.state is State.MUSIC for item in items):
         raise DatasetError(f"none of the {len(tracks)} tracks can be read: {skipped[0].reason}")
-    tape = np.concatenate(columns, axis=1) if pictures else None
-    return Programme(items, blocks, tape, skipped)
+    return Programme(items, blocks, skipped)
 
 
-def _content(
-    track: Track | None, spec: SpectrogramSpec, gap_seconds: float, pictures: bool
-) -> tuple[Columns, Samples]:
-    """Return a track's columns (none for audio) and samples; silence if there is no track."""
-    if track is None:
-        frames = spec.frames_in(gap_seconds)
-        silence = np.full((spec.n_mels, frames), SILENT_DB, np.float32)
-        return silence, np.zeros(frames * spec.hop_length, np.float32)
+def _content(track: Track, spec: SpectrogramSpec, pictures: bool) -> NDArray[np.float32]:
     if pictures:
-        columns = from_levels(read_picture(track.path), spec.top_db)
-        samples = np.full(columns.shape[1] * spec.hop_length, PICTURE_LEVEL, np.float32)
-        samples[::2] *= -1
-        return columns, samples
-    return np.empty((spec.n_mels, 0), np.float32), read_audio(track.path, spec.sample_rate)
+        return from_levels(read_picture(track.path), spec.top_db)
+    return read_audio(track.path, spec.sample_rate)
+
+
+def _silence(spec: SpectrogramSpec, seconds: float, pictures: bool) -> NDArray[np.float32]:
+    if pictures:
+        return np.full((spec.n_mels, spec.frames_in(seconds)), SILENT_DB, np.float32)
+    return np.zeros(round(seconds * spec.sample_rate), np.float32)
 
 
 def play(
@@ -164,56 +158,32 @@ def play(
     hop_seconds: float = 1.0,
 ) -> Iterator[list[Decision]]:
     """Play a programme through the daemon's pipeline; yield the decisions item by item."""
-    if programme.tape is None:
-        pipeline = Pipeline(classifier, settings=settings, hop_seconds=hop_seconds)
-    else:
-        pipeline = TapePipeline(
-            classifier, programme.tape, settings=settings, hop_seconds=hop_seconds
-        )
-    rate = classifier.contract.spectrogram.sample_rate
-    for samples in programme.blocks:
-        yield _decisions(pipeline.feed(samples, rate))
+    pipeline = Pipeline(classifier, settings=settings, hop_seconds=hop_seconds)
+    spec = classifier.contract.spectrogram
+    levels = _column_levels(programme, spec) if programme.blocks[0].ndim == 2 else None
+    for block in programme.blocks:
+        if levels is None:
+            yield _decisions(pipeline.feed(block, spec.sample_rate))
+        else:
+            columns = zip(np.hsplit(block, block.shape[1]), levels, strict=False)
+            yield _decisions(
+                event for column, level in columns for event in pipeline.feed_columns(column, level)
+            )
     yield _decisions(pipeline.finish())
 
 
-def _decisions(events: Sequence[Event]) -> list[Decision]:
+def _column_levels(programme: Programme, spec: SpectrogramSpec) -> Iterator[float]:
+    """Return the level of the last second at each column: it fades as silence fills that second."""
+    loud = np.concatenate(
+        [
+            np.full(block.shape[1], item.state is not State.SILENCE)
+            for item, block in zip(programme.items, programme.blocks, strict=True)
+        ]
+    )
+    second = spec.frames_in(1.0)
+    share = np.convolve(loud, np.ones(second) / second)[: len(loud)]
+    return iter((PICTURE_DBFS + 10 * np.log10(np.maximum(share, 1e-9))).tolist())
+
+
+def _decisions(events: Iterable[Event]) -> list[Decision]:
     return [event for event in events if isinstance(event, Decision)]
-
-
-class TapePipeline(Pipeline):
-    """The daemon's pipeline with its spectrogram read off a tape of columns.
-
-    Samples still tell time and level; everything else is the same code.
-    """
-
-    def __init__(
-        self,
-        classifier: Classifier,
-        tape: Columns,
-        *,
-        settings: DecisionSettings | None = None,
-        hop_seconds: float = 1.0,
-    ) -> None:
-        self._tape = tape
-        super().__init__(classifier, settings=settings, hop_seconds=hop_seconds)
-
-    def _restart_window(self, origin: int) -> None:
-        super()._restart_window(origin)
-        self._columns = TapeColumns(self._contract.spectrogram, self._tape, origin)
-
-
-class TapeColumns(LogMelStream):
-    """Columns of a tape in the rhythm in which samples would have completed them."""
-
-    def __init__(self, spec: SpectrogramSpec, tape: Columns, origin: int) -> None:
-        super().__init__(spec)
-        self._tape = tape
-        self._first = round(origin / spec.hop_length)
-        self._taken = 0
-
-    def push(self, samples: Samples) -> Columns:
-        """Take the next samples and return as many columns as they complete."""
-        count = super().push(samples).shape[1]
-        at = self._first + self._taken + np.arange(count)
-        self._taken += count
-        return np.asarray(self._tape[:, np.minimum(at, self._tape.shape[1] - 1)])
