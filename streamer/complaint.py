@@ -8,7 +8,17 @@ import sys
 
 def complain(sentence: str) -> None:
     """Say in one line on standard error what is wrong, with which value, and what to do."""
-    print(f"genre-stream: {' '.join(sentence.split())}", file=sys.stderr)
+    line = " ".join(sentence.split())
+    print(f"<3>{line}" if _to_journal() else f"genre-stream: {line}", file=sys.stderr)
+
+
+def _to_journal() -> bool:
+    """Tell whether the journal reads this, which adds the program's name and wants a priority."""
+    if "JOURNAL_STREAM" not in os.environ:
+        return False
+    from streamer.logs import to_journal
+
+    return to_journal(sys.stderr, os.environ)
 
 
 def leave_the_reader_alone() -> None:

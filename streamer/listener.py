@@ -28,6 +28,12 @@ STALL_SECONDS = 3.0
 CRASHES = 5
 CRASH_WINDOW_SECONDS = 60.0
 """A listener that crashes `CRASHES` times within this is given up."""
+LOG_LEVELS = {
+    SourceState.STALLED: logging.WARNING,
+    SourceState.RECONNECTING: logging.WARNING,
+    SourceState.FAILED: logging.ERROR,
+}
+"""Levels at which a source's new state is logged; the others are news, no more."""
 
 logger = logging.getLogger(__name__)
 
@@ -298,7 +304,9 @@ class Listener:
         if (state, detail) == (self.status.state, self.status.detail):
             return
         if state is not self.status.state:
-            logger.info("%s: %s%s", self.source.name, state, f" ({detail})" if detail else "")
+            level = LOG_LEVELS.get(state, logging.INFO)
+            said = f" ({detail})" if detail else ""
+            logger.log(level, "%s: %s%s", self.source.name, state, said)
         self.status = SourceStatus(self.source.name, self.source.kind, state, detail)
         self._emit(self.status)
 

@@ -35,8 +35,8 @@ from streamer.vitals import SourceVitals
 
 STOP_SECONDS = 2.0
 """An orderly stop takes no longer; then the process ends as it stands."""
-SOURCE_STOP_SECONDS = 1.0
-"""How long the sources may take of it."""
+SOURCE_STOP_SECONDS = 0.6
+"""How long the sources may take of it; clients may take as long as the server lets them."""
 WATCH_SECONDS = 1.0
 """How often progress is looked at."""
 
@@ -244,9 +244,10 @@ class Service:
         ]
         await self._stop_listening(list(self._progress))
         self._mailbox.close()
-        await self._server.close()
+        closing = [self._server.close()]
         if self._history:
-            await asyncio.to_thread(self._history.close)
+            closing.append(asyncio.to_thread(self._history.close))
+        await asyncio.gather(*closing)
         self._notifier.close()
         for failure in failures:
             complain(f"{failure.source}: {failure.detail}")

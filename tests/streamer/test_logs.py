@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from streamer import logs
+from streamer.complaint import complain
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +88,14 @@ def test_messages_that_no_longer_come_take_no_room():
     record.args = ("999",)
     repeats.filter(record)
     assert len(repeats._seen) == 1
+
+
+def test_a_complaint_in_the_journal_has_a_priority_instead_of_our_name(tmp_path, monkeypatch):
+    with (tmp_path / "journal").open("w+") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        complain("no such\nfile")
+        for name, value in journal_variables(stream).items():
+            monkeypatch.setenv(name, value)
+        complain("no such\nfile")
+        stream.seek(0)
+        assert stream.read() == "genre-stream: no such file\n<3>no such file\n"
