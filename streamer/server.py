@@ -57,12 +57,14 @@ BACKLOG = 256
 """Connections that the kernel completes before we take them."""
 SEND_BUFFER = 64 * 1024
 """Bytes the kernel may hold for a client, so that one who does not read is noticed soon."""
-RECEIVE_BUFFER = 16 * 1024
+RECEIVE_BUFFER = 4 * 1024
 """Bytes the kernel may hold from a client: no more can be thrown at the event loop at once."""
 WRITE_LIMIT = 16 * 1024
 """Bytes beyond the kernel's buffer after which sending waits."""
-RECEIVED_PER_SECOND = 8 * 1024
-"""Bytes a second that are read from one client; a flood waits in the flooder's own kernel."""
+RECEIVED_AT_ONCE = 8 * 1024
+"""Bytes that are read from one client without delay."""
+RECEIVED_PER_SECOND = 1024
+"""Bytes a second that are read after that; a flood waits in the flooder's own kernel."""
 UNREAD_LIMIT = 1024 * 1024
 """Bytes that may wait for a client that makes us answer (pings) and does not read."""
 
@@ -119,7 +121,7 @@ class _Connection(wire.ServerConnection):
     ) -> None:
         super().__init__(protocol, server, **limits)
         self._book = book
-        self._may_read = float(RECEIVED_PER_SECOND)
+        self._may_read = float(RECEIVED_AT_ONCE)
         self._counted_at = self.loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -142,7 +144,7 @@ class _Connection(wire.ServerConnection):
         now = self.loop.time()
         earned = (now - self._counted_at) * RECEIVED_PER_SECOND
         self._counted_at = now
-        self._may_read = min(self._may_read + earned, RECEIVED_PER_SECOND) - received
+        self._may_read = min(self._may_read + earned, RECEIVED_AT_ONCE) - received
         if self._may_read < 0:
             self.transport.pause_reading()
             self.loop.call_later(-self._may_read / RECEIVED_PER_SECOND, self._read_on)
@@ -164,6 +166,7 @@ class _Client:
         self._loop = asyncio.get_running_loop()
         self._last_sent = self._loop.time()
         self._outbox = Outbox(self._write)
+        self._dropped = False
 
     async def serve(self) -> None:
         """Tell the client what it wants to know until it leaves."""
@@ -225,6 +228,9 @@ class _Client:
                 return
 
     async def _drop(self, reason: str) -> None:
+        if self._dropped:
+            return
+        self._dropped = True
         if self._metrics is not None:
             self._metrics.slow_client_closed()
         logger.info("client %s closed: %s", _peer(self._connection), reason)
@@ -379,6 +385,7 @@ class Server:
             close_timeout=CLOSING_SECONDS,
             ping_interval=None,
             max_size=REQUEST_BYTES,
+            max_queue=None,  # the connection itself decides when to read
             write_limit=WRITE_LIMIT,
             logger=_quiet_logger(),
             backlog=BACKLOG,
