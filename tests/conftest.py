@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import streamer
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 PACKAGE = Path(streamer.__file__).parent
+
+# The same examples in every run, and no test that fails because the machine is busy.
+hypothesis.settings.register_profile(
+    "steady",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

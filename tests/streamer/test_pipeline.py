@@ -121,7 +121,7 @@ STORY = np.concatenate(
     sizes=st.lists(st.integers(500, 10 * RATE), min_size=1, max_size=8),
     singles=st.integers(0, 1500),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_pieces_of_the_sound_make_no_difference(
     classifier: Classifier, sizes: list[int], singles: int
 ) -> None:
@@ -142,7 +142,7 @@ def test_the_pieces_of_the_sound_make_no_difference(
     channels=st.integers(1, 8),
     sizes=st.lists(st.integers(500, 300_000), min_size=1, max_size=5),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_any_rate_and_channels_are_heard_alike_in_any_pieces(
     classifier: Classifier, rate: int, channels: int, sizes: list[int]
 ) -> None:
@@ -175,7 +175,7 @@ hostile = st.lists(
 
 
 @given(pattern=hostile, channels=st.integers(1, 8), offset=st.floats(-2, 2))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_hostile_samples_give_honest_decisions(
     classifier: Classifier, pattern: list[float], channels: int, offset: float
 ) -> None:

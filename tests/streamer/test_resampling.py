@@ -25,7 +25,7 @@ def resampled(samples: NDArray[np.float32], rate: int, pieces: list[int]) -> NDA
 
 @pytest.mark.parametrize("rate", [1000, *RATES])
 @given(cuts=st.lists(st.floats(0, 1), max_size=20), singles=st.integers(0, 200))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_pieces_make_no_difference(rate: int, cuts: list[float], singles: int) -> None:
     samples = np.random.default_rng(1).standard_normal(rate).astype(np.float32)
     pieces = [*range(singles), *sorted(max(singles, round(cut * rate)) for cut in cuts)]

@@ -122,7 +122,7 @@ def test_the_mel_scale_is_slaneys_and_reversible() -> None:
 
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
 @given(sizes=st.lists(st.integers(1, 441_000), min_size=1, max_size=6), data=st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_any_chunking_gives_the_columns_of_the_whole_clip(
     spec: SpectrogramSpec, sizes: list[int], data: st.DataObject
 ) -> None:
