@@ -155,7 +155,7 @@ def test_everything_is_reached_with_the_tab_key_in_the_order_of_the_page(
     )
 
 
-@pytest.mark.parametrize("width", [390, 768, 1280, 1920, 3840])
+@pytest.mark.parametrize("width", [320, 390, 768, 1280, 1920, 3840])
 def test_the_page_fits_the_screen_from_the_telephone_to_the_wall(
     page: Page, serve: Callable[..., Broadcast], width: int
 ) -> None:
@@ -166,3 +166,28 @@ def test_the_page_fits_the_screen_from_the_telephone_to_the_wall(
     assert page.run(f"return {name}.scrollWidth <= {name}.clientWidth")
     if width >= 1280:
         assert page.run("return document.documentElement.scrollHeight <= innerHeight")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_many_sources_and_long_names_move_nothing_and_hide_nothing(
+    page: Page, serve: Callable[..., Broadcast], width: int
+) -> None:
+    label = "contemporary electroacoustic improvisation"
+    names = [f"the loudspeaker in room number {number} on the left" for number in range(30)]
+    running = serve(*names, labels=(label, "rock"))
+    shares = {label: 0.9, "rock": 0.1}
+    page.view(width)
+    page.open(running.url)
+    told = prediction(1, names[-1], genre=label, probabilities=shares, window_probabilities=shares)
+    running.publish(told, segment(1, names[-1], genre=label, title=20 * "A very long title "))
+    page.until("document.querySelectorAll('.source').length === 30")
+    page.run("document.querySelector('.source:last-child input').click()")
+    page.until_text("now-genre", label.capitalize())
+    assert page.run("return document.documentElement.scrollWidth") <= width
+    assert page.run(
+        """const [card, list] = [".source:last-child", ".source-list"].map((found) =>
+          document.querySelector(found).getBoundingClientRect());
+        return card.left >= list.left && card.right <= list.right + 1;"""
+    )
+    name = "document.getElementById('now-genre')"
+    assert page.run(f"return {name}.scrollWidth <= {name}.clientWidth")
