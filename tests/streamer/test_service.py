@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import support_daemon
@@ -312,3 +313,12 @@ def test_the_token_of_systemds_credentials_is_asked_for(model, tone, tmp_path):
         address = f"ws://127.0.0.1:{running.port}/"
         with connect(address, additional_headers={"Authorization": "Bearer open sesame"}):
             pass
+
+
+def test_with_the_embedded_model_and_one_source_it_takes_less_than_400_mib(gtzan_model, tmp_path):
+    arguments = ("--model", gtzan_model, "--source", "demo", "--loop", "--fast")
+    with daemon(tmp_path, *arguments) as running, client(running.port) as connection:
+        frames(connection, lambda frame: is_prediction(frame) and frame["seq"] >= 60)
+        status = Path(f"/proc/{running.process.pid}/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    assert peak < 400, f"{peak:.0f} MiB at the highest"

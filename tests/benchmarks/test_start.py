@@ -1,0 +1,42 @@
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+from support_daemon import ServiceManager, daemon
+
+IMPORTS = (
+    "import numpy, onnxruntime, av, websockets.asyncio.server, prometheus_client, pydantic_settings"
+)
+ROUNDS = 3
+START_LIMIT = 4.0
+"""By how much a start may take longer than to import the libraries that it cannot do without; on
+two idle cores of 2020s hardware that import takes about half a second."""
+
+
+def seconds(action) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+@pytest.mark.benchmark
+def test_the_start_with_the_embedded_model_takes_little_longer_than_its_imports(
+    gtzan_model, tmp_path, capsys
+):
+    def start_until_ready():
+        manager = ServiceManager(tmp_path / f"notify{time.monotonic_ns()}")
+        with daemon(tmp_path, "--source", "demo", variables={"NOTIFY_SOCKET": str(manager.path)}):
+            manager.wait_for("READY=1")
+        manager.close()
+
+    ratios, starts = [], []
+    for _ in range(ROUNDS):
+        imports = seconds(lambda: subprocess.run([sys.executable, "-c", IMPORTS], check=True))
+        starts.append(seconds(start_until_ready))
+        ratios.append(starts[-1] / imports)
+    ratio = statistics.median(ratios)
+    with capsys.disabled():
+        print(f"\nstart until ready: {min(starts):.2f} s, {ratio:.1f} times the imports alone")
+    assert ratio < START_LIMIT
