@@ -375,7 +375,9 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
     """Run the daemon; return the exit status."""
     faulthandler.enable()
     terminal = Terminal(sys.stderr) if sys.stderr.isatty() else None
-    logs.configure(settings.log_level, stream=terminal or sys.stderr)
+    # The live lines tell the news already.
+    level = "warning" if terminal and settings.log_level == "info" else settings.log_level
+    logs.configure(level, stream=terminal or sys.stderr)
     notifier = Notifier()
     notifier.status("loading the model")
     try:

@@ -53,12 +53,9 @@ class Terminal(io.TextIOBase):
         line = prediction_line(message) if message["type"] == "prediction" else state_line(message)
         source = message["source"]
         with self._lock:
-            if message["type"] == "source" and message["state"] == "live":
-                self._lines.setdefault(source, line)
-            else:
-                self._lines[source] = line
-                if self._paint is not None:
-                    self._colours[source] = self._paint(message)
+            self._lines[source] = line
+            if self._paint is not None:
+                self._colours[source] = self._paint(message)
             self._redraw("")
 
     def forget(self, source: str) -> None:
