@@ -172,7 +172,7 @@ class Hub:
     """
 
     def __init__(
-        self, hello: Message, *, recorders: Iterable[Callable[[Message], None]] = ()
+        self, hello: Message, *, recorders: Iterable[Callable[[Message], object]] = ()
     ) -> None:
         self._hello = dict(hello)
         self._sources = {

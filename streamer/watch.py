@@ -8,6 +8,7 @@ import json
 import os
 import random
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -164,6 +165,11 @@ async def _frames(url: str, token: str | None, sources: list[str] | None) -> Asy
         raise _LostError("the server does not answer") from None
     except InvalidHandshake:
         raise _LostError("what answers there is not a WebSocket server") from None
+    except ssl.SSLCertVerificationError as error:
+        raise WatchError(
+            f"{_place(url)}: its certificate is not trusted ({error.verify_message}); "
+            "name a file with its authority in SSL_CERT_FILE"
+        ) from None
     except OSError as error:
         raise _LostError(_network_reason(error)) from None
 
@@ -181,6 +187,8 @@ def _network_reason(error: OSError) -> str:
     """Say why there is no connection; asyncio's own words name an address and a number."""
     if isinstance(error, socket.gaierror):
         return "there is no such host"
+    if isinstance(error, ssl.SSLError):
+        return "what answers there does not speak TLS"
     return os.strerror(error.errno).lower() if error.errno else "nobody answers there"
 
 

@@ -11,10 +11,12 @@ import asyncio
 import base64
 import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from support_schema import check_frame
 
 from streamer.history import History
 from streamer.hub import Hub
@@ -130,7 +132,8 @@ async def running_server(
 
     metrics = Metrics(version="test", model=MODEL, vitals=vitals)
     kept = None if history is None else History(history)
-    recorders = [metrics.record] if kept is None else [metrics.record, kept.record]
+    recorders: list[Callable[[Any], object]] = [check_frame, metrics.record]
+    recorders += [] if kept is None else [kept.record]
     hub = Hub(hello(*names), recorders=recorders)
     parts: dict[str, Any] = {"port": 0, "vitals": vitals, "history": kept, "metrics": metrics}
     server = Server(hub, **(parts | settings))

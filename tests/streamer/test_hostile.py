@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 import support_daemon
 from support_model import make_model
+from support_schema import check_frame
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -103,7 +104,7 @@ async def listen(url, stop, seqs):
     """Be a well-behaved client until told to stop; note every prediction."""
     async with connect(url, additional_headers=BEARER) as connection:
         while not stop.is_set():
-            frame = json.loads(await connection.recv())
+            frame = check_frame(json.loads(await connection.recv()))
             if frame["type"] == "prediction":
                 seqs[frame["source"]].append(frame["seq"])
 

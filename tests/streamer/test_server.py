@@ -4,14 +4,12 @@ import itertools
 import json
 import logging
 import re
-import shutil
 import socket
 import ssl
-import subprocess
-from pathlib import Path
 
 import aiohttp
 import pytest
+from support_certificate import make_certificate
 from support_published import (
     hello,
     prediction,
@@ -601,23 +599,6 @@ def test_listening_sockets_may_be_handed_in():
                     assert await told(connection, 1)
 
     within_patience(scenario())
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl to make a certificate")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            *(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-keyout", key, "-out", cert, "-subj", "/CN=127.0.0.1"),
-            *("-addext", "subjectAltName=IP:127.0.0.1"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return cert, key
 
 
 @contextlib.asynccontextmanager

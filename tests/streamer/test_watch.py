@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from support_certificate import make_certificate
 from support_published import prediction, running_server, source_state
 from support_schema import check_frame
 
@@ -149,6 +150,51 @@ def test_the_token_is_read_from_a_file_and_without_it_the_watcher_says_what_to_d
                     f"genre-stream: {server.url.replace('http', 'ws')} answered 401: this needs "
                     "the token: Bearer in a header or ?token=TOKEN; "
                     "give the token with --token-file"
+                )
+
+    within_patience(scenario())
+
+
+def test_a_certificate_is_trusted_only_if_its_authority_is_named(tmp_path):
+    cert, key = make_certificate(tmp_path)
+
+    async def scenario():
+        async with running_server(tls_cert=cert, tls_key=key) as (_, server):
+            async with watching(server.url, "--json") as watcher:
+                assert await watcher.wait() == 1
+                assert await line(watcher.stderr) == (
+                    f"genre-stream: {server.url.replace('https', 'wss')}: its certificate is not "
+                    "trusted (self-signed certificate); "
+                    "name a file with its authority in SSL_CERT_FILE"
+                )
+            trusting = os.environ | {"SSL_CERT_FILE": str(cert)}
+            async with watching(server.url, "--json", env=trusting) as watcher:
+                assert json.loads(await line(watcher.stdout))["type"] == "hello"
+
+    within_patience(scenario())
+
+
+@pytest.mark.parametrize(
+    ("answer", "scheme", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "ws", "it answered 200"),
+        (b"220 mail.example ESMTP\r\n", "ws", "what answers there is not a WebSocket server"),
+        (b"220 mail.example ESMTP\r\n", "wss", "what answers there does not speak TLS"),
+        (b"", "ws", "what answers there is not a WebSocket server"),
+    ],
+)
+def test_what_is_no_genre_stream_is_said_to_be_none(answer, scheme, said):
+    async def serve(reader, writer):
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async def scenario():
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as other:
+            port = other.sockets[0].getsockname()[1]
+            async with watching(f"{scheme}://127.0.0.1:{port}/") as watcher:
+                assert await line(watcher.stderr) == (
+                    f"genre-stream: {scheme}://127.0.0.1:{port}/: {said}; trying again in 1 s"
                 )
 
     within_patience(scenario())
