@@ -107,4 +107,4 @@ def list_devices() -> str:
     """
     from streamer.sources.microphone import device_table, find_devices
 
-    return device_table(find_devices())
+    return device_table(find_devices(rates=True))

@@ -6,8 +6,8 @@ device that is gone; and the sound server's monitor is chosen by an environment 
 for each recording can be ended, whatever its driver does, and leaves the others alone.
 
 It must run without the rest of the package, so it imports nothing of it. Its only argument is JSON:
-`{"list": true}`, or `{"device": ..., "loopback": ..., "rate": ..., "channels": ...}`. It writes
-messages of a kind (one byte), a length (uint32) and a body:
+`{"list": true, "rates": ...}` or `{"device": ..., "loopback": ..., "rate": ..., "channels": ...}`.
+It writes messages of a kind (one byte), a length (uint32) and a body:
 
 ====== ============================================================================================
 kind   body
@@ -26,11 +26,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import struct
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,6 +52,8 @@ INSTALL_PORTAUDIO = (
     "PortAudio is missing; install it (Debian and Ubuntu: apt install libportaudio2; "
     "Fedora: dnf install portaudio; macOS: brew install portaudio)"
 )
+_CARD = re.compile(r" ?\(hw:\d+,\d+\)$")
+"""ALSA's number of a card, which changes when it is plugged in again."""
 _UNAVAILABLE = -9985
 _BAD_RATE = -9997
 _BAD_CHANNELS = -9998
@@ -109,11 +113,12 @@ def input_devices(sd: Any) -> list[dict[str, Any]]:
     ]
 
 
-def list_devices(sd: Any) -> list[dict[str, Any]]:
-    """Return `input_devices` with the rates that each of them takes."""
+def list_devices(sd: Any, *, rates: bool) -> list[dict[str, Any]]:
+    """Return `input_devices`, on request with the `rates` that each takes: that opens them all."""
     devices = input_devices(sd)
-    for device in devices:
-        device["rates"] = [rate for rate in RATES if _takes(sd, device["index"], rate)]
+    if rates:
+        for device in devices:
+            device["rates"] = [rate for rate in RATES if _takes(sd, device["index"], rate)]
     return devices
 
 
@@ -141,6 +146,9 @@ def choose(devices: list[dict[str, Any]], wanted: str | int | None) -> dict[str,
         found = [device for device in devices if device["index"] == wanted]
     else:
         found = _named(devices, wanted)
+    # One device appears once for each of Windows's sound systems.
+    hosts = [device["host"] for device in devices if device["default"]]
+    found = [device for device in found if device["host"] in hosts] or found
     names = ", ".join(f"{device['index']} '{device['name']}'" for device in found or devices)
     if not found:
         raise CaptureError(f"no input device is '{wanted}'; there are: {names}")
@@ -150,9 +158,18 @@ def choose(devices: list[dict[str, Any]], wanted: str | int | None) -> dict[str,
 
 
 def _named(devices: list[dict[str, Any]], wanted: str) -> list[dict[str, Any]]:
-    exact = [device for device in devices if device["name"] == wanted]
+    """Return the devices of that name, else of that name on another card, else with that part."""
     part = wanted.casefold()
-    return exact or [device for device in devices if part in device["name"].casefold()]
+    tests: tuple[Callable[[str], bool], ...] = (
+        lambda name: name == wanted,
+        lambda name: _CARD.sub("", name) == _CARD.sub("", wanted),
+        lambda name: part in name.casefold(),
+    )
+    for test in tests:
+        found = [device for device in devices if test(device["name"])]
+        if found:
+            return found
+    return []
 
 
 def no_devices() -> str:
@@ -286,7 +303,7 @@ def main() -> NoReturn:
         try:
             sd = load_portaudio()
             if request.pop("list", False):
-                send_json(b"D", list_devices(sd))
+                send_json(b"D", list_devices(sd, **request))
             else:
                 record(sd, **request)
         except CaptureError as error:

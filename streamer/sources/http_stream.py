@@ -115,10 +115,14 @@ def open_resource(url: str, timeout: float, gone: Collection[int] = GONE) -> Res
         url=_with_credentials(response.url, url),
         stream=HttpStream(response, int(interval) if interval.isdecimal() else 0, timeout),
         is_audio=headers.get_content_maintype() == "audio",
-        is_file="content-length" in headers and not interval,
+        is_file="content-length" in headers and not _is_radio(headers),
         is_playlist=bool(_PLAYLIST_TYPES.search(headers.get_content_type()))
         or (path.endswith(ENDINGS) and not _is_audio(headers)),
     )
+
+
+def _is_radio(headers: Message) -> bool:
+    return any(name.lower().startswith("icy-") for name in headers)
 
 
 def _is_audio(headers: Message) -> bool:

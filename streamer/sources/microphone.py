@@ -136,15 +136,20 @@ class MicrophoneSource(ThreadedSource):
                 self._played, fresh = True, False
 
 
-def find_devices() -> list[dict[str, Any]]:
-    """Return the input devices: index, name, host, channels, rate, rates, default.
+def find_devices(*, rates: bool = False) -> list[dict[str, Any]]:
+    """Return the input devices: index, name, host, channels, rate, default.
+
+    Parameters
+    ----------
+    rates
+        Find out, too, which `rates` each device takes; that means opening them all.
 
     Raises
     ------
     SourceError
         If PortAudio is missing or does not answer.
     """
-    with _capture({"list": True}) as process:
+    with _capture({"list": True, "rates": rates}) as process:
         timer = threading.Timer(LIST_SECONDS, process.kill)
         timer.start()
         try:

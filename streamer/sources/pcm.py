@@ -12,7 +12,7 @@ import numpy as np
 
 from streamer.sources.base import AudioBlock, SourceError
 from streamer.sources.decoding import BLOCK_SECONDS, decode
-from streamer.sources.threaded import Session, ThreadedSource
+from streamer.sources.threaded import AHEAD_SECONDS, Session, ThreadedSource
 
 SHOWN = "standard input"
 
@@ -51,6 +51,8 @@ class PipeSource(ThreadedSource):
 
     def produce(self, session: Session) -> None:
         """Read the pipe to its end."""
+        # A recorder at the other end has a clock of its own, and nowhere to keep what we leave.
+        session.catch_up_seconds = AHEAD_SECONDS / 2
         pipe = self._pipe or cast(BufferedReader, sys.stdin.buffer)
         if self._rate is None and self._channels is None:
             self._read_container(pipe, session)

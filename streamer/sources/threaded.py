@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import threading
 import time
 from abc import abstractmethod
 from collections import deque
 
-from streamer.sources.base import AudioBlock, Source, SourceEnded, SourceError
+from streamer.sources.base import AudioBlock, Source, SourceEnded
 
 LIVE_SECONDS = 60.0
 """How much audio of a live source may wait to be read before the oldest goes."""
@@ -18,12 +17,11 @@ LIVE_BYTES = 64 << 20
 AHEAD_SECONDS = 2.0
 """How far a source that can wait is read ahead."""
 CATCH_UP = 1.001
-"""Playing speed while more than `CATCH_UP_SECONDS` wait, so that two clocks cannot drift apart."""
+"""Playing speed while too much waits, so that two clocks cannot drift apart."""
 CATCH_UP_SECONDS = 20.0
+"""How much of a live source may wait before it is played at that speed; files never get there."""
 RESUME_SECONDS = 10.0
 """A file that fell further behind than this (the process was suspended) goes on from now."""
-
-logger = logging.getLogger(__name__)
 
 
 class Session:
@@ -42,6 +40,7 @@ class Session:
     def __init__(self, *, paced: bool) -> None:
         self.patient = True
         """Whether the producer waits while the queue is full, or the oldest block goes."""
+        self.catch_up_seconds = CATCH_UP_SECONDS
         self.stopped = threading.Event()
         self._paced = paced
         self._blocks: deque[AudioBlock] = deque()
@@ -105,7 +104,7 @@ class Session:
             return block.heard
         if self._heard is None:
             return block.heard
-        speed = CATCH_UP if self._seconds > CATCH_UP_SECONDS else 1.0
+        speed = CATCH_UP if self._seconds > self.catch_up_seconds else 1.0
         lost = (self._dropped + block.dropped) / block.sample_rate
         due = max(block.heard, self._heard + (block.seconds + lost) / speed)
         now = time.monotonic()
@@ -175,9 +174,5 @@ class ThreadedSource(Source):
         try:
             self.produce(session)
             session.end(SourceEnded())
-        except SourceError as error:
-            session.end(error)
         except Exception as error:
-            # Whoever reads sees it too; nobody may be reading any more.
-            logger.debug("%s: the producing thread failed", self.name, exc_info=True)
             session.end(error)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -278,6 +279,29 @@ def test_a_part_that_fits_several_devices_is_asked_about(sound: SoundServer) -> 
         make_device("ul")
     assert "'pulse'" in str(caught.value)
     assert "'default'" in str(caught.value)
+
+
+def device(index: int, name: str, host: str = "ALSA", *, default: bool = False) -> dict[str, Any]:
+    return {"index": index, "name": name, "host": host, "channels": 2, "default": default}
+
+
+def test_a_device_that_was_plugged_in_again_is_known_under_its_new_number() -> None:
+    before = device(3, "Blue Yeti: USB Audio (hw:1,0)")
+    after = [
+        device(1, "HDA Intel (hw:0,0)", default=True),
+        device(7, "Blue Yeti: USB Audio (hw:2,0)"),
+    ]
+    assert capture.choose(after, before["name"]) is after[1]
+    both = [*after, before]
+    assert capture.choose(both, before["name"]) is before
+
+
+def test_a_device_that_several_sound_systems_offer_is_taken_from_the_default_one() -> None:
+    devices = [
+        device(0, "Microphone (Blue Yet", "MME"),
+        device(1, "Microphone (Blue Yeti)", "Windows WASAPI", default=True),
+    ]
+    assert capture.choose(devices, "blue") is devices[1]
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (48000, 2), (192000, 1), (44100, 8)])
