@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,6 +164,47 @@ def test_any_rate_and_channels_are_heard_alike_in_any_pieces(
     assert genres == [*["low"] * 5, None]
     assert decisions(events)[-1].state is State.SILENCE
     assert pipeline.position == pytest.approx(8, abs=2e-4)
+
+
+turns = st.fixed_dictionaries(
+    {
+        "third": st.sampled_from(["low", "middle", "high", NOISE, "silence", "constant"]),
+        "seconds": st.floats(0, 9),
+        "rate": st.sampled_from([20000, 22050, 44100]),
+        "title": st.sampled_from([None, None, "one", "two"]),
+        "discontinuity": st.booleans(),
+        "hop_seconds": st.sampled_from([0.2, 1.0, 1.0, 1.0, 3.3]),
+    }
+)
+
+
+@given(story=st.lists(turns, min_size=1, max_size=8))
+@settings(max_examples=40)
+def test_whatever_happens_segments_cover_all_of_it_once(
+    classifier: Classifier, story: list[dict[str, Any]]
+) -> None:
+    pipeline = Pipeline(classifier)
+    events: list[Event] = []
+    for turn in story:
+        pipeline.hop_seconds = turn["hop_seconds"]
+        if turn["third"] in ("silence", "constant") or turn["seconds"] < 0.01:
+            sound = silence(turn["seconds"], turn["rate"]) + np.float32(turn["third"] == "constant")
+        else:
+            sound = band_noise(turn["third"], turn["seconds"], turn["rate"])
+        cut = {key: turn[key] for key in ("title", "discontinuity")}
+        events += pipeline.feed(sound, turn["rate"], **cut)
+    events += pipeline.finish()
+    positions = [decision.position for decision in decisions(events)]
+    assert positions == sorted(set(positions))
+    assert bool(positions) == (pipeline.position > 0)
+    edges = [(segment.start, segment.end) for segment in finals(events)]
+    assert [start for start, _ in edges] == [0.0, *(end for _, end in edges)][: len(edges)]
+    assert all(end is not None and start < end for start, end in edges)
+    assert not edges or edges[-1][1] == pipeline.position
+    ids = [segment.id for segment in finals(events)]
+    assert ids == sorted({event.id for event in events if isinstance(event, Segment)})
+    for decision in decisions(events):
+        assert decision.genre is None or decision.level_dbfs >= -60
 
 
 hostile = st.lists(
