@@ -7,6 +7,7 @@ and one task a client sends it from there. One event loop, one thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import resource
@@ -46,6 +47,8 @@ HANDSHAKE_SECONDS = 10.0
 """How long a client may take to send its request, and to take the answer."""
 CLOSING_SECONDS = 1.0
 """How long a client may take to answer a close frame."""
+STOPPING_SECONDS = 0.4
+"""The same when the server stops, which must not take long."""
 MAX_CLIENTS = 500
 """WebSocket clients at once, unless set."""
 OTHER_FILES = 300
@@ -234,7 +237,7 @@ class _Client:
         if self._metrics is not None:
             self._metrics.slow_client_closed()
         logger.info("client %s closed: %s", _peer(self._connection), reason)
-        await _close(self._connection, TRY_AGAIN_LATER, reason)
+        await _close(self._connection, TRY_AGAIN_LATER, reason, CLOSING_SECONDS)
 
     async def _obey(self) -> None:
         """Do what the client asks for."""
@@ -360,17 +363,19 @@ class Server:
             ) from None
 
     async def close(self) -> None:
-        """Tell every client that we go, and close the port."""
+        """Tell every client that we go, and close the port; takes a second at the most."""
         for server in self._servers:
             server.close(close_connections=False)
+        for stranger in list(self._connections.strangers):
+            stranger.transport.abort()
+        clients = list(self._connections.all)
         await asyncio.gather(
-            *(
-                _close(connection, GOING_AWAY, "the server stops")
-                for connection in list(self._connections.all)
-            )
+            *(_close(client, GOING_AWAY, "the server stops") for client in clients)
         )
-        for server in self._servers:
-            await server.wait_closed()
+        with contextlib.suppress(TimeoutError):  # somebody may have asked for much history
+            async with asyncio.timeout(STOPPING_SECONDS):
+                for server in self._servers:
+                    await server.wait_closed()
 
     async def _listen(self, place: dict[str, Any]) -> wire.Server:
         server = await wire.serve(
@@ -459,10 +464,10 @@ def _peer(connection: wire.ServerConnection) -> str:
     return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "(gone)"
 
 
-async def _close(connection: wire.ServerConnection, code: int, reason: str) -> None:
+async def _close(connection: wire.ServerConnection, code: int, reason: str, seconds: float) -> None:
     """Close a connection; cut it if the other side does not answer in time."""
     try:
-        async with asyncio.timeout(CLOSING_SECONDS):
+        async with asyncio.timeout(seconds):
             await connection.close(code, reason)
     except TimeoutError:
         pass
