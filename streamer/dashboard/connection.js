@@ -15,10 +15,19 @@ function socketAddress() {
   return address;
 }
 
-/** Fetch `path` of the daemon's HTTP interface, with the page's token. */
-export function fetchFromDaemon(path) {
+function request(path) {
   const headers = token === null ? {} : { Authorization: `Bearer ${token}` };
   return fetch(new URL(path, here), { headers, cache: "no-store" });
+}
+
+/** Return the JSON that the daemon has at `path`, null if there is none to be had. */
+export async function readFromDaemon(path) {
+  try {
+    const answer = await request(path);
+    return answer.ok ? await answer.json() : null;
+  } catch {
+    return null;
+  }
 }
 
 /**
@@ -45,8 +54,7 @@ export class Connection {
   }
 
   open() {
-    clearTimeout(this.#retry);
-    this.#retry = 0;
+    this.close();
     this.#onState("connecting");
     this.#greeted = false;
     const socket = new WebSocket(socketAddress());
@@ -103,7 +111,7 @@ export class Connection {
 
   /** A browser does not say why a handshake failed; an ordinary request does. */
   async #askWhy() {
-    const answer = await fetchFromDaemon("api/state").catch(() => null);
+    const answer = await request("api/state").catch(() => null);
     if (this.#retry && (answer?.status === 401 || answer?.status === 403)) this.#onState("refused");
   }
 

@@ -1,6 +1,6 @@
 /** The page: takes the daemon's messages and shows them. */
 
-import { Connection, fetchFromDaemon } from "./connection.js";
+import { Connection, readFromDaemon } from "./connection.js";
 import { element, make, paintChip, say, widthInEms } from "./elements.js";
 import { Genres } from "./genres.js";
 import { Heard } from "./heard.js";
@@ -88,16 +88,13 @@ function takeConnectionState(state) {
 
 /** Fill the timeline with what was heard before this page was there. */
 async function recall(forGreeting) {
-  const read = async (path) => {
-    const answer = await fetchFromDaemon(path).catch(() => null);
-    return answer?.ok ? answer.json() : {};
-  };
-  const state = await read("api/state");
+  const state = await readFromDaemon("api/state");
+  if (state === null) return;
   const from = new Date(Date.now() + skew - LONGEST_HISTORY_MS).toISOString();
-  const history = state.history ? await read(`api/history?from=${encodeURIComponent(from)}`) : {};
+  const past = state.history ? await readFromDaemon(`api/history?from=${encodeURIComponent(from)}`) : null;
   if (forGreeting !== greeting) return;
-  segments.recall(history.segments ?? state.segments ?? []);
-  for (const { name, detail } of state.sources ?? []) sourceNamed(name).detail ||= detail;
+  segments.recall((past ?? state).segments);
+  for (const { name, detail } of state.sources) sourceNamed(name).detail ||= detail;
   segmentsChanged = true;
   requestRender();
 }
