@@ -36,7 +36,7 @@ GENRE_COLOURS = (
 )
 """In the order of the labels, repeated for more."""
 
-STATE_COLOURS = {"silence": "#e8ebef", "not_music": "#5d6672", "uncertain": "#c9ced6"}
+STATE_COLOURS = {"silence": "#f0f2f5", "not_music": "#5d6672", "uncertain": "#bcc3cd"}
 
 ROW_SECONDS = 300.0
 """Length of one row of the timeline."""

@@ -29,6 +29,9 @@ SILENT_GAPS = 0.25
 SOUND_GAPS = 0.25
 """Share of the changes with a sound that is not music between the songs."""
 
+CLIP_SECONDS = 10.0
+"""Longest part of a sound that is not music which is played at once."""
+
 PICTURE_DBFS = -20.0
 """Level of the songs where they are pictures, which know no level."""
 
@@ -102,6 +105,7 @@ def make_programme(
         )
     chance = random.Random(seed)
     pictures = is_picture(tracks[0])
+    step = spec.hop_seconds if pictures else 1 / spec.sample_rate
     items: list[Item] = []
     blocks: list[NDArray[np.float32]] = []
     skipped: list[Skipped] = []
@@ -119,8 +123,10 @@ def make_programme(
             assert track is not None
             skipped.append(Skipped(track.path, str(error)))
             return
+        if state is State.NOT_MUSIC:
+            block = block[..., : round(CLIP_SECONDS / step)]
         start = position
-        position += block.shape[-1] * (spec.hop_seconds if pictures else 1 / spec.sample_rate)
+        position += block.shape[-1] * step
         genre = track.genre if track and state is State.MUSIC else None
         items.append(Item(state, genre, track.name if track else "silence", start, position))
         blocks.append(block)

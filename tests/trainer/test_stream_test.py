@@ -86,6 +86,14 @@ def test_a_programme_is_without_a_gap_and_the_same_for_the_same_seed(
     )
 
 
+def test_a_long_sound_is_played_in_part(songs: Path, tmp_path: Path) -> None:
+    write_audio(tmp_path / "speech.wav", band_noise("noise", 40))
+    clips, _ = find_background(tmp_path)
+    items = make_programme(find_tracks(songs)[0], clips, SPEC, seed=3).items
+    lengths = {round(item.seconds, 3) for item in items if item.state is State.NOT_MUSIC}
+    assert lengths == {10.0}
+
+
 def test_a_damaged_track_is_left_out_of_the_programme(songs: Path, tmp_path: Path) -> None:
     tracks, _ = find_tracks(songs)
     (tmp_path / "bad.wav").write_text("no audio")
