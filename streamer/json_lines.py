@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-from streamer import messages
+from streamer import logs, messages
 from streamer.complaint import complain, leave_the_reader_alone
 from streamer.frames import FrameMaker, server_name
 from streamer.inputs import InputError, load_classifier, make_inputs, pipeline_factory
@@ -63,6 +63,8 @@ class _Lines:
 
 def write_json_lines(settings: Settings) -> int:
     """Hear every source to its end; return the exit status."""
+    # The lines tell how the sources are; only a defect of ours is worth another word.
+    logs.configure("debug" if settings.log_level == "debug" else "error")
     try:
         inputs = make_inputs(settings)
         classifier = load_classifier(settings)

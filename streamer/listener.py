@@ -31,7 +31,7 @@ CRASH_WINDOW_SECONDS = 60.0
 LOG_LEVELS = {
     SourceState.STALLED: logging.WARNING,
     SourceState.RECONNECTING: logging.WARNING,
-    SourceState.FAILED: logging.ERROR,
+    SourceState.FAILED: logging.WARNING,
 }
 """Levels at which a source's new state is logged; the others are news, no more."""
 

@@ -35,7 +35,7 @@ WRONG_USAGE = [
     (["--source", "demo", "--hop-seconds", "0"], "--hop-seconds 0: input should be greater than"),
     (["--source", "demo", "--tls-cert", "c"], '--tls-cert "c": needs tls_key as well'),
     (["--config", "/no/such.toml"], "/no/such.toml: no such settings file"),
-    (["--source", "demo", "--model", "/no.onnx"], "model /no.onnx cannot be read: No such file"),
+    (["--source", "demo", "--model", "/no.onnx"], "model /no.onnx cannot be read"),
     (["--source", "a=demo", "--source", "a=demo"], "two sources are named 'a'; give one another"),
     (["--source", "/no/such.flac"], "/no/such.flac: no such file"),
     (["--source", "demo", "--token-file", "/none"], "token_file /none cannot be read: "),
