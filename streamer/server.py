@@ -370,7 +370,10 @@ class Server:
             stranger.transport.abort()
         clients = list(self._connections.all)
         await asyncio.gather(
-            *(_close(client, GOING_AWAY, "the server stops") for client in clients)
+            *(
+                _close(client, GOING_AWAY, "the server stops", STOPPING_SECONDS)
+                for client in clients
+            )
         )
         with contextlib.suppress(TimeoutError):  # somebody may have asked for much history
             async with asyncio.timeout(STOPPING_SECONDS):
