@@ -242,8 +242,8 @@ def test_a_mount_that_has_played_may_be_missing_for_a_while(mp3: bytes) -> None:
 
 
 @contextmanager
-def hls(folder: Path, song: Path, *, live: bool) -> Iterator[str]:
-    """Serve HLS from a folder that ffmpeg fills."""
+def hls(folder: Path, song: Path, *, live: bool) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Serve HLS from a folder that ffmpeg fills; the value is that ffmpeg, and the URL."""
     need("ffmpeg")
     pace = ["-re", "-stream_loop", "-1"] if live else ["-t", "6"]
     kind = [] if live else ["-hls_list_size", "0"]
@@ -260,13 +260,13 @@ def hls(folder: Path, song: Path, *, live: bool) -> Iterator[str]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         with files_at(folder) as url:
-            yield f"{url}/live.m3u8"
+            yield writer, f"{url}/live.m3u8"
     finally:
         end(writer)
 
 
 def test_a_recorded_hls_stream_is_heard_to_its_end(tmp_path: Path, demo_clip: Path) -> None:
-    with hls(tmp_path, demo_clip, live=False) as url:
+    with hls(tmp_path, demo_clip, live=False) as (_, url):
         source = make_source(url, fast=True)
         blocks = read_all(source)
     assert seconds(blocks) == pytest.approx(6.0, abs=0.2)
@@ -276,7 +276,7 @@ def test_a_recorded_hls_stream_is_heard_to_its_end(tmp_path: Path, demo_clip: Pa
 def test_live_hls_is_heard_evenly_although_it_comes_in_segments(
     tmp_path: Path, demo_clip: Path
 ) -> None:
-    with hls(tmp_path, demo_clip, live=True) as url:
+    with hls(tmp_path, demo_clip, live=True) as (_, url):
         source = make_source(url)
         source.open()
         blocks = [read_one(source) for _ in range(60)]
@@ -286,6 +286,18 @@ def test_live_hls_is_heard_evenly_although_it_comes_in_segments(
     for before, after in itertools.pairwise(blocks):
         # Never two at once: each is heard at least its own length after the one before.
         assert after.heard - before.heard >= after.seconds * 0.99
+
+
+def test_live_hls_without_new_segments_is_broken(tmp_path: Path, demo_clip: Path) -> None:
+    with hls(tmp_path, demo_clip, live=True) as (writer, url):
+        source = MediaSource(url, quiet_seconds=1.0)
+        source.open()
+        read_one(source)
+        end(writer)
+        error = error_of(source)
+        source.close()
+    assert str(error).startswith(f"{url}: ")
+    assert not error.permanent
 
 
 @contextmanager
