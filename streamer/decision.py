@@ -285,8 +285,8 @@ class Decider:
         ValueError
             If the probabilities have another shape than the labels, or are not finite.
         """
-        window = self._read(observation.window_probabilities)
         silent = self.is_silence(observation.level_dbfs)
+        window = None if silent else self._read(observation.window_probabilities)
         cut = self._is_cut(observation)
         if cut:
             self._restart()
@@ -297,7 +297,7 @@ class Decider:
         self._silent = silent
         self._position = observation.position
         decision = self._decide(observation, window)
-        verdict = self._verdict(decision, None if silent else window, break_position)
+        verdict = self._verdict(decision, window, break_position)
         return decision, self._segments.update(verdict)
 
     def finish(self, position: float | None = None) -> list[Segment]:
@@ -334,27 +334,24 @@ class Decider:
         self._claimed = None
 
     def _decide(self, observation: Observation, window: Probabilities | None) -> Decision:
-        state, genre, confidence = State.UNCERTAIN, None, 1 / len(self._labels)
-        belief = self._uniform
-        if self._silent or window is None:
+        state, genre = State.SILENCE if self._silent else State.UNCERTAIN, None
+        belief = told = self._uniform
+        if window is None:
             self._restart()
-            if self._silent:
-                state, confidence = State.SILENCE, 1.0
         else:
+            told = window
             belief = self._smoother.update(window, observation.hop_seconds)
             self._claimed = self._claim(belief)
-            confidence = float(belief.max())
             if self._claimed is not None:
                 label = self._labels[self._claimed]
                 state = State.NOT_MUSIC if label == self._not_music else State.MUSIC
                 genre = label if state is State.MUSIC else None
-        told = self._uniform if self._silent or window is None else window
         return Decision(
             position=observation.position,
             hop_seconds=observation.hop_seconds,
             state=state,
             genre=genre,
-            confidence=confidence,
+            confidence=1.0 if self._silent else float(belief.max()),
             probabilities=dict(zip(self._labels, belief.tolist(), strict=True)),
             window_probabilities=dict(zip(self._labels, told.tolist(), strict=True)),
             level_dbfs=observation.level_dbfs,
