@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -148,7 +149,7 @@ def _daemon(arguments: list[str]) -> int:
         print(schema.describe(effective), end="")
         return 0
     if not effective.settings.device and not effective.settings.source:
-        complain(f"nothing to hear; {USAGE}")
+        complain(f"nothing to hear; {USAGE}{_unread()}")
         return 2
     if asked["check"]:
         from streamer.check import check
@@ -170,6 +171,14 @@ def _unknown(parser: argparse.ArgumentParser, word: str) -> str:
     flag = word.split("=", 1)[0]
     known = [name for name in parser._option_string_actions if name.startswith("--")]
     return f"unknown option {flag}{schema.suggestion(flag, known)}; see genre-stream --help"
+
+
+def _unread() -> str:
+    """Name the settings file that might say what to hear, if this user may not read it."""
+    config = schema.SYSTEM_CONFIG
+    if os.access(config, os.F_OK) and not os.access(config, os.R_OK):
+        return f" (this user may not read {config})"
+    return ""
 
 
 def _print_version() -> int:

@@ -266,10 +266,14 @@ def load(
 
 
 def config_files(config: Path | None, environment: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the TOML files to read, weakest first; only a file that was asked for must exist."""
+    """Yield the TOML files to read, weakest first; only a file that was asked for must exist.
+
+    The service's own settings may hold passwords, so an ordinary user need not be able to read
+    them, and does without.
+    """
     home = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config"
     for path in (SYSTEM_CONFIG, Path(home) / "genre-stream" / "config.toml"):
-        if os.access(path, os.F_OK):
+        if os.access(path, os.R_OK):
             yield path
     asked = config or environment.get(CONFIG_VARIABLE)
     if asked:
@@ -389,10 +393,13 @@ def _toml(value: object) -> str:
 def describe(effective: Effective) -> str:
     """Write the settings that hold as TOML, each with its origin, secrets masked."""
     lines = []
-    for name in Settings.model_fields:
+    for name, field in Settings.model_fields.items():
         value = getattr(effective.settings, name)
         text = f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
-        lines.append(f"{text:<40}  # {effective.origins.get(name, 'default')}")
+        unsaid = "the model's" if extra(field, "group") == DECIDE else "default"
+        lines.append(f"{text:<40}  # {effective.origins.get(name, unsaid)}")
+    if os.access(SYSTEM_CONFIG, os.F_OK) and not os.access(SYSTEM_CONFIG, os.R_OK):
+        lines.append(f"# {SYSTEM_CONFIG} may not be read by this user")
     return "\n".join(lines) + "\n"
 
 

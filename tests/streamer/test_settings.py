@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,16 @@ def test_only_decision_settings_that_were_given_are_laid_over_the_models(environ
 
 def _is_decision(field) -> bool:
     return schema.extra(field, "group") == schema.DECIDE
+
+
+def test_a_decision_setting_that_was_not_given_is_said_to_be_the_models(environment):
+    text = schema.describe(load({"min_margin": "0.2"}, environment=environment))
+    lines = {line.removeprefix("# ").split(" ", 1)[0]: line for line in text.splitlines()}
+    assert lines["smoothing"].endswith("# the model's")
+    assert lines["min_margin"].endswith("# command line")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_settings_of_the_service_that_a_user_may_not_read_are_done_without(tmp_path, environment):
+    write(tmp_path / "etc" / "config.toml", "port = 1").chmod(0)
+    assert load({}, environment=environment).settings.port == 8765
