@@ -59,11 +59,11 @@ class Access:
             raise RefusedError(400, "the Host header is missing or malformed")
         if self._token is None and not self._is_ours(match["name"].lower()):
             raise RefusedError(
-                403, f"{host} is not a name of this server; add its origin to 'origin'"
+                403, f"{host} is no name of this server; if it is, say --origin http://{host}"
             )
         origin = single(headers, "Origin")
         if origin is not None and not self._is_welcome(origin.lower(), host.lower()):
-            raise RefusedError(403, "pages of this origin may not connect; add it to 'origin'")
+            raise RefusedError(403, "pages of this origin may not connect; let them with --origin")
 
     def allowed_origin(self, headers: Headers) -> str | None:
         """Return the Origin header if it is of a listed page elsewhere."""

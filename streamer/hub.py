@@ -181,6 +181,7 @@ class Hub:
         }
         self._recorders = tuple(recorders)
         self._outboxes: dict[Outbox, None] = {}
+        self._skipped_before = 0
         self._recent: deque[Stretch] = deque(maxlen=RECENT_SEGMENTS)
         self._timeline = Timeline()
 
@@ -193,6 +194,11 @@ class Hub:
     def outboxes(self) -> Iterable[Outbox]:
         """The outboxes of all clients."""
         return self._outboxes
+
+    @property
+    def skipped(self) -> int:
+        """Predictions and spectrograms that clients missed because they were behind."""
+        return self._skipped_before + sum(outbox.skipped for outbox in self._outboxes)
 
     def add_source(self, name: str, kind: str) -> None:
         """Take in a source that was not there at the start."""
@@ -226,7 +232,9 @@ class Hub:
 
     def leave(self, outbox: Outbox) -> None:
         """Forget a client."""
-        self._outboxes.pop(outbox, None)
+        if outbox in self._outboxes:
+            del self._outboxes[outbox]
+            self._skipped_before += outbox.skipped
 
     def subscribe(self, outbox: Outbox, request: Message) -> None:
         """Obey a subscribe frame and tell the state of what the client did not want before.

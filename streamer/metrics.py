@@ -201,6 +201,11 @@ class _HubCollector(Collector):
             "Frames that wait for the client that is furthest behind.",
             max(depths, default=0),
         )
+        yield CounterMetricFamily(
+            "genre_stream_client_frames_skipped",
+            "Predictions and spectrograms that clients missed because they were behind.",
+            self._hub.skipped,
+        )
         yield GaugeMetricFamily(
             "genre_stream_clients_behind",
             "Clients for which frames wait.",

@@ -110,11 +110,17 @@ def test_program_and_model_are_named(metrics):
 def test_frames_that_wait_for_clients_are_told(metrics):
     hub = Hub(hello("radio"))
     metrics.watch_hub(hub)
-    for is_open in (True, False):
-        hub.join(Outbox(lambda _, is_open=is_open: is_open))
+    quick, slow = (Outbox(lambda _, is_open=is_open: is_open) for is_open in (True, False))
+    hub.join(quick)
+    hub.join(slow)
     hub.publish(prediction(1))
     assert read(metrics, "genre_stream_client_queue_depth") == 2
     assert read(metrics, "genre_stream_clients_behind") == 1
+    assert read(metrics, "genre_stream_client_frames_skipped_total") == 0
+    hub.publish(prediction(2))
+    hub.leave(slow)
+    assert read(metrics, "genre_stream_clients_behind") == 0
+    assert read(metrics, "genre_stream_client_frames_skipped_total") == 1
 
 
 def test_the_history_is_told(metrics, tmp_path):
