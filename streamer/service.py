@@ -199,10 +199,9 @@ class Service:
         """Tell the service manager what is heard, and that all is well while it is."""
         interval = min(WATCH_SECONDS, (self._notifier.watchdog_seconds or WATCH_SECONDS) / 2)
         while True:
-            if self._notifier.watchdog_seconds:
-                well = [progress.is_well() for progress in self._progress.values()]
-                if all(well):
-                    self._notifier.watchdog()
+            well = [progress.is_well() for progress in self._progress.values()]
+            if all(well) and self._notifier.watchdog_seconds:
+                self._notifier.watchdog()
             self._notifier.status(
                 ", ".join(f"{name}: {words}" for name, words in self._heard_now.items())
             )

@@ -90,6 +90,7 @@ class Progress:
             audio_seconds=pipeline.position if pipeline else 0.0,
             inferences=pipeline.inferences if pipeline else 0,
             inference_seconds=pipeline.inference_seconds if pipeline else 0.0,
+            queue_depth=listener.source.waiting_blocks,
             overruns=listener.overruns,
             dropped_samples=listener.dropped,
             nan_samples=pipeline.nan_samples if pipeline else 0,

@@ -94,6 +94,11 @@ class Source(ABC):
     live: bool
     overruns: int = 0
 
+    @property
+    def waiting_blocks(self) -> int:
+        """Blocks that wait to be read; safe to ask from another thread."""
+        return 0
+
     @abstractmethod
     def open(self) -> None:
         """Begin; never blocks for long. Failures surface here or in `read`.

@@ -51,6 +51,10 @@ class Session:
         self._heard: float | None = None
         self._end: Exception | None = None
 
+    def __len__(self) -> int:
+        """Count the blocks that wait for the reader."""
+        return len(self._blocks)
+
     def put(self, block: AudioBlock) -> None:
         """Hand on a block whose `heard` is the time at which it arrived."""
         with self._changed:
@@ -144,6 +148,12 @@ class ThreadedSource(Source):
         self.name = name
         self._paced = paced
         self._session: Session | None = None
+
+    @property
+    def waiting_blocks(self) -> int:
+        """Blocks that wait to be read."""
+        session = self._session
+        return 0 if session is None else len(session)
 
     @abstractmethod
     def produce(self, session: Session) -> None:
