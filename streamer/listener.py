@@ -76,8 +76,8 @@ class Listener:
     emit
         Called on the listener's thread with everything that happens.
     paced
-        Whether the audio comes in real time, so that the hop grows when the work does not fit.
-        Otherwise (files as fast as possible) the hop is left alone.
+        Whether the hop grows when the work does not fit into it. It never does for a source that
+        is not heard in real time: that waits for us.
     stall_seconds
         A live source that brings nothing for so long is stalled.
     backoff
@@ -117,7 +117,7 @@ class Listener:
         self._pipeline_factory = pipeline_factory
         self._pipeline: Pipeline | None = None
         self._emit = emit
-        self._paced = paced
+        self._paced = paced and source.real_time
         self._pacing: HopPacing | None = None
         self._stall_seconds = stall_seconds
         self._backoff = backoff or Backoff()

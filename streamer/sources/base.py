@@ -85,6 +85,8 @@ class Source(ABC):
     live
         Whether it should be opened again when it breaks or ends. Settled once `read` has returned
         the first block: only then is it known whether a URL is a radio or a file.
+    real_time
+        Whether its blocks come as they are heard, rather than as fast as they are read.
     overruns
         How often the operating system reported that it had to discard samples.
     """

@@ -75,6 +75,7 @@ class MediaSource(ThreadedSource):
         quiet_seconds: float = QUIET_SECONDS,
     ) -> None:
         super().__init__(name or default_name(location), paced=not fast)
+        self.real_time = not fast
         self.kind = kind
         self.live = _is_remote(location)
         self._location = location

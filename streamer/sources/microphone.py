@@ -87,7 +87,7 @@ class MicrophoneSource(ThreadedSource):
         if block is not None:
             self._expected = now + self._quiet_seconds
         elif now > self._expected:
-            raise SourceError(f"{self.name}: the device delivers no audio", stalled=True)
+            raise SourceError("the device delivers no audio", stalled=True)
         return block
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class MicrophoneSource(ThreadedSource):
             assert process.stdout is not None
             self._hand_on(process.stdout, session)
         if not session.stopped.is_set():
-            raise SourceError(f"{self.name}: the recording program has ended", stalled=True)
+            raise SourceError("the recording program has ended", stalled=True)
 
     def _hand_on(self, messages: IO[bytes], session: Session) -> None:
         sample_rate, channels = 0, 0
@@ -119,7 +119,7 @@ class MicrophoneSource(ThreadedSource):
                 sample_rate, channels = opened["sample_rate"], opened["channels"]
                 logger.info("%s: recording from '%s'", self.name, opened["device"])
             elif kind == b"E":
-                raise _failure(body, self.name, stalled=sample_rate > 0)
+                raise _failure(body, stalled=sample_rate > 0)
             elif kind == b"A":
                 heard, dropped, overruns = capture.AUDIO.unpack_from(body)
                 samples = np.frombuffer(body, np.float32, offset=capture.AUDIO.size)
@@ -245,7 +245,6 @@ def _read_messages(pipe: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
             yield kind, body
 
 
-def _failure(body: bytes, name: str | None = None, *, stalled: bool = False) -> SourceError:
+def _failure(body: bytes, *, stalled: bool = False) -> SourceError:
     why = json.loads(body)
-    prefix = f"{name}: " if name else ""
-    return SourceError(prefix + why["message"], permanent=why["permanent"], stalled=stalled)
+    return SourceError(why["message"], permanent=why["permanent"], stalled=stalled)

@@ -43,6 +43,7 @@ class PipeSource(ThreadedSource):
         pipe: BufferedReader | None = None,
     ) -> None:
         super().__init__(name, paced=not fast)
+        self.real_time = not fast
         self.kind = "pcm"
         self.live = False
         self._rate = rate

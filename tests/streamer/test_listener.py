@@ -303,13 +303,14 @@ def test_on_a_slow_machine_the_hop_grows_and_shrinks_again_and_says_so(
     assert listener.dropped == 0
 
 
-def test_a_listener_without_pacing_leaves_the_hop_alone(
-    classifier: Temperamental, demo_clip: Path
+@pytest.mark.parametrize(("fast", "paced"), [(True, True), (False, False)])
+def test_the_hop_is_left_alone_without_pacing_and_where_nothing_waits_for_us(
+    classifier: Temperamental, demo_clip: Path, fast: bool, paced: bool
 ) -> None:
     classifier.pause = 0.05
     log = Log()
-    source = make_source(str(demo_clip), fast=True)
-    listener = Listener(source, lambda: Pipeline(classifier, hop_seconds=0.04), log, paced=False)
+    source = make_source(str(demo_clip), fast=fast)
+    listener = Listener(source, lambda: Pipeline(classifier, hop_seconds=0.04), log, paced=paced)
     with running(listener):
         log.wait(lambda: len(decisions(log)) >= 20, "decisions")
     assert {event.hop_seconds for event in log.heard} == {0.04}

@@ -27,6 +27,7 @@ def test_when_a_live_source_is_not_read_the_oldest_goes_and_is_counted() -> None
     session = live_session(paced=False)
     for second in range(int(LIVE_SECONDS) + 10):
         session.put(block(1.0, heard=float(second)))
+    assert len(session) == LIVE_SECONDS
     first = session.get(0.0)
     assert first is not None
     assert (first.heard, first.dropped, first.discontinuity) == (10.0, 10_000, True)
