@@ -32,7 +32,7 @@ def test_a_weight_moves_by_at_most_one_level_of_its_channel(weights: np.ndarray)
 @given(KERNELS)
 def test_rounding_errors_of_a_channel_cancel(weights: np.ndarray) -> None:
     levels, scale = quantise(weights, axis=0)
-    error = levels - weights / scale[:, None, None, None]
+    error = levels - weights.astype(float) / scale[:, None, None, None]
     assert (np.abs(error.sum(axis=(1, 2, 3))) <= 0.51).all()
 
 
@@ -40,10 +40,8 @@ def test_channels_of_a_matrix_lie_on_its_second_axis() -> None:
     weights = np.array([[1.0, 100.0, 0.0], [-0.5, 50.0, 0.0]], np.float32)
     levels, scale = quantise(weights, axis=1)
     assert scale == pytest.approx([1 / 127, 100 / 127, 1])
-    assert (
-        levels.tolist() == [[127, 127, 0], [-63, 63, 0]]
-        or np.abs(levels * scale - weights).max() < 100 / 127
-    )
+    assert np.abs(levels * scale - weights).max() <= 100 / 127
+    assert levels[:, 2].tolist() == [0, 0]
 
 
 def network(*layers: np.ndarray) -> onnx.ModelProto:
