@@ -94,6 +94,7 @@ class Source(ABC):
     name: str
     kind: SourceKind
     live: bool
+    real_time: bool = True
     overruns: int = 0
 
     @property
