@@ -418,11 +418,17 @@ def sample_config() -> str:
                 "",
                 *textwrap.wrap(_comment(field), 98, initial_indent="# ", subsequent_indent="# "),
             ]
-            default = field.default
-            lines.append(
-                f"#{name} = {_EXAMPLES[name] if default in (None, ()) else _toml(default)}"
-            )
+            lines.append(f"#{name} = {_example(name, field)}")
     return "\n".join(lines) + "\n"
+
+
+def _example(name: str, field: FieldInfo) -> str:
+    """Return the default, or what might stand in its place where there is none."""
+    if extra(field, "group") == DECIDE:
+        from streamer.decision import DecisionSettings
+
+        return _toml(getattr(DecisionSettings(), name))
+    return _EXAMPLES[name] if field.default in (None, ()) else _toml(field.default)
 
 
 _EXAMPLES = {
@@ -431,17 +437,6 @@ _EXAMPLES = {
     "rate": "44100",
     "channels": "2",
     "model": '"/opt/genre-stream/my-model.onnx"',
-    "smoothing": '"hmm"',
-    "silence_dbfs": "-60.0",
-    "silence_hysteresis_db": "3.0",
-    "dwell_seconds": "20.0",
-    "evidence_weight": "1.0",
-    "ema_seconds": "5.0",
-    "min_confidence": "0.45",
-    "min_margin": "0.15",
-    "confidence_hysteresis": "0.1",
-    "margin_hysteresis": "0.1",
-    "look_back_seconds": "10.0",
     "token_file": '"/etc/genre-stream/token"',
     "tls_cert": '"/etc/genre-stream/cert.pem"',
     "tls_key": '"/etc/genre-stream/key.pem"',
