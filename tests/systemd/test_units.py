@@ -75,6 +75,23 @@ def test_the_exposure_is_at_most_2(installed, name):
     assert float(level[1]) <= 2.0
 
 
+@needs_systemd
+def test_systemd_makes_the_user_that_the_unit_runs_as(tmp_path):
+    (tmp_path / "etc").mkdir()
+    lines = (REPOSITORY / "systemd" / "sysusers.conf").read_text().splitlines()
+    result = subprocess.run(
+        ["systemd-sysusers", f"--root={tmp_path}", "--inline", *lines],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    (user,) = settings("User")
+    (group,) = settings("SupplementaryGroups")
+    assert f"\n{user}:" in "\n" + (tmp_path / "etc/passwd").read_text()
+    groups = (tmp_path / "etc/group").read_text().splitlines()
+    assert any(line.startswith(f"{group}:") and line.endswith(f":{user}") for line in groups)
+
+
 def test_the_template_differs_from_the_service_in_nothing_but_its_instance():
     service = UNIT.read_text()
     template = (REPOSITORY / "systemd" / "genre-stream@.service").read_text()
