@@ -6,8 +6,8 @@ import asyncio
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 from streamer.listener import Listener
 from streamer.sources import SourceState
@@ -17,6 +17,9 @@ LEAST_QUIET_SECONDS = 3.0
 """A source may be without a decision for this long, however short its hop is."""
 QUIET_HOPS = 3
 """Hops for which a source may be without a decision."""
+
+CALLERS = 4
+"""How many functions of each thread are named."""
 
 ALWAYS_WELL = (
     SourceState.CONNECTING,
@@ -104,8 +107,16 @@ def threads_and_tasks() -> Iterator[str]:
     """Describe what every thread does at this moment, and how many tasks the event loop has."""
     frames = sys._current_frames()
     for thread in threading.enumerate():
-        where = frames.get(thread.ident or 0)
-        stack = traceback.extract_stack(where)[-3:] if where else []
-        path = " < ".join(f"{at.name} ({at.filename}:{at.lineno})" for at in reversed(stack))
+        path = " < ".join(_callers(frames.get(thread.ident or 0)))
         yield f"thread {thread.name}: {path}"
     yield f"event loop: {len(asyncio.all_tasks())} tasks"
+
+
+def _callers(frame: FrameType | None) -> Iterator[str]:
+    """Describe a frame and its nearest callers, without reading any source file."""
+    for _ in range(CALLERS):
+        if frame is None:
+            return
+        code = frame.f_code
+        yield f"{code.co_name} ({code.co_filename}:{frame.f_lineno})"
+        frame = frame.f_back
