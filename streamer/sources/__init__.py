@@ -72,9 +72,16 @@ def make_source(
     if location == "demo":
         demo = str(DEMO_CLIP)
         return MediaSource(demo, name=name or "demo", kind="demo", fast=fast, loop=loop)
-    if not is_url(location) and not Path(location).exists():
-        raise SourceError(f"{location}: no such file; check the path", permanent=True)
+    if not is_url(location):
+        _check_path(Path(location))
     return MediaSource(location, name=name, fast=fast, loop=loop)
+
+
+def _check_path(path: Path) -> None:
+    if not path.exists():
+        raise SourceError(f"{path}: no such file; check the path", permanent=True)
+    if path.is_dir():
+        raise SourceError(f"{path}: this is a folder; name a file or a playlist", permanent=True)
 
 
 def make_device(text: str) -> Source:

@@ -93,7 +93,7 @@ class Session:
             while True:
                 due = self._due() if self._blocks else None
                 now = time.monotonic()
-                if due is not None and due <= now:
+                if due is not None and (due <= now or not self._paced):
                     return self._take(due)
                 if due is None and self._end is not None:
                     raise self._end
@@ -104,9 +104,7 @@ class Session:
     def _due(self) -> float:
         """Return when the next block's last sample is heard (monotonic, in seconds)."""
         block = self._blocks[0]
-        if not self._paced:
-            return block.heard
-        if self._heard is None:
+        if not self._paced or self._heard is None:
             return block.heard
         speed = CATCH_UP if self._seconds > self.catch_up_seconds else 1.0
         lost = (self._dropped + block.dropped) / block.sample_rate

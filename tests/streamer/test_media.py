@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import threading
 import time
 import wave
 from pathlib import Path
@@ -163,6 +164,9 @@ def test_an_empty_file_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_is_named(tmp_path: Path) -> None:
     assert "is a directory" in str(failure(tmp_path))
+    with pytest.raises(SourceError, match="this is a folder") as caught:
+        make_source(str(tmp_path))
+    assert caught.value.permanent
 
 
 @pytest.mark.parametrize("name", ["text.wav", "text.mp3", "text.ogg", "text"])
@@ -258,6 +262,25 @@ def test_closing_ends_a_read_and_may_be_repeated(tmp_path: Path) -> None:
     source.close()
     with pytest.raises(SourceEnded):
         source.read(0.0)
+
+
+def test_opening_and_closing_leaves_no_thread_and_no_file_behind(tmp_path: Path) -> None:
+    def left() -> tuple[int, int]:
+        names = [thread.name for thread in threading.enumerate()]
+        return names.count("source leaky"), len(list(Path("/proc/self/fd").iterdir()))
+
+    path = write_wav(tmp_path / "n.wav", noise(5, 8000, 1), 8000)
+    source = make_source(f"leaky={path}")
+    before = left()
+    for number in range(50):
+        source.open()
+        if number % 2:
+            read_one(source)
+        source.close()
+    deadline = time.monotonic() + 60
+    while any(now > then for now, then in zip(left(), before, strict=True)):
+        assert time.monotonic() < deadline, (before, left())
+        time.sleep(0.05)
 
 
 def test_a_playlist_of_files_is_played_in_order(tmp_path: Path) -> None:
