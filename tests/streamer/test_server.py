@@ -420,6 +420,30 @@ def test_methods_other_than_get_and_head_are_refused(method):
     within_patience(scenario())
 
 
+@pytest.mark.parametrize("sent", ["", "GET / HT", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"])
+def test_who_takes_too_long_to_ask_is_cut_off(sent, monkeypatch):
+    monkeypatch.setattr(server_module, "HANDSHAKE_SECONDS", 0.2)
+
+    async def scenario():
+        async with running_server() as (_, server):
+            reader, writer = await asyncio.open_connection(*server.addresses[0])
+            writer.write(sent.encode())
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            writer.close()
+
+    within_patience(scenario())
+
+
+def test_a_request_with_a_body_is_cut_off():
+    async def scenario():
+        async with running_server() as (_, server):
+            with pytest.raises(aiohttp.ServerDisconnectedError):
+                await fetch(f"{server.url}api/state", "POST", data=b"x" * 100)
+
+    within_patience(scenario())
+
+
 def test_head_tells_what_get_would_without_the_body():
     async def scenario():
         async with running_server() as (_, server):
