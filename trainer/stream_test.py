@@ -76,7 +76,7 @@ class StreamResult:
     uncertain: float
     """Share of all seconds labelled `uncertain`."""
     delay_median: float
-    """Seconds from a song's begin to its right label, among songs that ever get it."""
+    """Seconds from a change to the right label, among songs that ever get it."""
     delay_p95: float
     never_right: int
     """Songs that never got the right label."""
@@ -168,8 +168,14 @@ def measure(
         return True
 
     total, music = seconds(anything), max(seconds(anything, State.MUSIC), 1e-9)
-    songs = [own for item, own in by_item(items, decisions) if item.state is State.MUSIC]
-    delays = _delays(items, decisions)
+    songs = [(item, own) for item, own in by_item(items, decisions) if item.state is State.MUSIC]
+    firsts = _first_right(songs)
+    unchanged = _follows_its_like(items)
+    delays = [
+        first
+        for (item, _), first in zip(songs, firsts, strict=True)
+        if first is not None and item.start not in unchanged
+    ]
     return StreamResult(
         seconds=total,
         songs=len(songs),
@@ -181,8 +187,8 @@ def measure(
         uncertain=seconds(says(State.UNCERTAIN)) / total,
         delay_median=float(np.median(delays)) if delays else 0.0,
         delay_p95=float(np.quantile(delays, 0.95)) if delays else 0.0,
-        never_right=len(songs) - len(delays),
-        changes_per_minute=60 * sum(map(_needless_changes, songs)) / music,
+        never_right=firsts.count(None),
+        changes_per_minute=60 * sum(_needless_changes(own) for _, own in songs) / music,
         claimed_on_silence=seconds(says(State.MUSIC), State.SILENCE),
         silence=seconds(anything, State.SILENCE),
         claimed_on_not_music=seconds(says(State.MUSIC), State.NOT_MUSIC),
@@ -192,14 +198,25 @@ def measure(
     )
 
 
-def _delays(items: Sequence[Item], decisions: Sequence[Decision]) -> list[float]:
-    """Return the seconds from each song's begin to its right label, if it ever gets it."""
+def _first_right(songs: Sequence[tuple[Item, list[Decision]]]) -> list[float | None]:
+    """Return for each song the seconds from its begin to its right label; None: it never came."""
     firsts = [
-        (item, next((d.position for d in own if is_right(item, d, has_not_music=True)), None))
-        for item, own in by_item(items, decisions)
-        if item.state is State.MUSIC
+        next((d.position for d in own if is_right(item, d, has_not_music=True)), None)
+        for item, own in songs
     ]
-    return [first - item.start for item, first in firsts if first is not None]
+    return [
+        None if first is None else first - item.start
+        for (item, _), first in zip(songs, firsts, strict=True)
+    ]
+
+
+def _follows_its_like(items: Sequence[Item]) -> set[float]:
+    """Return where songs begin that follow one of their genre at once: there is no change."""
+    return {
+        after.start
+        for before, after in itertools.pairwise(items)
+        if after.genre is not None and before.genre == after.genre
+    }
 
 
 def _calibration_error(told: Sequence[tuple[Item, Decision]], labels: Sequence[str]) -> float:

@@ -249,6 +249,13 @@ def test_a_song_never_labelled_right_is_counted_and_has_no_delay(model: Classifi
     assert (nothing.never_right, nothing.delay_median) == (1, 0)
 
 
+def test_two_songs_of_one_genre_in_a_row_are_no_change(model: Classifier) -> None:
+    items = [song("low", 0, 5), song("low", 5, 10), song("high", 10, 15)]
+    said = told(*[None] * 3, *["low"] * 9, *["high"] * 3)
+    result = measure(items, said, model.contract)
+    assert (result.never_right, result.delay_median) == (0, (4 + 3) / 2)
+
+
 def test_claims_on_silence_and_other_sounds_are_seconds(model: Classifier) -> None:
     items = [
         Item(State.SILENCE, None, "silence", 0, 3),
