@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from streamer.decision import DecisionSettings, DecisionSettingsError
 from streamer.model import DEFAULT_MODEL, Classifier, ModelError
@@ -15,8 +15,17 @@ class InputError(Exception):
     """What was asked for cannot be heard; one sentence that says why and what to do."""
 
 
-def make_inputs(settings: Settings) -> dict[str, tuple[str, Source]]:
+def make_inputs(
+    settings: Settings, known: Mapping[str, Source] | None = None
+) -> dict[str, tuple[str, Source]]:
     """Make every source that the settings name; nothing is opened yet.
+
+    Parameters
+    ----------
+    settings
+        What holds.
+    known
+        Sources that are there already, by what the settings said of them; they are not made anew.
 
     Returns
     -------
@@ -50,7 +59,7 @@ def make_inputs(settings: Settings) -> dict[str, tuple[str, Source]]:
     ]
     for said, make in wanted:
         try:
-            source = make()
+            source = (known or {}).get(said) or make()
         except SourceError as error:
             raise InputError(str(error)) from None
         if source.name in inputs:

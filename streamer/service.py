@@ -136,6 +136,7 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._reloads: set[asyncio.Task[None]] = set()
         self._mailbox = Mailbox[ListenerEvent](self._loop, self._deliver)
         self._stop_signals = 0
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -202,9 +203,8 @@ class Service:
             well = [progress.is_well() for progress in self._progress.values()]
             if all(well) and self._notifier.watchdog_seconds:
                 self._notifier.watchdog()
-            self._notifier.status(
-                ", ".join(f"{name}: {words}" for name, words in self._heard_now.items())
-            )
+            heard = ", ".join(f"{name}: {words}" for name, words in self._heard_now.items())
+            self._notifier.status(heard or "listening")
             await asyncio.sleep(interval)
 
     def _vitals(self) -> list[SourceVitals]:
@@ -260,7 +260,9 @@ class Service:
         self._mailbox.deliver_all()
 
     def _start_reload(self) -> None:
-        self._reload_task = self._loop.create_task(self._reload_settings())
+        task = self._loop.create_task(self._reload_settings())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     async def _reload_settings(self) -> None:
         """Read the settings again; a source whose settings did not change is not touched."""
@@ -268,7 +270,8 @@ class Service:
             self._notifier.reloading()
             try:
                 settings = self._reload()
-                inputs = make_inputs(settings)
+                # A device is looked for, and that takes time.
+                inputs = await asyncio.to_thread(make_inputs, settings, self._heard_sources())
                 if not inputs:
                     raise SettingsError("nothing to hear is left")
             except (SettingsError, InputError) as error:
@@ -277,34 +280,42 @@ class Service:
                 logs.set_level(settings.log_level)
                 await self._listen_to(inputs)
                 self._name_unchanged(settings)
-            self._notifier.ready()
+            finally:
+                self._notifier.ready()
         self._end_if_all_is_over()
+
+    def _heard_sources(self) -> dict[str, Source]:
+        """Return the sources that are not over, by what the settings said of them."""
+        return {
+            self._inputs[name][0]: progress.listener.source
+            for name, progress in self._progress.items()
+            if progress.listener.status.state not in OVER
+        }
 
     async def _listen_to(self, inputs: Mapping[str, tuple[str, Source]]) -> None:
         """Stop, start and restart sources until `inputs` are those that are heard."""
         kept = {
             name
-            for name, (said, _) in inputs.items()
-            if name in self._progress
-            and self._inputs[name][0] == said
-            and self._progress[name].listener.status.state not in OVER
+            for name, (_, source) in inputs.items()
+            if name in self._progress and self._progress[name].listener.source is source
         }
         leaving = [name for name in self._progress if name not in kept]
         await self._stop_listening(leaving)
         for name in leaving:
             self._heard_now.pop(name, None)
             if name not in inputs:
-                logger.info("%s: no longer listened to", name)
-                self._hub.remove_source(name)
-                if self._terminal:
-                    self._terminal.forget(name)
+                self._forget(name)
         for name, (_, source) in inputs.items():
             if name not in kept:
                 self._hub.add_source(name, source.kind)
                 self._listen(name, source)
-        self._inputs = {
-            name: self._inputs[name] if name in kept else entry for name, entry in inputs.items()
-        }
+        self._inputs = dict(inputs)
+
+    def _forget(self, name: str) -> None:
+        logger.info("%s: no longer listened to", name)
+        self._hub.remove_source(name)
+        if self._terminal:
+            self._terminal.forget(name)
 
     def _name_unchanged(self, settings: Settings) -> None:
         """Say which settings hold only after a restart."""
