@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamer.complaint import complain
-from streamer.history import HistoryError, parse_moment, read_history
+from streamer.history_file import HistoryError, parse_moment, read_history
 from streamer.palette import colours
 
 if TYPE_CHECKING:

@@ -227,7 +227,7 @@ class _HistoryCollector(Collector):
         )
         yield CounterMetricFamily(
             "genre_stream_history_dropped",
-            "Messages lost because the queue was full.",
+            "Messages and rows lost because the writer or the disk did not keep up.",
             self._history.dropped,
         )
         yield CounterMetricFamily(

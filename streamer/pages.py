@@ -18,10 +18,10 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from streamer.access import HOST_PATTERN, Access, RefusedError, parameter, single
-from streamer.history import (
+from streamer.history import History
+from streamer.history_file import (
     MINUTE_COLUMNS,
     SEGMENT_COLUMNS,
-    History,
     HistoryError,
     parse_moment,
     to_csv,

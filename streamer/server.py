@@ -1,61 +1,46 @@
-"""The port: WebSocket clients on any path and a few HTTP pages.
-
-The publisher never waits for a client: what a client does not take at once waits in its `Outbox`,
-and one task a client sends it from there. One event loop, one thread.
-"""
+"""The port: WebSocket clients on any path and a few HTTP pages, all on one event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import resource
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import websockets.asyncio.server as wire
-from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
-from websockets.protocol import State
-from websockets.server import ServerProtocol
 
-from streamer import messages
 from streamer.access import Access, RefusedError, single
+from streamer.clients import (
+    CLOSING_SECONDS,
+    MAX_STRANGERS,
+    Client,
+    Connection,
+    Connections,
+    close_connection,
+)
 from streamer.history import History
-from streamer.hub import Hub, Outbox, SubscriptionError
+from streamer.hub import Hub
 from streamer.metrics import Metrics
 from streamer.pages import Pages, as_response, refusal_page
 from streamer.vitals import VitalsReader
 
-logger = logging.getLogger(__name__)
-
 REQUEST_BYTES = 4096
 """Largest frame that a client may send."""
-BEHIND_SECONDS = 10.0
-"""How long a client may stay behind."""
-HEARTBEAT_SECONDS = 15.0
-"""A client that was sent nothing for this long is sent a heartbeat."""
-PING_SECONDS = 10.0
-"""Seconds between two pings; a client that reads answers them."""
 HANDSHAKE_SECONDS = 10.0
 """How long a client may take to send its request, and to take the answer."""
-CLOSING_SECONDS = 1.0
-"""How long a client may take to answer a close frame."""
 STOPPING_SECONDS = 0.4
-"""The same when the server stops, which must not take long."""
+"""How long clients may take to say goodbye when the server stops."""
 MAX_CLIENTS = 500
 """WebSocket clients at once, unless set."""
 OTHER_FILES = 300
 """Open files that the daemon needs for anything but connections, with room to spare."""
-MAX_STRANGERS = 128
-"""Connections at once that are not WebSocket clients (yet); when there are more the oldest is cut.
-"""
 BACKLOG = 256
 """Connections that the kernel completes before we take them."""
 SEND_BUFFER = 64 * 1024
@@ -64,210 +49,12 @@ RECEIVE_BUFFER = 4 * 1024
 """Bytes the kernel may hold from a client: no more can be thrown at the event loop at once."""
 WRITE_LIMIT = 16 * 1024
 """Bytes beyond the kernel's buffer after which sending waits."""
-RECEIVED_AT_ONCE = 8 * 1024
-"""Bytes that are read from one client without delay."""
-RECEIVED_PER_SECOND = 1024
-"""Bytes a second that are read after that; a flood waits in the flooder's own kernel."""
-UNREAD_LIMIT = 1024 * 1024
-"""Bytes that may wait for a client that makes us answer (pings) and does not read."""
 
 GOING_AWAY = 1001
-TRY_AGAIN_LATER = 1013
 
 
 class ServerError(Exception):
     """The server cannot start; the message is one sentence that says why and what to do."""
-
-
-class _Connections:
-    """All connections there are, and which of them are WebSocket clients."""
-
-    def __init__(self, max_clients: int) -> None:
-        self.max_clients = max_clients
-        self.all: set[_Connection] = set()
-        self.strangers: dict[_Connection, None] = {}
-
-    def add(self, connection: _Connection) -> None:
-        """Count a new connection; when there are too many strangers, the oldest goes."""
-        self.all.add(connection)
-        self.strangers[connection] = None
-        if len(self.strangers) > MAX_STRANGERS:
-            oldest = next(iter(self.strangers))
-            del self.strangers[oldest]
-            oldest.transport.abort()
-
-    def admit(self, connection: _Connection) -> None:
-        """Make a stranger a client.
-
-        Raises
-        ------
-        RefusedError
-            With status 503 if there are enough.
-        """
-        if len(self.all) - len(self.strangers) >= self.max_clients:
-            raise RefusedError(
-                503, f"there are {self.max_clients} clients already; try again later"
-            )
-        self.strangers.pop(connection, None)
-
-    def remove(self, connection: _Connection) -> None:
-        """Forget a connection."""
-        self.all.discard(connection)
-        self.strangers.pop(connection, None)
-
-
-class _Connection(wire.ServerConnection):
-    """A connection that is counted, and of which no more is read than a second allows."""
-
-    def __init__(
-        self, protocol: ServerProtocol, server: wire.Server, *, book: _Connections, **limits: Any
-    ) -> None:
-        super().__init__(protocol, server, **limits)
-        self._book = book
-        self._may_read = float(RECEIVED_AT_ONCE)
-        self._counted_at = self.loop.time()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._book.add(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._book.remove(self)
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.transport.get_write_buffer_size() > UNREAD_LIMIT:
-            self.transport.abort()
-        elif self.state is State.OPEN:
-            self._slow_down(len(data))
-
-    def _slow_down(self, received: int) -> None:
-        """Stop reading until what came is paid for at `RECEIVED_PER_SECOND`."""
-        now = self.loop.time()
-        earned = (now - self._counted_at) * RECEIVED_PER_SECOND
-        self._counted_at = now
-        self._may_read = min(self._may_read + earned, RECEIVED_AT_ONCE) - received
-        if self._may_read < 0:
-            self.transport.pause_reading()
-            self.loop.call_later(-self._may_read / RECEIVED_PER_SECOND, self._read_on)
-
-    def _read_on(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
-
-
-class _Client:
-    """One WebSocket client while it is connected."""
-
-    def __init__(
-        self, connection: wire.ServerConnection, hub: Hub, metrics: Metrics | None
-    ) -> None:
-        self._connection = connection
-        self._hub = hub
-        self._metrics = metrics
-        self._loop = asyncio.get_running_loop()
-        self._last_sent = self._loop.time()
-        self._outbox = Outbox(self._write)
-        self._dropped = False
-
-    async def serve(self) -> None:
-        """Tell the client what it wants to know until it leaves."""
-        self._hub.join(self._outbox)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                companions = [tasks.create_task(self._send()), tasks.create_task(self._ping())]
-                await self._obey()
-                for companion in companions:
-                    companion.cancel()
-        except* ConnectionClosed:
-            pass
-        finally:
-            self._hub.leave(self._outbox)
-
-    def _write(self, frame: bytes) -> bool:
-        """Write a frame if everything before it has left for the network."""
-        if self._connection.transport.get_write_buffer_size():
-            return False
-        wire.broadcast((self._connection,), frame, text=True)
-        self._last_sent = self._loop.time()
-        return True
-
-    async def _send(self) -> None:
-        """Send what waits, and a heartbeat when nothing did for long."""
-        while True:
-            try:
-                async with asyncio.timeout_at(self._last_sent + HEARTBEAT_SECONDS):
-                    await self._outbox.waiting.wait()
-            except TimeoutError:
-                if self._loop.time() >= self._last_sent + HEARTBEAT_SECONDS:
-                    frame = messages.encode(messages.heartbeat(datetime.now(UTC))).encode()
-                    self._outbox.offer("heartbeat", None, frame)
-                continue
-            try:
-                async with asyncio.timeout(BEHIND_SECONDS):
-                    await self._send_all()
-            except TimeoutError:
-                await self._drop(f"behind for {BEHIND_SECONDS:.0f} s")
-                return
-
-    async def _send_all(self) -> None:
-        """Send until nothing waits; how fast is up to the client."""
-        while (frame := self._outbox.take()) is not None:
-            await self._connection.send(frame, text=True)
-            self._last_sent = self._loop.time()
-            if self._outbox.overflowed:
-                raise TimeoutError
-
-    async def _ping(self) -> None:
-        """Ask for a sign that the client reads; the kernels hide for long that it does not."""
-        while True:
-            await asyncio.sleep(PING_SECONDS)
-            try:
-                async with asyncio.timeout(BEHIND_SECONDS):
-                    await (await self._connection.ping())
-            except TimeoutError:
-                await self._drop(f"no answer for {BEHIND_SECONDS:.0f} s")
-                return
-
-    async def _drop(self, reason: str) -> None:
-        if self._dropped:
-            return
-        self._dropped = True
-        if self._metrics is not None:
-            self._metrics.slow_client_closed()
-        logger.info("client %s closed: %s", _peer(self._connection), reason)
-        await _close(self._connection, TRY_AGAIN_LATER, reason, CLOSING_SECONDS)
-
-    async def _obey(self) -> None:
-        """Do what the client asks for."""
-        async for request in self._connection:
-            try:
-                self._hub.subscribe(self._outbox, _parse_request(request))
-            except SubscriptionError as error:
-                answer = messages.encode(messages.error(error.code, str(error)))
-                self._outbox.offer("error", None, answer.encode())
-
-
-def _parse_request(text: str | bytes) -> dict[str, Any]:
-    """Return a subscribe frame.
-
-    Raises
-    ------
-    SubscriptionError
-        If it is anything else.
-    """
-    if isinstance(text, bytes):
-        raise SubscriptionError("bad_frame", "send text frames, not binary ones")
-    try:
-        request = json.loads(text)
-    except (ValueError, RecursionError):
-        raise SubscriptionError("bad_json", "the frame is not JSON") from None
-    if not isinstance(request, dict):
-        raise SubscriptionError("bad_json", "the frame is not a JSON object")
-    if request.get("type") != "subscribe":
-        raise SubscriptionError("unknown_type", "the only type that a client may send is subscribe")
-    return request
 
 
 class Server:
@@ -320,7 +107,7 @@ class Server:
         self._sockets = sockets
         self._access = Access(token, origins)
         self._tls = None if tls_cert is None else tls_context(tls_cert, tls_key)
-        self._connections = _Connections(max_clients)
+        self._connections = Connections(max_clients)
         self._metrics = metrics
         self._pages = Pages(hub, self._access, vitals=vitals, history=history, metrics=metrics)
         self._servers: list[wire.Server] = []
@@ -368,10 +155,10 @@ class Server:
             server.close(close_connections=False)
         for stranger in list(self._connections.strangers):
             stranger.transport.abort()
-        clients = list(self._connections.all)
+        clients = list(self._connections.clients)
         await asyncio.gather(
             *(
-                _close(client, GOING_AWAY, "the server stops", STOPPING_SECONDS)
+                close_connection(client, GOING_AWAY, "the server stops", STOPPING_SECONDS)
                 for client in clients
             )
         )
@@ -386,7 +173,7 @@ class Server:
             **place,
             ssl=self._tls,
             process_request=self._answer,
-            create_connection=partial(_Connection, book=self._connections),  # type: ignore[arg-type]
+            create_connection=partial(Connection, book=self._connections),  # type: ignore[arg-type]
             compression=None,
             server_header=None,
             open_timeout=HANDSHAKE_SECONDS,
@@ -407,7 +194,7 @@ class Server:
 
     async def _answer(self, connection: wire.ServerConnection, request: Request) -> Response | None:
         """Answer an HTTP request, or return None to let a WebSocket client in."""
-        assert isinstance(connection, _Connection)
+        assert isinstance(connection, Connection)
         try:
             if (single(request.headers, "Upgrade") or "").lower() != "websocket":
                 return await self._pages.answer(request)
@@ -420,7 +207,7 @@ class Server:
         return None
 
     async def _serve_client(self, connection: wire.ServerConnection) -> None:
-        client = _Client(connection, self._hub, self._metrics)
+        client = Client(connection, self._hub, self._metrics)
         if self._metrics is None:
             await client.serve()
             return
@@ -460,19 +247,3 @@ def tls_context(cert: Path, key: Path | None) -> ssl.SSLContext:
             f"{error.strerror or error}"
         ) from None
     return context
-
-
-def _peer(connection: wire.ServerConnection) -> str:
-    address = connection.remote_address
-    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "(gone)"
-
-
-async def _close(connection: wire.ServerConnection, code: int, reason: str, seconds: float) -> None:
-    """Close a connection; cut it if the other side does not answer in time."""
-    try:
-        async with asyncio.timeout(seconds):
-            await connection.close(code, reason)
-    except TimeoutError:
-        pass
-    finally:
-        connection.transport.abort()

@@ -15,7 +15,9 @@ import pytest
 from support_published import prediction, segment
 
 from streamer import history as history_module
-from streamer.history import History, HistoryError, read_history
+from streamer import history_file
+from streamer.history import History, HistoryError
+from streamer.history_file import read_history
 
 PATIENCE = 60.0
 NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -186,7 +188,7 @@ def test_while_another_program_locks_the_file_nothing_is_lost_and_it_is_said_onc
     tmp_path, caplog, monkeypatch
 ):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(history_module, "LOCKED_SECONDS", 0.01)
+    monkeypatch.setattr(history_file, "LOCKED_SECONDS", 0.01)
     monkeypatch.setattr(history_module, "RETRY_SECONDS", 0.02)
     path = tmp_path / "h.db"
     history = History(path, FOREVER)
@@ -214,6 +216,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from support_published import prediction, segment
 from streamer import history as module
+from streamer.history_file import parse_moment
 module.RETRY_SECONDS = 0.05
 path = Path(sys.argv[1])
 history = module.History(path, 365000)
@@ -229,8 +232,8 @@ while history.write_errors < 3:
     time.sleep(0.01)
 print("full", history.query().to_dict()["segments"][0]["title"], flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-far = module.parse_moment("to", "2100-01-01")
-while len(history.query(to=far, from_=module.parse_moment("from", "2000-01-01")).segments) < 199:
+far = parse_moment("to", "2100-01-01")
+while len(history.query(to=far, from_=parse_moment("from", "2000-01-01")).segments) < 199:
     time.sleep(0.01)
 history.close()
 print("resumed", flush=True)
@@ -253,7 +256,7 @@ def test_when_the_writer_is_stuck_the_queue_stays_bounded_and_the_oldest_goes(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(history_module, "QUEUE_LIMIT", 100)
-    monkeypatch.setattr(history_module, "LOCKED_SECONDS", PATIENCE)
+    monkeypatch.setattr(history_file, "LOCKED_SECONDS", PATIENCE)
     path = tmp_path / "h.db"
     history = History(path, FOREVER)
     history.record(at(0))

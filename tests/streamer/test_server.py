@@ -22,6 +22,7 @@ from support_schema import check_frame
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
+from streamer import clients
 from streamer import server as server_module
 from streamer.hub import Hub
 from streamer.server import Server, ServerError
@@ -167,7 +168,7 @@ def test_when_the_server_stops_every_client_is_closed_with_1001_though_some_do_n
 
 
 def test_a_client_that_is_sent_nothing_else_gets_heartbeats(monkeypatch):
-    monkeypatch.setattr(server_module, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(clients, "HEARTBEAT_SECONDS", 0.1)
 
     async def scenario():
         async with running_server() as (_, server), connect(websocket(server)) as connection:
@@ -181,7 +182,7 @@ def test_a_client_that_is_sent_nothing_else_gets_heartbeats(monkeypatch):
 
 
 def test_a_client_that_is_sent_predictions_gets_no_heartbeats(monkeypatch):
-    monkeypatch.setattr(server_module, "HEARTBEAT_SECONDS", 2.0)
+    monkeypatch.setattr(clients, "HEARTBEAT_SECONDS", 2.0)
 
     async def scenario():
         async with running_server() as (hub, server), connect(websocket(server)) as connection:
@@ -204,9 +205,9 @@ def test_a_client_that_is_sent_predictions_gets_no_heartbeats(monkeypatch):
 def test_a_client_that_stays_behind_is_closed_with_1013_and_the_one_beside_it_misses_nothing(
     monkeypatch,
 ):
-    monkeypatch.setattr(server_module, "BEHIND_SECONDS", 0.4)
-    monkeypatch.setattr(server_module, "PING_SECONDS", PATIENCE)
-    monkeypatch.setattr(server_module, "CLOSING_SECONDS", PATIENCE)
+    monkeypatch.setattr(clients, "BEHIND_SECONDS", 0.4)
+    monkeypatch.setattr(clients, "PING_SECONDS", PATIENCE)
+    monkeypatch.setattr(clients, "CLOSING_SECONDS", PATIENCE)
 
     async def scenario():
         async with (
@@ -231,8 +232,8 @@ def test_a_client_that_stays_behind_is_closed_with_1013_and_the_one_beside_it_mi
 def test_a_client_that_answers_no_ping_is_closed_though_the_kernel_takes_all_it_is_sent(
     monkeypatch,
 ):
-    monkeypatch.setattr(server_module, "BEHIND_SECONDS", 0.5)
-    monkeypatch.setattr(server_module, "PING_SECONDS", 0.1)
+    monkeypatch.setattr(clients, "BEHIND_SECONDS", 0.5)
+    monkeypatch.setattr(clients, "PING_SECONDS", 0.1)
 
     async def scenario():
         async with running_server() as (hub, server), open_deaf(server):

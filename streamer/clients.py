@@ -1,0 +1,258 @@
+"""WebSocket clients: how much is read from each, what it is sent, and when it is given up.
+
+The publisher never waits for a client: what a client does not take at once waits in its `Outbox`,
+and a task of its own sends it from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import websockets.asyncio.server as wire
+from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from streamer import messages
+from streamer.access import RefusedError
+from streamer.hub import Hub, Outbox, SubscriptionError
+from streamer.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+BEHIND_SECONDS = 10.0
+"""How long a client may stay behind."""
+HEARTBEAT_SECONDS = 15.0
+"""A client that was sent nothing for this long is sent a heartbeat."""
+PING_SECONDS = 10.0
+"""Seconds between two pings; a client that reads answers them."""
+CLOSING_SECONDS = 1.0
+"""How long a client may take to answer a close frame."""
+MAX_STRANGERS = 128
+"""Connections at once that are not WebSocket clients (yet); when there are more the oldest is cut.
+"""
+RECEIVED_AT_ONCE = 8 * 1024
+"""Bytes that are read from one client without delay."""
+RECEIVED_PER_SECOND = 1024
+"""Bytes a second that are read after that; a flood waits in the flooder's own kernel."""
+UNREAD_LIMIT = 1024 * 1024
+"""Bytes that may wait for a client that makes us answer (pings) and does not read."""
+
+TRY_AGAIN_LATER = 1013
+
+
+class Connections:
+    """All connections there are: WebSocket clients, and strangers who are not (yet)."""
+
+    def __init__(self, max_clients: int) -> None:
+        self.max_clients = max_clients
+        self.clients: set[Connection] = set()
+        self.strangers: dict[Connection, None] = {}
+
+    def add(self, connection: Connection) -> None:
+        """Count a new connection; when there are too many strangers, the oldest goes."""
+        self.strangers[connection] = None
+        if len(self.strangers) > MAX_STRANGERS:
+            oldest = next(iter(self.strangers))
+            del self.strangers[oldest]
+            oldest.transport.abort()
+
+    def admit(self, connection: Connection) -> None:
+        """Make a stranger a client.
+
+        Raises
+        ------
+        RefusedError
+            With status 503 if there are enough.
+        """
+        if len(self.clients) >= self.max_clients:
+            raise RefusedError(
+                503, f"there are {self.max_clients} clients already; try again later"
+            )
+        if connection in self.strangers:  # else it has been cut meanwhile
+            del self.strangers[connection]
+            self.clients.add(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self.clients.discard(connection)
+        self.strangers.pop(connection, None)
+
+
+class Connection(wire.ServerConnection):
+    """A connection that is counted, and of which no more is read than a second allows."""
+
+    def __init__(
+        self, protocol: ServerProtocol, server: wire.Server, *, book: Connections, **limits: Any
+    ) -> None:
+        super().__init__(protocol, server, **limits)
+        self._book = book
+        self._may_read = float(RECEIVED_AT_ONCE)
+        self._counted_at = self.loop.time()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to count this connection."""
+        super().connection_made(transport)
+        self._book.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count it no more."""
+        self._book.remove(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and think about when to take more."""
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > UNREAD_LIMIT:
+            self.transport.abort()
+        elif self.state is State.OPEN:
+            self._slow_down(len(data))
+
+    def _slow_down(self, received: int) -> None:
+        """Stop reading until what came is paid for at `RECEIVED_PER_SECOND`."""
+        now = self.loop.time()
+        earned = (now - self._counted_at) * RECEIVED_PER_SECOND
+        self._counted_at = now
+        self._may_read = min(self._may_read + earned, RECEIVED_AT_ONCE) - received
+        if self._may_read < 0:
+            self.transport.pause_reading()
+            self.loop.call_later(-self._may_read / RECEIVED_PER_SECOND, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+
+class Client:
+    """One WebSocket client while it is connected."""
+
+    def __init__(
+        self, connection: wire.ServerConnection, hub: Hub, metrics: Metrics | None
+    ) -> None:
+        self._connection = connection
+        self._hub = hub
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._last_sent = self._loop.time()
+        self._outbox = Outbox(self._write)
+        self._dropped = False
+
+    async def serve(self) -> None:
+        """Tell the client what it wants to know until it leaves."""
+        self._hub.join(self._outbox)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                companions = [tasks.create_task(self._send()), tasks.create_task(self._ping())]
+                await self._obey()
+                for companion in companions:
+                    companion.cancel()
+        except* ConnectionClosed:
+            pass
+        finally:
+            self._hub.leave(self._outbox)
+
+    def _write(self, frame: bytes) -> bool:
+        """Write a frame if everything before it has left for the network."""
+        if self._connection.transport.get_write_buffer_size():
+            return False
+        wire.broadcast((self._connection,), frame, text=True)
+        self._last_sent = self._loop.time()
+        return True
+
+    async def _send(self) -> None:
+        """Send what waits, and a heartbeat when nothing did for long."""
+        while True:
+            try:
+                async with asyncio.timeout_at(self._last_sent + HEARTBEAT_SECONDS):
+                    await self._outbox.waiting.wait()
+            except TimeoutError:
+                if self._loop.time() >= self._last_sent + HEARTBEAT_SECONDS:
+                    frame = messages.encode(messages.heartbeat(datetime.now(UTC))).encode()
+                    self._outbox.offer("heartbeat", None, frame)
+                continue
+            try:
+                async with asyncio.timeout(BEHIND_SECONDS):
+                    await self._send_all()
+            except TimeoutError:
+                await self._drop(f"behind for {BEHIND_SECONDS:.0f} s")
+                return
+
+    async def _send_all(self) -> None:
+        """Send until nothing waits; how fast is up to the client."""
+        while (frame := self._outbox.take()) is not None:
+            await self._connection.send(frame, text=True)
+            self._last_sent = self._loop.time()
+            if self._outbox.overflowed:
+                raise TimeoutError
+
+    async def _ping(self) -> None:
+        """Ask for a sign that the client reads; the kernels hide for long that it does not."""
+        while True:
+            await asyncio.sleep(PING_SECONDS)
+            try:
+                async with asyncio.timeout(BEHIND_SECONDS):
+                    await (await self._connection.ping())
+            except TimeoutError:
+                await self._drop(f"no answer for {BEHIND_SECONDS:.0f} s")
+                return
+
+    async def _drop(self, reason: str) -> None:
+        if self._dropped:
+            return
+        self._dropped = True
+        if self._metrics is not None:
+            self._metrics.slow_client_closed()
+        logger.info("client %s closed: %s", _peer(self._connection), reason)
+        await close_connection(self._connection, TRY_AGAIN_LATER, reason, CLOSING_SECONDS)
+
+    async def _obey(self) -> None:
+        """Do what the client asks for."""
+        async for request in self._connection:
+            try:
+                self._hub.subscribe(self._outbox, _parse_request(request))
+            except SubscriptionError as error:
+                answer = messages.encode(messages.error(error.code, str(error)))
+                self._outbox.offer("error", None, answer.encode())
+
+
+def _parse_request(text: str | bytes) -> dict[str, Any]:
+    """Return a subscribe frame.
+
+    Raises
+    ------
+    SubscriptionError
+        If it is anything else.
+    """
+    if isinstance(text, bytes):
+        raise SubscriptionError("bad_frame", "send text frames, not binary ones")
+    try:
+        request = json.loads(text)
+    except (ValueError, RecursionError):
+        raise SubscriptionError("bad_json", "the frame is not JSON") from None
+    if not isinstance(request, dict):
+        raise SubscriptionError("bad_json", "the frame is not a JSON object")
+    if request.get("type") != "subscribe":
+        raise SubscriptionError("unknown_type", "the only type that a client may send is subscribe")
+    return request
+
+
+def _peer(connection: wire.ServerConnection) -> str:
+    address = connection.remote_address
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "(gone)"
+
+
+async def close_connection(
+    connection: wire.ServerConnection, code: int, reason: str, seconds: float
+) -> None:
+    """Close a connection; cut it if the other side does not answer in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await connection.close(code, reason)
+    except TimeoutError:
+        pass
+    finally:
+        connection.transport.abort()

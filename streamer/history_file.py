@@ -1,0 +1,258 @@
+"""The file of the history: its tables, how it is opened, and what is read from it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from streamer.timeline import clock_text
+
+READ_SEGMENTS = """
+SELECT source, start, CASE WHEN is_open AND session IS :running THEN NULL ELSE end END,
+    state, genre, confidence, title
+FROM segments
+WHERE end >= :from AND start < :to AND (:source IS NULL OR source = :source)
+ORDER BY start, source, number LIMIT :limit
+"""
+READ_MINUTES = """
+SELECT source, minute, state, genre, seconds, confidence, level_dbfs
+FROM minutes
+WHERE minute > :from - 60 AND minute < :to AND (:source IS NULL OR source = :source)
+ORDER BY minute, source, state, genre LIMIT :limit
+"""
+SEGMENT_COLUMNS = ("source", "start", "end", "state", "genre", "confidence", "title")
+MINUTE_COLUMNS = ("source", "minute", "state", "genre", "seconds", "confidence", "level_dbfs")
+APPLICATION_ID = 0x67656E72
+"""Marks the file as ours: "genr"."""
+SCHEMA_VERSION = 1
+SCHEMA = f"""
+CREATE TABLE segments (
+    session INTEGER NOT NULL,   -- the run of the daemon, by its start in Unix milliseconds
+    source TEXT NOT NULL,
+    number INTEGER NOT NULL,    -- of the segment within the source and the session
+    start REAL NOT NULL,        -- Unix seconds
+    end REAL NOT NULL,          -- Unix seconds; while it is open, when it was last heard
+    is_open INTEGER NOT NULL,   -- of an older session: it was cut off
+    state TEXT NOT NULL,
+    genre TEXT,
+    confidence REAL NOT NULL,
+    title TEXT,
+    PRIMARY KEY (session, source, number)
+);
+CREATE INDEX segments_by_end ON segments (end);
+CREATE TABLE minutes (
+    source TEXT NOT NULL,
+    minute INTEGER NOT NULL,    -- Unix seconds, a multiple of 60
+    state TEXT NOT NULL,
+    genre TEXT NOT NULL,        -- '' unless the state is music
+    seconds REAL NOT NULL,      -- heard in this state and genre within the minute
+    confidence REAL NOT NULL,   -- mean over these seconds
+    level_dbfs REAL NOT NULL,   -- mean over these seconds
+    PRIMARY KEY (minute, source, state, genre)
+) WITHOUT ROWID;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+LOCKED_SECONDS = 2.0
+"""How long a transaction waits for another program that has locked the file."""
+ROW_LIMIT = 50_000
+"""Rows of one table that a query returns at most; beyond it the newest are left out."""
+DAY = timedelta(days=1)
+
+
+class HistoryError(Exception):
+    """The file cannot be used; the message is one sentence that names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """What a query found, oldest first."""
+
+    from_: datetime
+    to: datetime
+    segments: list[dict[str, Any]]
+    """`source`, `start`, `end`, `state`, `genre`, `confidence`, `title`; times as ISO 8601, `end`
+    None while open.
+    """
+    minutes: list[dict[str, Any]]
+    """`source`, `minute` (ISO 8601), `state`, `genre`, `seconds`, `confidence`, `level_dbfs`."""
+    truncated: bool
+    """Whether there is more than a query returns."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``/api/history`` answers."""
+        return {
+            "from": clock_text(self.from_),
+            "to": clock_text(self.to),
+            "segments": self.segments,
+            "minutes": self.minutes,
+            "truncated": self.truncated,
+        }
+
+
+def read_history(
+    path: Path,
+    from_: datetime | None = None,
+    to: datetime | None = None,
+    source: str | None = None,
+    *,
+    running: int | None = None,
+    limit: int = ROW_LIMIT,
+) -> Excerpt:
+    """Read a history, whether or not a daemon is writing it.
+
+    Parameters
+    ----------
+    path
+        The SQLite file.
+    from_, to
+        Moments with a time zone; the last day unless told.
+    source
+        Name of one source, None for all.
+    running
+        The session of the daemon that is running; only its open segments have no end.
+    limit
+        Rows of each table at most.
+
+    Raises
+    ------
+    HistoryError
+        If the file is missing, damaged, or not a history.
+    """
+    to = to or datetime.now(UTC)
+    from_ = from_ or to - DAY
+    found = {
+        "from": from_.timestamp(),
+        "to": to.timestamp(),
+        "source": source,
+        "running": running,
+        "limit": limit + 1,
+    }
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
+        ) as connection:
+            _check(connection, path)
+            segments = [_segment(*row) for row in connection.execute(READ_SEGMENTS, found)]
+            minutes = [_minute(*row) for row in connection.execute(READ_MINUTES, found)]
+    except sqlite3.Error as error:
+        raise HistoryError(f"cannot read the history {path}: {error}") from None
+    truncated = max(len(segments), len(minutes)) > limit
+    return Excerpt(from_, to, segments[:limit], minutes[:limit], truncated)
+
+
+def _segment(
+    source: str,
+    start: float,
+    end: float | None,
+    state: str,
+    genre: str | None,
+    confidence: float,
+    title: str | None,
+) -> dict[str, Any]:
+    return {
+        "source": source,
+        "start": _unix_text(start),
+        "end": None if end is None else _unix_text(end),
+        "state": state,
+        "genre": genre,
+        "confidence": round(confidence, 4),
+        "title": title,
+    }
+
+
+def _minute(
+    source: str,
+    minute: int,
+    state: str,
+    genre: str,
+    seconds: float,
+    confidence: float,
+    level_dbfs: float,
+) -> dict[str, Any]:
+    return {
+        "source": source,
+        "minute": _unix_text(minute),
+        "state": state,
+        "genre": genre or None,
+        "seconds": round(seconds, 3),
+        "confidence": round(confidence, 4),
+        "level_dbfs": round(level_dbfs, 1),
+    }
+
+
+def _unix_text(seconds: float) -> str:
+    return clock_text(datetime.fromtimestamp(seconds, UTC))
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Return rows as CSV with a line of column names."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def parse_moment(name: str, text: str) -> datetime:
+    """Read a moment: ISO 8601, in UTC unless it says otherwise.
+
+    Raises
+    ------
+    ValueError
+        With one sentence that names the field.
+
+    Examples
+    --------
+    >>> parse_moment("from", "2026-05-01T12:00:00Z")
+    datetime.datetime(2026, 5, 1, 12, 0, tzinfo=datetime.timezone.utc)
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{name} must be a moment such as 2026-05-01T12:00:00Z, not {ascii(text)[:60]}"
+        ) from None
+
+
+def open_history(path: Path) -> sqlite3.Connection:
+    """Open the file for writing; make it if it is not there."""
+    try:
+        connection = sqlite3.connect(
+            path, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False
+        )
+    except sqlite3.Error as error:
+        raise HistoryError(f"cannot open the history {path}: {error}") from None
+    try:
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+        _check(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except (sqlite3.Error, HistoryError) as error:
+        connection.close()
+        if isinstance(error, HistoryError):
+            raise
+        raise HistoryError(f"cannot use the history {path}: {error}") from None
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Make sure that a file is a history that we understand."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise HistoryError(f"{path} is not a history of genre-stream; choose another file")
+    if version > SCHEMA_VERSION:
+        raise HistoryError(
+            f"{path} was written by a newer genre-stream (version {version} of the file); update"
+        )
