@@ -102,9 +102,10 @@ class MicrophoneSource(ThreadedSource):
         session.patient = False
         with _capture(self._request) as process:
             with self._process_lock:
-                self._process = process
+                # Closed meanwhile, and perhaps opened again: the process is no longer ours to set.
                 if session.stopped.is_set():
                     return
+                self._process = process
             assert process.stdout is not None
             self._hand_on(process.stdout, session)
         if not session.stopped.is_set():

@@ -75,8 +75,9 @@ class Session:
     def end(self, reason: Exception) -> None:
         """Let readers see `reason` once they have read what came before."""
         with self._changed:
-            self._end = reason
-            self._changed.notify_all()
+            if not self.stopped.is_set():
+                self._end = reason
+                self._changed.notify_all()
 
     def stop(self) -> None:
         """Wake the reader and the producer; neither gets anything more."""

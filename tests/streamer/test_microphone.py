@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -225,6 +226,30 @@ def test_the_recording_program_ends_with_the_daemon_however_that_ends(sound: Sou
     while _is_running(recorder):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_opening_and_closing_in_a_hurry_leaves_no_recording_program(sound: SoundServer) -> None:
+    sound.add_sink("speaker")
+    source = make_device("mic")
+    for pause in (0.0, 0.0, 0.05, 0.3, 1.0):
+        source.open()
+        time.sleep(pause)
+        source.close()
+    deadline = time.monotonic() + PATIENCE
+    while recorders := _children():
+        assert time.monotonic() < deadline, recorders
+        time.sleep(0.05)
+
+
+def _children() -> list[str]:
+    """Return the command lines of the recording programs that this process started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == os.getpid():
+                found.append((folder / "cmdline").read_text())
+    return [line for line in found if "capture.py" in line]
 
 
 def _is_running(process_id: int) -> bool:

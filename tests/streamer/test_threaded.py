@@ -109,5 +109,13 @@ def test_stopping_frees_a_waiting_producer_and_a_waiting_reader() -> None:
         session.get(PATIENCE)
 
 
+def test_an_error_that_comes_of_stopping_is_not_told() -> None:
+    session = Session(paced=False)
+    session.stop()
+    session.end(SourceError("the connection was closed"))
+    with pytest.raises(SourceEnded):
+        session.get(0.0)
+
+
 def test_nothing_due_is_none_after_the_timeout() -> None:
     assert Session(paced=True).get(0.01) is None
