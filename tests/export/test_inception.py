@@ -1,0 +1,69 @@
+"""The network that is shipped, exported: InceptionV3 on real music."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import support_run
+from PIL import Image
+
+from export.pictures import read_windows
+from export.run import read_run
+from export.steps import Order, export
+from streamer.model import Classifier
+
+TRACKS = 10
+"""Tracks of each genre that the head is fitted to. The file is judged on the same ones: there the
+network is as sure as a trained one, so that agreement says something about the export alone."""
+
+
+def copy_windows(source: Path, target: Path) -> Path:
+    """Copy the first 65 columns of some pictures of each genre."""
+    target.mkdir()
+    (target / "spectrogram.json").write_bytes((source / "spectrogram.json").read_bytes())
+    for genre in support_run.LABELS:
+        (target / genre).mkdir()
+        for path in sorted((source / genre).glob("*.png"))[:TRACKS]:
+            with Image.open(path) as picture:
+                picture.crop((0, 0, 65, 128)).save(target / genre / path.name)
+    return target
+
+
+@pytest.mark.shared
+def test_inception_keeps_its_answers_on_a_hundred_real_pictures(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = shared / "gtzan" / "spectrograms"
+    windows = copy_windows(pictures, tmp_path / "windows")
+    anything = support_run.write_run(tmp_path / "anything", support_run.tiny_network())
+    tracks = read_windows(windows, read_run(anything).contract)
+    network = support_run.inception_network(
+        shared / "inception_v3" / "inception_v3_notop.weights.h5",
+        np.concatenate([track.spectrograms for track in tracks]),
+        [track.genre for track in tracks],
+    )
+    run = support_run.write_run(tmp_path / "run", network)
+
+    lines: list[str] = []
+    out = tmp_path / "model.onnx"
+    export(Order(read_run(run), out, verify=windows), lines.append)
+    with capsys.disabled():
+        print("", *lines, sep="\n")
+
+    (table,) = (line for line in lines if line.startswith("weights "))
+    _, float32, int8 = (line.split() for line in table.splitlines())
+    assert (float32[0], int8[0]) == ("float32", "int8")
+    agreement, largest, accuracy = (
+        [float(row[column].rstrip("%")) for row in (float32, int8)] for column in (5, 6, 8)
+    )
+    assert agreement[0] == 100
+    assert agreement[1] >= 99
+    assert largest[0] < 1e-4
+    assert min(accuracy) >= 99
+    assert out.stat().st_size < 25e6
+    assert json.loads((run / "run.json").read_text())["labels"] == list(
+        Classifier.load(out).contract.labels
+    )
