@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,7 +60,9 @@ class Conversation:
 
 
 @contextmanager
-def scripted(script: Callable[[Conversation], None]) -> Iterator[str]:
+def scripted(
+    script: Callable[[Conversation], None], *, tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """Serve each connection with `script`, on a thread of its own; the value is the URL."""
     closing = threading.Event()
     listening = socket.create_server(("127.0.0.1", 0))
@@ -67,6 +70,8 @@ def scripted(script: Callable[[Conversation], None]) -> Iterator[str]:
     def converse(connection: socket.socket) -> None:
         with connection:
             try:
+                if tls is not None:
+                    connection = tls.wrap_socket(connection, server_side=True)
                 script(Conversation(connection, closing))
             except (OSError, IndexError):
                 return  # The client hung up.
@@ -81,7 +86,8 @@ def scripted(script: Callable[[Conversation], None]) -> Iterator[str]:
 
     threading.Thread(target=accept, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        scheme = "http" if tls is None else "https"
+        yield f"{scheme}://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         closing.set()
         listening.shutdown(socket.SHUT_RDWR)

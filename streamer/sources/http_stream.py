@@ -10,6 +10,7 @@ import http.client
 import io
 import re
 import socket
+import ssl
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -155,6 +156,8 @@ def _reason(error: Exception) -> str:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, socket.gaierror):
         return "the host name cannot be resolved"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not trusted ({cause.verify_message})"
     if isinstance(cause, TimeoutError):
         return "no answer in time"
     if isinstance(cause, OSError) and cause.strerror:

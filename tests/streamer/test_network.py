@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import ssl
 import subprocess
 import sys
 import threading
@@ -206,6 +207,43 @@ def test_a_connection_without_a_byte_is_broken_after_its_time(mp3: bytes, after:
     assert not error.permanent
     assert lasted >= 0.7
     assert bool(blocks) is (after == "some audio")
+
+
+def test_https_is_heard_if_its_certificate_is_trusted_and_only_then(
+    tmp_path: Path, mp3: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("openssl")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    request = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+    ]
+    address = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(
+        [*request, *address, "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+
+    def play(client: Conversation) -> None:
+        client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
+
+    with scripted(play, tls=tls) as url:
+        error = failure(f"{url}/live")
+        assert f"{url}/live: the server's certificate is not trusted" in str(error)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
 
 
 def test_a_host_that_does_not_exist_is_said_so() -> None:
