@@ -340,6 +340,8 @@ class Report:
                 f"{self.received[name]} received, {self.skipped[name]} overtaken"
             )
         yield f"memory           {last.memory / 1024:.1f} MiB, {self.growth:+.2%} after a tenth"
+        tenths = self.samples[:: max(1, len(self.samples) // 10)]
+        yield f"  at each tenth    {' '.join(f'{sample.memory / 1024:.1f}' for sample in tenths)}"
         for what in OPEN:
             early, late = self.most(what), getattr(last, what)
             yield f"{what:<16} at most {early} in the first half, {late} at last"
