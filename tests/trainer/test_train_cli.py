@@ -20,7 +20,7 @@ from support_songs import SUFFIXES, write_audio, write_songs
 
 from trainer.cli import main
 
-LATEST = 900
+LATEST = 3600
 """Seconds after which a command that should have ended counts as stuck."""
 
 QUICK = [
