@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from io import BufferedReader
-from typing import cast
 
 import av
 import numpy as np
@@ -54,7 +53,8 @@ class PipeSource(ThreadedSource):
         """Read the pipe to its end."""
         # A recorder at the other end has a clock of its own, and nowhere to keep what we leave.
         session.catch_up_seconds = AHEAD_SECONDS / 2
-        pipe = self._pipe or cast(BufferedReader, sys.stdin.buffer)
+        # Not sys.stdin's own buffer: Python aborts if a thread still reads that when it ends.
+        pipe = self._pipe or open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115
         if self._rate is None and self._channels is None:
             self._read_container(pipe, session)
         else:

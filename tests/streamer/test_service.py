@@ -167,6 +167,17 @@ def test_sigterm_ends_open_segments_tells_clients_1001_and_leaves_with_0(model, 
     assert "high" in kept
 
 
+def test_it_leaves_with_0_although_nothing_comes_through_the_pipe_it_hears(model, tmp_path):
+    reading, writing = os.pipe()
+    with daemon(tmp_path, "--model", model, *RAW, stdin=reading) as running:
+        os.close(reading)
+        os.write(writing, bytes(44100))
+        running.wait_for_line(lambda line: "in: live" in line)
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 0, running.log
+    os.close(writing)
+
+
 def test_a_second_signal_ends_it_at_once(model, tone, tmp_path):
     with (
         daemon(tmp_path, "--model", model, "--source", f"t={tone}") as running,
