@@ -5,7 +5,7 @@ others were written for this project. FluidSynth plays them with the MIT-license
 MIDI soundfont, FFmpeg normalises and encodes them.
 
     apt-get install fluidsynth fluid-soundfont-gm ffmpeg
-    pip install mido
+    pip install 'genre-stream[demo]'
     python -m streamer.demo.render streamer/demo/demo.opus
 """
 
