@@ -378,6 +378,7 @@ class _Training:
         )
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
+        self._seed_dropout(epoch)
         started = time.perf_counter()
         in_step = 0.0
         steps: list[dict[str, float]] = []
@@ -401,6 +402,12 @@ class _Training:
             "seconds": seconds,
             "step_seconds": in_step,
         }
+
+    def _seed_dropout(self, epoch: int) -> None:
+        """Draw an epoch's masks from seed and epoch alone: an interruption changes nothing."""
+        if self.settings.dropout:
+            state = self.image_network.get_layer("dropout").seed_generator.state
+            state.assign(np.array([self.settings.seed, epoch], state.dtype))
 
     def _validate(self, epoch: int) -> Validation:
         """Judge the averaged weights, and keep them if they are the best so far."""
