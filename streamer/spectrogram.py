@@ -76,6 +76,11 @@ class SpectrogramSpec:
                 f"spectrogram fmin {self.fmin} and fmax {self.fmax} must satisfy "
                 f"0 <= fmin < fmax <= {self.sample_rate / 2:g} (half the sample rate)"
             )
+        if self.fmax - self.fmin < self.sample_rate / self.n_fft:
+            raise SpecError(
+                f"spectrogram fmin {self.fmin} and fmax {self.fmax} are closer than one Fourier "
+                f"bin ({self.sample_rate / self.n_fft:g} Hz); raise n_fft"
+            )
         if self.n_fft % 2:
             raise SpecError(f"spectrogram n_fft must be even, not {self.n_fft}")
         if self.top_db <= 0:
@@ -126,15 +131,20 @@ def mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
 
 
+def _bins_and_edges(spec: SpectrogramSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the frequencies of the Fourier bins, and where each filter begins, peaks and ends."""
+    bins = np.linspace(0, spec.sample_rate / 2, 1 + spec.n_fft // 2)
+    low, high = hz_to_mel(np.array([spec.fmin, spec.fmax]))
+    return bins, mel_to_hz(np.linspace(low, high, spec.n_mels + 2))
+
+
 @functools.lru_cache(maxsize=8)
 def mel_filterbank(spec: SpectrogramSpec) -> NDArray[np.float32]:
     """Return triangular mel filters of equal area (Slaney norm), shape `(n_mels, 1 + n_fft // 2)`.
 
     Multiply a power spectrum with it. Equal to `librosa.filters.mel`.
     """
-    bins = np.linspace(0, spec.sample_rate / 2, 1 + spec.n_fft // 2)
-    low, high = hz_to_mel(np.array([spec.fmin, spec.fmax]))
-    edges = mel_to_hz(np.linspace(low, high, spec.n_mels + 2))
+    bins, edges = _bins_and_edges(spec)
     lower, centre, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising = (bins - lower) / (centre - lower)
     falling = (upper - bins) / (upper - centre)
@@ -150,19 +160,67 @@ def _hann(n_fft: int) -> NDArray[np.float32]:
     return np.asarray(window, np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class _Slopes:
+    """The filterbank without its zeros.
+
+    Between two neighbouring edges one filter falls and the next one rises, so every bin counts in
+    two bands at most: two weights a bin, summed from edge to edge.
+    """
+
+    used: slice
+    """Bins between the first and the last edge."""
+    rising: NDArray[np.float32]
+    falling: NDArray[np.float32]
+    starts: NDArray[np.intp]
+    """First of the used bins after each edge but the last, shape (n_mels + 1,)."""
+    filled: NDArray[np.float32]
+    """1 where there is a bin before the next edge, else 0."""
+
+    def mel(self, power: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map power spectra, shape (k, bins), to mel bands, shape (k, n_mels).
+
+        Each row is summed on its own: a product with the whole filterbank would cost three times
+        as much, and round differently with the number of rows, while a replay must equal the
+        live run to the last bit.
+        """
+        power = power[:, self.used]
+        rising = np.add.reduceat(power * self.rising, self.starts, axis=1) * self.filled
+        falling = np.add.reduceat(power * self.falling, self.starts, axis=1) * self.filled
+        return np.asarray(rising[:, :-1] + falling[:, 1:])
+
+
+@functools.lru_cache(maxsize=8)
+def _slopes(spec: SpectrogramSpec) -> _Slopes:
+    bins, edges = _bins_and_edges(spec)
+    at = np.searchsorted(bins, edges)
+    used = np.arange(at[0], at[-1])
+    segment = np.searchsorted(at, used, side="right") - 1
+    # A row of zeros on either side: the first segment has no falling filter, the last no rising.
+    filters = np.pad(mel_filterbank(spec), ((1, 1), (0, 0)))
+    return _Slopes(
+        used=slice(int(at[0]), int(at[-1])),
+        rising=filters[segment + 1, used],
+        falling=filters[segment, used],
+        starts=np.minimum(at[:-1] - at[0], len(used) - 1),
+        filled=(np.diff(at) > 0).astype(np.float32),
+    )
+
+
 def _columns(samples: Samples, count: int, spec: SpectrogramSpec) -> Columns:
     """Return `count` columns of absolute dB; column k starts at sample `k * hop_length`."""
-    filters = mel_filterbank(spec)
+    slopes, window = _slopes(spec), _hann(spec.n_fft)
     power_db = np.empty((spec.n_mels, count), np.float32)
-    frames = np.lib.stride_tricks.sliding_window_view(samples, spec.n_fft)[:: spec.hop_length]
+    # A view of overlapping frames; `sliding_window_view` costs as much as the filters.
+    step = samples.strides[0]
+    frames = np.lib.stride_tricks.as_strided(
+        samples, (count, spec.n_fft), (spec.hop_length * step, step), writeable=False
+    )
     for start in range(0, count, BLOCK_COLUMNS):
-        spectrum = np.fft.rfft(
-            frames[start : min(count, start + BLOCK_COLUMNS)] * _hann(spec.n_fft)
-        )
+        block = frames[start : min(count, start + BLOCK_COLUMNS)]
+        spectrum = np.fft.rfft(block * window)
         power = np.square(spectrum.real) + np.square(spectrum.imag)
-        # One matrix-vector product a column: a product of two matrices would round differently
-        # with the number of columns, and a replay must equal the live run to the last bit.
-        mel = np.matmul(filters, power[:, :, None])[:, :, 0]
+        mel = slopes.mel(power)
         power_db[:, start : start + len(mel)] = 10 * np.log10(np.maximum(mel, np.float32(AMIN))).T
     return power_db
 
