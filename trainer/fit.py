@@ -35,6 +35,7 @@ from trainer.dataset import (
 from trainer.gtzan import DatasetError, Split, check_genres, find_tracks, split_tracks
 from trainer.network import BACKBONE, build_image_network, with_preprocessing
 from trainer.pictures import read_spec
+from trainer.run_folder import write_json
 
 VALID_WINDOWS = 2
 """Windows of each validation track that are looked at after an epoch."""
@@ -466,7 +467,7 @@ class _Training:
         folder = self.settings.out / "checkpoints"
         weights = folder / f"epoch-{epoch + 1:04d}.weights.h5"
         self.network.save_weights(weights, overwrite=True)
-        _write_json(folder / "state.json", dataclasses.asdict(self.progress))
+        write_json(folder / "state.json", dataclasses.asdict(self.progress))
         for old in folder.glob("*.weights.h5"):
             if old != weights:
                 old.unlink()
@@ -567,7 +568,7 @@ class _Training:
                 **facts.get("metrics", {}),
                 "fit": {**dataclasses.asdict(best), "epoch": self.progress.best_epoch},
             }
-        _write_json(path, facts)
+        write_json(path, facts)
 
 
 def _first_frames(spec: SpectrogramSpec, input_scale: float) -> int:
@@ -607,9 +608,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()
-
-
-def _write_json(path: Path, content: object) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)

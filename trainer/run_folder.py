@@ -29,6 +29,11 @@ def update_facts(run: Path, changes: Mapping[str, Any], metrics: Mapping[str, An
     """Replace some facts and some metrics; the others stay. A reader sees all of it or none."""
     facts = read_facts(run) | dict(changes)
     facts["metrics"] = {**facts.get("metrics", {}), **metrics}
-    partial = run / "run.json.partial"
-    partial.write_text(json.dumps(facts, indent=2) + "\n")
-    partial.replace(run / "run.json")
+    write_json(run / "run.json", facts)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a file of JSON so that a reader sees all of it or none."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
