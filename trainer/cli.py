@@ -167,7 +167,9 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         help="sounds that are not music, audio or pictures: they become the label not_music",
     )
     parser.add_argument(
-        "--weights", help="imagenet (default), none, or the path of InceptionV3 notop weights"
+        "--weights",
+        help="imagenet (default), none, the path of InceptionV3 notop weights, or the folder of an "
+        "earlier run to start from",
     )
     parser.add_argument(
         "--seed", type=_at_least(0, int), help="decides everything that is left to chance (0)"

@@ -70,7 +70,7 @@ class FitSettings:
     out: Path
     """Folder of the run."""
     weights: str = "imagenet"
-    """`imagenet`, `none` or the path of InceptionV3 notop weights."""
+    """`imagenet`, `none`, the path of InceptionV3 notop weights or the folder of an earlier run."""
     split: tuple[str, ...] = ()
     """As `split_tracks` takes it."""
     exclude_faults: bool = False
@@ -273,8 +273,10 @@ class _Training:
             augmentation=settings.augmentation,
             seed=settings.seed,
         )
+        # What a checkpoint restores need not be read from where it first came from.
+        weights = "none" if self._state_path().exists() else settings.weights
         self.image_network = build_image_network(
-            len(self.labels), weights=settings.weights, dropout=settings.dropout
+            self.labels, weights=weights, dropout=settings.dropout
         )
         self.network = with_preprocessing(
             self.image_network, self.spec, self.frames, settings.input_scale
@@ -453,7 +455,7 @@ class _Training:
             # The file is for listeners: plain float32, whatever it was trained in.
             keras.config.set_dtype_policy("float32")
             image_network = build_image_network(
-                len(self.labels), weights="none", dropout=self.settings.dropout
+                self.labels, weights="none", dropout=self.settings.dropout
             )
             image_network.set_weights(self.image_network.get_weights())
             keras.config.set_dtype_policy(self.settings.precision)
@@ -467,14 +469,17 @@ class _Training:
         folder = self.settings.out / "checkpoints"
         weights = folder / f"epoch-{epoch + 1:04d}.weights.h5"
         self.network.save_weights(weights, overwrite=True)
-        write_json(folder / "state.json", dataclasses.asdict(self.progress))
+        write_json(self._state_path(), dataclasses.asdict(self.progress))
         for old in folder.glob("*.weights.h5"):
             if old != weights:
                 old.unlink()
 
+    def _state_path(self) -> Path:
+        return self.settings.out / "checkpoints" / "state.json"
+
     def _restore(self) -> None:
         folder = self.settings.out / "checkpoints"
-        state = folder / "state.json"
+        state = self._state_path()
         if not state.exists():
             return
         fields = json.loads(state.read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,16 @@ class SpectrogramToImage(keras.layers.Layer):  # type: ignore[misc]
         }
 
 
-def build_image_network(classes: int, *, weights: str, dropout: float) -> keras.Model:
+def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) -> keras.Model:
     """Return InceptionV3 with a mean over the image and one dense layer, images to logits.
 
     Parameters
     ----------
-    classes : int
-        Number of labels.
+    labels : sequence of str
+        What the network will tell apart.
     weights : str
-        `none` (random), `imagenet` (Keras downloads it) or the path of a notop weights file.
+        `none` (random), `imagenet` (Keras downloads it), the path of a notop weights file, or the
+        folder of an earlier run, whose new layer is taken over too where its labels are the same.
     dropout : float
         Share of features dropped in training, 0 to 1.
 
@@ -80,7 +82,7 @@ def build_image_network(classes: int, *, weights: str, dropout: float) -> keras.
     -------
     keras.Model
         float32 `(batch, height, width, 3)` in [-1, 1], any height and width from 75 up, to
-        `logits` `(batch, classes)`. Stock layers only.
+        `logits` `(batch, len(labels))`. Stock layers only.
 
     Raises
     ------
@@ -90,13 +92,27 @@ def build_image_network(classes: int, *, weights: str, dropout: float) -> keras.
     backbone = keras.applications.InceptionV3(
         weights=None, include_top=False, input_shape=(None, None, 3), name=BACKBONE
     )
-    _load_pretrained(backbone, weights)
     images = keras.Input((None, None, 3), name="images")
     features = keras.layers.GlobalAveragePooling2D(name="mean")(backbone(images))
     features = keras.layers.Dropout(dropout, name="dropout")(features)
     # float32 also under mixed precision: the loss needs it.
-    logits = keras.layers.Dense(classes, dtype="float32", name="logits")(features)
-    return keras.Model(images, logits, name="image_network")
+    logits = keras.layers.Dense(len(labels), dtype="float32", name="logits")(features)
+    network = keras.Model(images, logits, name="image_network")
+    if weights != "imagenet" and Path(weights).is_dir():
+        _take_over(network, labels, Path(weights))
+    else:
+        _load_pretrained(backbone, weights)
+    return network
+
+
+def _take_over(network: keras.Model, labels: Sequence[str], run: Path) -> None:
+    """Start from what an earlier run has learnt."""
+    earlier, facts = load_image_network(run)
+    if facts["labels"] == list(labels):
+        network.set_weights(earlier.get_weights())
+    else:
+        backbone = earlier.get_layer(BACKBONE)
+        network.get_layer(BACKBONE).set_weights(backbone.get_weights())
 
 
 def _load_pretrained(backbone: keras.Model, weights: str) -> None:
@@ -117,8 +133,8 @@ def _load_pretrained(backbone: keras.Model, weights: str) -> None:
     path = Path(weights)
     if not path.is_file():
         raise NetworkError(
-            f"--weights {weights}: no such file; give imagenet, none or the path of an "
-            "InceptionV3 notop weights file"
+            f"--weights {weights}: no such file; give imagenet, none, the path of an "
+            "InceptionV3 notop weights file or the folder of an earlier run"
         )
     try:
         backbone.load_weights(path)
@@ -167,6 +183,39 @@ def with_preprocessing(
     return keras.Model(spectrograms, image_network(images), name="genre_network")
 
 
+def load_image_network(run: Path) -> tuple[keras.Model, dict[str, Any]]:
+    """Load the network of a run as it was saved, images to logits.
+
+    Parameters
+    ----------
+    run : Path
+        Folder with `run.json` and `model.keras`.
+
+    Returns
+    -------
+    model : keras.Model
+        As `build_image_network` returned it.
+    facts : dict
+        The content of `run.json`.
+
+    Raises
+    ------
+    NetworkError
+        If the folder is no run with a network.
+    """
+    try:
+        facts: dict[str, Any] = json.loads((run / "run.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise NetworkError(f"{run}: not a training run (no readable run.json)") from error
+    path = run / "model.keras"
+    if not path.is_file():
+        raise NetworkError(f"{run}: the run has no model.keras yet; continue it with --resume")
+    try:
+        return keras.saving.load_model(path, compile=False), facts
+    except (ValueError, OSError, KeyError) as error:
+        raise NetworkError(f"{path}: damaged; continue the run with --resume") from error
+
+
 def load_run(run: Path, frames: int | None = None) -> tuple[keras.Model, dict[str, Any]]:
     """Load a finished run.
 
@@ -189,17 +238,7 @@ def load_run(run: Path, frames: int | None = None) -> tuple[keras.Model, dict[st
     NetworkError
         If the folder is not a finished run.
     """
-    try:
-        facts: dict[str, Any] = json.loads((run / "run.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise NetworkError(f"{run}: not a training run (no readable run.json)") from error
-    path = run / "model.keras"
-    if not path.is_file():
-        raise NetworkError(f"{run}: the run has no model.keras yet; continue it with --resume")
-    try:
-        image_network = keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, KeyError) as error:
-        raise NetworkError(f"{path}: damaged; continue the run with --resume") from error
+    image_network, facts = load_image_network(run)
     spec = SpectrogramSpec.from_dict(facts["spec"])
     window = frames or int(facts["window_frames"])
     return with_preprocessing(image_network, spec, window, float(facts["input_scale"])), facts
