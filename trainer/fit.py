@@ -379,6 +379,11 @@ class _Training:
             ),
             weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         )
+        # Variables made inside the first step would have TensorFlow trace it twice.
+        optimizer.build(self.network.trainable_variables)
+        blank = np.zeros((1, len(self.labels)), np.float32)
+        self.network.compute_metrics(None, blank, blank, np.ones(1, np.float32))
+        self.network.reset_metrics()
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         self._seed_dropout(epoch)
@@ -487,7 +492,6 @@ class _Training:
         self.progress = _Progress(**fields, best=None if best is None else Validation(**best))
         last = self.progress.epoch - 1
         self._compile(last)
-        self.network.optimizer.build(self.network.trainable_variables)
         self.network.load_weights(folder / f"epoch-{last + 1:04d}.weights.h5")
         self._forget_later_rows(last + 1)
         self.console.print(f"continuing after epoch {last + 1}")
