@@ -33,6 +33,7 @@ from trainer.dataset import (
     load_songs,
 )
 from trainer.gtzan import DatasetError, Split, check_genres, find_tracks, split_tracks
+from trainer.interruption import Interruption
 from trainer.network import BACKBONE, build_image_network, with_preprocessing
 from trainer.pictures import read_spec
 from trainer.run_folder import write_json
@@ -284,6 +285,7 @@ class _Training:
         self.average = keras.callbacks.SwapEMAWeights()
         self.average.set_model(self.network)
         self.progress = _Progress()
+        self.interruption = Interruption()
         self.compiled = ""
 
     def _check_background_grid(self, folder: Path) -> None:
@@ -295,6 +297,10 @@ class _Training:
 
     def run(self) -> Path:
         """Train from wherever the run stands to its end."""
+        with self.interruption:
+            return self._run()
+
+    def _run(self) -> Path:
         settings = self.settings
         self.console.print(self._opening())
         self._restore()
@@ -315,6 +321,7 @@ class _Training:
             self._checkpoint(epoch)
             self._append_history(row)
             self._say(row)
+            self.interruption.check()
             if board is not None:
                 board.on_epoch_end(epoch, {k: v for k, v in row.items() if isinstance(v, float)})
             if settings.patience and epoch + 1 - self.progress.best_epoch >= settings.patience:
@@ -399,6 +406,7 @@ class _Training:
             # Keras resets its metrics with every call: these are the step's own.
             steps.append({name: float(value) for name, value in logs.items()})
             self._show_step(epoch, number, steps[-1]["loss"])
+            self.interruption.check()
         seconds = time.perf_counter() - started
         self.progress.seconds += seconds
         return {
