@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -61,10 +62,10 @@ def _decode(path: Path, sample_rate: int) -> Samples:
         try:
             sound = soundfile.SoundFile(path)
         except soundfile.LibsndfileError:
-            return _decode_with_ffmpeg(path, sample_rate)
+            return decode_with_ffmpeg(path, sample_rate)
         with sound:
             return _decode_with_libsndfile(sound, sample_rate)
-    return _decode_with_ffmpeg(path, sample_rate)
+    return decode_with_ffmpeg(path, sample_rate)
 
 
 def _decode_with_libsndfile(sound: soundfile.SoundFile, sample_rate: int) -> Samples:
@@ -78,9 +79,16 @@ def _decode_with_libsndfile(sound: soundfile.SoundFile, sample_rate: int) -> Sam
     return np.asarray(soxr.resample(mono, sound.samplerate, sample_rate), np.float32)
 
 
-def _decode_with_ffmpeg(path: Path, sample_rate: int) -> Samples:
+def decode_with_ffmpeg(file: Path | BinaryIO, sample_rate: int) -> Samples:
+    """Decode anything FFmpeg reads; see `read_audio`.
+
+    Raises
+    ------
+    AudioError
+        If it cannot be decoded.
+    """
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(file) if isinstance(file, Path) else file, "r") as container:
             if not container.streams.audio:
                 raise AudioError("no audio in it")
             # Channels are averaged here: FFmpeg's own mono is their sum over the root of two.

@@ -224,15 +224,19 @@ def _add_judged_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="where results go (default: into the run)")
 
 
+def _add_set_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", choices=("valid", "test", "all"), default="valid", help="which list (valid)"
+    )
+
+
 def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     _add_judged_options(parser)
 
 
 def _add_stream_options(parser: argparse.ArgumentParser) -> None:
     _add_judged_options(parser)
-    parser.add_argument(
-        "--set", choices=("valid", "test", "all"), default="valid", help="which list (valid)"
-    )
+    _add_set_option(parser)
     parser.add_argument("--limit", type=_at_least(1, int), metavar="N", help="play only N tracks")
     parser.add_argument(
         "--gap-seconds",
@@ -248,6 +252,11 @@ def _add_stream_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="search smoothing and thresholds on the valid list and keep the best in run.json",
     )
+
+
+def _add_robustness_options(parser: argparse.ArgumentParser) -> None:
+    _add_judged_options(parser)
+    _add_set_option(parser)
 
 
 def _add_report_options(parser: argparse.ArgumentParser) -> None:
@@ -337,6 +346,28 @@ def _run_stream_test(options: argparse.Namespace) -> int:
         changes = {"decision": test.settings} if options.tune else {}
         kept = {f"stream_{options.set}": dataclasses.asdict(test.result)}
         update_facts(path, changes, kept)
+    return 0
+
+
+def _run_robustness(options: argparse.Namespace) -> int:
+    from trainer.robustness import as_text, robustness, write_robustness
+    from trainer.run_folder import update_facts
+
+    path = _judged_path(options)
+    candidate = _load(path)
+    sets = _sets(candidate, options)
+    _say_skipped(sets.skipped)
+    tracks = sets.music.get(options.set)
+    if not tracks:
+        _wrong(f"--set {options.set}: none of its tracks is in the data folder")
+    # What a run was trained with may be pictures, which nothing can be mixed with.
+    sounds = sets.background.get(options.set, []) if options.background else []
+    results = robustness(candidate, tracks, sounds, seed=options.seed)
+    _say(as_text(results, options.set, sets.protocol))
+    write_robustness(results, _results_folder(options, path), options.set, sets.protocol)
+    if path.is_dir():
+        kept = [dataclasses.asdict(result) for result in results]
+        update_facts(path, {}, {f"robustness_{options.set}": kept})
     return 0
 
 
@@ -531,6 +562,11 @@ COMMANDS: dict[
     "fit": (_run_fit, _add_fit_options, "train on pictures"),
     "evaluate": (_run_evaluate, _add_evaluate_options, "judge a run or a model by its tracks"),
     "stream-test": (_run_stream_test, _add_stream_options, "judge what a listener would get"),
+    "robustness": (
+        _run_robustness,
+        _add_robustness_options,
+        "judge what microphones, rooms and radios cost",
+    ),
     "report": (_run_report, _add_report_options, "write a run's report again"),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,9 +170,27 @@ def crops_of(columns: Columns, window_frames: int, top_db: float) -> Columns:
 
 
 def score(
-    candidate: Classifier, tracks: Sequence[Track], *, quiet: bool = False, title: str = "tracks"
+    candidate: Classifier,
+    tracks: Sequence[Track],
+    *,
+    quiet: bool = False,
+    title: str = "tracks",
+    read: Callable[[Track, SpectrogramSpec], Columns] = columns_of,
 ) -> tuple[Scored, list[Skipped]]:
     """Classify all crops of tracks; tracks that cannot be read are left out and listed.
+
+    Parameters
+    ----------
+    candidate : Classifier
+        From `trainer.candidates.load_candidate`.
+    tracks : sequence of Track
+        Pictures or audio.
+    quiet : bool
+        Show no progress bar.
+    title : str
+        What stands beside the bar.
+    read : function
+        How a track becomes columns, see `columns_of`.
 
     Raises
     ------
@@ -191,7 +209,7 @@ def score(
     with progress_bar(quiet) as progress:
         for track in progress.track(tracks, description=title):
             try:
-                columns = columns_of(track, contract.spectrogram)
+                columns = read(track, contract.spectrogram)
             except (AudioError, DatasetError) as error:
                 skipped.append(Skipped(track.path, str(error)))
                 continue

@@ -134,6 +134,21 @@ def genre_bars(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def ways_in(table: pd.DataFrame) -> Figure:
+    """Draw the accuracy of each way in with its interval."""
+    figure, (axis,) = _figure(0.9 + 0.3 * len(table))
+    places = np.arange(len(table))[::-1]
+    reach = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
+    axis.barh(places, table["accuracy"], 0.62, color=BLUE)
+    axis.errorbar(table["accuracy"], places, xerr=reach, fmt="none", ecolor=ORANGE, capsize=2)
+    axis.axvline(table["accuracy"][0], color=ORANGE, linewidth=0.8, linestyle=":")
+    axis.set_yticks(places, table["way"])
+    axis.set_xlim(0, 1)
+    axis.grid(axis="x", color="#e4e7ec", linewidth=0.7)
+    axis.set_axisbelow(True)
+    return figure
+
+
 def accuracy_by_seconds(accuracy_after: Mapping[str, float]) -> Figure:
     """Draw the share of songs labelled right against the seconds heard."""
     figure, (axis,) = _figure(3.2)

@@ -93,6 +93,7 @@ def write_report(run: Path) -> Path:
     book = _Book(folder)
     evaluation = _read_json(run / "evaluation" / "metrics.json")
     streams = [_read_json(path) for path in sorted((run / "evaluation").glob("stream_*.json"))]
+    ways = sorted((run / "evaluation").glob("robustness_*.json"))
     tracks, skipped = _tracks_of(facts)
     sections = [
         _header(run, facts),
@@ -100,6 +101,7 @@ def write_report(run: Path) -> Path:
         _learning(run, book),
         *(_set_section(run, name, evaluation, book) for name in evaluation.get("sets", {})),
         *(_stream_section(run, stream, facts, book) for stream in streams),
+        *(_robustness_section(path, book) for path in ways),
         _examples(facts, tracks, book),
         _left_out(facts, skipped),
         _how_it_was_made(facts),
@@ -354,6 +356,34 @@ def _stream_section(
         f"order, {result['seconds'] / 60:.0f} minutes, played through the daemon's pipeline. "
         f"Decision settings: {_text(settings or 'defaults')}.</p>"
         f'{_table(rows, numbers=1)}<div class="figures">{"".join(drawings)}</div>'
+    )
+
+
+def _robustness_section(path: Path, book: _Book) -> str:
+    found = json.loads(path.read_text())
+    name, ways = found["set"], pd.DataFrame(found["ways"])
+    drawing = book.add(
+        f"robustness_{name}",
+        figures.ways_in(ways),
+        f"Tracks of {name} told right, by the way their sound came in, with 95 % intervals.",
+        ways.set_index("way"),
+    )
+    rows = [
+        (
+            way.way,
+            f"{way.accuracy:.1%}",
+            f"{way.nll:.3f}",
+            f"{way.ece:.3f}",
+            f"{way.same_as_clean:.1%}",
+        )
+        for way in ways.itertuples()
+    ]
+    head = ("Way in", "Tracks right", "NLL", "ECE", "Same answer as clean")
+    return (
+        f"<h2>Through microphones, rooms and radios: {_text(name)}</h2>"
+        f'<p class="soft">Split: {_text(found["protocol"])}. {ways["tracks"][0]} tracks through '
+        f"audio that was changed before its spectrogram was made.</p>"
+        f'{_table(rows, head, numbers=4)}<div class="figures">{drawing}</div>'
     )
 
 

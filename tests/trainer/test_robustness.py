@@ -1,0 +1,160 @@
+"""Ways in: each changes the sound as it says, and a model is judged through all of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from support_model import band_noise, make_model
+from support_pictures import write_pictures
+from support_run import FACTS
+from support_songs import write_audio, write_songs
+
+from trainer.cli import main
+from trainer.gtzan import Track
+from trainer.report import write_report
+from trainer.robustness import (
+    Change,
+    WayResult,
+    level,
+    noise,
+    response,
+    reverberation,
+    speed,
+    ways_in,
+    write_robustness,
+)
+from trainer.run_folder import write_json
+
+RATE = 22050
+
+
+def changed(change: Change, samples: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:
+    return change(samples, RATE, np.random.default_rng(seed))
+
+
+def tone(frequency: float, seconds: float = 2.0) -> NDArray[np.float32]:
+    return np.float32(0.3) * np.sin(
+        2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE, dtype=np.float32
+    )
+
+
+def rms_db(samples: NDArray[np.float32]) -> float:
+    return float(10 * np.log10((samples.astype(float) ** 2).mean()))
+
+
+def loudest_frequency(samples: NDArray[np.float32]) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.fft.rfftfreq(len(samples), 1 / RATE)[spectrum.argmax()])
+
+
+def test_a_level_change_is_of_so_many_decibels_and_clips_at_full_scale() -> None:
+    song = tone(440)
+    assert rms_db(changed(level(-20), song)) == pytest.approx(rms_db(song) - 20, abs=0.01)
+    assert np.abs(changed(level(20), song)).max() == 1
+
+
+@pytest.mark.parametrize(("frequency", "gain"), [(100, 9), (1000, 0), (8000, -9), (400, 0)])
+def test_a_response_gives_each_frequency_its_gain(frequency: float, gain: float) -> None:
+    song = tone(frequency)
+    after = changed(response({100: 9, 400: 0, 2000: 0, 8000: -9}), song)
+    assert rms_db(after) - rms_db(song) == pytest.approx(gain, abs=0.1)
+
+
+@pytest.mark.parametrize("limit", [4000, 8000])
+def test_a_band_limit_leaves_nothing_above_it(limit: int) -> None:
+    way = ways_in()[f"nothing above {limit // 1000} kHz"]
+    assert way is not None
+    below, above = tone(0.9 * limit), tone(1.1 * limit)
+    assert rms_db(changed(way, below)) == pytest.approx(rms_db(below), abs=0.1)
+    assert rms_db(changed(way, above)) < rms_db(above) - 60
+
+
+def test_a_room_rings_on_for_its_reverberation_time() -> None:
+    click = np.zeros(2 * RATE, np.float32)
+    click[0] = 1
+    ringing = changed(reverberation(0.5, 0), click)
+    early, late = (
+        ringing[round(at * RATE) : round((at + 0.05) * RATE)] for at in (0.02, 0.02 + 0.25)
+    )
+    assert rms_db(late) - rms_db(early) == pytest.approx(-30, abs=2)
+
+
+def test_noise_lies_so_many_decibels_under_the_music(tmp_path: Path) -> None:
+    song = band_noise("middle", 4)
+    rain = Track("rain", "rain", write_audio(tmp_path / "rain.wav", band_noise("high", 3)))
+    drop = Track("drop", "rain", write_audio(tmp_path / "drop.wav", band_noise("high", 1)))
+    for sounds in ((), (rain, drop)):
+        mixture = changed(noise(10, sounds), song)
+        assert rms_db(song) - rms_db(mixture - song) == pytest.approx(10, abs=0.01)
+        assert np.abs(changed(noise(-40, sounds), song)).max() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["MP3 64", "MP3 32", "Opus 64", "Opus 32"])
+def test_a_codec_keeps_the_tune_but_not_the_samples(name: str) -> None:
+    way = ways_in()[f"{name} kbit/s"]
+    assert way is not None
+    song = tone(440) + changed(level(-20), band_noise("high", 2))
+    after = changed(way, song)
+    assert len(after) / len(song) == pytest.approx(1, abs=0.05)
+    assert loudest_frequency(after) == pytest.approx(440, abs=2)
+    assert rms_db(after) == pytest.approx(rms_db(song), abs=1.5)
+    assert not np.allclose(after[: len(song)], song[: len(after)], atol=1e-3)
+
+
+def test_a_faster_turntable_is_higher_and_shorter() -> None:
+    song = tone(1000)
+    assert loudest_frequency(changed(speed(1.05), song)) == pytest.approx(1050, abs=2)
+    assert len(changed(speed(1.05), song)) == pytest.approx(len(song) / 1.05, abs=2)
+
+
+def test_a_model_file_is_judged_through_every_way_with_a_row_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model(tmp_path / "thirds.onnx")
+    songs = write_songs(tmp_path / "songs", tracks=5, seconds=6)
+    out = tmp_path / "found"
+    options = ["--data", str(songs), "--split", "all", "--set", "all", "--out", str(out)]
+    assert main(["robustness", str(model), *options]) == 0
+    table = pd.read_csv(out / "robustness_all.csv").set_index("way")
+    assert list(table.index) == list(ways_in())
+    assert table.loc["clean", "accuracy"] == 1
+    assert table.loc["level -20 dB", "same_as_clean"] == 1
+    # The third above 5 kHz is all that the genre "high" has.
+    assert table.loc["nothing above 4 kHz", "accuracy"] <= 2 / 3
+    shown = capsys.readouterr().out
+    assert re.search(r"^nothing above 4 kHz +\d+\.\d% +.* to .*%", shown, flags=re.MULTILINE)
+    assert "all tracks of" in shown
+
+
+def test_pictures_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model(tmp_path / "thirds.onnx")
+    pictures = write_pictures(tmp_path / "pictures", genres=("low", "high"))
+    options = ["--data", str(pictures), "--split", "all", "--set", "all"]
+    assert main(["robustness", str(model), *options]) == 2
+    assert capsys.readouterr().err.startswith("genre-train: ")
+
+
+def test_the_report_shows_every_way_in(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = {"data": str(tmp_path / "gone"), "background": None, "augmentation": {}}
+    run.mkdir()
+    split = FACTS["split"] | {"missing": [], "notes": []}
+    made = {"versions": {}, "command": "genre-train", "git": None, "train_seconds": 0}
+    write_json(run / "run.json", {**FACTS, **made, "settings": settings, "split": split})
+    ways = [
+        WayResult("clean", 40, 0.75, 0.6, 0.85, 0.8, 0.04, 1.0),
+        WayResult("a tunnel", 40, 0.5, 0.35, 0.65, 1.2, 0.09, 0.6),
+    ]
+    write_robustness(ways, run / "evaluation", "valid", "by hand")
+    page = write_report(run).read_text()
+    assert "a tunnel" in page
+    assert "50.0%" in page
+    assert "Split: by hand" in page
+    assert len(pd.read_csv(run / "report" / "robustness_valid.csv")) == 2
