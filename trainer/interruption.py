@@ -13,7 +13,8 @@ class Interruption:
 
     Python ignores a `KeyboardInterrupt` that arrives while a destructor runs, and TensorFlow has
     many: a training would go on. A second Ctrl-C raises at once. Outside the main thread, where
-    signals cannot be handled, everything stays as it was.
+    signals cannot be handled, and in a background job, which ignores Ctrl-C, everything stays as
+    it was.
     """
 
     def __init__(self) -> None:
@@ -21,7 +22,8 @@ class Interruption:
         self._before: Any = None
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             self._before = signal.signal(signal.SIGINT, self._ask)
         return self
 

@@ -38,6 +38,13 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=LATEST, check=False)
 
 
+def fit_here(command: list[str]) -> int:
+    """Run a command that is to be refused in this process: TensorFlow is loaded here already."""
+    from trainer.cli import main
+
+    return main(command[len(TRAIN) :])
+
+
 def history(out: Path) -> list[dict[str, str]]:
     with (out / "history.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -112,15 +119,19 @@ def test_ctrl_c_ends_in_one_line_and_a_run_that_can_be_continued(
     data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    assert start_and_signal_after_an_epoch(fit_command(data, out), out, signal.SIGINT) == 1
+    # Of epochs in which the new layer learns alone each is over in a moment.
+    command = [*fit_command(data, out), "--head-epochs", "1000"]
+    assert start_and_signal_after_an_epoch(command, out, signal.SIGINT) == 1
     state = json.loads((out / "checkpoints" / "state.json").read_text())
     assert (out / "checkpoints" / f"epoch-{state['epoch']:04d}.weights.h5").is_file()
 
 
-def test_a_second_training_into_the_same_folder_is_refused(data: Path, whole: Path) -> None:
-    done = run(fit_command(data, whole))
-    assert done.returncode == 2
-    assert re.fullmatch(r"genre-train: .*already holds a run; .*--resume.*\n", done.stderr)
+def test_a_second_training_into_the_same_folder_is_refused(
+    data: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit_here(fit_command(data, whole)) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"genre-train: .*already holds a run; .*--resume.*\n", error)
 
 
 def test_weights_from_the_internet_without_internet_name_the_file_to_bring(
@@ -148,12 +159,14 @@ def test_weights_from_the_internet_without_internet_name_the_file_to_bring(
     ],
 )
 def test_a_network_that_cannot_be_made_is_one_line(
-    data: Path, tmp_path: Path, options: list[str], sentence: str
+    data: Path,
+    tmp_path: Path,
+    options: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = run([*fit_command(data, tmp_path / "run"), *options])
-    assert done.returncode == 2
-    assert sentence in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    assert fit_here([*fit_command(data, tmp_path / "run"), *options]) == 2
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
 
 
 TWO_STEPS = """
@@ -172,8 +185,11 @@ assert keras.backend.backend() == sys.argv[3], keras.backend.backend()
 """
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "torch", "jax"])
-def test_the_same_model_trains_two_steps_under(backend: str, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_the_model_that_trains_under_tensorflow_trains_two_steps_under(
+    backend: str, data: Path, whole: Path, tmp_path: Path
+) -> None:
+    assert json.loads((whole / "run.json").read_text())["versions"]["backend"] == "tensorflow"
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     out = tmp_path / "run"

@@ -31,7 +31,7 @@ QUICK = [
     "--epochs",
     "1",
     "--head-epochs",
-    "1",
+    "0",
     "--batch",
     "4",
     "--seed",
