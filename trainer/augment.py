@@ -24,13 +24,13 @@ class Augmentation:
     """Largest change of tempo, as a share."""
     band_shift: int = 3
     """Largest shift along the mel axis, in bands."""
-    equaliser_db: float = 8.0
+    equaliser_db: float = 5.0
     """Largest standard deviation of a smooth random frequency response, in dB."""
-    band_limit: float = 0.25
+    band_limit: float = 0.2
     """Probability of a low-pass between 3 and 9 kHz, and of a high-pass below 300 Hz."""
-    reverberation: float = 0.3
+    reverberation: float = 0.2
     """Probability of a room with a reverberation time of 0.2 to 1.2 s."""
-    noise: float = 0.35
+    noise: float = 0.25
     """Probability of background noise."""
     noise_snr_db: tuple[float, float] = (5.0, 30.0)
     """Range of the ratio of music to background noise, in dB."""

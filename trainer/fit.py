@@ -36,7 +36,7 @@ from trainer.gtzan import DatasetError, Split, check_genres, find_tracks, split_
 from trainer.interruption import Interruption
 from trainer.network import BACKBONE, build_image_network, with_preprocessing
 from trainer.pictures import read_spec
-from trainer.run_folder import write_json
+from trainer.run_folder import read_facts, write_json
 
 VALID_WINDOWS = 2
 """Windows of each validation track that are looked at after an epoch."""
@@ -209,6 +209,20 @@ def resume(out: Path, *, console: Console | None = None) -> Path:
     return _Training(settings, console).run()
 
 
+def learnt_before(settings: FitSettings) -> set[str]:
+    """Return the tracks that the network has learnt from before the run's first epoch.
+
+    A run that is continued knows them itself; the run that it started from may be gone.
+    """
+    if (settings.out / "run.json").is_file():
+        return set(read_facts(settings.out).get("learnt_before", ()))
+    earlier = Path(settings.weights)
+    if not (earlier / "run.json").is_file():
+        return set()
+    facts = read_facts(earlier)
+    return {*facts["split"]["train"], *facts.get("learnt_before", ())}
+
+
 def make_run_folder(out: Path) -> None:
     """Make a run's folder and make sure that it can be written.
 
@@ -252,6 +266,8 @@ class _Training:
                 f"{len(self.split.train)} tracks to train on and {len(self.split.valid)} to "
                 "validate on; both need some"
             )
+        self.learnt_before = learnt_before(settings)
+        self._say_what_leaks()
         genres = sorted({track.genre for track in tracks})
         self.labels = [*genres, NOT_MUSIC] if settings.background else genres
         self.train_songs = load_songs(self.split.train, self.labels)
@@ -259,9 +275,7 @@ class _Training:
         self.background: tuple[list[Song], list[Song]] = ([], [])
         if settings.background:
             self._check_background_grid(settings.background)
-            self.background = divide_background(
-                settings.background, self.labels.index(NOT_MUSIC), settings.seed
-            )
+            self.background = divide_background(settings.background, self.labels.index(NOT_MUSIC))
         self.windows = TrainingWindows(
             self.train_songs,
             self.background[0],
@@ -287,6 +301,15 @@ class _Training:
         self.progress = _Progress()
         self.interruption = Interruption()
         self.compiled = ""
+
+    def _say_what_leaks(self) -> None:
+        """Note which tracks to judge on the network knows from the run that it starts from."""
+        held_back = [track.name for track in [*self.split.valid, *self.split.test]]
+        if known := len(self.learnt_before.intersection(held_back)):
+            self.split.notes.append(
+                f"{known} of the {len(held_back)} valid and test tracks were trained on in "
+                f"{self.settings.weights}, where this run starts: expect less on unknown music"
+            )
 
     def _check_background_grid(self, folder: Path) -> None:
         if read_spec(folder) != self.spec:
@@ -574,6 +597,7 @@ class _Training:
                 "train": [song.name for song in self.background[0]],
                 "valid": [song.name for song in self.background[1]],
             },
+            "learnt_before": sorted(self.learnt_before),
             "settings": settings.to_dict(),
             "finished": self.progress.epoch >= settings.head_epochs + settings.epochs,
             "train_seconds": self.progress.seconds,

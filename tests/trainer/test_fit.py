@@ -204,3 +204,33 @@ def test_the_model_that_trains_under_tensorflow_trains_two_steps_under(
     (row,) = history(out)
     assert 0 < float(row["loss"]) < 10
     assert (out / "model.keras").is_file()
+
+
+def test_a_network_starts_from_an_earlier_run_its_head_too_where_the_labels_are_the_same(
+    whole: Path,
+) -> None:
+    from trainer.network import BACKBONE, build_image_network, load_image_network
+
+    earlier, _ = load_image_network(whole)
+    same = build_image_network(["rows", "steps"], weights=str(whole), dropout=0.5)
+    other = build_image_network(["rows", "waves", "steps"], weights=str(whole), dropout=0.5)
+    backbones = (network.get_layer(BACKBONE) for network in (earlier, other))
+    for one, another in ((earlier, same), backbones):
+        for first, second in zip(one.get_weights(), another.get_weights(), strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+def test_a_run_from_an_earlier_one_says_which_tracks_to_judge_on_it_knows_already(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    # Another seed divides the tracks anew.
+    options = ["--weights", str(whole), "--seed", "8", "--epochs", "0", "--head-epochs", "0"]
+    out = tmp_path / "run"
+    assert fit_here([*fit_command(data, out), *options]) == 0
+    facts = json.loads((out / "run.json").read_text())
+    known = set(json.loads((whole / "run.json").read_text())["split"]["train"])
+    assert set(facts["learnt_before"]) == known
+    leaking = known.intersection([*facts["split"]["valid"], *facts["split"]["test"]])
+    assert leaking
+    (note,) = (note for note in facts["split"]["notes"] if "trained on" in note)
+    assert note.startswith(f"{len(leaking)} of the 4 valid and test tracks")
