@@ -129,6 +129,16 @@ def _at_least(least: float, kind: type[int] | type[float]) -> Callable[[str], fl
     return number
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a share above 0 and at most 1, not {text}")
+    return value
+
+
+_share.__name__ = "number"
+
+
 def _add_grid_options(parser: argparse.ArgumentParser) -> None:
     grid = parser.add_argument_group("spectrogram, where the data is audio")
     grid.add_argument("--hop-ms", type=_at_least(1, float), help="time between two columns (77.6)")
@@ -252,6 +262,12 @@ def _add_stream_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="search smoothing and thresholds on the valid list and keep the best in run.json",
     )
+    parser.add_argument(
+        "--right-of-claimed",
+        type=_share,
+        metavar="SHARE",
+        help="with --tune: claim as much as possible while so many of the claims are right (0.9)",
+    )
 
 
 def _add_robustness_options(parser: argparse.ArgumentParser) -> None:
@@ -324,6 +340,8 @@ def _run_stream_test(options: argparse.Namespace) -> int:
     path = _judged_path(options)
     if options.tune and (not path.is_dir() or options.set != "valid"):
         _wrong("--tune needs a run folder, into which it writes, and the valid list")
+    if options.right_of_claimed is not None and not options.tune:
+        _wrong("--right-of-claimed says what --tune is to look for; add --tune")
     candidate = _load(path)
     sets = _sets(candidate, options)
     test = stream_test(
@@ -338,7 +356,7 @@ def _run_stream_test(options: argparse.Namespace) -> int:
     _say_skipped([*sets.skipped, *test.programme.skipped])
     _say(as_text(test.result, options.set, sets.protocol))
     if options.tune:
-        test = tuned(test, candidate.contract)
+        test = tuned(test, candidate.contract, options.right_of_claimed)
         chosen = ", ".join(f"{name} {value}" for name, value in test.settings.items())
         _say(f"tuned: {chosen}\n{as_text(test.result, options.set, sets.protocol)}")
     write_stream_test(test, _results_folder(options, path), options.set, sets)

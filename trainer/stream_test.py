@@ -50,7 +50,7 @@ SMOOTHINGS: tuple[dict[str, Any], ...] = (
 
 THRESHOLDS: tuple[dict[str, Any], ...] = tuple(
     {"min_confidence": confidence, "min_margin": margin}
-    for confidence in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    for confidence in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     for margin in (0.0, 0.1, 0.2, 0.3)
 )
 """Thresholds among which `tune` chooses for each of the best ways."""
@@ -289,22 +289,44 @@ def decide_again(
 
 
 def tune(
-    items: Sequence[Item], decisions: Sequence[Decision], contract: ModelContract
+    items: Sequence[Item],
+    decisions: Sequence[Decision],
+    contract: ModelContract,
+    right_of_claimed: float | None = None,
 ) -> dict[str, Any]:
     """Search smoothing and thresholds; return the settings of most worth to a listener.
 
     First the ways to gather evidence are compared at the present thresholds, then thresholds for
     the best of them. The network is not asked again.
+
+    Parameters
+    ----------
+    items : sequence of Item
+        What was played.
+    decisions : sequence of Decision
+        What was said.
+    contract : ModelContract
+        Of the model that was asked.
+    right_of_claimed : float, optional
+        Take the thresholds that claim a genre for most of the music among those with which claims
+        are right for this share of the time; if there are none, those that are right most often.
     """
     observations = observations_of(decisions, contract)
 
-    def worth(changes: Mapping[str, Any]) -> float:
+    def found(changes: Mapping[str, Any]) -> StreamResult:
         settings = DecisionSettings.from_mapping(contract.decision, changes)
-        return measure(items, decide_again(observations, contract, settings), contract).worth
+        return measure(items, decide_again(observations, contract, settings), contract)
 
-    finalists = sorted(SMOOTHINGS, key=worth, reverse=True)[:FINALISTS]
+    def wanted(changes: Mapping[str, Any]) -> tuple[float, ...]:
+        result = found(changes)
+        if right_of_claimed is None:
+            return (result.worth,)
+        missing = max(0.0, right_of_claimed - result.right_of_claimed)
+        return (-missing, result.claimed_in_music)
+
+    finalists = sorted(SMOOTHINGS, key=lambda way: found(way).worth, reverse=True)[:FINALISTS]
     candidates = [way | thresholds for way in finalists for thresholds in THRESHOLDS]
-    return max([*finalists, *candidates], key=worth)
+    return max([*finalists, *candidates], key=wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,10 +397,13 @@ def stream_test(
     return StreamTest(programme, decisions, result, dict(contract.decision))
 
 
-def tuned(test: StreamTest, contract: ModelContract) -> StreamTest:
-    """Return the same programme decided with the settings of most worth."""
+def tuned(
+    test: StreamTest, contract: ModelContract, right_of_claimed: float | None = None
+) -> StreamTest:
+    """Return the same programme decided with the settings that `tune` finds."""
     items = test.programme.items
-    settings = {**contract.decision, **tune(items, test.decisions, contract)}
+    found = tune(items, test.decisions, contract, right_of_claimed)
+    settings = {**contract.decision, **found}
     decisions = decide_again(
         observations_of(test.decisions, contract), contract, DecisionSettings.from_mapping(settings)
     )

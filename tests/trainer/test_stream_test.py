@@ -182,6 +182,17 @@ def test_tuning_never_makes_it_worse_and_says_what_it_chose(
     DecisionSettings.from_mapping(after.settings)
 
 
+def test_tuning_for_claims_that_are_right_keeps_to_the_share_and_else_comes_as_near_as_it_can(
+    model: Classifier, songs: Path, sounds: Path
+) -> None:
+    sets = judged_sets(model, data=songs, background=sounds, split=["all"])
+    before = stream_test(model, sets, "all", limit=6, quiet=True)
+    sure, never_wrong = (tuned(before, model.contract, share) for share in (0.9, 1.0))
+    assert sure.result.right_of_claimed >= 0.9
+    assert sure.result.claimed_in_music >= 0.5
+    assert never_wrong.result.right_of_claimed >= sure.result.right_of_claimed
+
+
 def test_what_was_played_and_said_is_written(
     model: Classifier, songs: Path, tmp_path: Path
 ) -> None:

@@ -309,6 +309,8 @@ def said_by(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
         (["evaluate", "a", "--model", "b"], "name one run folder or .onnx file"),
         (["report", "/nowhere"], "/nowhere is no run"),
         (["stream-test", "/", "--tune", "--set", "test"], "--tune needs a run folder"),
+        (["stream-test", "/", "--right-of-claimed", "0.9"], "add --tune"),
+        (["stream-test", "/", "--right-of-claimed", "90"], "at most 1, not 90"),
         (["prepare", "--data", "/", "--n-fft", "1001"], "n_fft must be even"),
     ],
 )
