@@ -346,12 +346,15 @@ class _Training:
             self._say(row)
             self.interruption.check()
             if board is not None:
-                board.on_epoch_end(epoch, {k: v for k, v in row.items() if isinstance(v, float)})
+                for name, value in row.items():
+                    if isinstance(value, float):
+                        board.add_scalar(name, value, step=epoch + 1)
+                board.flush()
             if settings.patience and epoch + 1 - self.progress.best_epoch >= settings.patience:
                 self.console.print(f"no better validation for {settings.patience} epochs: stopping")
                 break
         if board is not None:
-            board.on_train_end()
+            board.close()
         self._write_facts()
         return settings.out
 
@@ -549,12 +552,12 @@ class _Training:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
     def _tensorboard(self) -> Any:
+        """Return a writer of TensorBoard's own, since Keras' needs TensorFlow on any backend."""
         if not self.settings.tensorboard:
             return None
-        board = keras.callbacks.TensorBoard(self.settings.out / "tensorboard", write_graph=False)
-        board.set_model(self.network)
-        board.on_train_begin()
-        return board
+        from tensorboard.summary import Writer
+
+        return Writer(str(self.settings.out / "tensorboard"))
 
     def _show_step(self, epoch: int, step: int, loss: float) -> None:
         if self.console.is_terminal:

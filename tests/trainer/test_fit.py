@@ -29,7 +29,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fit_command(data: Path, out: Path) -> list[str]:
     """Return a training of seconds: InceptionV3 on small images, two epochs after the head."""
-    options = "--split stratified --weights none --epochs 2 --head-epochs 1 --batch 4 --seed 7"
+    options = "--split stratified --weights none --epochs 2 --head-epochs 1 --batch 4 --seed 7 "
+    options += "--tensorboard"
     size = "--input-scale 2 --window-seconds 3 --windows-per-song 1"
     return [*TRAIN, "fit", "--data", str(data), "--out", str(out), *options.split(), *size.split()]
 
@@ -97,6 +98,18 @@ def test_a_run_is_a_folder_that_says_how_it_was_made(whole: Path) -> None:
     assert sum(map(len, names)) == len(set.union(*names)) == 12
     assert [row["phase"] for row in history(whole)] == ["head", "whole", "whole"]
     assert (whole / "model.keras").is_file()
+
+
+def test_tensorboard_reads_the_curves_that_the_history_has(whole: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(whole / "tensorboard"))
+    board.Reload()
+    for name in ("loss", "valid_accuracy", "learning_rate"):
+        shown = [(event.step, event.tensor_proto.float_val[0]) for event in board.Tensors(name)]
+        assert shown == [
+            (int(row["epoch"]), pytest.approx(float(row[name]), rel=1e-4)) for row in history(whole)
+        ]
 
 
 def test_two_runs_with_one_seed_give_the_same_weights_even_across_an_interruption(
