@@ -23,6 +23,7 @@ from streamer.hub import Hub
 from streamer.inputs import InputError, load_classifier, make_inputs, pipeline_factory
 from streamer.listener import Heard, Listener, ListenerEvent, SourceStatus
 from streamer.mailbox import Mailbox
+from streamer.memory import TRIM_SECONDS, return_freed_memory
 from streamer.metrics import Metrics
 from streamer.notify import Notifier, inherited_sockets
 from streamer.pipeline import SpectrogramColumns
@@ -148,9 +149,10 @@ class Service:
         for name, (_, source) in self._inputs.items():
             self._listen(name, source)
         self._notifier.ready()
-        watch = asyncio.create_task(self._watch())
+        chores = [asyncio.create_task(chore()) for chore in (self._watch, _stay_small)]
         await self._over.wait()
-        watch.cancel()
+        for chore in chores:
+            chore.cancel()
         return await self._stop()
 
     def _announce(self) -> None:
@@ -328,6 +330,13 @@ class Service:
         ]
         if changed:
             logger.warning("%s: changed settings that hold after a restart", ", ".join(changed))
+
+
+async def _stay_small() -> None:
+    """Give freed memory back, again and again."""
+    while True:
+        await asyncio.sleep(TRIM_SECONDS)
+        await asyncio.to_thread(return_freed_memory)
 
 
 def _introduction(source: Source) -> dict[str, str]:
