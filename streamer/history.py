@@ -18,7 +18,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from streamer.history_file import Excerpt, HistoryError, open_history, read_history
+from streamer.history_file import (
+    Excerpt,
+    HistoryError,
+    history_csv,
+    history_json,
+    open_history,
+    read_history,
+)
 from streamer.timeline import Stretch, Timeline
 
 __all__ = ["History", "HistoryError"]
@@ -182,6 +189,22 @@ class History:
             If the file cannot be read.
         """
         return read_history(self._path, from_, to, source, running=self._session)
+
+    def query_json(
+        self, from_: datetime | None = None, to: datetime | None = None, source: str | None = None
+    ) -> bytes:
+        """Return the same as ``/api/history`` answers it."""
+        return history_json(self._path, from_, to, source, running=self._session)
+
+    def query_csv(
+        self,
+        table: str,
+        from_: datetime | None = None,
+        to: datetime | None = None,
+        source: str | None = None,
+    ) -> bytes:
+        """Return its `segments` or `minutes` as CSV."""
+        return history_csv(self._path, table, from_, to, source, running=self._session)
 
     def close(self) -> None:
         """Write what waits and stop. A disk that does not answer is not waited for."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -87,16 +88,6 @@ class Excerpt:
     truncated: bool
     """Whether there is more than a query returns."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what ``/api/history`` answers."""
-        return {
-            "from": clock_text(self.from_),
-            "to": clock_text(self.to),
-            "segments": self.segments,
-            "minutes": self.minutes,
-            "truncated": self.truncated,
-        }
-
 
 def read_history(
     path: Path,
@@ -127,26 +118,118 @@ def read_history(
     HistoryError
         If the file is missing, damaged, or not a history.
     """
+    with _reading(path, from_, to, source, running, limit) as query:
+        segments = list(query.segments())
+        minutes = list(query.minutes())
+    return Excerpt(query.from_, query.to, segments, minutes, query.truncated)
+
+
+def history_json(
+    path: Path,
+    from_: datetime | None = None,
+    to: datetime | None = None,
+    source: str | None = None,
+    *,
+    running: int | None = None,
+    limit: int = ROW_LIMIT,
+) -> bytes:
+    """Return what ``/api/history`` answers; see `read_history`.
+
+    Encoded row by row: as objects a day of rows would take ten times the length of the answer.
+    """
+    answer = io.BytesIO()
+    with _reading(path, from_, to, source, running, limit) as query:
+        span = {"from": clock_text(query.from_), "to": clock_text(query.to)}
+        answer.write(_encode(span).removesuffix(b"}"))
+        for name, rows in (("segments", query.segments()), ("minutes", query.minutes())):
+            answer.write(f',"{name}":['.encode())
+            for number, row in enumerate(rows):
+                answer.write(b"," * (number > 0) + _encode(row))
+            answer.write(b"]")
+    answer.write(b"," + _encode({"truncated": query.truncated}).removeprefix(b"{"))
+    return answer.getvalue()
+
+
+def history_csv(
+    path: Path,
+    table: str,
+    from_: datetime | None = None,
+    to: datetime | None = None,
+    source: str | None = None,
+    *,
+    running: int | None = None,
+    limit: int = ROW_LIMIT,
+) -> bytes:
+    """Return one table, `segments` or `minutes`, as CSV; see `read_history`."""
+    with _reading(path, from_, to, source, running, limit) as query:
+        text = (
+            to_csv(query.segments(), SEGMENT_COLUMNS)
+            if table == "segments"
+            else to_csv(query.minutes(), MINUTE_COLUMNS)
+        )
+    return text.encode(errors="replace")
+
+
+def _encode(content: Mapping[str, Any]) -> bytes:
+    """Serialise; half a surrogate pair in a title becomes a question mark."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode(errors="replace")
+
+
+@dataclass(slots=True)
+class _Query:
+    """A question to an open history."""
+
+    connection: sqlite3.Connection
+    from_: datetime
+    to: datetime
+    source: str | None
+    running: int | None
+    limit: int
+    truncated: bool = False
+    """Whether rows had to be left out."""
+
+    def segments(self) -> Iterator[dict[str, Any]]:
+        """Yield rows as `Excerpt.segments` has them."""
+        return self._rows(READ_SEGMENTS, _segment)
+
+    def minutes(self) -> Iterator[dict[str, Any]]:
+        """Yield rows as `Excerpt.minutes` has them."""
+        return self._rows(READ_MINUTES, _minute)
+
+    def _rows(self, sql: str, row_of: Callable[..., dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        found = {
+            "from": self.from_.timestamp(),
+            "to": self.to.timestamp(),
+            "source": self.source,
+            "running": self.running,
+            "limit": self.limit + 1,
+        }
+        for number, row in enumerate(self.connection.execute(sql, found)):
+            if number == self.limit:
+                self.truncated = True
+                return
+            yield row_of(*row)
+
+
+@contextlib.contextmanager
+def _reading(
+    path: Path,
+    from_: datetime | None,
+    to: datetime | None,
+    source: str | None,
+    running: int | None,
+    limit: int,
+) -> Iterator[_Query]:
     to = to or datetime.now(UTC)
-    from_ = from_ or to - DAY
-    found = {
-        "from": from_.timestamp(),
-        "to": to.timestamp(),
-        "source": source,
-        "running": running,
-        "limit": limit + 1,
-    }
     try:
         with contextlib.closing(
             sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
         ) as connection:
             _check(connection, path)
-            segments = [_segment(*row) for row in connection.execute(READ_SEGMENTS, found)]
-            minutes = [_minute(*row) for row in connection.execute(READ_MINUTES, found)]
+            yield _Query(connection, from_ or to - DAY, to, source, running, limit)
     except sqlite3.Error as error:
         raise HistoryError(f"cannot read the history {path}: {error}") from None
-    truncated = max(len(segments), len(minutes)) > limit
-    return Excerpt(from_, to, segments[:limit], minutes[:limit], truncated)
 
 
 def _segment(
@@ -238,6 +321,8 @@ def open_history(path: Path) -> sqlite3.Connection:
         _check(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        # Kibibytes: it only appends, and the default of 2 MiB fills in a day.
+        connection.execute("PRAGMA cache_size = -256")
     except (sqlite3.Error, HistoryError) as error:
         connection.close()
         if isinstance(error, HistoryError):

@@ -19,13 +19,7 @@ from websockets.http11 import Request, Response
 
 from streamer.access import HOST_PATTERN, Access, RefusedError, parameter, single
 from streamer.history import History
-from streamer.history_file import (
-    MINUTE_COLUMNS,
-    SEGMENT_COLUMNS,
-    HistoryError,
-    parse_moment,
-    to_csv,
-)
+from streamer.history_file import HistoryError, parse_moment
 
 if TYPE_CHECKING:
     from streamer.hub import Hub
@@ -222,15 +216,10 @@ class _HistoryRequest:
 
     def run(self, history: History) -> Page:
         """Ask the history; takes its time."""
-        excerpt = history.query(self.from_, self.to, self.source)
+        span = (self.from_, self.to, self.source)
         if self.form == "json":
-            return json_page(excerpt.to_dict())
-        text = (
-            to_csv(excerpt.segments, SEGMENT_COLUMNS)
-            if self.table == "segments"
-            else to_csv(excerpt.minutes, MINUTE_COLUMNS)
-        )
-        return Page(text.encode(errors="replace"), "text/csv; charset=utf-8")
+            return Page(history.query_json(*span), "application/json")
+        return Page(history.query_csv(self.table, *span), "text/csv; charset=utf-8")
 
 
 def _moment(query: str, name: str) -> datetime | None:

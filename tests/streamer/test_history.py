@@ -230,7 +230,7 @@ for number in range(2, 200):
     history.record(segment(number, end=10.0 * number, final=True, title="x" * 500))
 while history.write_errors < 3:
     time.sleep(0.01)
-print("full", history.query().to_dict()["segments"][0]["title"], flush=True)
+print("full", history.query().segments[0]["title"], flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 far = parse_moment("to", "2100-01-01")
 while len(history.query(to=far, from_=parse_moment("from", "2000-01-01")).segments) < 199:
