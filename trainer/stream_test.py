@@ -26,9 +26,9 @@ from trainer.sets import JudgedSets
 HEARD_SECONDS = (1, 3, 5, 10, 30)
 """After how many seconds of a song its label is looked at."""
 
-WRONG_COST = 0.5
+WRONG_COST = 0.75
 """What a second of a wrong genre costs in seconds of a right one; `uncertain` costs nothing. So a
-claim pays from a probability of 0.5 / 1.5 on (C. Chow, "On optimum recognition error and reject
+claim pays from a probability of 0.75 / 1.75 on (C. Chow, "On optimum recognition error and reject
 tradeoff", IEEE Trans. Information Theory 16, 1970)."""
 
 CHANGE_SECONDS = 1.2
@@ -98,6 +98,11 @@ class StreamResult:
     """Share of songs with the right label after so many seconds."""
 
     @property
+    def restlessness(self) -> float:
+        """What label changes inside songs cost, as a share of the time."""
+        return CHANGE_SECONDS / 60 * self.changes_per_minute
+
+    @property
     def worth(self) -> float:
         """What `tune` makes as great as it can: the share right, less what annoys a listener."""
         music = self.seconds - self.silence - self.not_music
@@ -107,7 +112,7 @@ class StreamResult:
         return (
             self.right
             - WRONG_COST * wrongly / self.seconds
-            - CHANGE_SECONDS / 60 * self.changes_per_minute
+            - self.restlessness
             - max(0.0, self.ece - TOLERATED_ECE)
         )
 
@@ -322,7 +327,7 @@ def tune(
         if right_of_claimed is None:
             return (result.worth,)
         missing = max(0.0, right_of_claimed - result.right_of_claimed)
-        return (-missing, result.claimed_in_music)
+        return (-missing, result.claimed_in_music - result.restlessness)
 
     finalists = sorted(SMOOTHINGS, key=lambda way: found(way).worth, reverse=True)[:FINALISTS]
     candidates = [way | thresholds for way in finalists for thresholds in THRESHOLDS]
