@@ -14,16 +14,18 @@ import sqlite3
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from streamer.history_file import (
+    ROW_LIMIT,
     Excerpt,
     HistoryError,
-    history_csv,
-    history_json,
+    HistoryQuery,
     open_history,
+    open_query,
     read_history,
 )
 from streamer.timeline import Stretch, Timeline
@@ -190,21 +192,11 @@ class History:
         """
         return read_history(self._path, from_, to, source, running=self._session)
 
-    def query_json(
-        self, from_: datetime | None = None, to: datetime | None = None, source: str | None = None
-    ) -> bytes:
-        """Return the same as ``/api/history`` answers it."""
-        return history_json(self._path, from_, to, source, running=self._session)
-
-    def query_csv(
-        self,
-        table: str,
-        from_: datetime | None = None,
-        to: datetime | None = None,
-        source: str | None = None,
-    ) -> bytes:
-        """Return its `segments` or `minutes` as CSV."""
-        return history_csv(self._path, table, from_, to, source, running=self._session)
+    def ask(
+        self, from_: datetime | None, to: datetime | None, source: str | None
+    ) -> AbstractContextManager[HistoryQuery]:
+        """Open the file for a question like that of `query`."""
+        return open_query(self._path, from_, to, source, self._session, ROW_LIMIT)
 
     def close(self) -> None:
         """Write what waits and stop. A disk that does not answer is not waited for."""

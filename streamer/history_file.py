@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from streamer.messages import to_bytes
 from streamer.timeline import clock_text
 
 READ_SEGMENTS = """
@@ -118,66 +118,14 @@ def read_history(
     HistoryError
         If the file is missing, damaged, or not a history.
     """
-    with _reading(path, from_, to, source, running, limit) as query:
+    with open_query(path, from_, to, source, running, limit) as query:
         segments = list(query.segments())
         minutes = list(query.minutes())
     return Excerpt(query.from_, query.to, segments, minutes, query.truncated)
 
 
-def history_json(
-    path: Path,
-    from_: datetime | None = None,
-    to: datetime | None = None,
-    source: str | None = None,
-    *,
-    running: int | None = None,
-    limit: int = ROW_LIMIT,
-) -> bytes:
-    """Return what ``/api/history`` answers; see `read_history`.
-
-    Encoded row by row: as objects a day of rows would take ten times the length of the answer.
-    """
-    answer = io.BytesIO()
-    with _reading(path, from_, to, source, running, limit) as query:
-        span = {"from": clock_text(query.from_), "to": clock_text(query.to)}
-        answer.write(_encode(span).removesuffix(b"}"))
-        for name, rows in (("segments", query.segments()), ("minutes", query.minutes())):
-            answer.write(f',"{name}":['.encode())
-            for number, row in enumerate(rows):
-                answer.write(b"," * (number > 0) + _encode(row))
-            answer.write(b"]")
-    answer.write(b"," + _encode({"truncated": query.truncated}).removeprefix(b"{"))
-    return answer.getvalue()
-
-
-def history_csv(
-    path: Path,
-    table: str,
-    from_: datetime | None = None,
-    to: datetime | None = None,
-    source: str | None = None,
-    *,
-    running: int | None = None,
-    limit: int = ROW_LIMIT,
-) -> bytes:
-    """Return one table, `segments` or `minutes`, as CSV; see `read_history`."""
-    with _reading(path, from_, to, source, running, limit) as query:
-        text = (
-            to_csv(query.segments(), SEGMENT_COLUMNS)
-            if table == "segments"
-            else to_csv(query.minutes(), MINUTE_COLUMNS)
-        )
-    return text.encode(errors="replace")
-
-
-def _encode(content: Mapping[str, Any]) -> bytes:
-    """Serialise; half a surrogate pair in a title becomes a question mark."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode(errors="replace")
-
-
 @dataclass(slots=True)
-class _Query:
+class HistoryQuery:
     """A question to an open history."""
 
     connection: sqlite3.Connection
@@ -197,6 +145,31 @@ class _Query:
         """Yield rows as `Excerpt.minutes` has them."""
         return self._rows(READ_MINUTES, _minute)
 
+    def json(self) -> bytes:
+        """Return what ``/api/history`` answers.
+
+        Encoded row by row: as objects a day of rows would take ten times the length of the answer.
+        """
+        answer = io.BytesIO()
+        span = {"from": clock_text(self.from_), "to": clock_text(self.to)}
+        answer.write(to_bytes(span).removesuffix(b"}"))
+        for name, rows in (("segments", self.segments()), ("minutes", self.minutes())):
+            answer.write(f',"{name}":['.encode())
+            for number, row in enumerate(rows):
+                answer.write(b"," * (number > 0) + to_bytes(row))
+            answer.write(b"]")
+        answer.write(b"," + to_bytes({"truncated": self.truncated}).removeprefix(b"{"))
+        return answer.getvalue()
+
+    def csv(self, table: str) -> bytes:
+        """Return one table, `segments` or `minutes`, as CSV."""
+        text = (
+            to_csv(self.segments(), SEGMENT_COLUMNS)
+            if table == "segments"
+            else to_csv(self.minutes(), MINUTE_COLUMNS)
+        )
+        return text.encode(errors="replace")
+
     def _rows(self, sql: str, row_of: Callable[..., dict[str, Any]]) -> Iterator[dict[str, Any]]:
         found = {
             "from": self.from_.timestamp(),
@@ -213,21 +186,22 @@ class _Query:
 
 
 @contextlib.contextmanager
-def _reading(
+def open_query(
     path: Path,
     from_: datetime | None,
     to: datetime | None,
     source: str | None,
     running: int | None,
     limit: int,
-) -> Iterator[_Query]:
+) -> Iterator[HistoryQuery]:
+    """Open a history for one question; see `read_history`."""
     to = to or datetime.now(UTC)
     try:
         with contextlib.closing(
             sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
         ) as connection:
             _check(connection, path)
-            yield _Query(connection, from_ or to - DAY, to, source, running, limit)
+            yield HistoryQuery(connection, from_ or to - DAY, to, source, running, limit)
     except sqlite3.Error as error:
         raise HistoryError(f"cannot read the history {path}: {error}") from None
 

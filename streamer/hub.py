@@ -142,11 +142,6 @@ class Outbox:
         }
 
 
-def _encode(message: Message) -> bytes:
-    """Serialise a frame; half a surrogate pair in a title becomes a question mark."""
-    return messages.encode(message).encode(errors="replace")
-
-
 @dataclass(slots=True)
 class _SourceState:
     """The last that was published about one source."""
@@ -216,7 +211,7 @@ class Hub:
     def publish(self, message: Message) -> None:
         """Tell a message to every client that wants it. Never waits for any of them."""
         kind, source = message["type"], message.get("source")
-        frame = _encode(message)
+        frame = messages.to_bytes(message)
         self._remember(kind, message, frame)
         for outbox in self._outboxes:
             if outbox.subscription.wants(kind, source):
@@ -227,7 +222,7 @@ class Hub:
     def join(self, outbox: Outbox) -> None:
         """Greet a new client and tell it the state of everything that it wants."""
         self._outboxes[outbox] = None
-        outbox.offer("hello", None, _encode(self.hello()))
+        outbox.offer("hello", None, messages.to_bytes(self.hello()))
         self._catch_up(outbox, Subscription((frozenset()), frozenset()))
 
     def leave(self, outbox: Outbox) -> None:

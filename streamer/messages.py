@@ -190,3 +190,8 @@ def shares(probabilities: Mapping[str, float]) -> dict[str, float]:
     for label in by_loss[:missing]:
         parts[label] += 1
     return {label: part / SHARES for label, part in parts.items()}
+
+
+def to_bytes(message: Mapping[str, Any]) -> bytes:
+    """Serialise a frame; half a surrogate pair in a title becomes a question mark."""
+    return encode(message).encode(errors="replace")

@@ -216,10 +216,10 @@ class _HistoryRequest:
 
     def run(self, history: History) -> Page:
         """Ask the history; takes its time."""
-        span = (self.from_, self.to, self.source)
-        if self.form == "json":
-            return Page(history.query_json(*span), "application/json")
-        return Page(history.query_csv(self.table, *span), "text/csv; charset=utf-8")
+        with history.ask(self.from_, self.to, self.source) as query:
+            if self.form == "json":
+                return Page(query.json(), "application/json")
+            return Page(query.csv(self.table), "text/csv; charset=utf-8")
 
 
 def _moment(query: str, name: str) -> datetime | None:

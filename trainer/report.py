@@ -360,7 +360,7 @@ def _stream_section(
 
 
 def _robustness_section(path: Path, book: _Book) -> str:
-    found = json.loads(path.read_text())
+    found = _read_json(path)
     name, ways = found["set"], pd.DataFrame(found["ways"])
     drawing = book.add(
         f"robustness_{name}",
