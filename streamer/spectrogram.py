@@ -160,68 +160,67 @@ def _hann(n_fft: int) -> NDArray[np.float32]:
     return np.asarray(window, np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class _Slopes:
-    """The filterbank without its zeros.
+BANDS_AT_ONCE = 32
+"""Neighbouring mel bands summed by one product."""
 
-    Between two neighbouring edges one filter falls and the next one rises, so every bin counts in
-    two bands at most: two weights a bin, summed from edge to edge.
-    """
-
-    used: slice
-    """Bins between the first and the last edge."""
-    rising: NDArray[np.float32]
-    falling: NDArray[np.float32]
-    starts: NDArray[np.intp]
-    """First of the used bins after each edge but the last, shape (n_mels + 1,)."""
-    filled: NDArray[np.float32]
-    """1 where there is a bin before the next edge, else 0."""
-
-    def mel(self, power: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map power spectra, shape (k, bins), to mel bands, shape (k, n_mels).
-
-        Each row is summed on its own: a product with the whole filterbank would cost three times
-        as much, and round differently with the number of rows, while a replay must equal the
-        live run to the last bit.
-        """
-        power = power[:, self.used]
-        rising = np.add.reduceat(power * self.rising, self.starts, axis=1) * self.filled
-        falling = np.add.reduceat(power * self.falling, self.starts, axis=1) * self.filled
-        return np.asarray(rising[:, :-1] + falling[:, 1:])
+ROWS_AT_ONCE = 16
+"""Columns in one product. Always as many: the rounding of a product may depend on its shape, while
+a replay, which takes its columns in other portions, must equal the live run to the last bit."""
 
 
 @functools.lru_cache(maxsize=8)
-def _slopes(spec: SpectrogramSpec) -> _Slopes:
-    bins, edges = _bins_and_edges(spec)
-    at = np.searchsorted(bins, edges)
-    used = np.arange(at[0], at[-1])
-    segment = np.searchsorted(at, used, side="right") - 1
-    # A row of zeros on either side: the first segment has no falling filter, the last no rising.
-    filters = np.pad(mel_filterbank(spec), ((1, 1), (0, 0)))
-    return _Slopes(
-        used=slice(int(at[0]), int(at[-1])),
-        rising=filters[segment + 1, used],
-        falling=filters[segment, used],
-        starts=np.minimum(at[:-1] - at[0], len(used) - 1),
-        filled=(np.diff(at) > 0).astype(np.float32),
-    )
+def _neighbours(spec: SpectrogramSpec) -> list[tuple[slice, slice, NDArray[np.float32]]]:
+    """Return the filterbank without most of its zeros.
+
+    For every `BANDS_AT_ONCE` bands: the bands, the Fourier bins that count in any of them, and
+    the filters between the two, shape (bins, bands).
+    """
+    filters = mel_filterbank(spec)
+    parts = []
+    for first in range(0, spec.n_mels, BANDS_AT_ONCE):
+        bands = slice(first, min(spec.n_mels, first + BANDS_AT_ONCE))
+        counted = np.flatnonzero(filters[bands].any(axis=0))
+        # Bands narrower than a Fourier bin may have no bin at all; one bin of weight 0 says so.
+        bins = slice(int(counted[0]), int(counted[-1]) + 1) if counted.size else slice(0, 1)
+        parts.append((bands, bins, np.ascontiguousarray(filters[bands, bins].T)))
+    return parts
+
+
+def _mel(power: NDArray[np.float32], spec: SpectrogramSpec) -> NDArray[np.float32]:
+    """Map power spectra, shape (k, bins), to mel bands, shape (k, n_mels).
+
+    k is a multiple of `ROWS_AT_ONCE`.
+    """
+    rows = power.reshape(-1, ROWS_AT_ONCE, power.shape[1])
+    mel = np.empty((*rows.shape[:2], spec.n_mels), np.float32)
+    for bands, bins, filters in _neighbours(spec):
+        np.matmul(rows[..., bins], filters, out=mel[..., bands])
+    return mel.reshape(-1, spec.n_mels)
 
 
 def _columns(samples: Samples, count: int, spec: SpectrogramSpec) -> Columns:
     """Return `count` columns of absolute dB; column k starts at sample `k * hop_length`."""
-    slopes, window = _slopes(spec), _hann(spec.n_fft)
+    window = _hann(spec.n_fft)
     power_db = np.empty((spec.n_mels, count), np.float32)
     # A view of overlapping frames; `sliding_window_view` costs as much as the filters.
-    step = samples.strides[0]
-    frames = np.lib.stride_tricks.as_strided(
-        samples, (count, spec.n_fft), (spec.hop_length * step, step), writeable=False
+    (step,) = samples.strides
+    frames = np.ndarray(
+        (count, spec.n_fft), np.float32, samples, strides=(spec.hop_length * step, step)
     )
     for start in range(0, count, BLOCK_COLUMNS):
-        block = frames[start : min(count, start + BLOCK_COLUMNS)]
-        spectrum = np.fft.rfft(block * window)
-        power = np.square(spectrum.real) + np.square(spectrum.imag)
-        mel = slopes.mel(power)
-        power_db[:, start : start + len(mel)] = 10 * np.log10(np.maximum(mel, np.float32(AMIN))).T
+        block = frames[start : start + BLOCK_COLUMNS] * window
+        # In double precision: numpy's transform of float32 takes as long, and where its buffers
+        # happen to lie 4 KiB apart, twice as long.
+        parts = np.fft.rfft(block.astype(np.float64)).view(np.float64)
+        np.square(parts, out=parts)
+        # Zeros fill the last portion.
+        power = np.zeros(
+            (-(-len(block) // ROWS_AT_ONCE) * ROWS_AT_ONCE, parts.shape[1] // 2), np.float32
+        )
+        np.add(parts[:, ::2], parts[:, 1::2], out=power[: len(block)], casting="same_kind")
+        mel = _mel(power, spec)[: len(block)]
+        np.log10(np.maximum(mel, np.float32(AMIN), out=mel), out=mel)
+        np.multiply(mel.T, 10, out=power_db[:, start : start + len(block)])
     return power_db
 
 
