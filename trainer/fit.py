@@ -383,22 +383,10 @@ class _Training:
         settings = self.settings
         self.compiled = self._phase(epoch)
         backbone = self.image_network.get_layer(BACKBONE)
-        if self._phase(epoch) == "head":
-            backbone.trainable = False
-            rate: Any = settings.head_learning_rate
-        else:
-            backbone.trainable = True
-            steps = self.windows.steps * settings.epochs
-            warm_up = min(steps // 10, 2 * self.windows.steps)
-            rate = keras.optimizers.schedules.CosineDecay(
-                settings.learning_rate / 100,
-                max(1, steps - warm_up),
-                alpha=0.01,
-                warmup_target=settings.learning_rate,
-                warmup_steps=warm_up,
-            )
+        backbone.trainable = self.compiled == "whole"
         optimizer = keras.optimizers.AdamW(
-            rate,
+            # Set before every step. TensorFlow would trace a schedule once for every variable.
+            settings.learning_rate,
             weight_decay=settings.weight_decay,
             clipnorm=1.0,
             use_ema=True,
@@ -418,6 +406,19 @@ class _Training:
         self.network.compute_metrics(None, blank, blank, np.ones(1, np.float32))
         self.network.reset_metrics()
 
+    def _learning_rate(self, epoch: int, step: int) -> float:
+        """Return the rate of a step, counted from 0 in its epoch: warm-up, then a cosine to 1 %."""
+        settings = self.settings
+        if self._phase(epoch) == "head":
+            return settings.head_learning_rate
+        steps = self.windows.steps * settings.epochs
+        warm_up = min(steps // 10, 2 * self.windows.steps)
+        done = self.windows.steps * (epoch - settings.head_epochs) + step
+        if done < warm_up:
+            return settings.learning_rate * (0.01 + 0.99 * done / warm_up)
+        left = 0.5 + 0.5 * math.cos(math.pi * (done - warm_up) / max(1, steps - warm_up))
+        return settings.learning_rate * (0.01 + 0.99 * left)
+
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         self._seed_dropout(epoch)
         started = time.perf_counter()
@@ -425,6 +426,7 @@ class _Training:
         steps: list[dict[str, float]] = []
         for number, batch in enumerate(self.windows.epoch(epoch), start=1):
             before = time.perf_counter()
+            self.network.optimizer.learning_rate = self._learning_rate(epoch, number - 1)
             logs = self.network.train_on_batch(
                 batch.windows, batch.targets, sample_weight=batch.weights, return_dict=True
             )

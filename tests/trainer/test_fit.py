@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import math
 import os
 import re
 import signal
@@ -98,6 +99,13 @@ def test_a_run_is_a_folder_that_says_how_it_was_made(whole: Path) -> None:
     assert sum(map(len, names)) == len(set.union(*names)) == 12
     assert [row["phase"] for row in history(whole)] == ["head", "whole", "whole"]
     assert (whole / "model.keras").is_file()
+
+
+def test_the_rate_falls_from_its_highest_along_a_cosine_to_a_hundredth(whole: Path) -> None:
+    _, *of_whole = [float(row["learning_rate"]) for row in history(whole)]
+    # The last of two steps in each of two epochs; four steps are too few for a warm-up.
+    expected = [3e-4 * (0.01 + 0.99 * (1 + math.cos(math.pi * done / 4)) / 2) for done in (1, 3)]
+    assert of_whole == pytest.approx(expected, rel=1e-4)
 
 
 def test_tensorboard_reads_the_curves_that_the_history_has(whole: Path) -> None:
