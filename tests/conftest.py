@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
+import os
 import signal
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from _pytest.terminal import TerminalReporter
 
 import streamer
 
@@ -27,12 +33,54 @@ hypothesis.settings.load_profile("steady")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# What takes longest begins first, so that no process is left alone with it at the end.
+FIRST = ("tests/benchmarks/", "tests/trainer/", "tests/export/", "tests/")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `shared` in a clone without the development data."""
+    """Put long tests first, and skip those marked `shared` in a clone without the data."""
+    items.sort(key=lambda item: [item.nodeid.startswith(folder) for folder in FIRST].index(True))
     if not SHARED.is_dir():
         for item in items:
             if item.get_closest_marker("shared"):
                 item.add_marker(pytest.mark.skip(reason=f"needs the development data in {SHARED}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let a benchmark have the machine to itself, however many processes run the tests."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is None:
+        return (yield)
+    alone = item.get_closest_marker("benchmark") is not None
+    folder = Path(tempfile.gettempdir())
+    with (folder / f"{run}.turn").open("w") as turn, (folder / f"{run}.machine").open("w") as room:
+        # Who waits for the machine holds the turn: a benchmark is not overtaken.
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        return (yield)
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Return what notes a sentence with measured figures for the end of the test run."""
+    return lambda sentence: record_property("measured", sentence)
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Print what was measured."""
+    reports = itertools.chain.from_iterable(terminalreporter.stats.values())
+    sentences = [
+        value
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, value in report.user_properties
+        if name == "measured"
+    ]
+    if sentences:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(map(str, sentences)))
 
 
 @pytest.fixture(scope="session")

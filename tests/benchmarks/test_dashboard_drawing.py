@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ def busy_seconds(page: Page) -> tuple[float, float]:
 
 @pytest.mark.benchmark
 @pytest.mark.skipif(why_no_browser() is not None, reason=str(why_no_browser()))
-def test_the_page_draws_with_less_than_a_tenth_of_a_processor(tmp_path: Path) -> None:
+def test_the_page_draws_with_less_than_a_tenth_of_a_processor(
+    tmp_path: Path, measured: Callable[[str], None]
+) -> None:
     radio = broadcast("radio")
     try:
         with chromium(tmp_path) as page:
@@ -37,5 +40,5 @@ def test_the_page_draws_with_less_than_a_tenth_of_a_processor(tmp_path: Path) ->
     finally:
         radio.close()
     share = (after - before) / (ended - began)
-    print(f"share of a processor: {share:.1%}")
+    measured(f"the page draws with {share:.1%} of a processor")
     assert share < 0.1

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def with_float32_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @pytest.mark.benchmark
 def test_int8_weights_run_as_fast_as_float32_weights(
-    gtzan_model: Path, capsys: pytest.CaptureFixture[str]
+    gtzan_model: Path, measured: Callable[[str], None]
 ) -> None:
     contract = Classifier.load(gtzan_model).contract
     assert contract.precision == "int8"
@@ -65,8 +66,7 @@ def test_int8_weights_run_as_fast_as_float32_weights(
             sessions[which].run(None, {"spectrogram": window})
             times[which].append(time.process_time() - start)
     int8, float32 = (statistics.median(taken) for taken in times)
-    with capsys.disabled():
-        print(f"\nint8 {1000 * int8:.1f} ms, float32 {1000 * float32:.1f} ms a window")
+    measured(f"int8 {1000 * int8:.1f} ms, float32 {1000 * float32:.1f} ms a window")
     assert np.abs(answers[0] - answers[1]).max() < 1e-4
     assert int8 / float32 < 1.05
 
@@ -93,12 +93,11 @@ print(json.dumps({"busy": (time.process_time() - used) / passed, "idle": idle / 
 @pytest.mark.benchmark
 @pytest.mark.parametrize("threads", [1, 2])
 def test_one_prediction_a_second_takes_under_a_tenth_of_a_core_and_waiting_takes_nothing(
-    gtzan_model: Path, capsys: pytest.CaptureFixture[str], threads: int
+    gtzan_model: Path, measured: Callable[[str], None], threads: int
 ) -> None:
     command = [sys.executable, "-c", IDLING, str(gtzan_model), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     shares = json.loads(done.stdout)
-    with capsys.disabled():
-        print(f"\n{threads} threads: {shares['busy']:.1%} of a core, {shares['idle']:.2%} waiting")
+    measured(f"{threads} threads: {shares['busy']:.1%} of a core, {shares['idle']:.2%} waiting")
     assert shares["busy"] < 0.1
     assert shares["idle"] < 0.01

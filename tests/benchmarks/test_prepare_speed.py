@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import librosa
@@ -38,7 +39,7 @@ def by_librosa(song: Path, spec: SpectrogramSpec) -> None:
 
 @pytest.mark.benchmark
 def test_preparing_takes_at_most_twice_the_time_of_the_bare_transform(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     spec = SpectrogramSpec()
     song = write_audio(tmp_path / "song.flac", band_noise("noise", SECONDS))
@@ -56,10 +57,9 @@ def test_preparing_takes_at_most_twice_the_time_of_the_bare_transform(
     done = prepare(tmp_path / "songs", tmp_path / "pictures", spec, quiet=True)
     ours = time.perf_counter() - began
     assert done.made == SONGS
-    with capsys.disabled():
-        print(
-            f"\n{SONGS} tracks of {SECONDS} s: librosa in one process {notebook:.1f} s, "
-            f"prepare {ours:.1f} s ({notebook / ours:.1f} times as fast; "
-            f"{1000 * ours / SONGS:.0f} s for 1,000)"
-        )
+    measured(
+        f"{SONGS} tracks of {SECONDS} s: librosa in one process {notebook:.1f} s, "
+        f"prepare {ours:.1f} s ({notebook / ours:.1f} times as fast; "
+        f"{1000 * ours / SONGS:.0f} s for 1,000)"
+    )
     assert notebook / ours >= LEAST_RATIO

@@ -35,7 +35,7 @@ def fastest_by_turns(
 
 @pytest.mark.benchmark
 def test_a_new_second_costs_a_twentieth_of_librosa_over_the_window(
-    capsys: pytest.CaptureFixture[str],
+    measured: Callable[[str], None],
 ) -> None:
     spec = SpectrogramSpec()
     samples = np.random.default_rng(0).standard_normal(WINDOW_SECONDS * spec.sample_rate)
@@ -56,9 +56,8 @@ def test_a_new_second_costs_a_twentieth_of_librosa_over_the_window(
         return librosa.power_to_db(power, ref=np.max, top_db=spec.top_db)
 
     theirs, ours = fastest_by_turns(by_librosa, lambda: stream.push(second))
-    with capsys.disabled():
-        print(
-            f"\none new second: {ours * 1e3:.2f} ms; librosa over {WINDOW_SECONDS} s: "
-            f"{theirs * 1e3:.2f} ms; ratio {theirs / ours:.1f}"
-        )
+    measured(
+        f"one new second: {ours * 1e3:.2f} ms; librosa over {WINDOW_SECONDS} s: "
+        f"{theirs * 1e3:.2f} ms; ratio {theirs / ours:.1f}"
+    )
     assert theirs / ours >= LEAST_RATIO

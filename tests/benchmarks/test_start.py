@@ -23,7 +23,7 @@ def seconds(action) -> float:
 
 @pytest.mark.benchmark
 def test_the_start_with_the_embedded_model_takes_little_longer_than_its_imports(
-    gtzan_model, tmp_path, capsys
+    gtzan_model, tmp_path, measured
 ):
     def start_until_ready():
         manager = ServiceManager(tmp_path / f"notify{time.monotonic_ns()}")
@@ -37,6 +37,5 @@ def test_the_start_with_the_embedded_model_takes_little_longer_than_its_imports(
         starts.append(seconds(start_until_ready))
         ratios.append(starts[-1] / imports)
     ratio = statistics.median(ratios)
-    with capsys.disabled():
-        print(f"\nstart until ready: {min(starts):.2f} s, {ratio:.1f} times the imports alone")
+    measured(f"start until ready: {min(starts):.2f} s, {ratio:.1f} times the imports alone")
     assert ratio < START_LIMIT
