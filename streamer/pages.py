@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from streamer import messages
 from streamer.access import HOST_PATTERN, Access, RefusedError, parameter, single
 from streamer.history import History
 from streamer.history_file import HistoryError, parse_moment
@@ -51,10 +51,9 @@ class Page:
     """Headers beside those that every answer has."""
 
 
-def json_page(content: Any, *, status: int = 200) -> Page:
+def json_page(content: Mapping[str, Any], *, status: int = 200) -> Page:
     """Return a page of JSON."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Page(text.encode(errors="replace"), "application/json", status)
+    return Page(messages.to_bytes(content), "application/json", status)
 
 
 def text_page(status: int, text: str, headers: Mapping[str, str] | None = None) -> Page:

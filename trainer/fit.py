@@ -34,7 +34,7 @@ from trainer.dataset import (
 )
 from trainer.gtzan import DatasetError, Split, check_genres, find_tracks, split_tracks
 from trainer.interruption import Interruption
-from trainer.network import BACKBONE, build_image_network, with_preprocessing
+from trainer.network import BACKBONE, build_image_network, earlier_run, with_preprocessing
 from trainer.pictures import read_spec
 from trainer.run_folder import read_facts, write_json
 
@@ -216,8 +216,8 @@ def learnt_before(settings: FitSettings) -> set[str]:
     """
     if (settings.out / "run.json").is_file():
         return set(read_facts(settings.out).get("learnt_before", ()))
-    earlier = Path(settings.weights)
-    if not (earlier / "run.json").is_file():
+    earlier = earlier_run(settings.weights)
+    if earlier is None:
         return set()
     facts = read_facts(earlier)
     return {*facts["split"]["train"], *facts.get("learnt_before", ())}

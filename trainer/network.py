@@ -98,11 +98,18 @@ def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) 
     # float32 also under mixed precision: the loss needs it.
     logits = keras.layers.Dense(len(labels), dtype="float32", name="logits")(features)
     network = keras.Model(images, logits, name="image_network")
-    if weights != "imagenet" and Path(weights).is_dir():
-        _take_over(network, labels, Path(weights))
-    else:
+    earlier = earlier_run(weights)
+    if earlier is None:
         _load_pretrained(backbone, weights)
+    else:
+        _take_over(network, labels, earlier)
     return network
+
+
+def earlier_run(weights: str) -> Path | None:
+    """Return the folder of the run whose network `--weights` names, None if it names no run."""
+    folder = Path(weights)
+    return folder if weights not in ("none", "imagenet") and folder.is_dir() else None
 
 
 def _take_over(network: keras.Model, labels: Sequence[str], run: Path) -> None:
