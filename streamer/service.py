@@ -23,7 +23,7 @@ from streamer.hub import Hub
 from streamer.inputs import InputError, load_classifier, make_inputs, pipeline_factory
 from streamer.listener import Heard, Listener, ListenerEvent, SourceStatus
 from streamer.mailbox import Mailbox
-from streamer.memory import TRIM_SECONDS, return_freed_memory
+from streamer.memory import TRIM_SECONDS, return_freed_memory, share_one_heap
 from streamer.metrics import Metrics
 from streamer.notify import Notifier, inherited_sockets
 from streamer.pipeline import SpectrogramColumns
@@ -393,6 +393,7 @@ def _end_at_the_latest_in(seconds: float) -> None:
 def run(settings: Settings, reload: Callable[[], Settings]) -> int:
     """Run the daemon; return the exit status."""
     faulthandler.enable()
+    share_one_heap()
     terminal = Terminal(sys.stderr) if sys.stderr.isatty() else None
     # The live lines tell the news already.
     level = "warning" if terminal and settings.log_level == "info" else settings.log_level

@@ -1,10 +1,11 @@
-"""Memory that was freed between blocks in use goes back to the system."""
+"""The daemon's memory: one heap, whose freed pages go back to the system."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,48 @@ print(fragmented, resident() - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed pages")
+HEAPS = """
+import ctypes, sys, threading
+from streamer.memory import share_one_heap
+
+if sys.argv[2] == "shared":
+    share_one_heap()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+all_there = threading.Barrier(4)
+
+def allocate():
+    all_there.wait()
+    libc.malloc(5000)
+    all_there.wait()
+
+threads = [threading.Thread(target=allocate) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+report = libc.fopen(sys.argv[1].encode(), b"w")
+libc.malloc_info(0, ctypes.c_void_p(report))
+libc.fclose(ctypes.c_void_p(report))
+"""
+
+only_glibc = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed pages, and heaps by thread"
+)
+
+
+@only_glibc
+def test_threads_share_one_heap_instead_of_having_one_each(tmp_path: Path) -> None:
+    heaps = {}
+    for how in ("shared", "as it was"):
+        report = tmp_path / how
+        subprocess.run([sys.executable, "-c", HEAPS, str(report), how], check=True)
+        heaps[how] = report.read_text().count("<heap nr=")
+    assert heaps["shared"] == 1 < heaps["as it was"]
+
+
+@only_glibc
 def test_freed_pages_between_blocks_in_use_go_back_to_the_system() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
