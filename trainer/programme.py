@@ -1,8 +1,9 @@
 """A made-up radio programme whose truth is known to the second, and how it is played.
 
 Songs follow each other in a seeded order; between two there is a hard cut, a gap of silence or a
-sound that is not music. It is played through the daemon's own pipeline, from audio as samples and
-from pictures as columns.
+sound that is not music. After the last song all such sounds follow each other: a room without
+music. It is played through the daemon's own pipeline, from audio as samples and from pictures as
+columns.
 """
 
 from __future__ import annotations
@@ -139,6 +140,8 @@ def make_programme(
             elif clips and draw < SILENT_GAPS + SOUND_GAPS:
                 add(State.NOT_MUSIC, next(clips))
         add(State.MUSIC, track)
+    for clip in chance.sample(background, len(background)):
+        add(State.NOT_MUSIC, clip)
     if not any(item.state is State.MUSIC for item in items):
         raise DatasetError(f"none of the {len(tracks)} tracks can be read: {skipped[0].reason}")
     return Programme(items, blocks, skipped)

@@ -344,8 +344,12 @@ def _stream_section(
             f"{result['claimed_on_silence']:.0f} of {result['silence']:.0f} s",
         ),
         (
-            "Genre claimed on other sounds",
+            "Genre claimed on other sounds between songs",
             f"{result['claimed_on_not_music']:.0f} of {result['not_music']:.0f} s",
+        ),
+        (
+            "Genre claimed on other sounds without music",
+            f"{result['claimed_without_music']:.0f} of {result['without_music']:.0f} s",
         ),
         ("Seconds of music called not music", f"{result['not_music_in_music']:.1%}"),
     ]

@@ -89,8 +89,12 @@ class StreamResult:
     silence: float
     """Seconds of silence played."""
     claimed_on_not_music: float
-    """Seconds of genre claimed on sounds that are not music."""
+    """Seconds of genre claimed on sounds that are not music and come after a song or silence."""
     not_music: float
+    """Seconds of such sounds played."""
+    claimed_without_music: float
+    """Seconds of genre claimed where such a sound follows another: a room without music."""
+    without_music: float
     """Seconds of such sounds played."""
     ece: float
     """Expected calibration error, 15 bins, of the smoothed probabilities in music."""
@@ -105,10 +109,9 @@ class StreamResult:
     @property
     def worth(self) -> float:
         """What `tune` makes as great as it can: the share right, less what annoys a listener."""
-        music = self.seconds - self.silence - self.not_music
-        claimed = self.claimed_in_music * music
-        wrongly = claimed + self.claimed_on_silence + self.claimed_on_not_music
-        wrongly -= self.right_in_music * music
+        music = self.seconds - self.silence - self.not_music - self.without_music
+        wrongly = (self.claimed_in_music - self.right_in_music) * music
+        wrongly += self.claimed_on_silence + self.claimed_on_not_music + self.claimed_without_music
         return (
             self.right
             - WRONG_COST * wrongly / self.seconds
@@ -167,6 +170,12 @@ def measure(
             if where in (None, item.state) and chosen(item, decision)
         )
 
+    def claimed_on(sounds: set[float]) -> float:
+        return seconds(lambda item, d: item.start in sounds and d.state is State.MUSIC)
+
+    def length(sounds: set[float]) -> float:
+        return seconds(lambda item, _: item.start in sounds)
+
     def right(item: Item, decision: Decision) -> bool:
         return is_right(item, decision, has_not_music)
 
@@ -180,6 +189,10 @@ def measure(
     songs = [(item, own) for item, own in by_item(items, decisions) if item.state is State.MUSIC]
     firsts = _first_right(songs)
     unchanged = _follows_its_like(items)
+    sounds = {item.start for item in items if item.state is State.NOT_MUSIC}
+    lasting = {after.start for before, after in itertools.pairwise(items) if before.start in sounds}
+    lasting &= sounds
+    interrupting = sounds - lasting
     delays = [
         first
         for (item, _), first in zip(songs, firsts, strict=True)
@@ -200,8 +213,10 @@ def measure(
         changes_per_minute=60 * sum(_needless_changes(own) for _, own in songs) / music,
         claimed_on_silence=seconds(says(State.MUSIC), State.SILENCE),
         silence=seconds(anything, State.SILENCE),
-        claimed_on_not_music=seconds(says(State.MUSIC), State.NOT_MUSIC),
-        not_music=seconds(anything, State.NOT_MUSIC),
+        claimed_on_not_music=claimed_on(interrupting),
+        not_music=length(interrupting),
+        claimed_without_music=claimed_on(lasting),
+        without_music=length(lasting),
         ece=_calibration_error(told, contract.labels),
         accuracy_after=_accuracy_after(items, decisions, has_not_music),
     )
@@ -428,7 +443,10 @@ def as_text(result: StreamResult, name: str, protocol: str) -> str:
         f"  {result.changes_per_minute:.2f} label changes a minute inside songs; "
         f"ECE of the smoothed probabilities {result.ece:.3f}\n"
         f"  genre claimed on {result.claimed_on_silence:.0f} of {result.silence:.0f} s of silence "
-        f"and on {result.claimed_on_not_music:.0f} of {result.not_music:.0f} s of other sounds; "
+        f"and on {result.claimed_on_not_music:.0f} of {result.not_music:.0f} s of other sounds "
+        f"between songs\n"
+        f"  without music: genre claimed on {result.claimed_without_music:.0f} of "
+        f"{result.without_music:.0f} s of other sounds; "
         f"{result.not_music_in_music:.1%} of music called not music\n"
         f"  songs right: {heard}"
     )

@@ -289,6 +289,26 @@ def test_claims_on_silence_and_other_sounds_are_seconds(model: Classifier) -> No
     assert (result.claimed_in_music, result.right_in_music) == (1, 1)
 
 
+def test_sounds_between_songs_and_a_room_without_music_are_counted_apart(
+    model: Classifier,
+) -> None:
+    sounds = [
+        Item(State.NOT_MUSIC, None, name, at, at + 2) for name, at in (("rain", 1), ("dog", 3))
+    ]
+    items = [song("low", 0, 1), *sounds, song("low", 5, 6)]
+    said = [decision(at, "low") for at in (1, 2, 3)]
+    said += [decision(at, None, State.NOT_MUSIC) for at in (4, 5)]
+    result = measure(items, [*said, decision(6, "low")], model.contract)
+    assert (result.claimed_on_not_music, result.not_music) == (2, 2)
+    assert (result.claimed_without_music, result.without_music) == (0, 2)
+
+
+def test_a_programme_ends_with_all_sounds_that_are_not_music(songs: Path, sounds: Path) -> None:
+    clips = find_background(sounds)[0]
+    items = make_programme(find_tracks(songs)[0], clips, SPEC).items
+    assert sorted(item.name for item in items[-len(clips) :]) == sorted(clip.name for clip in clips)
+
+
 def test_a_programme_shorter_than_a_window_cannot_be_judged(model: Classifier) -> None:
     with pytest.raises(DatasetError, match="shorter than the model's window"):
         measure([song("low", 0, 1)], [], model.contract)
