@@ -196,14 +196,18 @@ class Witness:
             self.finals[source] += 1
 
 
-def come_and_go(port: int, seed: int, stop: threading.Event, pause: threading.Event) -> None:
+def come_and_go(
+    port: int, seed: int, stop: threading.Event, pause: threading.Event, resting: threading.Event
+) -> None:
     """Be one client after the other, none of them well-behaved for long."""
     chance = random.Random(seed)
     visits: list[Callable[[int, random.Random], None]] = [
         _listen_a_while, _listen_a_while, _never_read, _talk_nonsense, _ask_pages, _vanish,
     ]  # fmt: skip
     while not stop.is_set():
+        resting.clear()
         if pause.is_set():
+            resting.set()
             stop.wait(0.2)
             continue
         with contextlib.suppress(OSError, WebSocketException, EOFError):
@@ -364,6 +368,7 @@ class Soak:
         self.faults: Counter[str] = Counter()
         self.stop = threading.Event()
         self.pause = threading.Event()
+        self.resting = [threading.Event() for _ in range(CHURN)]
         self.threads: list[threading.Thread] = []
 
     def run(self) -> Report:
@@ -401,8 +406,8 @@ class Soak:
         ready = threading.Event()
         self._start(witness.watch, ready, self.stop)
         assert ready.wait(PATIENCE_SECONDS)
-        for number in range(CHURN):
-            self._start(come_and_go, port, self.seed + number, self.stop, self.pause)
+        for number, resting in enumerate(self.resting):
+            self._start(come_and_go, port, self.seed + number, self.stop, self.pause, resting)
         samples = self._sample_until_the_end(running, port)
         figures = self._final_figures(port)
         running.signal(signal.SIGTERM)
@@ -420,10 +425,16 @@ class Soak:
             hours = min(heard.get("file", 0), heard.get("pipe", 0))
             if hours < step * (len(samples) + 1):
                 continue
-            self.pause.set()
+            self._rest()
             samples.append(measure(running, port, hours))
             self.pause.clear()
         return samples
+
+    def _rest(self) -> None:
+        """Let every client that comes and goes go, and none come."""
+        self.pause.set()
+        for resting in self.resting:
+            assert resting.wait(PATIENCE_SECONDS)
 
     @staticmethod
     def _heard(figures: dict[str, float]) -> dict[str, float]:
@@ -435,7 +446,7 @@ class Soak:
         }
 
     def _final_figures(self, port: int) -> dict[str, float]:
-        self.pause.set()
+        self._rest()
         return metrics(port)
 
     def _judge(
