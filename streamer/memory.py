@@ -15,8 +15,16 @@ TRIM_SECONDS = 60.0
 """How often freed memory is given back."""
 
 
-M_ARENA_MAX = -8
-"""glibc's number for the parameter of `mallopt` that bounds the number of heaps."""
+MALLOPT = {
+    # One heap.
+    -8: 1,  # M_ARENA_MAX
+    # Large blocks outside of it, so that they leave no holes: without a word glibc takes ever
+    # larger ones from the heap, and an answer of a day's history is some megabytes.
+    -3: 1 << 20,  # M_MMAP_THRESHOLD, bytes
+    # Small ones are not fetched anew from the system for every second of sound.
+    -1: 4 << 20,  # M_TRIM_THRESHOLD, bytes
+}
+"""What glibc is asked for: number of a parameter of `mallopt` (malloc.h) to its value."""
 
 
 def _glibc(name: str) -> Callable[..., int] | None:
@@ -30,7 +38,8 @@ def _glibc(name: str) -> Callable[..., int] | None:
 def share_one_heap() -> None:
     """Let all threads that start from now on share a heap. Does nothing without glibc."""
     if (mallopt := _glibc("mallopt")) is not None:
-        mallopt(M_ARENA_MAX, 1)
+        for parameter, value in MALLOPT.items():
+            mallopt(parameter, value)
 
 
 def return_freed_memory() -> None:
