@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +33,9 @@ hypothesis.settings.load_profile("steady")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+TURN, MACHINE = Path(__file__).parent, Path(__file__)
+"""What the processes of a test run lock, so that benchmarks run alone."""
+
 # What takes longest begins first, so that no process is left alone with it at the end.
 FIRST = ("tests/benchmarks/", "tests/trainer/", "tests/export/", "tests/")
 
@@ -49,17 +52,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Let a benchmark have the machine to itself, however many processes run the tests."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
-    if run is None:
-        return (yield)
     alone = item.get_closest_marker("benchmark") is not None
-    folder = Path(tempfile.gettempdir())
-    with (folder / f"{run}.turn").open("w") as turn, (folder / f"{run}.machine").open("w") as room:
+    with _opened(TURN) as turn, _opened(MACHINE) as machine:
         # Who waits for the machine holds the turn: a benchmark is not overtaken.
         fcntl.flock(turn, fcntl.LOCK_EX)
-        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         fcntl.flock(turn, fcntl.LOCK_UN)
         return (yield)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Open a file or folder to lock it; closing it gives the lock back."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @pytest.fixture
