@@ -3,7 +3,7 @@
 glibc gives every thread a heap of its own, up to eight for a processor, and keeps freed pages that
 lie between blocks in use. Threads come and go with every reconnection, question and client, so what
 one leaves free another cannot use: of what a simulated day let the daemon grow by, nearly all was
-free. One heap for all, and its free pages given back every minute, keep the size where it was.
+free. One heap for all, and its free pages given back again and again, keep the size where it was.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 
-TRIM_SECONDS = 60.0
-"""How often freed memory is given back."""
+TRIM_SECONDS = 10.0
+"""How often freed memory is given back; it takes milliseconds, and not those of the interpreter."""
 
 
 MALLOPT = {
