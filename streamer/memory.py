@@ -9,6 +9,7 @@ free. One heap for all, and its free pages given back again and again, keep the 
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 
 TRIM_SECONDS = 10.0
@@ -27,6 +28,7 @@ MALLOPT = {
 """What glibc is asked for: number of a parameter of `mallopt` (malloc.h) to its value."""
 
 
+@functools.cache
 def _glibc(name: str) -> Callable[..., int] | None:
     try:
         function: Callable[..., int] = getattr(ctypes.CDLL(None), name)

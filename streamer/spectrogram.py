@@ -131,20 +131,15 @@ def mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
 
 
-def _bins_and_edges(spec: SpectrogramSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the frequencies of the Fourier bins, and where each filter begins, peaks and ends."""
-    bins = np.linspace(0, spec.sample_rate / 2, 1 + spec.n_fft // 2)
-    low, high = hz_to_mel(np.array([spec.fmin, spec.fmax]))
-    return bins, mel_to_hz(np.linspace(low, high, spec.n_mels + 2))
-
-
 @functools.lru_cache(maxsize=8)
 def mel_filterbank(spec: SpectrogramSpec) -> NDArray[np.float32]:
     """Return triangular mel filters of equal area (Slaney norm), shape `(n_mels, 1 + n_fft // 2)`.
 
     Multiply a power spectrum with it. Equal to `librosa.filters.mel`.
     """
-    bins, edges = _bins_and_edges(spec)
+    bins = np.linspace(0, spec.sample_rate / 2, 1 + spec.n_fft // 2)
+    low, high = hz_to_mel(np.array([spec.fmin, spec.fmax]))
+    edges = mel_to_hz(np.linspace(low, high, spec.n_mels + 2))
     lower, centre, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising = (bins - lower) / (centre - lower)
     falling = (upper - bins) / (upper - centre)

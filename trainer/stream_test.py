@@ -170,12 +170,6 @@ def measure(
             if where in (None, item.state) and chosen(item, decision)
         )
 
-    def claimed_on(sounds: set[float]) -> float:
-        return seconds(lambda item, d: item.start in sounds and d.state is State.MUSIC)
-
-    def length(sounds: set[float]) -> float:
-        return seconds(lambda item, _: item.start in sounds)
-
     def right(item: Item, decision: Decision) -> bool:
         return is_right(item, decision, has_not_music)
 
@@ -189,10 +183,7 @@ def measure(
     songs = [(item, own) for item, own in by_item(items, decisions) if item.state is State.MUSIC]
     firsts = _first_right(songs)
     unchanged = _follows_its_like(items)
-    sounds = {item.start for item in items if item.state is State.NOT_MUSIC}
-    lasting = {after.start for before, after in itertools.pairwise(items) if before.start in sounds}
-    lasting &= sounds
-    interrupting = sounds - lasting
+    lasting = _lasting_sounds(items)
     delays = [
         first
         for (item, _), first in zip(songs, firsts, strict=True)
@@ -213,10 +204,15 @@ def measure(
         changes_per_minute=60 * sum(_needless_changes(own) for _, own in songs) / music,
         claimed_on_silence=seconds(says(State.MUSIC), State.SILENCE),
         silence=seconds(anything, State.SILENCE),
-        claimed_on_not_music=claimed_on(interrupting),
-        not_music=length(interrupting),
-        claimed_without_music=claimed_on(lasting),
-        without_music=length(lasting),
+        claimed_on_not_music=seconds(
+            lambda item, decision: item.start not in lasting and decision.state is State.MUSIC,
+            State.NOT_MUSIC,
+        ),
+        not_music=seconds(lambda item, _: item.start not in lasting, State.NOT_MUSIC),
+        claimed_without_music=seconds(
+            lambda item, decision: item.start in lasting and decision.state is State.MUSIC
+        ),
+        without_music=seconds(lambda item, _: item.start in lasting),
         ece=_calibration_error(told, contract.labels),
         accuracy_after=_accuracy_after(items, decisions, has_not_music),
     )
@@ -240,6 +236,15 @@ def _follows_its_like(items: Sequence[Item]) -> set[float]:
         after.start
         for before, after in itertools.pairwise(items)
         if after.genre is not None and before.genre == after.genre
+    }
+
+
+def _lasting_sounds(items: Sequence[Item]) -> set[float]:
+    """Return where sounds that are not music begin that follow another one."""
+    return {
+        after.start
+        for before, after in itertools.pairwise(items)
+        if before.state is after.state is State.NOT_MUSIC
     }
 
 
