@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamer.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
 from trainer.augment import NONE, Augmentation, mix, random_noise, resample_time, vary
-from trainer.gtzan import Track
+from trainer.gtzan import Track, divide_background, find_background
 from trainer.pictures import Levels, read_picture
 
 NOT_MUSIC = "not_music"
@@ -55,25 +55,18 @@ def load_songs(tracks: Sequence[Track], labels: Sequence[str]) -> list[Song]:
     return [Song(track.name, index[track.genre], read_picture(track.path)) for track in tracks]
 
 
-def divide_background(
-    folder: Path, label: int, valid_share: float = 0.2
-) -> tuple[list[Song], list[Song]]:
+def load_background(folder: Path, label: int) -> tuple[list[Song], list[Song]]:
     """Read a picture folder of sounds that are not music; return songs to train and to validate on.
 
-    Whole recordings are kept apart, in every sub-folder by the same share. Chance decides which,
-    but the same ones in every run: one that starts from another's network is not to be judged on
-    what that was trained on.
+    Raises
+    ------
+    DatasetError
+        If there are none.
     """
-    random = np.random.default_rng([0, 0xBAC])
-    train: list[Song] = []
-    valid: list[Song] = []
-    for kind in sorted(path for path in folder.iterdir() if path.is_dir()):
-        paths = sorted(kind.glob("*.png"))
-        held_back = max(1, round(valid_share * len(paths))) if len(paths) > 1 else 0
-        for place, number in enumerate(random.permutation(len(paths))):
-            path = paths[number]
-            song = Song(f"{kind.name}/{path.stem}", label, read_picture(path))
-            (valid if place < held_back else train).append(song)
+    train, valid = (
+        [Song(clip.name, label, read_picture(clip.path)) for clip in clips]
+        for clips in divide_background(find_background(folder)[0])
+    )
     return train, valid
 
 

@@ -28,8 +28,8 @@ from trainer.dataset import (
     NOT_MUSIC,
     Song,
     TrainingWindows,
-    divide_background,
     even_windows,
+    load_background,
     load_songs,
 )
 from trainer.gtzan import DatasetError, Split, check_genres, find_tracks, split_tracks
@@ -275,7 +275,7 @@ class _Training:
         self.background: tuple[list[Song], list[Song]] = ([], [])
         if settings.background:
             self._check_background_grid(settings.background)
-            self.background = divide_background(settings.background, self.labels.index(NOT_MUSIC))
+            self.background = load_background(settings.background, self.labels.index(NOT_MUSIC))
         self.windows = TrainingWindows(
             self.train_songs,
             self.background[0],

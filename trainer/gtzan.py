@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 AUDIO_SUFFIXES = frozenset({".au", ".wav", ".flac", ".mp3", ".ogg", ".m4a"})
 """Endings, in lower case, of the files that are taken for audio."""
 
@@ -191,6 +193,28 @@ def find_background(folder: Path) -> tuple[list[Track], list[Skipped]]:
     if not clips:
         raise DatasetError(f"no sounds in the background folder {folder}")
     return list(clips.values()), skipped
+
+
+def divide_background(
+    clips: Sequence[Track], valid_share: float = 0.2
+) -> tuple[list[Track], list[Track]]:
+    """Divide what `find_background` found into clips to train on and clips that are held back.
+
+    Whole recordings are kept apart, in every group by the same share. Chance decides which, but the
+    same ones in every run and from audio as from its pictures: a model that starts from another's
+    network, or a file that forgot what it was trained on, is not to be judged on what it knows.
+    """
+    generator = np.random.default_rng([0, 0xBAC])
+    groups: dict[str, list[Track]] = defaultdict(list)
+    for clip in sorted(clips, key=lambda clip: (clip.genre, clip.name)):
+        groups[clip.genre].append(clip)
+    train: list[Track] = []
+    valid: list[Track] = []
+    for group in groups.values():
+        held_back = max(1, round(valid_share * len(group))) if len(group) > 1 else 0
+        for place, number in enumerate(generator.permutation(len(group))):
+            (valid if place < held_back else train).append(group[number])
+    return train, valid
 
 
 def _candidates(folder: Path, suffixes: frozenset[str]) -> list[Path]:

@@ -13,6 +13,7 @@ from trainer.gtzan import (
     DatasetError,
     Skipped,
     Track,
+    divide_background,
     find_background,
     find_tracks,
     is_picture_folder,
@@ -111,15 +112,20 @@ def _sets_of_run(
 def _background_sets(
     candidate: Classifier, folder: Path | None, facts: Mapping[str, Any] | None
 ) -> tuple[dict[str, list[Track]], list[Skipped]]:
-    """Return the clips to judge on: a run's held-back ones, else all as every set's."""
+    """Return the clips to judge on: those held back from training, and all as the set `all`."""
     label = candidate.contract.not_music
     if folder is None or label is None:
         return {}, []
     if is_picture_folder(folder):
         check_grid(folder, candidate.contract.spectrogram)
     clips, skipped = find_background(folder)
-    clips = [replace(clip, genre=label) for clip in clips]
-    if facts is None:
-        return dict.fromkeys(("all", *JUDGED), clips), skipped
-    held_back = set(facts["background"]["valid"])
-    return {"valid": [clip for clip in clips if clip.name in held_back]}, skipped
+    if facts:
+        names = set(facts["background"]["valid"])
+        held_back = [clip for clip in clips if clip.name in names]
+        sets = {"valid": held_back}
+    else:
+        held_back = divide_background(clips)[1]
+        sets = {"all": clips, **dict.fromkeys(JUDGED, held_back)}
+    return {
+        name: [replace(clip, genre=label) for clip in own] for name, own in sets.items()
+    }, skipped

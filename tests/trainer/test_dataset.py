@@ -12,8 +12,8 @@ from trainer.augment import Augmentation
 from trainer.dataset import (
     Song,
     TrainingWindows,
-    divide_background,
     even_windows,
+    load_background,
     load_songs,
 )
 from trainer.gtzan import find_tracks
@@ -100,7 +100,7 @@ def test_windows_for_judging_span_the_whole_song_and_a_short_one_is_repeated() -
 
 
 def test_recordings_of_other_sounds_are_held_back_whole(folder: Path) -> None:
-    train, valid = divide_background(folder, 2)
+    train, valid = load_background(folder, 2)
     names = {song.name for song in train}, {song.name for song in valid}
     assert not names[0] & names[1]
     assert len(train) == 10

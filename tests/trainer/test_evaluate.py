@@ -15,6 +15,7 @@ from support_songs import write_audio, write_songs
 from streamer.model import Classifier
 from streamer.spectrogram import SpectrogramSpec
 from trainer.candidates import load_candidate
+from trainer.dataset import load_background
 from trainer.evaluate import (
     as_text,
     columns_of,
@@ -109,6 +110,22 @@ def test_background_pictures_work_as_well(
     result = evaluate(model, sets.together(), protocol="all", quiet=True).sets["all"]
     assert result.not_music is not None
     assert result.not_music["clips"] == 4
+
+
+def test_a_model_file_is_judged_on_the_sounds_that_every_training_holds_back(
+    model: Classifier, songs: Path, sounds: Path, tmp_path: Path
+) -> None:
+    pictures = prepare_background(sounds, tmp_path, SPEC, quiet=True).folder
+    trained_on, held_back = load_background(pictures, 0)
+    assert len(trained_on) + len(held_back) == 4
+    assert held_back
+    for folder in (sounds, pictures):
+        judged = judged_sets(model, data=songs, background=folder, split=["stratified"])
+        for name in ("valid", "test"):
+            assert [clip.name for clip in judged.background[name]] == [
+                song.name for song in held_back
+            ]
+            assert {clip.genre for clip in judged.background[name]} == {model.contract.not_music}
 
 
 def test_the_most_confident_mistakes_come_first(model: Classifier, songs: Path) -> None:
