@@ -366,6 +366,8 @@ def _stream_section(
 def _robustness_section(path: Path, book: _Book) -> str:
     found = _read_json(path)
     name, ways = found["set"], pd.DataFrame(found["ways"])
+    if "not_music" not in ways:  # a table of an earlier version
+        ways["not_music"] = None
     drawing = book.add(
         f"robustness_{name}",
         figures.ways_in(ways),
@@ -379,15 +381,16 @@ def _robustness_section(path: Path, book: _Book) -> str:
             f"{way.nll:.3f}",
             f"{way.ece:.3f}",
             f"{way.same_as_clean:.1%}",
+            "" if pd.isna(way.not_music) else f"{way.not_music:.1%}",
         )
         for way in ways.itertuples()
     ]
-    head = ("Way in", "Tracks right", "NLL", "ECE", "Same answer as clean")
+    head = ("Way in", "Tracks right", "NLL", "ECE", "Same answer as clean", "Told as not music")
     return (
         f"<h2>Through microphones, rooms and radios: {_text(name)}</h2>"
         f'<p class="soft">Split: {_text(found["protocol"])}. {ways["tracks"][0]} tracks through '
         f"audio that was changed before its spectrogram was made.</p>"
-        f'{_table(rows, head, numbers=4)}<div class="figures">{drawing}</div>'
+        f'{_table(rows, head, numbers=5)}<div class="figures">{drawing}</div>'
     )
 
 

@@ -184,7 +184,7 @@ def ways_in(sounds: Sequence[Track] = ()) -> dict[str, Change | None]:
         ),
         "room, RT60 0.4 s": reverberation(0.4, 3),
         "hall, RT60 1.2 s": reverberation(1.2, 0),
-        **{f"{under} at {snr} dB": noise(snr, sounds) for snr in (20, 10, 5)},
+        **{f"{under} at {snr} dB": noise(snr, sounds) for snr in (20, 10, 5, 0)},
         **{
             f"{title} {kilobits} kbit/s": codec(name, kilobits)
             for title, name in (("MP3", "libmp3lame"), ("Opus", "libopus"))
@@ -214,6 +214,8 @@ class WayResult:
     """Expected calibration error of a crop's probabilities, 15 bins."""
     same_as_clean: float
     """Share of tracks told the same as unchanged."""
+    not_music: float | None
+    """Share of tracks told as not music; None for a model without that label."""
 
 
 def robustness(
@@ -247,6 +249,7 @@ def robustness(
     if any(track.path.suffix.lower() == ".png" for track in [*tracks, *sounds]):
         raise DatasetError("robustness needs audio, not pictures; give folders of audio")
     contract = candidate.contract
+    other = contract.labels.index(contract.not_music) if contract.not_music else None
     results: list[WayResult] = []
     clean: dict[str, int] = {}
     for way, change in ways_in(sounds).items():
@@ -268,6 +271,7 @@ def robustness(
                 found.nll_after,
                 found.ece_after,
                 float(np.mean([told[name] == clean.get(name) for name in told])),
+                None if other is None else float(np.mean([told[name] == other for name in told])),
             )
         )
     return results
@@ -293,16 +297,20 @@ def as_text(results: Sequence[WayResult], set_name: str, protocol: str) -> str:
         f"split: {protocol}",
         f"{set_name}, {results[0].tracks} tracks through audio",
         f"{'way in':<28}{'right':>7}  {'95 % interval':<17}{'against clean':>13}"
-        f"{'NLL':>8}{'ECE':>8}{'same answer':>13}",
+        f"{'NLL':>8}{'ECE':>8}{'same answer':>13}{'not music':>11}",
     ]
     lines += [
         f"{result.way:<28}{result.accuracy:>7.1%}  "
         f"{f'{result.low:.1%} to {result.high:.1%}':<17}"
         f"{100 * (result.accuracy - clean):>+13.1f}{result.nll:>8.3f}{result.ece:>8.3f}"
-        f"{result.same_as_clean:>13.1%}"
+        f"{result.same_as_clean:>13.1%}{_share(result.not_music):>11}"
         for result in results
     ]
     return "\n".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
 
 
 def write_robustness(

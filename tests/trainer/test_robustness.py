@@ -149,12 +149,13 @@ def test_the_report_shows_every_way_in(tmp_path: Path) -> None:
     made = {"versions": {}, "command": "genre-train", "git": None, "train_seconds": 0}
     write_json(run / "run.json", {**FACTS, **made, "settings": settings, "split": split})
     ways = [
-        WayResult("clean", 40, 0.75, 0.6, 0.85, 0.8, 0.04, 1.0),
-        WayResult("a tunnel", 40, 0.5, 0.35, 0.65, 1.2, 0.09, 0.6),
+        WayResult("clean", 40, 0.75, 0.6, 0.85, 0.8, 0.04, 1.0, 0.025),
+        WayResult("a tunnel", 40, 0.5, 0.35, 0.65, 1.2, 0.09, 0.6, 0.175),
     ]
     write_robustness(ways, run / "evaluation", "valid", "by hand")
     page = write_report(run).read_text()
     assert "a tunnel" in page
     assert "50.0%" in page
+    assert "17.5%" in page
     assert "Split: by hand" in page
     assert len(pd.read_csv(run / "report" / "robustness_valid.csv")) == 2
