@@ -162,6 +162,16 @@ def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
     _add_grid_options(parser)
 
 
+def _add_speak_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="folder of the clips")
+    parser.add_argument(
+        "--clips", type=_at_least(1, int), default=200, metavar="N", help="how many (200)"
+    )
+    parser.add_argument(
+        "--seed", type=_at_least(0, int), default=0, help="of words, speeds and pitches (0)"
+    )
+
+
 def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="audio or pictures, one folder a genre")
     parser.add_argument("--out", type=Path, help="folder of the run (runs/DATE-TIME)")
@@ -301,6 +311,15 @@ def _run_all(options: argparse.Namespace) -> int:
 
 def _run_prepare(options: argparse.Namespace) -> int:
     _prepare(options.data, options.out, options, background=options.sounds)
+    return 0
+
+
+def _run_speak(options: argparse.Namespace) -> int:
+    from trainer.speech import installed_voices, speak
+
+    voices = installed_voices()
+    clips = speak(options.out, options.clips, voices, seed=options.seed)
+    _say(f"{len(clips)} clips of {min(len(voices), len(clips))} voices: {options.out}")
     return 0
 
 
@@ -577,6 +596,11 @@ COMMANDS: dict[
 ] = {
     "all": (_run_all, _add_all_options, "prepare, fit, evaluate and report (the default)"),
     "prepare": (_run_prepare, _add_prepare_options, "make spectrogram pictures of audio"),
+    "speak": (
+        _run_speak,
+        _add_speak_options,
+        "make clips of speech with the synthesisers that are installed",
+    ),
     "fit": (_run_fit, _add_fit_options, "train on pictures"),
     "evaluate": (_run_evaluate, _add_evaluate_options, "judge a run or a model by its tracks"),
     "stream-test": (_run_stream_test, _add_stream_options, "judge what a listener would get"),
