@@ -32,7 +32,7 @@ class Augmentation:
     """Probability of a room with a reverberation time of 0.2 to 1.2 s."""
     noise: float = 0.25
     """Probability of background noise."""
-    noise_snr_db: tuple[float, float] = (5.0, 30.0)
+    noise_snr_db: tuple[float, float] = (0.0, 30.0)
     """Range of the ratio of music to background noise, in dB."""
     level_db: float = 20.0
     """Largest level shift down towards the recording's floor, in dB."""

@@ -99,7 +99,8 @@ class TrainingWindows:
     songs : sequence of Song
         Music.
     background : sequence of Song
-        Recordings of the class `not_music`, also mixed under the music; may be empty.
+        Recordings of the class `not_music`, also mixed under the music, each as often as it is
+        long; may be empty.
     not_music : int or None
         Index of that class; None trains genres alone.
     classes : int
@@ -140,6 +141,8 @@ class TrainingWindows:
         self.spec = spec
         self.frames = frames
         self.batch = batch
+        lengths = np.array([song.levels.shape[1] for song in background], float)
+        self._background_shares = lengths / lengths.sum()
         self.augmentation = augmentation
         self.seed = seed
         music = windows_per_song * len(songs)
@@ -189,7 +192,8 @@ class TrainingWindows:
     def _other_sound(self, random: np.random.Generator) -> Columns:
         if not self.background or random.random() < SYNTHETIC_SHARE:
             return random_noise(random, self.spec, self.frames)
-        return self._cut(self.background[int(random.integers(len(self.background)))], random)
+        chosen = random.choice(len(self.background), p=self._background_shares)
+        return self._cut(self.background[chosen], random)
 
     def _cut(self, song: Song, random: np.random.Generator) -> Columns:
         stretch = self.augmentation.stretch

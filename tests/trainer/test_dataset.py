@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support_pictures import SPEC, write_pictures
 
-from trainer.augment import Augmentation
+from trainer.augment import NONE, Augmentation
 from trainer.dataset import (
     Song,
     TrainingWindows,
@@ -34,7 +34,7 @@ def windows(folder: Path, **changes: object) -> TrainingWindows:
         "augmentation": Augmentation(),
         "seed": 3,
     }
-    background = [Song("dog", 2, songs[0].levels[:, :20])]
+    background = changes.pop("background", [Song("dog", 2, songs[0].levels[:, :20])])
     return TrainingWindows(songs, background, 2, 3, **{**settings, **changes})  # type: ignore[arg-type]
 
 
@@ -105,3 +105,24 @@ def test_recordings_of_other_sounds_are_held_back_whole(folder: Path) -> None:
     assert not names[0] & names[1]
     assert len(train) == 10
     assert len(valid) == 2
+
+
+def test_a_long_recording_is_heard_more_often_than_a_short_one(folder: Path) -> None:
+    low, high = np.zeros((40, 900), np.uint8), np.zeros((40, 100), np.uint8)
+    low[:20], high[20:] = 255, 255
+    source = windows(
+        folder,
+        background=[Song("long", 2, low), Song("short", 2, high)],
+        background_share=0.9,
+        augmentation=NONE,
+    )
+    heard = [
+        window[:20].mean() > window[20:].mean()
+        for number in range(20)
+        for batch in source.epoch(number)
+        for window, target in zip(batch.windows, batch.targets, strict=True)
+        # Neither music nor one of the noises that are made, which fill all bands.
+        if target[2] and abs(window[:20].mean() - window[20:].mean()) > 70
+    ]
+    assert len(heard) > 500
+    assert np.mean(heard) == pytest.approx(0.9, abs=0.04)
