@@ -101,6 +101,21 @@ def test_a_run_is_a_folder_that_says_how_it_was_made(whole: Path) -> None:
     assert (whole / "model.keras").is_file()
 
 
+def test_other_sounds_count_as_one_more_genre_where_the_network_to_keep_is_chosen() -> None:
+    from trainer.fit import Validation
+
+    deaf = Validation(accuracy=0.701, nll=0.98, not_music=0.924)
+    sound = Validation(accuracy=0.695, nll=1.0, not_music=0.99)
+    assert sound.better_than(deaf, genres=10)
+    assert not deaf.better_than(sound, genres=10)
+    # Of many genres, one weighs less.
+    assert deaf.better_than(sound, genres=50)
+    assert sound.better_than(None, genres=10)
+    # As often right: the surer one. Without other sounds: the songs alone.
+    assert Validation(0.7, 0.9, 0.9).better_than(Validation(0.7, 1.0, 0.9), genres=10)
+    assert Validation(0.7, 1.0, None).better_than(Validation(0.69, 0.9, None), genres=10)
+
+
 def test_the_rate_falls_from_its_highest_along_a_cosine_to_a_hundredth(whole: Path) -> None:
     _, *of_whole = [float(row["learning_rate"]) for row in history(whole)]
     # The last of two steps in each of two epochs; four steps are too few for a warm-up.
