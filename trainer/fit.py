@@ -299,6 +299,7 @@ class _Training:
             augmentation=settings.augmentation,
             seed=settings.seed,
         )
+        self.schedule = self._schedule()
         # What a checkpoint restores need not be read from where it first came from.
         weights = "none" if self._state_path().exists() else settings.weights
         self.image_network = build_image_network(
@@ -422,13 +423,19 @@ class _Training:
         settings = self.settings
         if self._phase(epoch) == "head":
             return settings.head_learning_rate
-        steps = self.windows.steps * settings.epochs
-        warm_up = min(steps // 10, 2 * self.windows.steps)
         done = self.windows.steps * (epoch - settings.head_epochs) + step
-        if done < warm_up:
-            return settings.learning_rate * (0.01 + 0.99 * done / warm_up)
-        left = 0.5 + 0.5 * math.cos(math.pi * (done - warm_up) / max(1, steps - warm_up))
-        return settings.learning_rate * (0.01 + 0.99 * left)
+        return float(keras.ops.convert_to_numpy(self.schedule(done)))
+
+    def _schedule(self) -> keras.optimizers.schedules.LearningRateSchedule:
+        highest, steps = self.settings.learning_rate, self.windows.steps * self.settings.epochs
+        warm_up = min(steps // 10, 2 * self.windows.steps)
+        return keras.optimizers.schedules.CosineDecay(
+            0.01 * highest,
+            max(1, steps - warm_up),
+            alpha=0.01,
+            warmup_target=highest,
+            warmup_steps=warm_up,
+        )
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         self._seed_dropout(epoch)
