@@ -156,6 +156,11 @@ def encode(message: Mapping[str, Any]) -> str:
     return json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
+def to_bytes(message: Mapping[str, Any]) -> bytes:
+    """Serialise a frame; half a surrogate pair in a title becomes a question mark."""
+    return encode(message).encode(errors="replace")
+
+
 def timestamp(time: datetime) -> str:
     """Return a moment in UTC as ISO 8601 with milliseconds.
 
@@ -190,8 +195,3 @@ def shares(probabilities: Mapping[str, float]) -> dict[str, float]:
     for label in by_loss[:missing]:
         parts[label] += 1
     return {label: part / SHARES for label, part in parts.items()}
-
-
-def to_bytes(message: Mapping[str, Any]) -> bytes:
-    """Serialise a frame; half a surrogate pair in a title becomes a question mark."""
-    return encode(message).encode(errors="replace")
