@@ -197,6 +197,12 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     for option, kind, least, text in FIT_OPTIONS:
         parser.add_argument(option, type=_at_least(least, kind), metavar="N", help=text)
     parser.add_argument(
+        "--keep",
+        choices=("best", "last"),
+        help="the epoch whose averaged weights are kept: the best by validation (default), or the "
+        "last",
+    )
+    parser.add_argument(
         "--precision",
         choices=("float32", "mixed_float16", "mixed_bfloat16"),
         help="of the computation (float32); mixed ones are for accelerators",
@@ -461,7 +467,7 @@ def _fit_run(options: argparse.Namespace) -> Path:
         "out": options.out or _new_run_folder(),
     }
     names = [option[2:].replace("-", "_") for option, *_ in FIT_OPTIONS]
-    for name in [*names, "precision", "weights", "seed"]:
+    for name in [*names, "keep", "precision", "weights", "seed"]:
         if getattr(options, name) is not None:
             fields[name] = getattr(options, name)
     if options.background is not None:

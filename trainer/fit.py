@@ -106,6 +106,9 @@ class FitSettings:
     """Momentum, per step, of the averaged weights that are validated and kept."""
     patience: int = 0
     """Epochs without a better validation after which it stops; 0 never stops early."""
+    keep: str = "best"
+    """Whose averaged weights are kept: of the epoch that is `best` by validation, or of the `last`,
+    which no chance of a validation list chose."""
     precision: str = "float32"
     """Keras' dtype policy: `float32`, `mixed_float16` or `mixed_bfloat16`."""
     tensorboard: bool = False
@@ -472,11 +475,11 @@ class _Training:
             state.assign(np.array([self.settings.seed, epoch], state.dtype))
 
     def _validate(self, epoch: int) -> Validation:
-        """Judge the averaged weights, and keep them if they are the best so far."""
+        """Judge the averaged weights, and keep them if they are to be kept so far."""
         self.average.on_test_begin()
         validation = self._judge()
         genres = len({song.label for song in self.train_songs})
-        better = validation.better_than(self.progress.best, genres)
+        better = self.settings.keep == "last" or validation.better_than(self.progress.best, genres)
         if better and self._phase(epoch) == "whole":
             self.progress.best, self.progress.best_epoch = validation, epoch + 1
             self._save_network()

@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fit_command(data: Path, out: Path) -> list[str]:
     """Return a training of seconds: InceptionV3 on small images, two epochs after the head."""
     options = "--split stratified --weights none --epochs 2 --head-epochs 1 --batch 4 --seed 7 "
-    options += "--tensorboard"
+    options += "--tensorboard --keep last"
     size = "--input-scale 2 --window-seconds 3 --windows-per-song 1"
     return [*TRAIN, "fit", "--data", str(data), "--out", str(out), *options.split(), *size.split()]
 
@@ -99,6 +99,7 @@ def test_a_run_is_a_folder_that_says_how_it_was_made(whole: Path) -> None:
     assert sum(map(len, names)) == len(set.union(*names)) == 12
     assert [row["phase"] for row in history(whole)] == ["head", "whole", "whole"]
     assert (whole / "model.keras").is_file()
+    assert facts["metrics"]["fit"]["epoch"] == 3, "--keep last"
 
 
 def test_other_sounds_count_as_one_more_genre_where_the_network_to_keep_is_chosen() -> None:
