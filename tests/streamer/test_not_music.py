@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,5 +81,28 @@ def test_sounds_of_the_house_and_the_street_are_no_genre(
 @pytest.mark.shared
 def test_speech_is_no_genre(classifier: Classifier, shared: Path) -> None:
     paths = sorted((shared / "not_music" / "speech").glob("*.flac"))
+    decisions = decided(classifier, joined(paths, SECONDS / len(paths)))
+    assert claimed(decisions) <= MOST_CLAIMED
+
+
+PEOPLE = {
+    "hu+m2": "Minden emberi lény szabadon születik és egyenlő méltósága és joga van",
+    "ro+f5": "Toate ființele umane se nasc libere și egale în demnitate și în drepturi",
+    "da+m4": "Alle mennesker er født frie og lige i værdighed og rettigheder",
+    "et+m6": "Kõik inimesed sünnivad vabadena ja võrdsetena oma väärikuselt ja õigustelt",
+    "eo+f3": "Ĉiuj homoj estas denaske liberaj kaj egalaj laŭ digno kaj rajtoj",
+    "hr+m8": "Sva ljudska bića rađaju se slobodna i jednaka u dostojanstvu i pravima",
+}
+"""Voices of eSpeak NG, in languages that the model was not trained with, and what they say."""
+
+
+def test_people_who_talk_are_no_genre(classifier: Classifier, tmp_path: Path) -> None:
+    if shutil.which("espeak-ng") is None:
+        pytest.skip("espeak-ng is not installed")
+    paths = [tmp_path / f"{voice}.wav" for voice in PEOPLE]
+    for path, words in zip(paths, PEOPLE.values(), strict=True):
+        said = ". ".join([words] * 6)
+        command = ["espeak-ng", "-v", path.stem, "-s", "150", "-w", str(path), said]
+        subprocess.run(command, check=True)
     decisions = decided(classifier, joined(paths, SECONDS / len(paths)))
     assert claimed(decisions) <= MOST_CLAIMED
