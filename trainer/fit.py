@@ -204,6 +204,11 @@ def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
     KeyboardInterrupt
         If interrupted; `resume` goes on after the last finished epoch.
     """
+    if settings.keep == "last" and settings.patience:
+        raise RunError(
+            f"--patience {settings.patience} stops after the best epoch and --keep last keeps the "
+            "last: leave out one"
+        )
     if (settings.out / "run.json").exists():
         raise RunError(
             f"--out {settings.out}: already holds a run; continue it with --resume or choose "

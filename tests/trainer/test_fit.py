@@ -171,6 +171,18 @@ def test_a_second_training_into_the_same_folder_is_refused(
     assert re.fullmatch(r"genre-train: .*already holds a run; .*--resume.*\n", error)
 
 
+def test_to_stop_after_the_best_epoch_and_to_keep_the_last_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert fit_here([*fit_command(data, out), "--patience", "3"]) == 2
+    assert capsys.readouterr().err == (
+        "genre-train: --patience 3 stops after the best epoch and --keep last keeps the last: "
+        "leave out one\n"
+    )
+    assert not out.exists()
+
+
 def test_weights_from_the_internet_without_internet_name_the_file_to_bring(
     data: Path, tmp_path: Path
 ) -> None:
