@@ -432,7 +432,7 @@ class _Training:
         if self._phase(epoch) == "head":
             return settings.head_learning_rate
         done = self.windows.steps * (epoch - settings.head_epochs) + step
-        return float(keras.ops.convert_to_numpy(self.schedule(done)))
+        return float(self.schedule(done))
 
     def _schedule(self) -> keras.optimizers.schedules.LearningRateSchedule:
         highest, steps = self.settings.learning_rate, self.windows.steps * self.settings.epochs
