@@ -366,15 +366,20 @@ def _make_pictures(
             raise
 
 
-def progress_bar(quiet: bool = False) -> Progress:
-    """Return a progress bar on stderr with a count and the time left."""
+def progress_bar(quiet: bool = False, *, transient: bool = False) -> Progress:
+    """Return a progress bar on stderr with a count and the time left.
+
+    A transient one is erased when it is done, so off a terminal it is not shown at all.
+    """
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=quiet,
+        console=console,
+        transient=transient,
+        disable=quiet or (transient and not console.is_terminal),
     )
 
 

@@ -121,10 +121,9 @@ def _background_sets(
     clips, skipped = find_background(folder)
     if facts:
         names = set(facts["background"]["valid"])
-        held_back = [clip for clip in clips if clip.name in names]
-        sets = {"valid": held_back}
+        sets = {"valid": [clip for clip in clips if clip.name in names]}
     else:
-        held_back = divide_background(clips)[1]
+        _, held_back = divide_background(clips)
         sets = {"all": clips, **dict.fromkeys(JUDGED, held_back)}
     return {
         name: [replace(clip, genre=label) for clip in own] for name, own in sets.items()

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from rich.progress import Progress
 
 from trainer.gtzan import MIN_SECONDS, DatasetError
+from trainer.pictures import progress_bar
 
 Random = np.random.Generator
 
@@ -125,7 +125,7 @@ def _festival(name: str) -> Voice:
 def speak(
     folder: Path,
     clips: int,
-    voices: Sequence[Voice] | None = None,
+    voices: Sequence[Voice],
     *,
     seed: int = 0,
     quiet: bool = False,
@@ -138,8 +138,8 @@ def speak(
         Made if need be; what stands in it under the same name is written again.
     clips : int
         How many; the voices take turns.
-    voices : sequence of Voice, optional
-        Who speaks; without, everyone installed.
+    voices : sequence of Voice
+        Who speaks, from `installed_voices`.
     seed : int
         Decides words, speeds and pitches.
     quiet : bool
@@ -153,9 +153,8 @@ def speak(
     Raises
     ------
     DatasetError
-        If no synthesiser is installed, or one of them fails.
+        If there are no voices, or one of them fails.
     """
-    voices = installed_voices() if voices is None else voices
     if not voices:
         raise DatasetError(
             "no speech synthesiser found; install espeak-ng, flite or festival with voices"
@@ -163,7 +162,7 @@ def speak(
     folder.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(seed).permutation(len(voices))
     written = []
-    with Progress(transient=True, disable=quiet) as progress:
+    with progress_bar(quiet, transient=True) as progress:
         for number in progress.track(range(clips), description="speaking"):
             voice = voices[order[number % len(voices)]]
             random = np.random.default_rng([seed, number])
