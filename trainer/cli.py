@@ -214,6 +214,11 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="strength of one kind of variation (see trainer/augment.py), or none for no variation",
     )
+    parser.add_argument(
+        "--freeze-batch-norms",
+        action="store_true",
+        help="train all but the batch norms, whose statistics stay: cheaper steps",
+    )
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs")
 
 
@@ -475,6 +480,7 @@ def _fit_run(options: argparse.Namespace) -> Path:
     fields |= {
         "split": tuple(options.split),
         "exclude_faults": options.exclude_faults,
+        "freeze_batch_norms": options.freeze_batch_norms,
         "tensorboard": options.tensorboard,
         "augmentation": _augmentation(options.augment),
     }

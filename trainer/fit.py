@@ -104,6 +104,9 @@ class FitSettings:
     """Share of features dropped in training."""
     averaging: float = 0.99
     """Momentum, per step, of the averaged weights that are validated and kept."""
+    freeze_batch_norms: bool = False
+    """Keep the statistics, scales and offsets of the batch norms as they came: steps cost less, and
+    no window depends on the others of its batch."""
     patience: int = 0
     """Epochs without a better validation after which it stops; 0 never stops early."""
     keep: str = "best"
@@ -208,6 +211,10 @@ def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
         raise RunError(
             f"--patience {settings.patience} stops after the best epoch and --keep last keeps the "
             "last: leave out one"
+        )
+    if settings.freeze_batch_norms and settings.weights == "none":
+        raise RunError(
+            "--freeze-batch-norms keeps statistics that --weights none does not have: leave out one"
         )
     if (settings.out / "run.json").exists():
         raise RunError(
@@ -404,6 +411,10 @@ class _Training:
         self.compiled = self._phase(epoch)
         backbone = self.image_network.get_layer(BACKBONE)
         backbone.trainable = self.compiled == "whole"
+        if settings.freeze_batch_norms:
+            for layer in backbone.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.trainable = False
         optimizer = keras.optimizers.AdamW(
             # Set before every step. TensorFlow would trace a schedule once for every variable.
             settings.learning_rate,

@@ -183,6 +183,39 @@ def test_to_stop_after_the_best_epoch_and_to_keep_the_last_is_refused(
     assert not out.exists()
 
 
+def test_frozen_batch_norms_stay_as_they_came_while_the_rest_learns(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    import keras
+
+    from trainer.network import BACKBONE, load_image_network
+
+    out = tmp_path / "run"
+    command = [*TRAIN, "fit", "--data", str(data), "--out", str(out), "--weights", str(whole)]
+    options = "--split stratified --head-epochs 0 --epochs 1 --batch 4 --seed 7 --keep last"
+    size = "--input-scale 2 --window-seconds 3 --windows-per-song 1"
+    done = run([*command, *options.split(), *size.split(), "--freeze-batch-norms"])
+    assert done.returncode == 0, done.stderr
+    before, after = (load_image_network(folder)[0].get_layer(BACKBONE) for folder in (whole, out))
+    for old, new in zip(before.layers, after.layers, strict=True):
+        pairs = list(zip(old.get_weights(), new.get_weights(), strict=True))
+        if isinstance(old, keras.layers.BatchNormalization):
+            assert all(np.array_equal(*pair) for pair in pairs), old.name
+        else:
+            assert not any(np.array_equal(*pair) for pair in pairs), old.name
+
+
+def test_frozen_batch_norms_without_statistics_to_keep_are_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit_here([*fit_command(data, tmp_path / "run"), "--freeze-batch-norms"]) == 2
+    assert capsys.readouterr().err == (
+        "genre-train: --freeze-batch-norms keeps statistics that --weights none does not have: "
+        "leave out one\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_from_the_internet_without_internet_name_the_file_to_bring(
     data: Path, tmp_path: Path
 ) -> None:
