@@ -191,10 +191,8 @@ def test_frozen_batch_norms_stay_as_they_came_while_the_rest_learns(
     from trainer.network import BACKBONE, load_image_network
 
     out = tmp_path / "run"
-    command = [*TRAIN, "fit", "--data", str(data), "--out", str(out), "--weights", str(whole)]
-    options = "--split stratified --head-epochs 0 --epochs 1 --batch 4 --seed 7 --keep last"
-    size = "--input-scale 2 --window-seconds 3 --windows-per-song 1"
-    done = run([*command, *options.split(), *size.split(), "--freeze-batch-norms"])
+    options = ["--weights", str(whole), "--head-epochs", "0", "--epochs", "1"]
+    done = run([*fit_command(data, out), *options, "--freeze-batch-norms"])
     assert done.returncode == 0, done.stderr
     before, after = (load_image_network(folder)[0].get_layer(BACKBONE) for folder in (whole, out))
     for old, new in zip(before.layers, after.layers, strict=True):
