@@ -44,9 +44,11 @@ class Augmentation:
     """Widest band mask, in bands."""
     mixup: float = 0.3
     """Parameter of the Beta distribution that mixes two windows and their labels; 0 is off."""
+    change: float = 0.0
+    """Probability that a window begins with another recording and tells of the later one."""
 
 
-NONE = Augmentation(0, 0, 0, 0, 0, 0, (0, 0), 0, 0, 0, 0, 0)
+NONE = Augmentation(0, 0, 0, 0, 0, 0, (0, 0), 0, 0, 0, 0, 0, 0)
 """No variation at all."""
 
 
@@ -169,6 +171,33 @@ def random_noise(random: Random, spec: SpectrogramSpec, frames: int) -> Columns:
         random, spec, frames, random.uniform(-60, 10), hum=bool(random.random() < 0.25)
     )
     return equalise(noise, random, 3.0)
+
+
+def change_over(
+    window_db: Columns, earlier_db: Columns, random: Random, spec: SpectrogramSpec
+) -> Columns:
+    """Return a window as it is soon after a change: first something else, then what plays now.
+
+    Parameters
+    ----------
+    window_db, earlier_db : float32, shape (n_mels, frames)
+        What plays now and what played before, dB relative to the loudest cell of each recording.
+    random : numpy.random.Generator
+        Where chance comes from.
+    spec : SpectrogramSpec
+        The grid.
+
+    Returns
+    -------
+    float32, same shape
+        At least the last second is of `window_db`; the levels of the two differ by up to 6 dB.
+    """
+    frames = window_db.shape[1]
+    latest = max(1, frames - spec.frames_in(1.0))
+    begin = int(random.integers(1, latest + 1))
+    changed = window_db.copy()
+    changed[:, :begin] = earlier_db[:, frames - begin :] + random.uniform(-6, 6)
+    return changed
 
 
 def vary(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
-from trainer.augment import NONE, Augmentation, mix, random_noise, resample_time, vary
+from trainer.augment import NONE, Augmentation, change_over, mix, random_noise, resample_time, vary
 from trainer.gtzan import Track, divide_background, find_background
 from trainer.pictures import Levels, read_picture
 
@@ -180,14 +180,22 @@ class TrainingWindows:
             yield Batch(windows, targets, weights)
 
     def _window(self, song: int, random: np.random.Generator) -> tuple[Columns, int]:
-        if song >= 0:
-            chosen = self.songs[song]
-            window, label = self._cut(chosen, random), chosen.label
-        else:
-            assert self.not_music is not None
-            window, label = self._other_sound(random), self.not_music
+        window, label = self._sound(song, random)
+        if random.random() < self.augmentation.change:
+            others = self.music_windows + self.other_windows
+            earlier = int(random.integers(others))
+            earlier = earlier % len(self.songs) if earlier < self.music_windows else -1
+            window = change_over(window, self._sound(earlier, random)[0], random, self.spec)
         noise = self._other_sound(random) if random.random() < self.augmentation.noise else None
         return vary(window, random, self.spec, self.augmentation, noise), label
+
+    def _sound(self, song: int, random: np.random.Generator) -> tuple[Columns, int]:
+        """Return a window of a song and its label; of another sound for a negative number."""
+        if song >= 0:
+            chosen = self.songs[song]
+            return self._cut(chosen, random), chosen.label
+        assert self.not_music is not None
+        return self._other_sound(random), self.not_music
 
     def _other_sound(self, random: np.random.Generator) -> Columns:
         if not self.background or random.random() < SYNTHETIC_SHARE:

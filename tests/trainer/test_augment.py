@@ -11,6 +11,7 @@ from trainer.augment import (
     Augmentation,
     add_power,
     band_mels,
+    change_over,
     coloured_noise,
     limit_band,
     loudness,
@@ -130,3 +131,21 @@ def test_mixup_keeps_every_target_a_distribution_and_its_own_label_ahead(
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
     assert (shares.argmax(axis=1) == np.arange(8)).all()
     assert not np.array_equal(mixed, windows)
+
+
+def test_a_window_after_a_change_goes_from_the_end_of_what_was_to_what_is(
+    random: np.random.Generator,
+) -> None:
+    now = np.zeros((SPEC.n_mels, 65), np.float32)
+    before = np.tile(np.arange(65, dtype=np.float32) - 200, (SPEC.n_mels, 1))
+    lengths = set()
+    for _ in range(500):
+        changed = change_over(now, before, random, SPEC)[0]
+        length = int((changed < 0).sum())
+        np.testing.assert_array_equal(changed[length:], 0)
+        offset = changed[:length] - before[0, 65 - length :]
+        assert np.ptp(offset) < 1e-4
+        assert abs(offset[0]) <= 6
+        lengths.add(length)
+    assert min(lengths) == 1
+    assert 65 - max(lengths) == SPEC.frames_in(1.0)

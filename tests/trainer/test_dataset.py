@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,31 @@ def test_every_song_is_seen_equally_often_in_an_epoch(folder: Path) -> None:
     source = windows(folder, augmentation=Augmentation(mixup=0), background_share=0.0, batch=6)
     targets = np.concatenate([batch.targets for batch in source.epoch(0)])
     np.testing.assert_array_equal(targets.sum(axis=0), [12, 12, 0])
+
+
+def test_a_window_across_a_change_tells_of_what_plays_at_its_end(folder: Path) -> None:
+    low, high = np.zeros((2, 40, 200), np.uint8)
+    low[:20], high[20:] = 255, 255
+    songs = [Song("low", 0, low), Song("high", 1, high)]
+    source = TrainingWindows(
+        songs,
+        [],
+        None,
+        2,
+        spec=SPEC,
+        frames=39,
+        batch=4,
+        windows_per_song=100,
+        augmentation=dataclasses.replace(NONE, change=0.5),
+    )
+    begins = {True: 0, False: 0}
+    for batch in source.epoch(0):
+        for window, target in zip(batch.windows, batch.targets, strict=True):
+            at_begin, at_end = window[20:, [0, -1]].mean(axis=0) > window[:20, [0, -1]].mean(axis=0)
+            assert at_end == target.argmax()
+            begins[bool(at_begin == at_end)] += 1
+    # Half of the windows go across a change, half of these to the other song.
+    assert begins[False] / sum(begins.values()) == pytest.approx(0.25, abs=0.1)
 
 
 def test_a_rare_genre_weighs_more(folder: Path) -> None:
