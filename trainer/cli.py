@@ -222,6 +222,17 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs")
 
 
+def _add_average_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="runs that go back to the same one; one that is named twice counts twice",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the new run")
+
+
 def _add_split_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
@@ -347,6 +358,14 @@ def _run_fit(options: argparse.Namespace) -> int:
     if options.resume is None and options.data is None:
         _wrong("--data is missing: give a folder of pictures, or --resume RUN")
     _fit_run(options)
+    return 0
+
+
+def _run_average(options: argparse.Namespace) -> int:
+    _import_keras()
+    from trainer.average import average
+
+    _say(f"average of {len(options.runs)} runs: {average(options.runs, options.out)}")
     return 0
 
 
@@ -614,6 +633,11 @@ COMMANDS: dict[
         "make clips of speech with the synthesisers that are installed",
     ),
     "fit": (_run_fit, _add_fit_options, "train on pictures"),
+    "average": (
+        _run_average,
+        _add_average_options,
+        "average the weights of runs that started from the same one",
+    ),
     "evaluate": (_run_evaluate, _add_evaluate_options, "judge a run or a model by its tracks"),
     "stream-test": (_run_stream_test, _add_stream_options, "judge what a listener would get"),
     "robustness": (

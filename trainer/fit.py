@@ -6,14 +6,9 @@ import csv
 import dataclasses
 import json
 import math
-import platform
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +31,7 @@ from trainer.gtzan import DatasetError, Split, check_genres, find_tracks, split_
 from trainer.interruption import Interruption
 from trainer.network import BACKBONE, build_image_network, earlier_run, with_preprocessing
 from trainer.pictures import read_spec
-from trainer.run_folder import read_facts, write_json
+from trainer.run_folder import provenance, read_facts, write_json
 
 VALID_WINDOWS = 2
 """Windows of each validation track that are looked at after an epoch."""
@@ -229,6 +224,11 @@ def resume(out: Path, *, console: Console | None = None) -> Path:
     """Continue an interrupted run with its own settings; see `fit`."""
     try:
         facts = json.loads((out / "run.json").read_text())
+        if "averaged" in facts:
+            raise RunError(
+                f"--resume {out}: an average has no epochs to continue; start a run from it with "
+                f"--weights {out}"
+            )
         settings = dataclasses.replace(FitSettings.from_dict(facts["settings"]), out=out)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"--resume {out}: no run to continue (no readable run.json)") from error
@@ -625,10 +625,10 @@ class _Training:
         best = self.progress.best
         path = settings.out / "run.json"
         facts = json.loads(path.read_text()) if path.exists() else {}
+        made = provenance()
         facts |= {
-            "command": facts.get("command", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
-            "versions": _versions(),
-            "git": _git_commit(),
+            **made,
+            "command": facts.get("command", made["command"]),
             "seed": settings.seed,
             "labels": self.labels,
             "not_music": NOT_MUSIC if settings.background else None,
@@ -669,27 +669,3 @@ def _split_facts(split: Split) -> dict[str, Any]:
         "missing": split.missing,
         **{name: [track.name for track in tracks] for name, tracks in split.sets().items()},
     }
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
-    for package in ("genre-stream", "keras", "numpy", "tensorflow", "torch", "jax"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _git_commit() -> str | None:
-    """Return the commit this code is at, None where it is no git checkout."""
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import platform
+import shlex
+import subprocess
+import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +42,38 @@ def write_json(path: Path, content: object) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(path)
+
+
+def provenance() -> dict[str, Any]:
+    """Return the command, the versions of what computes, and the commit that make a run now."""
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": _versions(),
+        "git": _git_commit(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    import keras
+
+    versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
+    for package in ("genre-stream", "keras", "numpy", "tensorflow", "torch", "jax"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_commit() -> str | None:
+    """Return the commit this code is at, None where it is no git checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,122 @@
+"""Averaging runs: the mean of their weights, and everything that must be known about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support_run import FACTS, tiny_network, write_run
+
+from trainer.cli import main
+
+
+def split(train: list[str], valid: list[str]) -> dict[str, Any]:
+    return {**FACTS["split"], "notes": ["by ear"], "train": train, "valid": valid}
+
+
+MADE: dict[str, Any] = {
+    "split": split(["a", "b"], ["c", "d"]),
+    "command": "genre-train fit",
+    "train_seconds": 60.0,
+    "background": {"train": ["rain"], "valid": ["dog", "wind"]},
+}
+
+
+def made_run(folder: Path, factor: float = 1.0, **facts: Any) -> Path:
+    """Return a run whose weights are those of another one times a factor."""
+    network = tiny_network()
+    network.set_weights([factor * weights for weights in network.get_weights()])
+    return write_run(folder, network, **{**MADE, **facts})
+
+
+def test_an_average_has_the_mean_of_the_weights_and_a_run_named_twice_counts_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer.network import load_image_network
+
+    one, four = made_run(tmp_path / "one"), made_run(tmp_path / "four", 4.0)
+    out = tmp_path / "mean"
+    assert main(["average", str(one), str(one), str(four), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"average of 3 runs: {out}\n"
+    before, after = (load_image_network(folder)[0].get_weights() for folder in (one, out))
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_allclose(new, 2 * old, rtol=1e-6)
+
+
+def test_an_average_is_a_run_that_can_be_judged_and_says_what_it_was_made_of(
+    tmp_path: Path,
+) -> None:
+    from trainer.candidates import RunClassifier
+
+    runs = [made_run(tmp_path / "one"), made_run(tmp_path / "two", 1.1)]
+    out = tmp_path / "mean"
+    assert main(["average", *map(str, [*runs, runs[0]]), "--out", str(out)]) == 0
+    candidate = RunClassifier(out)
+    window = np.zeros((1, 128, 65), np.float32)
+    assert candidate.predict(window).sum() == pytest.approx(1, abs=1e-5)
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["averaged"] == [
+        {"run": str(run), "command": "genre-train fit"} for run in [*runs, runs[0]]
+    ]
+    # Nothing of this was found for the average.
+    assert (facts["temperature"], facts["decision"], facts["metrics"]) == (1.0, {}, {})
+    assert facts["train_seconds"] == 120
+    assert facts["finished"]
+
+
+def test_what_one_of_the_runs_has_learnt_is_not_held_back_from_the_average(tmp_path: Path) -> None:
+    one = made_run(tmp_path / "one")
+    heard = {"train": ["dog", "rain"], "valid": ["wind", "voice"]}
+    two = made_run(
+        tmp_path / "two", split=split(["c"], ["a"]), background=heard, learnt_before=["z"]
+    )
+    out = tmp_path / "mean"
+    assert main(["average", str(one), str(two), "--out", str(out)]) == 0
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["split"]["valid"] == ["c", "d"]
+    assert facts["learnt_before"] == ["a", "b", "c", "z"]
+    assert facts["background"] == {"train": ["dog", "rain"], "valid": ["voice", "wind"]}
+    assert facts["split"]["notes"] == [
+        "by ear",
+        "1 of the 2 valid and test tracks were trained on in one of the runs of this average: "
+        "expect less on unknown music",
+    ]
+
+
+def test_runs_that_cannot_be_averaged_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = made_run(tmp_path / "one")
+    other = made_run(tmp_path / "other", window_frames=129)
+    for runs, sentence in (
+        ([one], f"an average needs two runs or more, not only {one}"),
+        (
+            [one, other],
+            f"{other} and {one} differ in window_frames (129 and 65): only networks of one kind "
+            "can be averaged",
+        ),
+        ([one, tmp_path / "none"], f"{tmp_path}/none: not a training run (no readable run.json)"),
+    ):
+        assert main(["average", *map(str, runs), "--out", str(tmp_path / "mean")]) == 2
+        assert capsys.readouterr().err == f"genre-train: {sentence}\n"
+    assert not (tmp_path / "mean").exists()
+    assert main(["average", str(one), str(one), "--out", str(one)]) == 2
+    assert "already holds a run; choose another folder" in capsys.readouterr().err
+
+
+def test_an_average_has_nothing_to_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, out = made_run(tmp_path / "one"), tmp_path / "mean"
+    assert main(["average", str(one), str(one), "--out", str(out)]) == 0
+    before = (out / "run.json").read_bytes()
+    capsys.readouterr()
+    assert main(["fit", "--resume", str(out)]) == 2
+    assert capsys.readouterr().err == (
+        f"genre-train: --resume {out}: an average has no epochs to continue; start a run from it "
+        f"with --weights {out}\n"
+    )
+    assert (out / "run.json").read_bytes() == before
