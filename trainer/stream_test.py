@@ -40,8 +40,8 @@ TOLERATED_ECE = 0.05
 SMOOTHINGS: tuple[dict[str, Any], ...] = (
     *(
         {"smoothing": "hmm", "dwell_seconds": dwell, "evidence_weight": weight}
-        for dwell in (5.0, 10.0, 20.0, 40.0, 80.0)
-        for weight in (0.3, 0.6, 1.0, 2.0)
+        for dwell in (2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+        for weight in (0.3, 0.6, 1.0, 1.3, 1.6, 2.0)
     ),
     *({"smoothing": "ema", "ema_seconds": seconds} for seconds in (2.0, 4.0, 8.0, 16.0)),
     {"smoothing": "none"},
@@ -49,9 +49,14 @@ SMOOTHINGS: tuple[dict[str, Any], ...] = (
 """Ways to gather evidence among which `tune` chooses."""
 
 THRESHOLDS: tuple[dict[str, Any], ...] = tuple(
-    {"min_confidence": confidence, "min_margin": margin}
+    {
+        "min_confidence": confidence,
+        "min_margin": margin,
+        "confidence_hysteresis": hysteresis,
+    }
     for confidence in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    for margin in (0.0, 0.1, 0.2, 0.3)
+    for margin in (0.0, 0.2)
+    for hysteresis in (0.1, 0.2, 0.3)
 )
 """Thresholds among which `tune` chooses for each of the best ways."""
 
