@@ -26,6 +26,7 @@ FIT_OPTIONS = (
     ("--input-scale", float, 0.1, "factor on both axes of the spectrogram before InceptionV3"),
     ("--window-seconds", float, 1, "length of a window"),
     ("--windows-per-song", int, 1, "windows of each track in an epoch"),
+    ("--background-share", float, 0, "share of an epoch's windows that are no music"),
     ("--learning-rate", float, 0, "highest rate of the whole network"),
     ("--head-learning-rate", float, 0, "rate of the new layer while the rest is frozen"),
     ("--weight-decay", float, 0, "AdamW's decoupled decay"),

@@ -73,6 +73,8 @@ class FitSettings:
     """Leave GTZAN's known faulty tracks out of a stratified split."""
     background: Path | None = None
     """Picture folder of sounds that become the label `not_music`."""
+    background_share: float = 0.1
+    """Share of an epoch's windows that are such sounds, above 0 and under 1."""
     epochs: int = 40
     """Passes over the training tracks with the whole network."""
     head_epochs: int = 1
@@ -211,6 +213,10 @@ def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
         raise RunError(
             "--freeze-batch-norms keeps statistics that --weights none does not have: leave out one"
         )
+    if not 0 < settings.background_share < 1:
+        raise RunError(
+            f"--background-share {settings.background_share:g}: must be above 0 and under 1"
+        )
     if (settings.out / "run.json").exists():
         raise RunError(
             f"--out {settings.out}: already holds a run; continue it with --resume or choose "
@@ -311,6 +317,7 @@ class _Training:
             frames=self.frames,
             batch=settings.batch,
             windows_per_song=settings.windows_per_song,
+            background_share=settings.background_share,
             augmentation=settings.augmentation,
             seed=settings.seed,
         )

@@ -203,6 +203,17 @@ def test_frozen_batch_norms_stay_as_they_came_while_the_rest_learns(
             assert not any(np.array_equal(*pair) for pair in pairs), old.name
 
 
+@pytest.mark.parametrize("share", ["0", "1"])
+def test_a_share_of_other_sounds_that_leaves_nothing_of_one_kind_is_refused(
+    share: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit_here([*fit_command(data, tmp_path / "run"), "--background-share", share]) == 2
+    assert capsys.readouterr().err == (
+        f"genre-train: --background-share {share}: must be above 0 and under 1\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_frozen_batch_norms_without_statistics_to_keep_are_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
