@@ -150,6 +150,10 @@ class TrainingWindows:
         self.other_windows = (
             round(music * background_share / (1 - background_share)) if not_music is not None else 0
         )
+        self._drawn = np.concatenate(
+            [np.arange(music) % max(1, len(songs)), np.full(self.other_windows, -1)]
+        )
+        """What an epoch's windows are of: numbers of songs, or -1 for another sound."""
         counts = Counter(song.label for song in songs)
         self._weights = np.ones(classes, np.float32)
         for label, count in counts.items():
@@ -166,9 +170,7 @@ class TrainingWindows:
 
     def _batches(self, number: int) -> Iterator[Batch]:
         random = np.random.default_rng([self.seed, number])
-        order = np.arange(self.music_windows) % max(1, len(self.songs))
-        order = random.permutation(np.concatenate([order, np.full(self.other_windows, -1)]))
-        order = np.resize(order, self.steps * self.batch)
+        order = np.resize(random.permutation(self._drawn), self.steps * self.batch)
         for chosen in order.reshape(self.steps, self.batch):
             windows = np.empty((self.batch, self.spec.n_mels, self.frames), np.float32)
             labels = np.empty(self.batch, int)
@@ -182,10 +184,8 @@ class TrainingWindows:
     def _window(self, song: int, random: np.random.Generator) -> tuple[Columns, int]:
         window, label = self._sound(song, random)
         if random.random() < self.augmentation.change:
-            others = self.music_windows + self.other_windows
-            earlier = int(random.integers(others))
-            earlier = earlier % len(self.songs) if earlier < self.music_windows else -1
-            window = change_over(window, self._sound(earlier, random)[0], random, self.spec)
+            earlier, _ = self._sound(random.choice(self._drawn), random)
+            window = change_over(window, earlier, random, self.spec)
         noise = self._other_sound(random) if random.random() < self.augmentation.noise else None
         return vary(window, random, self.spec, self.augmentation, noise), label
 
