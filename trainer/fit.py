@@ -29,9 +29,15 @@ from trainer.dataset import (
 )
 from trainer.gtzan import DatasetError, Split, check_genres, find_tracks, split_tracks
 from trainer.interruption import Interruption
-from trainer.network import BACKBONE, build_image_network, earlier_run, with_preprocessing
+from trainer.network import (
+    BACKBONE,
+    build_image_network,
+    earlier_run,
+    save_image_network,
+    with_preprocessing,
+)
 from trainer.pictures import read_spec
-from trainer.run_folder import provenance, read_facts, write_json
+from trainer.run_folder import leak_notes, learnt_tracks, provenance, read_facts, write_json
 
 VALID_WINDOWS = 2
 """Windows of each validation track that are looked at after an epoch."""
@@ -251,8 +257,7 @@ def learnt_before(settings: FitSettings) -> set[str]:
     earlier = earlier_run(settings.weights)
     if earlier is None:
         return set()
-    facts = read_facts(earlier)
-    return {*facts["split"]["train"], *facts.get("learnt_before", ())}
+    return learnt_tracks(read_facts(earlier))
 
 
 def make_run_folder(out: Path) -> None:
@@ -339,11 +344,8 @@ class _Training:
     def _say_what_leaks(self) -> None:
         """Note which tracks to judge on the network knows from the run that it starts from."""
         held_back = [track.name for track in [*self.split.valid, *self.split.test]]
-        if known := len(self.learnt_before.intersection(held_back)):
-            self.split.notes.append(
-                f"{known} of the {len(held_back)} valid and test tracks were trained on in "
-                f"{self.settings.weights}, where this run starts: expect less on unknown music"
-            )
+        where = f"{self.settings.weights}, where this run starts"
+        self.split.notes.extend(leak_notes(held_back, self.learnt_before, where))
 
     def _check_background_grid(self, folder: Path) -> None:
         if read_spec(folder) != self.spec:
@@ -546,9 +548,7 @@ class _Training:
             )
             image_network.set_weights(self.image_network.get_weights())
             keras.config.set_dtype_policy(self.settings.precision)
-        partial = self.settings.out / "partial.keras"
-        image_network.save(partial)
-        partial.replace(self.settings.out / "model.keras")
+        save_image_network(image_network, self.settings.out)
 
     def _checkpoint(self, epoch: int) -> None:
         """Keep everything that the next epoch starts from; the state file makes it valid."""

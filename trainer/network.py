@@ -190,6 +190,13 @@ def with_preprocessing(
     return keras.Model(spectrograms, image_network(images), name="genre_network")
 
 
+def save_image_network(image_network: keras.Model, run: Path) -> None:
+    """Write the network of a run so that a reader sees all of it or the one before."""
+    partial = run / "partial.keras"
+    image_network.save(partial)
+    partial.replace(run / "model.keras")
+
+
 def load_image_network(run: Path) -> tuple[keras.Model, dict[str, Any]]:
     """Load the network of a run as it was saved, images to logits.
 

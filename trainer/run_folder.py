@@ -7,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,22 @@ def write_json(path: Path, content: object) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(path)
+
+
+def learnt_tracks(facts: Mapping[str, Any]) -> set[str]:
+    """Return the tracks that a run's network has learnt from, in it or in runs before it."""
+    return {*facts["split"]["train"], *facts.get("learnt_before", ())}
+
+
+def leak_notes(held_back: Sequence[str], learnt: Iterable[str], where: str) -> list[str]:
+    """Return what must be said where tracks to judge on were learnt from; nothing if none was."""
+    known = len(set(learnt).intersection(held_back))
+    if not known:
+        return []
+    return [
+        f"{known} of the {len(held_back)} valid and test tracks were trained on in {where}: "
+        "expect less on unknown music"
+    ]
 
 
 def provenance() -> dict[str, Any]:
