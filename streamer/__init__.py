@@ -16,7 +16,12 @@ it is first used, so importing the package costs nothing.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
+
+# Since 1.29 onnxruntime reports every process to its maker, and leaves a number of the machine and
+# a database in the home folder, unless told not to before it is first imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from streamer.decision import Decision, DecisionSettings, Segment, State

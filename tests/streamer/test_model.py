@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+from support_daemon import REPOSITORY
 from support_model import make_model
 
 from streamer.model import (
@@ -520,3 +522,12 @@ def test_a_model_is_used_in_a_process_that_has_no_training_framework(model: Path
         [sys.executable, "-c", WITHOUT_FRAMEWORKS, model], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "thirds\n", "")
+
+
+@pytest.mark.parametrize("user", ["streamer.model", "export.seal", "trainer.candidates"])
+def test_a_model_is_used_without_a_trace_in_the_home_folder(tmp_path: Path, user: str) -> None:
+    """onnxruntime would keep a number of the machine there, and report to its maker with it."""
+    script = f"import {user}, streamer.model as m; m.Classifier.load(m.DEFAULT_MODEL)"
+    bare = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    subprocess.run([sys.executable, "-c", script], env=bare, cwd=REPOSITORY, check=True)
+    assert list(tmp_path.rglob("*")) == []
