@@ -64,7 +64,13 @@ class Mailbox(Generic[Item]):
             self._called = False
             self._room.notify_all()
         for item in items:
-            self._deliver(item)
+            try:
+                self._deliver(item)
+            except Exception as error:
+                # What waits behind it is owed to everybody all the same.
+                self._loop.call_exception_handler(
+                    {"message": f"could not deliver {item!r:.200}", "exception": error}
+                )
 
     def close(self) -> None:
         """Deliver what waits, and take nothing more."""

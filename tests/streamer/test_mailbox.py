@@ -57,3 +57,17 @@ def test_a_closed_mailbox_delivers_what_waits_and_takes_no_more():
         return taken
 
     assert asyncio.run(close()) == [1]
+
+
+def test_an_item_that_cannot_be_delivered_is_reported_and_takes_no_other_with_it():
+    async def deliver():
+        taken, reported = [], []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+        box = Mailbox(loop, lambda number: taken.append(10 / number))
+        for number in (5, 0, 2):
+            await asyncio.to_thread(box.put, number)
+        box.close()
+        return taken, reported
+
+    assert asyncio.run(deliver()) == ([2, 5], ["could not deliver 0"])
