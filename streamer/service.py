@@ -287,11 +287,14 @@ class Service:
         self._end_if_all_is_over()
 
     def _heard_sources(self) -> dict[str, Source]:
-        """Return the sources that are not over, by what the settings said of them."""
+        """Return the sources that need not be opened anew, by what the settings said of them.
+
+        What failed is tried once more; what has ended was heard to its end.
+        """
         return {
             self._inputs[name][0]: progress.listener.source
             for name, progress in self._progress.items()
-            if progress.listener.status.state not in OVER
+            if progress.listener.status.state is not SourceState.FAILED
         }
 
     async def _listen_to(self, inputs: Mapping[str, tuple[str, Source]]) -> None:

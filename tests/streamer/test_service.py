@@ -262,6 +262,17 @@ def test_sighup_adds_removes_and_changes_sources_without_touching_the_others(
 NAMES = ("stays", "leaves", "changes", "comes")
 
 
+def test_sighup_does_not_play_again_what_has_ended(model, tone, tmp_path):
+    short = support_daemon.write_tone(tmp_path / "short.flac", (4000, 3.5))
+    arguments = ("--model", model, "--source", short, "--source", f"stays={tone}")
+    with daemon(tmp_path, *arguments) as running, client(running.port) as connection:
+        running.wait_for_line(lambda line: "short: ended" in line)
+        running.signal(signal.SIGHUP)
+        for _ in range(4):
+            frames(connection, is_prediction)
+    assert running.log.count("short: live") == 1
+
+
 def test_sighup_with_a_faulty_file_changes_nothing(model, tone, tmp_path):
     config = tmp_path / "config.toml"
     config.write_text(f'source = "t={tone}"\nloop = true\n')
