@@ -310,6 +310,8 @@ class Service:
             self._heard_now.pop(name, None)
             if name not in inputs:
                 self._forget(name)
+        if self._over.is_set():
+            return
         for name, (_, source) in inputs.items():
             if name not in kept:
                 self._hub.add_source(name, source.kind)
