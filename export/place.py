@@ -15,12 +15,14 @@ def check_writable(path: Path) -> None:
     Raises
     ------
     UsageError
-        If the folder is missing or read-only, or `path` is a folder.
+        If the folder is missing or read-only, or `path` is a folder, a device or a pipe.
     """
-    if path.is_dir():
-        raise UsageError(f"--out {path} is a folder: name a file in it")
     beside = _beside(path)
     try:
+        if path.is_dir():
+            raise UsageError(f"--out {path} is a folder: name a file in it")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"--out {path} is not a regular file: name another file")
         beside.open("xb").close()
         beside.unlink()
     except OSError as error:
@@ -31,6 +33,8 @@ def check_writable(path: Path) -> None:
 
 def write(path: Path, content: bytes) -> None:
     """Write a model file beside its place, load it as the daemon would, and move it there.
+
+    A link stays: the file that it leads to is replaced.
 
     Raises
     ------
@@ -44,7 +48,7 @@ def write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Classifier.load(beside)
-        beside.replace(path)
+        beside.replace(_place(path))
     except OSError as error:
         raise ExportError(f"--out {path} cannot be written ({error.strerror})") from None
     except ModelError as error:
@@ -53,5 +57,11 @@ def write(path: Path, content: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def _place(path: Path) -> Path:
+    """Return where the file lies that `path` leads to; /dev/stdout, for one, is a link."""
+    return Path(os.path.realpath(path))
+
+
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    place = _place(path)
+    return place.with_name(f".{place.name}.{os.getpid()}.tmp")

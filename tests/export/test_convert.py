@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from export.convert import Network
 from export.errors import ExportError, UsageError
 from export.pictures import read_windows
+from export.place import check_writable, write
 from export.run import read_run
 from export.steps import Order, export
 from streamer.contract import METADATA_KEY
@@ -187,6 +188,20 @@ def test_everybody_may_read_the_file_that_the_umask_lets_read(files: dict[str, P
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE(files["int8"].stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "models").mkdir()
+    file, link = tmp_path / "models" / "new.onnx", tmp_path / "model.onnx"
+    file.write_bytes(b"the old one")
+    link.symlink_to(file)
+    check_writable(link)
+    write(link, files["int8"].read_bytes())
+    assert link.is_symlink()
+    assert Classifier.load(file).contract.name == "tiny"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["model.onnx", "models", "new.onnx"]
 
 
 def test_a_table_compares_the_file_with_keras_on_tracks_it_was_not_trained_on(

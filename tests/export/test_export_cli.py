@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,22 @@ def test_a_place_where_no_file_can_be_written_is_refused_before_the_work(
         status, line = tell(capsys, run, "--out", out)
         assert status == 2
         assert line.startswith(told)
+
+
+def test_what_is_no_file_is_refused_and_stays_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fake_run(tmp_path / "run")
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for out in (pipe, link):
+        assert tell(capsys, run, "--out", out) == (
+            2,
+            f"--out {out} is not a regular file: name another file",
+        )
+    assert pipe.is_fifo()
+    assert link.is_symlink()
 
 
 def test_without_the_extra_the_exporter_names_the_package_to_install(
