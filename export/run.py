@@ -74,10 +74,10 @@ def read_run(
     UsageError
         If the folder is not a finished run or its facts are incomplete.
     """
-    if not folder.is_dir():
-        raise UsageError(f"run {folder} is not a folder: name the run that genre-train made")
     path = folder / "run.json"
     try:
+        if not folder.is_dir():
+            raise UsageError(f"run {folder} is not a folder: name the run that genre-train made")
         # A metric may be NaN, which JSON does not know: it is exported as null.
         facts = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except OSError as error:

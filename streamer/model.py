@@ -193,11 +193,11 @@ class Classifier:
 
 
 def _check_readable(path: Path) -> None:
-    if path.is_dir():
-        raise ModelError(f"model {path} is a folder: name the .onnx file")
-    if path.exists() and not path.is_file():
-        raise ModelError(f"model {path} is not a regular file: name the .onnx file")
     try:
+        if path.is_dir():
+            raise ModelError(f"model {path} is a folder: name the .onnx file")
+        if path.exists() and not path.is_file():
+            raise ModelError(f"model {path} is not a regular file: name the .onnx file")
         with path.open("rb") as file:
             if not file.read(1):
                 raise ModelError(f"model {path} is an empty file: copy or export it again")

@@ -169,6 +169,25 @@ def test_what_is_no_file_is_refused_and_stays_what_it_is(
     assert link.is_symlink()
 
 
+def test_a_name_longer_than_the_disk_allows_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fake_run(tmp_path / "run")
+    long = tmp_path / ("a" * 256)
+    assert tell(capsys, run, "--out", long) == (
+        2,
+        f"--out {long} cannot be written (File name too long): name another file",
+    )
+    assert tell(capsys, long, "--out", tmp_path / "model.onnx") == (
+        2,
+        f"{long} is not a training run: run.json cannot be read (File name too long)",
+    )
+    assert tell(capsys, "inspect", long) == (
+        2,
+        f"model {long} cannot be read (File name too long): check the path and its permissions",
+    )
+
+
 def test_without_the_extra_the_exporter_names_the_package_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
