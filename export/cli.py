@@ -79,7 +79,7 @@ def _export_parser() -> argparse.ArgumentParser:
         "--verify",
         type=Path,
         metavar="DIR",
-        help="spectrogram pictures to compare with Keras on; those of the training list are left "
+        help="spectrogram pictures to compare with Keras on; those that were trained on are left "
         "out",
     )
     parser.add_argument(

@@ -21,7 +21,7 @@ class Windows:
     """All whole windows of one track."""
 
     track: str
-    """The picture's name without suffix."""
+    """Its name in `run.json`: `blues.00012` if it starts with its genre, else `genre/stem`."""
     genre: str
     """The folder it lies in."""
     spectrograms: NDArray[np.float32]
@@ -40,7 +40,7 @@ def read_windows(
     contract : ModelContract
         Grid and length of the windows. A picture shorter than a window is one short window.
     leave_out : collection of str
-        Tracks that are not read. If nothing would be left, all are read.
+        Names, as in `Windows.track`, that are not read. If nothing would be left, all are read.
 
     Returns
     -------
@@ -54,8 +54,8 @@ def read_windows(
     """
     _check_grid(folder, contract.spectrogram)
     paths = sorted(folder.glob("*/*.png"))
-    paths = [path for path in paths if path.stem not in leave_out] or paths
-    tracks = [Windows(path.stem, path.parent.name, _cut(path, contract)) for path in paths]
+    paths = [path for path in paths if _name(path) not in leave_out] or paths
+    tracks = [Windows(_name(path), path.parent.name, _cut(path, contract)) for path in paths]
     tracks = [track for track in tracks if len(track.spectrograms)]
     if not tracks:
         raise UsageError(
@@ -63,6 +63,11 @@ def read_windows(
             "GENRE/TRACK.png: make pictures with genre-train prepare"
         )
     return tracks
+
+
+def _name(path: Path) -> str:
+    genre, track = path.parent.name, path.stem
+    return track if track.startswith(f"{genre}.") else f"{genre}/{track}"
 
 
 def _check_grid(folder: Path, wanted: SpectrogramSpec) -> None:

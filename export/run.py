@@ -49,8 +49,10 @@ class Run:
 
     @property
     def trained_on(self) -> frozenset[str]:
-        """Names of the tracks that the network has seen in training."""
-        return frozenset(self.facts["split"].get("train", ()))
+        """Names of the tracks that the network has learnt from, in this run or in runs before."""
+        return frozenset(
+            (*self.facts["split"].get("train", ()), *self.facts.get("learnt_before", ()))
+        )
 
 
 def read_run(
@@ -91,8 +93,10 @@ def read_run(
     ):
         raise UsageError(f"{path} does not describe a training run")
     split = facts.get("split", {})
-    if not all(isinstance(split.get(part, []), list) for part in PARTS):
+    if not all(_is_list_of_names(split.get(part, [])) for part in PARTS):
         raise UsageError(f"{path}: split must hold lists of track names")
+    if not _is_list_of_names(facts.get("learnt_before", [])):
+        raise UsageError(f"{path}: learnt_before must be a list of track names")
     if missing := [field for field in REQUIRED if field not in facts]:
         raise UsageError(f"{path} lacks {', '.join(missing)}: finish the run with --resume")
     if not (folder / "model.keras").is_file():
@@ -106,6 +110,10 @@ def read_run(
     except ModelError as error:
         raise UsageError(f"{path}: {error}") from None
     return Run(folder, facts, contract, float(scale))
+
+
+def _is_list_of_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _contract(

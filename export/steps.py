@@ -115,7 +115,9 @@ def _measure(
         say(table([(name, prices[name], None) for name in graphs]))
         return
     count = sum(len(track.spectrograms) for track in tracks)
-    say(f"Comparing on {count} windows of {len(tracks)} tracks in {order.verify}")
+    # Either none was trained on or all were: nothing else was there.
+    known = ", all of them trained on" if tracks[0].track in order.run.trained_on else ""
+    say(f"Comparing on {count} windows of {len(tracks)} tracks in {order.verify}{known}")
     wanted = answers(network.logits, tracks, contract.temperature)
     likenesses = {
         name: compare(

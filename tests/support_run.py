@@ -47,8 +47,14 @@ FACTS: dict[str, Any] = {
 
 def write_run(folder: Path, network: Any, **facts: Any) -> Path:
     """Write a run folder around a Keras network from images to logits."""
-    folder.mkdir(parents=True, exist_ok=True)
+    write_facts(folder, **facts)
     network.save(folder / "model.keras")
+    return folder
+
+
+def write_facts(folder: Path, **facts: Any) -> Path:
+    """Write the `run.json` of a run folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps({**FACTS, **facts}))
     return folder
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from export.run import read_run
 from export.steps import Order, export
 from streamer.contract import METADATA_KEY
 from streamer.model import Classifier, ModelError, golden_spectrogram
+from trainer.gtzan import find_tracks
 from trainer.network import with_preprocessing
 
 PRECISIONS = ["float32", "float16", "int8", "static"]
@@ -221,6 +223,39 @@ def test_a_table_compares_the_file_with_keras_on_tracks_it_was_not_trained_on(
     assert rows[0][5] == "100.00%"
     assert float(rows[0][6]) < 1e-4
     assert rows[0][-1].endswith("%")
+
+
+def test_a_comparison_on_nothing_but_training_tracks_says_so(
+    tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    names = [track.track for track in read_windows(pictures, read_run(tiny_run).contract)]
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    support_run.write_facts(run, split={**support_run.FACTS["split"], "train": names})
+    lines: list[str] = []
+    export(
+        Order(read_run(run), tmp_path / "a.onnx", verify=pictures, min_agreement=0.8), lines.append
+    )
+    assert f"Comparing on 30 windows of 10 tracks in {pictures}, all of them trained on" in lines
+
+
+def test_tracks_of_one_s_own_music_that_were_trained_on_are_left_out(
+    tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(pictures, own)
+    for number, path in enumerate(sorted(own.glob("rock/*.png"))):
+        path.rename(path.with_name(f"song {number}.png"))
+    names = [track.name for track in find_tracks(own)[0]]
+    contract = read_run(tiny_run).contract
+    assert [track.track for track in read_windows(own, contract)] == names
+    assert names[4:6] == ["blues.00004", "rock/song 0"]
+
+    split = {**support_run.FACTS["split"], "train": names[2:8]}
+    run = support_run.write_facts(tmp_path / "run", split=split, learnt_before=names[:2])
+    (run / "model.keras").touch()
+    left = read_windows(own, contract, leave_out=read_run(run).trained_on)
+    assert [track.track for track in left] == names[8:]
 
 
 def test_a_file_that_agrees_too_little_is_not_written_and_the_old_one_stays(

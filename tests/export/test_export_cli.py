@@ -125,6 +125,8 @@ def test_a_folder_that_is_no_run_is_refused(
         ({"spec": {}}, ": spectrogram lacks fmax, fmin, hop_length, n_fft, n_mels, sample_rate, "),
         ({"input_scale": 0}, ": input_scale must be a positive number, not 0"),
         ({"split": {"train": None}}, ": split must hold lists of track names"),
+        ({"split": {"train": [["a"]]}}, ": split must hold lists of track names"),
+        ({"learnt_before": "a"}, ": learnt_before must be a list of track names"),
     ],
 )
 def test_a_run_with_incomplete_facts_is_refused_by_their_names(
