@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import zipfile
+import zlib
 
 # TensorFlow reads this once, when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,6 +23,19 @@ from streamer.model import INPUT, OUTPUT
 
 OPSET, IR_VERSION = 18, 8
 """The ONNX dialect of the files: every onnxruntime that `pyproject.toml` allows reads it."""
+
+
+DAMAGES = (
+    ValueError,
+    OSError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What Keras lets through of a damaged file, which is a zip archive of JSON and HDF5."""
 
 
 class Network:
@@ -41,7 +56,7 @@ class Network:
         self._run = run
         try:
             self._images = keras.saving.load_model(run.network, compile=False)
-        except (ValueError, OSError, KeyError, TypeError) as error:
+        except DAMAGES as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise UsageError(f"{run.network} is damaged ({reason}): train again") from None
         classes, labels = self._images.output_shape[-1], len(run.contract.labels)

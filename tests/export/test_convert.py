@@ -8,7 +8,9 @@ import shutil
 import stat
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -297,11 +299,40 @@ def test_a_run_whose_network_has_other_classes_is_refused(tiny_run: Path, tmp_pa
         export(Order(read_run(run), tmp_path / "model.onnx"), silent)
 
 
-def test_a_damaged_keras_file_is_refused(tiny_run: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "run.json").write_bytes((tiny_run / "run.json").read_bytes())
-    (run / "model.keras").write_bytes((tiny_run / "model.keras").read_bytes()[:5000])
+def _cut(network: bytearray) -> None:
+    del network[5000:]
+
+
+def _spoil_content(network: bytearray) -> None:
+    network[len(network) // 2] ^= 0xFF
+
+
+def _spoil_method(network: bytearray, method: int) -> None:
+    """Change how the archive says that each of its files is compressed."""
+    for signature, place in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        start = network.find(signature)
+        while start >= 0:
+            network[start + place : start + place + 2] = method.to_bytes(2, "little")
+            start = network.find(signature, start + 1)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _cut,
+        _spoil_content,
+        partial(_spoil_method, method=zipfile.ZIP_DEFLATED),
+        partial(_spoil_method, method=99),
+    ],
+    ids=["cut", "content", "known method", "unknown method"],
+)
+def test_a_damaged_keras_file_is_refused(
+    tiny_run: Path, tmp_path: Path, spoil: Callable[[bytearray], None]
+) -> None:
+    run = support_run.write_facts(tmp_path / "run")
+    network = bytearray((tiny_run / "model.keras").read_bytes())
+    spoil(network)
+    (run / "model.keras").write_bytes(network)
     with pytest.raises(UsageError, match=r"model\.keras is damaged \(.*\): train again"):
         export(Order(read_run(run), tmp_path / "model.onnx"), silent)
 
