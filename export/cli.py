@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from export.errors import ExportError, UsageError
+from export.errors import ExportError, UsageError, check_utf8
 from export.inspection import describe
 from export.place import check_writable
 from export.run import read_run
@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 failed, 2 wrong usage."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        for argument in given:
+            check_utf8(argument, "give another name")
         if given[:1] == ["inspect"]:
             return _inspect(_inspect_parser().parse_args(given[1:]))
         return _export(_export_parser().parse_args(given))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.errors import UsageError
+from export.errors import UsageError, check_utf8
 from streamer.contract import CONTRACT, ModelContract, ModelError
 
 REQUIRED = (
@@ -104,9 +104,12 @@ def read_run(
     scale = facts["input_scale"]
     if not isinstance(scale, int | float) or not math.isfinite(scale) or scale <= 0:
         raise UsageError(f"{path}: input_scale must be a positive number, not {scale!r}")
+    name = name or folder.resolve().name
+    check_utf8(name, "give a --name")
     training = _training(facts, dataset)
+    check_utf8(training["dataset"], "give a --dataset")
     try:
-        contract = _contract(facts, name or folder.resolve().name, version, training)
+        contract = _contract(facts, name, version, training)
     except ModelError as error:
         raise UsageError(f"{path}: {error}") from None
     return Run(folder, facts, contract, float(scale))

@@ -190,6 +190,22 @@ def test_a_name_longer_than_the_disk_allows_is_refused(
     )
 
 
+def test_what_is_not_utf_8_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    out = ["--out", tmp_path / "model.onnx"]
+    run = fake_run(tmp_path / "run")
+    told = r"'caf\udce9' is not UTF-8: "
+    assert tell(capsys, run, *out, "--name", name) == (2, told + "give another name")
+    assert tell(capsys, "inspect", name) == (2, told + "give another name")
+    unnamed = fake_run(tmp_path / name)
+    monkeypatch.chdir(unnamed)
+    assert tell(capsys, ".", *out) == (2, told + "give a --name")
+    strange = fake_run(tmp_path / "strange", settings={"data": f"/music/{name}"})
+    assert tell(capsys, strange, *out) == (2, told + "give a --dataset")
+
+
 def test_without_the_extra_the_exporter_names_the_package_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
