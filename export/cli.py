@@ -12,6 +12,7 @@ from export.errors import ExportError, UsageError, check_utf8
 from export.inspection import describe
 from export.place import check_writable
 from export.run import read_run
+from streamer.complaint import leave_the_reader_alone
 from streamer.model import Classifier, ModelError
 
 PROGRAM = "genre-export"
@@ -111,7 +112,7 @@ def _percentage(text: str) -> float:
 
 def _inspect(options: argparse.Namespace) -> int:
     contract = Classifier.load(options.file).contract
-    print(describe(options.file, contract))
+    _say(describe(options.file, contract))
     return 0
 
 
@@ -137,8 +138,16 @@ def _export(options: argparse.Namespace) -> int:
         verify=options.verify,
         min_agreement=options.min_agreement / 100,
     )
-    export(order, print)
+    export(order, _say)
     return 0
+
+
+def _say(line: str) -> None:
+    """Print a line at once; a reader who has gone does not stop the work."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        leave_the_reader_alone()
 
 
 if __name__ == "__main__":

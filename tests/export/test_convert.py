@@ -20,6 +20,7 @@ import pytest
 import support_run
 from onnx import numpy_helper
 
+from export.cli import main
 from export.convert import Network
 from export.errors import ExportError, UsageError
 from export.pictures import read_windows
@@ -279,6 +280,19 @@ def _ruin(model: onnx.ModelProto) -> onnx.ModelProto:
         if values.shape[-1:] == (len(support_run.LABELS),):
             tensor.CopyFrom(numpy_helper.from_array(-values, tensor.name))
     return model
+
+
+def test_a_reader_who_leaves_does_not_stop_the_export(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model.onnx"
+    for arguments in ([tiny_run, "--out", out], ["inspect", out]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w") as stdout, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stdout)
+            assert main([str(argument) for argument in arguments]) == 0
+    assert Classifier.load(out).contract.name == "tiny"
 
 
 def test_a_network_that_answers_nan_is_refused(tiny_run: Path, tmp_path: Path) -> None:
