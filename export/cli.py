@@ -148,6 +148,9 @@ def _say(line: str) -> None:
         print(line, flush=True)
     except BrokenPipeError:
         leave_the_reader_alone()
+    except OSError as error:
+        leave_the_reader_alone()
+        raise ExportError(f"standard output cannot be written ({error.strerror})") from None
 
 
 if __name__ == "__main__":

@@ -237,6 +237,18 @@ def test_inspect_prints_the_contract_as_a_person_would_read_it(
     assert topics["Decision"] == "smoothing ema"
 
 
+def test_a_full_disk_under_standard_output_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_model(tmp_path / "thirds.onnx")
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert tell(capsys, "inspect", path) == (
+            1,
+            "standard output cannot be written (No space left on device)",
+        )
+
+
 def test_inspect_refuses_a_file_that_the_daemon_would_refuse(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
