@@ -55,6 +55,11 @@ def _pairs(values: object, prefix: str = "") -> str:
         if isinstance(value, Mapping):
             parts.append(_pairs(value, f"{prefix}{name}."))
         else:
-            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-            parts.append(f"{prefix}{name} {shown}")
+            parts.append(f"{prefix}{name} {_shown(value)}")
     return ", ".join(part for part in parts if part)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_shown(part) for part in value)}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

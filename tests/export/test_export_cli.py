@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -13,6 +14,8 @@ import support_run
 from support_model import make_model
 
 from export.cli import main
+from export.inspection import describe
+from streamer.model import Classifier
 
 
 def tell(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
@@ -235,6 +238,15 @@ def test_inspect_prints_the_contract_as_a_person_would_read_it(
     )
     assert topics["Window"] == "65 columns (5.04 s), at least 39 (3.03 s)"
     assert topics["Decision"] == "smoothing ema"
+
+
+def test_inspect_rounds_the_numbers_of_an_interval_too(tmp_path: Path) -> None:
+    path = make_model(tmp_path / "thirds.onnx")
+    contract = Classifier.load(path).contract
+    metrics = {"valid": {"accuracy": 0.7157360406, "interval": [0.6497461929, 0.7766497462]}}
+    judged = dataclasses.replace(contract, training={**contract.training, "metrics": metrics})
+    topics = dict(line.split(maxsplit=1) for line in describe(path, judged).splitlines())
+    assert topics["Metrics"] == "valid.accuracy 0.7157, valid.interval [0.6497, 0.7766]"
 
 
 def test_a_full_disk_under_standard_output_is_told_in_one_line(
