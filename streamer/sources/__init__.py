@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from streamer.sources.address import is_url, redact, split_name
@@ -54,7 +56,7 @@ def make_source(
     Raises
     ------
     SourceError
-        If the location is neither a URL nor a file that exists; permanent.
+        If the location is neither a URL nor a file that exists and may be read; permanent.
 
     Examples
     --------
@@ -78,10 +80,17 @@ def make_source(
 
 
 def _check_path(path: Path) -> None:
-    if not path.exists():
-        raise SourceError(f"{path}: no such file; check the path", permanent=True)
-    if path.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        raise SourceError(f"{path}: no such file; check the path", permanent=True) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SourceError(f"{path}: {reason}; check the path", permanent=True) from None
+    if is_folder:
         raise SourceError(f"{path}: this is a folder; name a file or a playlist", permanent=True)
+    if not os.access(path, os.R_OK):
+        raise SourceError(f"{path}: permission denied; let this user read it", permanent=True)
 
 
 def make_device(text: str) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -55,7 +56,7 @@ def split_name(text: str) -> tuple[str | None, str]:
     (None, 'http://host/live?a=b')
     """
     name, equals, location = text.partition("=")
-    if equals and location and _NAME.fullmatch(name.strip()) and not Path(text).exists():
+    if equals and location and _NAME.fullmatch(name.strip()) and not os.access(text, os.F_OK):
         return name.strip(), location
     return None, text
 

@@ -63,6 +63,11 @@ def test_a_file_that_exists_needs_no_name_for_its_equals_sign(
     assert split_name("a=b.flac") == (None, "a=b.flac")
 
 
+def test_a_signed_url_longer_than_any_path_has_a_name() -> None:
+    url = "https://host/live?signature=" + "y" * 5000
+    assert split_name(f"radio={url}") == ("radio", url)
+
+
 @pytest.mark.parametrize(
     ("location", "name"),
     [

@@ -151,6 +151,14 @@ def test_a_missing_file_is_refused_before_it_is_opened(tmp_path: Path) -> None:
     assert caught.value.permanent
 
 
+def test_a_path_that_cannot_even_be_looked_for_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    endless = tmp_path / ("x" * 300)
+    with pytest.raises(SourceError) as caught:
+        make_source(f"long={endless}")
+    assert str(caught.value) == f"{endless}: file name too long; check the path"
+    assert caught.value.permanent
+
+
 def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
     error = failure(tmp_path / "gone.wav")
     assert "no such file" in str(error)
