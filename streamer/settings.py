@@ -281,9 +281,9 @@ def config_files(config: Path | None, environment: Mapping[str, str]) -> Iterato
 
 
 def _file_layer(path: Path) -> Layer:
-    if not path.is_file():
-        raise SettingsError(f"{path}: no such settings file")
     try:
+        if not path.is_file():
+            raise SettingsError(f"{path}: no such settings file")
         values = TomlConfigSettingsSource(Settings, toml_file=path)()
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None

@@ -413,6 +413,9 @@ def test_things_that_are_no_model_file_at_all_are_each_refused(tmp_path: Path) -
     assert refusal(tmp_path / "none.onnx") == (
         "cannot be read (No such file or directory): check the path and its permissions"
     )
+    assert refusal(tmp_path / ("x" * 300)) == (
+        "cannot be read (File name too long): check the path and its permissions"
+    )
 
 
 def test_any_other_onnx_model_is_refused_for_want_of_a_contract(tmp_path: Path) -> None:

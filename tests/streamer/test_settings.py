@@ -115,6 +115,13 @@ def test_a_file_that_was_asked_for_must_exist(tmp_path, environment):
         load({}, environment=environment)
 
 
+def test_a_file_that_cannot_even_be_looked_for_is_refused_in_one_sentence(tmp_path, environment):
+    endless = tmp_path / ("x" * 300)
+    with pytest.raises(SettingsError) as refusal:
+        load({}, config=endless, environment=environment)
+    assert str(refusal.value) == f"{endless}: cannot be read: File name too long"
+
+
 def test_the_settings_that_hold_are_shown_as_toml_with_origins_and_without_secrets(
     tmp_path, environment
 ):
