@@ -276,12 +276,13 @@ class Service:
                 inputs = await asyncio.to_thread(make_inputs, settings, self._heard_sources())
                 if not inputs:
                     raise SettingsError("nothing to hear is left")
-            except (SettingsError, InputError) as error:
-                logger.error("settings not read again: %s", error)
-            else:
                 logs.set_level(settings.log_level)
                 await self._listen_to(inputs)
                 self._name_unchanged(settings)
+            except (SettingsError, InputError) as error:
+                logger.error("settings not read again: %s", error)
+            except Exception as error:  # whatever it is, what runs goes on
+                logger.error("settings not read again: %s: %s", type(error).__name__, error)
             finally:
                 self._notifier.ready()
         self._end_if_all_is_over()
@@ -365,22 +366,24 @@ def read_token(settings: Settings) -> str | None:
     Raises
     ------
     InputError
-        If the file that was set holds none.
+        If the file that was set holds none, or a file cannot be read.
     """
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    path = settings.token_file
+    path, asked_for = settings.token_file, settings.token_file is not None
     if path is None and credentials:
-        inherited = Path(credentials) / "token"
-        return (inherited.read_text().strip() or None) if inherited.is_file() else None
+        path = Path(credentials) / "token"
     if path is None:
         return None
     try:
-        token = path.read_text().strip()
+        token = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"token_file {path} cannot be read: {error}") from None
-    if not token:
+        if isinstance(error, FileNotFoundError) and not asked_for:
+            return None
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise InputError(f"token_file {path} cannot be read: {reason}") from None
+    if asked_for and not token:
         raise InputError(f"token_file {path} is empty; write a long random word into it")
-    return token
+    return token or None
 
 
 def _end_at_the_latest_in(seconds: float) -> None:

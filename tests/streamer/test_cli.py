@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,11 @@ def model(tmp_path_factory):
 def tone(tmp_path_factory):
     return support_daemon.write_tone(tmp_path_factory.mktemp("tone") / "tone.flac", (4000, 20.0))
 
+
+LIKE_ANY_USER = (
+    ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+)
+"""Without what lets root read everything."""
 
 FAST_JSON = ("--fast", "--json")
 
@@ -58,6 +64,41 @@ def test_wrong_usage_is_one_line_and_status_2(
     assert written.err.startswith(f"genre-stream: {sentence}")
     assert written.err.count("\n") == 1
     assert written.out == ""
+
+
+LOCKED = {
+    "source": "song.wav: permission denied; check the path",
+    "config": "song.wav: cannot be read: Permission denied",
+    "model": "song.wav cannot be read (Permission denied): check the path and its permissions",
+    "token-file": "song.wav cannot be read: Permission denied",
+    "credentials": "token cannot be read: Permission denied",
+}
+
+
+@pytest.mark.parametrize("asked", LOCKED)
+def test_a_file_in_a_folder_that_the_user_may_not_enter_is_one_line_and_status_2(
+    asked, model, tmp_path
+):
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    (locked / "song.wav").touch()
+    variables = {"CREDENTIALS_DIRECTORY": str(locked)} if asked == "credentials" else {}
+    arguments = [] if variables else [f"--{asked}", locked / "song.wav"]
+    arguments += [] if asked == "source" else ["--source", "demo"]
+    arguments += [] if asked == "model" else ["--model", model]
+    locked.chmod(0)
+    result = subprocess.run(
+        [*LIKE_ANY_USER, *support_daemon.COMMAND, *map(str, arguments), "--check"],
+        env=support_daemon.environment(tmp_path, **variables),
+        cwd=support_daemon.REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    locked.chmod(0o700)
+    assert result.returncode == 2
+    assert result.stderr.startswith("genre-stream: ")
+    assert result.stderr.endswith(f"{locked}/{LOCKED[asked]}\n")
+    assert result.stderr.count("\n") == 1
 
 
 def test_help_names_every_setting_and_command(capsys):

@@ -283,10 +283,31 @@ def test_sighup_with_a_faulty_file_changes_nothing(model, tone, tmp_path):
         running.signal(signal.SIGHUP)
         line = running.wait_for_line(lambda line: "settings not read again" in line)
         assert "unknown setting (did you mean loop?)" in line
+        config.write_text(f'source = "{"x" * 300}"')
+        running.signal(signal.SIGHUP)
+        running.wait_for_line(lambda line: "file name too long; check the path" in line)
         config.write_text("")
         running.signal(signal.SIGHUP)
         running.wait_for_line(lambda line: "nothing to hear is left" in line)
         frames(connection, is_prediction)
+
+
+def test_sighup_survives_whatever_reading_the_settings_runs_into(model, tone, tmp_path):
+    program = (
+        "import sys; from streamer import cli, service; run = service.run;"
+        "service.run = lambda settings, reload: run(settings, lambda: 1 // 0);"
+        "sys.exit(cli.main())"
+    )
+    arguments = ("--model", model, "--source", f"t={tone}", "--loop")
+    command = (sys.executable, "-c", program)
+    with daemon(tmp_path, *arguments, command=command) as running, client(running.port) as client_:
+        frames(client_, is_prediction)
+        running.signal(signal.SIGHUP)
+        running.wait_for_line(lambda line: "settings not read again: ZeroDivisionError: " in line)
+        frames(client_, is_prediction)
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 0
+    assert "Traceback" not in running.log
 
 
 def test_sigusr1_describes_every_thread_and_queue(model, tone, tmp_path):
@@ -335,6 +356,16 @@ def test_the_token_of_systemds_credentials_is_asked_for(model, tone, tmp_path):
         address = f"ws://127.0.0.1:{running.port}/"
         with connect(address, additional_headers={"Authorization": "Bearer open sesame"}):
             pass
+
+
+def test_a_credential_that_is_not_text_is_one_line_and_status_2(model, tone, tmp_path):
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    variables = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    arguments = ("--model", model, "--source", f"t={tone}")
+    with daemon(tmp_path, *arguments, variables=variables) as running:
+        assert running.wait() == 2
+    sentence = f"token_file {tmp_path / 'token'} cannot be read: it is not text in UTF-8"
+    assert running.log == f"genre-stream: {sentence}\n"
 
 
 def test_with_the_embedded_model_and_one_source_it_takes_less_than_400_mib(gtzan_model, tmp_path):
