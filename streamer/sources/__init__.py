@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from streamer.sources.address import is_url, redact, split_name
+from streamer.sources.address import ascii_url, is_url, redact, split_name
 from streamer.sources.base import (
     AudioBlock,
     Source,
@@ -56,7 +56,7 @@ def make_source(
     Raises
     ------
     SourceError
-        If the location is neither a URL nor a file that exists and may be read; permanent.
+        If the location is neither a possible URL nor a file that may be read; permanent.
 
     Examples
     --------
@@ -74,9 +74,22 @@ def make_source(
     if location == "demo":
         demo = str(DEMO_CLIP)
         return MediaSource(demo, name=name or "demo", kind="demo", fast=fast, loop=loop)
-    if not is_url(location):
+    if is_url(location):
+        _check_url(location)
+    else:
         _check_path(Path(location))
     return MediaSource(location, name=name, fast=fast, loop=loop)
+
+
+def _check_url(url: str) -> None:
+    try:
+        ascii_url(url)
+    except ValueError:
+        raise SourceError(
+            f"{redact(url)}: there can be no such host or port; check them (a password's special "
+            "characters are written as %2F and the like)",
+            permanent=True,
+        ) from None
 
 
 def _check_path(path: Path) -> None:

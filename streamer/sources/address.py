@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import string
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]+://[^\s<>]+", re.IGNORECASE)
 _NAME = re.compile(r"[^/\\:=?#@]{1,64}")
@@ -14,6 +15,33 @@ _NAME = re.compile(r"[^/\\:=?#@]{1,64}")
 def is_url(location: str) -> bool:
     """Tell whether `location` has a scheme; a Windows drive is none."""
     return re.match(r"[a-z][a-z0-9+.-]+:(//|$)", location, re.IGNORECASE) is not None
+
+
+def ascii_url(url: str) -> str:
+    """Return a URL as it is asked for: its host in IDNA, the rest percent-encoded as UTF-8.
+
+    Raises
+    ------
+    ValueError
+        If there can be no such host or port.
+
+    Examples
+    --------
+    >>> ascii_url("https://köln.example:8000/Süd live?q=ä%20")
+    'https://xn--kln-sna.example:8000/S%C3%BCd%20live?q=%C3%A4%20'
+    """
+    parts = urlsplit(url)
+    host = (parts.hostname or "").encode("idna").decode()
+    if not host and parts.scheme in ("http", "https"):
+        raise ValueError("it names no host")
+    secret, at, _ = parts.netloc.rpartition("@")
+    place = f"[{host}]" if ":" in host else host
+    port = "" if parts.port is None else f":{parts.port}"
+    netloc = f"{secret}{at}{place}{port}"
+    # What is escaped already stays as it is, as in urllib's own quoting of redirects.
+    return quote(
+        parts._replace(netloc=netloc).geturl(), safe=string.punctuation, errors="surrogateescape"
+    )
 
 
 def redact(text: str) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import unquote, urlsplit
 
-from streamer.sources.address import redact
+from streamer.sources.address import ascii_url, redact
 from streamer.sources.base import SourceError
 from streamer.sources.playlist import ENDINGS
 
@@ -100,6 +100,7 @@ def open_resource(url: str, timeout: float, gone: Collection[int] = GONE) -> Res
     shown = redact(url)
     opener = urllib.request.build_opener(_Handler, _TlsHandler)
     try:
+        url = ascii_url(url)
         response = opener.open(_request(url), timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()

@@ -78,6 +78,43 @@ def test_a_file_on_a_web_server_is_heard_to_its_end(tmp_path: Path, mp3: bytes) 
     assert not source.live
 
 
+def test_a_url_need_not_be_written_in_ascii(tmp_path: Path, mp3: bytes) -> None:
+    (tmp_path / "Köln live.mp3").write_bytes(mp3)
+    (tmp_path / "list.m3u").write_text("Köln live.mp3")
+    with files_at(tmp_path) as url:
+        for name in ("Köln live.mp3", "K%C3%B6ln%20live.mp3", "list.m3u"):
+            blocks = read_all(make_source(f"{url}/{name}", fast=True))
+            assert seconds(blocks) == pytest.approx(4.0, abs=0.15), name
+
+
+def test_a_password_in_a_url_need_not_be_written_in_ascii() -> None:
+    asked: list[str] = []
+
+    def refuse(client: Conversation) -> None:
+        asked.append(client.headers["authorization"])
+        client.answer("HTTP/1.1 404 Not Found")
+
+    with scripted(refuse) as url:
+        failure(f"{url.replace('//', '//me:geheimnißvoll@')}/live")
+    assert asked == ["Basic " + base64.b64encode("me:geheimnißvoll".encode()).decode()]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/live", "http://a..b/live", "http://a:77777/live", "http:///live"]
+)
+def test_a_url_that_can_never_be_reached_is_refused_before_it_is_opened(url: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        make_source(f"radio={url}")
+    assert str(caught.value).startswith(f"{url}: there can be no such host or port; ")
+    assert caught.value.permanent
+
+
+def test_a_password_that_makes_a_url_impossible_is_not_shown() -> None:
+    with pytest.raises(SourceError) as caught:
+        make_source("http://me:sec/ret@host/live")
+    assert "sec" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "name",
     ["list.m3u", "list.pls", "list.M3U8"],
