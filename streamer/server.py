@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import websockets.asyncio.server as wire
 from websockets.http11 import Request, Response
@@ -238,9 +238,16 @@ def tls_context(cert: Path, key: Path | None) -> ssl.SSLContext:
     ServerError
         If they cannot be used.
     """
+
+    def refuse_to_ask() -> NoReturn:
+        raise ServerError(
+            f"the key {key or cert} is locked with a passphrase, which nobody types when a service "
+            "starts; unlock it: openssl pkey -in KEY -out UNLOCKED"
+        )
+
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(cert, key)
+        context.load_cert_chain(cert, key, refuse_to_ask)
     except (OSError, ssl.SSLError) as error:
         raise ServerError(
             f"cannot use the certificate {cert} with the key {key or cert}: "

@@ -6,6 +6,7 @@ import logging
 import re
 import socket
 import ssl
+import subprocess
 
 import aiohttp
 import pytest
@@ -601,6 +602,16 @@ def test_a_certificate_that_is_none_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "cert.pem").write_text("none")
     with pytest.raises(ServerError, match=r"^cannot use the certificate .*cert\.pem with the key "):
         Server(Hub(hello()), tls_cert=tmp_path / "cert.pem")
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path, capfd):
+    cert, key = make_certificate(tmp_path)
+    locked = tmp_path / "locked.pem"
+    lock = ["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked]
+    subprocess.run(lock, check=True)
+    with pytest.raises(ServerError, match=r"^the key .*locked\.pem is locked with a passphrase"):
+        Server(Hub(hello()), tls_cert=cert, tls_key=locked)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_port_that_is_taken_is_refused_in_one_sentence():
