@@ -4,6 +4,9 @@ A setting has the same name everywhere: ``hop_seconds`` in a TOML file, ``--hop-
 command line and ``GENRE_STREAM_HOP_SECONDS`` in the environment. Later layers win: defaults,
 ``/etc/genre-stream/config.toml``, ``~/.config/genre-stream/config.toml``, the file of ``--config``,
 the environment, the command line.
+
+Text in a file is one value, and several stand in a list. A variable of the environment that means a
+list is split as a shell would, or read as a JSON array; one that is empty gives nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -43,18 +46,31 @@ class SettingsError(Exception):
 
 
 def _words(value: object) -> object:
-    """Take a list as it is; split a string as a shell would, or read it as a JSON array."""
-    if not isinstance(value, str):
-        return value
-    return json.loads(value) if value.lstrip().startswith("[") else shlex.split(value)
+    """Take a list as it is and text as one word."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        raise ValueError("should be text in quotes, or a list of such")
+    if not all(words):
+        raise ValueError("should not be empty")
+    return words
 
 
-def _home(value: object) -> object:
-    return Path(value).expanduser() if isinstance(value, str) and value else value
+def _split(text: str) -> object:
+    """Split text as a shell would, or read it as a JSON array."""
+    return json.loads(text) if text.lstrip().startswith("[") else shlex.split(text)
+
+
+def _file(value: object) -> Path:
+    if not isinstance(value, str | Path) or value == "":
+        raise ValueError("should be the path of a file")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such home folder") from None
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
-File = Annotated[Path, BeforeValidator(_home)]
+File = Annotated[Path, BeforeValidator(_file)]
 
 
 def _setting(default: object, group: str, metavar: str, help_text: str, **limits: Any) -> Any:
@@ -180,6 +196,43 @@ class Settings(BaseSettings):
         "info", KEEP, "LEVEL", "least important message that is logged"
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_what_only_toml_can_say(cls, value: object, info: ValidationInfo) -> object:
+        assert info.field_name is not None
+        # A bool is an int of Python's.
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("should not be true or false")
+        texts = value if isinstance(value, list) else [value]
+        if any(isinstance(text, str) and "\0" in text for text in texts):
+            raise ValueError("should have no NUL character")
+        return value
+
+    @field_validator("host")
+    @classmethod
+    def _refuse_impossible_names(cls, value: str) -> str:
+        try:
+            value.encode("idna")
+        except UnicodeError:
+            raise ValueError("is neither the name nor the address of a computer") from None
+        return value
+
+    @field_validator("origin")
+    @classmethod
+    def _refuse_what_no_browser_sends(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from streamer.access import origin_as_sent
+
+        for origin in value:
+            origin_as_sent(origin)
+        return value
+
+    @field_validator("history")
+    @classmethod
+    def _refuse_to_forget(cls, value: Path | None) -> Path | None:
+        if value == Path(":memory:"):
+            raise ValueError("nobody could read a history that is kept in memory; name a file")
+        return value
+
     @property
     def decision(self) -> dict[str, object]:
         """The decision settings that were given, to be laid over the model's own."""
@@ -277,7 +330,10 @@ def config_files(config: Path | None, environment: Mapping[str, str]) -> Iterato
             yield path
     asked = config or environment.get(CONFIG_VARIABLE)
     if asked:
-        yield Path(asked).expanduser()
+        try:
+            yield _file(asked)
+        except ValueError as error:
+            raise SettingsError(f"{asked}: {error}") from None
 
 
 def _file_layer(path: Path) -> Layer:
@@ -301,8 +357,16 @@ def _environment_layer(environment: Mapping[str, str]) -> Layer:
     for name, value in given.items():
         _known("environment", name.removeprefix(ENVIRONMENT_PREFIX).lower(), value)
     source = EnvSettingsSource(Settings, env_prefix=ENVIRONMENT_PREFIX)
-    source.env_vars = {name.lower(): value for name, value in given.items()}
-    return Layer("environment", source())
+    # A variable that is empty gives nothing.
+    source.env_vars = {name.lower(): value for name, value in given.items() if value}
+    values = source()
+    for name, value in values.items():
+        if Settings.model_fields[name].annotation == tuple[str, ...]:
+            try:
+                values[name] = _split(value)
+            except ValueError as error:
+                raise SettingsError(f"{_shown('environment', name, value)}: {error}") from None
+    return Layer("environment", values)
 
 
 def option(name: str) -> str:
@@ -312,7 +376,8 @@ def option(name: str) -> str:
 
 def _shown(origin: str, name: str, value: object) -> str:
     """Spell a setting as its place does: ``--port 1``, ``GENRE_STREAM_PORT=1``, ``F: port = 1``."""
-    text = mask(str(value)) if isinstance(value, str) else mask(json.dumps(value, default=str))
+    legible = isinstance(value, str) and value and value.isprintable()
+    text = mask(str(value) if legible else json.dumps(value, default=str))
     if origin == "command line":
         return f"{option(name)} {text}"
     if origin == "environment":

@@ -311,6 +311,11 @@ def test_only_who_knows_the_token_may_listen_and_it_is_never_logged(caplog):
         ({"Origin": "http://127.0.0.1:1"}, {}, False),
         ({"Origin": "https://Radio.example"}, {"origins": ["https://radio.example/"]}, True),
         ({"Origin": "http://radio.example"}, {"origins": ["https://radio.example"]}, False),
+        (
+            {"Origin": "https://xn--radio-kln-67a.example"},
+            {"origins": ["https://Radio-Köln.example:443/"]},
+            True,
+        ),
         ({"Origin": "http://evil.example", "Host": "evil.example"}, {}, False),
         ({"Host": "evil.example"}, {}, False),
         ({"Host": "localhost"}, {}, True),

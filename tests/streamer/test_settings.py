@@ -65,6 +65,29 @@ def test_a_list_in_the_environment_is_split_like_words_of_a_shell(environment):
     assert load({}, environment=environment).settings.source == ("a b.flac",)
 
 
+def test_text_in_a_file_of_settings_is_one_value_whatever_is_in_it(tmp_path, environment):
+    text = 'device = "USB Audio"\nsource = "radio=http://radio.example/a \'b"'
+    settings = load({}, config=write(tmp_path / "c.toml", text), environment=environment).settings
+    assert settings.device == ("USB Audio",)
+    assert settings.source == ("radio=http://radio.example/a 'b",)
+
+
+def test_a_list_in_the_environment_that_cannot_be_split_is_refused(environment):
+    for text in ("'a b", '["a b'):
+        with pytest.raises(SettingsError) as refusal:
+            load({}, environment=environment | {"GENRE_STREAM_SOURCE": text})
+        assert str(refusal.value).startswith(f"GENRE_STREAM_SOURCE={text}: ")
+
+
+def test_a_variable_that_is_empty_gives_nothing(tmp_path, environment):
+    config = write(tmp_path / "config.toml", 'source = "demo"\nport = 1\nhistory = "heard.db"')
+    names = ("SOURCE", "DEVICE", "PORT", "HISTORY", "CONFIG")
+    empty = {f"GENRE_STREAM_{name}": "" for name in names}
+    settings = load({}, config=config, environment=environment | empty).settings
+    assert settings == load({}, config=config, environment=environment).settings
+    assert load({}, environment=environment | empty).settings.history is None
+
+
 def test_a_tilde_in_a_path_is_the_home_folder(monkeypatch, environment):
     monkeypatch.setenv("HOME", "/home/somebody")
     settings = load({"history": "~/heard.db"}, environment=environment).settings
@@ -83,6 +106,29 @@ FAULTS = [
     ("channels = 2", "{file}: channels = 2: needs rate as well"),
     ("rate = 8000", "{file}: rate = 8000: only raw samples on standard input"),
     ('source = ["-", "a=-"]', '{file}: source = ["-", "a=-"]: standard input can be heard only'),
+    ("device = 0", "{file}: device = 0: should be text in quotes, or a list of such"),
+    ("device = [0]", "{file}: device = [0]: should be text in quotes, or a list of such"),
+    ('source = ""', '{file}: source = "": should not be empty'),
+    ("port = true", "{file}: port = true: should not be true or false"),
+    ("hop_seconds = true", "{file}: hop_seconds = true: should not be true or false"),
+    ("model = 5", "{file}: model = 5: should be the path of a file"),
+    ('model = ""', '{file}: model = "": should be the path of a file'),
+    ('model = "a\\u0000b"', '{file}: model = "a\\u0000b": should have no NUL character'),
+    ('source = ["a\\u0000b"]', '{file}: source = ["a\\u0000b"]: should have no NUL character'),
+    ('history = "~no-one/h.db"', "{file}: history = ~no-one/h.db: there is no such home folder"),
+    (
+        'history = ":memory:"',
+        "{file}: history = :memory:: nobody could read a history that is kept",
+    ),
+    ('host = "a..b"', "{file}: host = a..b: is neither the name nor the address of a computer"),
+    (f'host = "{"a" * 80}"', f"{{file}}: host = {'a' * 80}: is neither the name nor the address"),
+    (
+        'origin = "a.example"',
+        "{file}: origin = a.example: is not the origin of a page: that is its",
+    ),
+    ('origin = "http://[::1"', "{file}: origin = http://[::1: is not the origin of a page"),
+    ('origin = "http://a.example/page"', "{file}: origin = http://a.example/page: is not the orig"),
+    ('origin = "http://*.example"', "{file}: origin = http://*.example: is not the origin of a pa"),
     ("[server]\nport = 1", '{file}: server = {"port": 1}: unknown setting'),
 ]
 
@@ -120,6 +166,9 @@ def test_a_file_that_cannot_even_be_looked_for_is_refused_in_one_sentence(tmp_pa
     with pytest.raises(SettingsError) as refusal:
         load({}, config=endless, environment=environment)
     assert str(refusal.value) == f"{endless}: cannot be read: File name too long"
+    with pytest.raises(SettingsError) as refusal:
+        load({}, config=Path("~no-one/config.toml"), environment=environment)
+    assert str(refusal.value) == "~no-one/config.toml: there is no such home folder"
 
 
 def test_the_settings_that_hold_are_shown_as_toml_with_origins_and_without_secrets(
