@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -22,6 +23,9 @@ COMMANDS = {
     "completion": "streamer.completion",
 }
 """Sub-commands and the module of each; it has `build_parser()` and `main(argv) -> int`."""
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a file may say to whoever writes into it."""
 
 USAGE = "usage: genre-stream (--device NAME | --source LOCATION)... [options]"
 
@@ -111,17 +115,31 @@ def _add_option(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run genre-stream and return its exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if arguments and arguments[0] in COMMANDS:
-            module = importlib.import_module(COMMANDS[arguments[0]])
-            return int(module.main(arguments[1:]))
-        return _daemon(arguments)
+        try:
+            return _command(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            # Else it would be written when nobody can complain any more.
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         leave_the_reader_alone()
         return 0
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        leave_the_reader_alone()
+        complain(f"cannot write the output: {error.strerror}")
+        return 1
+
+
+def _command(arguments: list[str]) -> int:
+    if arguments and arguments[0] in COMMANDS:
+        module = importlib.import_module(COMMANDS[arguments[0]])
+        return int(module.main(arguments[1:]))
+    return _daemon(arguments)
 
 
 def _daemon(arguments: list[str]) -> int:

@@ -34,8 +34,10 @@ class _Lines:
         self._heard = set(sources)
         self.failures: list[SourceStatus] = []
         """The sources that failed, and why."""
+        self.error: OSError | None = None
+        """Why nothing can be written any more."""
         self.done = threading.Event()
-        """Set when no source is heard any more, or nobody reads."""
+        """Set when no source is heard any more, or nothing can be written."""
 
     def write_event(self, event: ListenerEvent) -> None:
         """Write the frame for one event."""
@@ -48,8 +50,9 @@ class _Lines:
         """Write one frame."""
         try:
             print(messages.encode(message), flush=True)
-        except BrokenPipeError:
+        except OSError as error:
             leave_the_reader_alone()
+            self.error = error
             self.done.set()
 
     def _note(self, status: SourceStatus) -> None:
@@ -83,6 +86,8 @@ def write_json_lines(settings: Settings) -> int:
     finally:
         for listener in listeners:
             listener.stop(STOP_SECONDS)
+    if lines.error:
+        raise lines.error
     for failure in lines.failures:
         complain(f"{failure.source}: {failure.detail}")
     return 1 if lines.failures else 0

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -213,6 +214,32 @@ def test_a_reader_that_goes_away_ends_it_quietly(model, tone, tmp_path):
     assert process.wait(support_daemon.PATIENCE_SECONDS) == 0
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["--print-config"],
+        ["completion", "bash"],
+        ["--check", "--source", "demo"],
+        [*FAST_JSON, "--loop", "--source", "demo"],
+    ],
+)
+def test_a_disk_that_is_full_is_one_line_and_status_1(arguments, buffered, model, tmp_path):
+    needs_model = ["--model", model] if "--source" in arguments else []
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [*support_daemon.COMMAND, *arguments, *needs_model],
+            env=support_daemon.environment(tmp_path, PYTHONUNBUFFERED="" if buffered else "1"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=support_daemon.PATIENCE_SECONDS,
+        )
+    assert result.returncode == 1
+    assert result.stderr == "genre-stream: cannot write the output: No space left on device\n"
 
 
 def test_an_interrupt_ends_json_lines_quietly(model, tone, tmp_path):
