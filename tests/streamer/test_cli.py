@@ -242,6 +242,26 @@ def test_a_disk_that_is_full_is_one_line_and_status_1(arguments, buffered, model
     assert result.stderr == "genre-stream: cannot write the output: No space left on device\n"
 
 
+def test_an_interrupt_before_anything_is_imported_ends_it_quietly(tmp_path):
+    program = (
+        "import importlib.abc, signal, sys\n"
+        "class Interrupter(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'pydantic': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupter())\n"
+        "from streamer.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, "--source", "demo"],
+        env=support_daemon.environment(tmp_path),
+        cwd=support_daemon.REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
 def test_an_interrupt_ends_json_lines_quietly(model, tone, tmp_path):
     process = subprocess.Popen(
         [*support_daemon.COMMAND, "--source", str(tone), "--loop", "--model", str(model), "--json"],
