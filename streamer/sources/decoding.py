@@ -18,6 +18,36 @@ BLOCK_SECONDS = 0.1
 """Frames are joined until a block is at least this long."""
 
 
+class Patience:
+    """Gives up a stream that goes on without any audio in it.
+
+    A stream that has changed its codec still brings bytes, and nothing else would end it.
+
+    Parameters
+    ----------
+    shown
+        What to call the stream in the error.
+    seconds
+        How long it may bring no audio.
+    """
+
+    def __init__(self, shown: str, seconds: float) -> None:
+        self._shown = shown
+        self._seconds = seconds
+        self._since = time.monotonic()
+
+    def heard(self) -> None:
+        """Note that there was audio."""
+        self._since = time.monotonic()
+
+    def check(self) -> None:
+        """Raise `SourceError` if there has been none for too long."""
+        if time.monotonic() - self._since > self._seconds:
+            raise SourceError(
+                f"{self._shown}: no audio that can be decoded for {self._seconds:g} s"
+            )
+
+
 def samples_of(frame: AudioFrame) -> NDArray[np.float32]:
     """Return a frame's samples as float32, shape (n, channels), full scale 1.
 
@@ -43,7 +73,10 @@ def song_title(metadata: Mapping[str, str]) -> str | None:
 
 
 def decode(
-    container: InputContainer, shown: str, title_at: Callable[[int | None], str | None] | None
+    container: InputContainer,
+    shown: str,
+    title_at: Callable[[int | None], str | None] | None,
+    patience: Patience | None = None,
 ) -> Iterator[AudioBlock]:
     """Decode a container's best audio stream; a packet that cannot be decoded is left out.
 
@@ -55,18 +88,25 @@ def decode(
         What to call it in an error.
     title_at
         The title at a byte position of the stream, where something else than tags tells it.
+    patience
+        For a stream that may go on without audio; a file ends by itself.
 
     Raises
     ------
     SourceError
-        If there is no audio, or nothing of it can be decoded.
+        If there is no audio, or nothing of it can be decoded, or `patience` is at its end.
     """
     stream = container.streams.best("audio")
     if stream is None:
         raise SourceError(f"{shown} has no audio", permanent=True)
     tags = song_title({**container.metadata, **stream.metadata})
     joiner = _Joiner()
-    for packet in container.demux(stream):
+    # All streams, so that patience ends, too, while only a picture goes on.
+    for packet in container.demux():
+        if patience:
+            patience.check()
+        if packet.stream_index != stream.index:
+            continue
         try:
             frames = packet.decode()
         except (av.error.InvalidDataError, av.error.PatchWelcomeError):
@@ -79,6 +119,8 @@ def decode(
             assert isinstance(frame, AudioFrame)
             if frame.samples:
                 yield from joiner.add(samples_of(frame), frame.sample_rate, title)
+                if patience:
+                    patience.heard()
     yield from joiner.rest()
     if not joiner.count:
         raise SourceError(f"{shown} holds no audio that can be decoded", permanent=True)

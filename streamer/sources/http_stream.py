@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from streamer.sources.address import ascii_url, redact
 from streamer.sources.base import SourceError
+from streamer.sources.decoding import Patience
 from streamer.sources.playlist import ENDINGS
 
 USER_AGENT = "genre-stream"
@@ -177,10 +178,16 @@ class HttpStream:
         Audio bytes between two ICY metadata blocks; 0 without metadata.
     timeout
         The socket's timeout in seconds, for the message.
+
+    Attributes
+    ----------
+    patience : Patience or None
+        Asked at every read: a demuxer that finds nothing in what it reads would go on for ever.
     """
 
     def __init__(self, response: http.client.HTTPResponse, interval: int, timeout: float) -> None:
         self.name = redact(response.url)
+        self.patience: Patience | None = None
         self._response = response
         self._interval = interval
         self._timeout = timeout
@@ -191,6 +198,8 @@ class HttpStream:
 
     def read(self, size: int) -> bytes:
         """Return up to `size` audio bytes as soon as there are any; none at the end."""
+        if self.patience:
+            self.patience.check()
         if self._interval:
             if self._until_metadata == 0:
                 self._read_metadata()

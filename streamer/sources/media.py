@@ -14,12 +14,12 @@ from av.container import InputContainer
 from streamer.sources import playlist
 from streamer.sources.address import default_name, is_url, redact
 from streamer.sources.base import SourceError, SourceKind
-from streamer.sources.decoding import decode
+from streamer.sources.decoding import Patience, decode
 from streamer.sources.http_stream import GONE, HttpStream, Resource, open_resource
 from streamer.sources.threaded import Session, ThreadedSource
 
 QUIET_SECONDS = 10.0
-"""A connection that brings no byte for so long is broken."""
+"""A connection that brings no byte, or no audio, for so long is broken."""
 HLS_QUIET_FACTOR = 3.0
 """HLS brings whole segments of up to 10 s: no new one for this many `QUIET_SECONDS` is broken."""
 AUDIO_PROBE_BYTES = "16384"
@@ -39,6 +39,8 @@ class _Opened:
     """Its location without secrets."""
     live: bool
     """Whether it has no end of its own."""
+    quiet_seconds: float | None = None
+    """How long it may bring no audio; None for a file of this computer."""
     http: HttpStream | None = None
 
 
@@ -61,7 +63,7 @@ class MediaSource(ThreadedSource):
     loop
         Begin again at the end of a file or a playlist.
     quiet_seconds
-        Seconds without a byte after which a connection counts as broken.
+        Seconds without a byte, or without audio, after which a connection counts as broken.
     """
 
     def __init__(
@@ -119,8 +121,11 @@ class MediaSource(ThreadedSource):
         session.patient = not opened.live
         fresh = self._played
         title_at = opened.http.title_at if opened.http else None
+        patience = Patience(opened.shown, opened.quiet_seconds) if opened.quiet_seconds else None
+        if opened.http:
+            opened.http.patience = patience
         try:
-            for block in decode(opened.container, opened.shown, title_at):
+            for block in decode(opened.container, opened.shown, title_at, patience):
                 session.put(replace(block, discontinuity=fresh))
                 if session.stopped.is_set():
                     return
@@ -172,7 +177,7 @@ class MediaSource(ThreadedSource):
         except SourceError:
             resource.stream.close()
             raise
-        return _Opened(container, shown, live=True, http=resource.stream)
+        return _Opened(container, shown, True, self._quiet_seconds, resource.stream)
 
     def _open_file(self, path: Path) -> _Opened | list[str]:
         try:
@@ -207,7 +212,7 @@ class MediaSource(ThreadedSource):
             )
         except av.FFmpegError as error:
             raise self._failure(shown, error) from None
-        return _Opened(container, shown, live=not container.duration)
+        return _Opened(container, shown, not container.duration, quiet_seconds)
 
     def _failure(self, shown: str, error: Exception, *, permanent: bool = False) -> SourceError:
         """Say in one sentence why a container could not be opened or read."""

@@ -246,6 +246,48 @@ def test_a_connection_without_a_byte_is_broken_after_its_time(mp3: bytes, after:
     assert bool(blocks) is (after == "some audio")
 
 
+@pytest.mark.parametrize("rest", ["another codec", "zeros", "text"])
+def test_a_stream_that_goes_on_without_audio_is_broken_and_let_go(mp3: bytes, rest: str) -> None:
+    aac = _ffmpeg("-f", "lavfi", "-i", "sine", "-t", "4", "-f", "adts", "-")
+    bytes_of = {"another codec": aac, "zeros": bytes(8000), "text": b"<p>back soon</p>\n" * 500}
+    hung_up = threading.Event()
+
+    def play(client: Conversation) -> None:
+        client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
+        try:
+            while not client.closing.wait(0.02):
+                client.send(bytes_of[rest])
+        finally:
+            hung_up.set()
+
+    with scripted(play) as url:
+        blocks, error = read_until_error(MediaSource(f"{url}/a", fast=True, quiet_seconds=1.0))
+        assert hung_up.wait(PATIENCE)
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.3)
+    assert str(error) == f"{url}/a: no audio that can be decoded for 1 s"
+    assert not error.permanent
+
+
+def test_a_stream_of_which_only_the_picture_goes_on_is_broken() -> None:
+    need("ffmpeg")
+    url = f"udp://127.0.0.1:{free_port()}"
+    picture = ["-f", "lavfi", "-i", "testsrc=size=64x64:rate=25"]
+    sound = ["-f", "lavfi", "-i", "sine=duration=4"]
+    # ffmpeg itself would wait ten seconds for more sound.
+    write = ["-max_interleave_delta", "1", "-f", "mpegts", f"{url}?pkt_size=1316"]
+    sender = subprocess.Popen(
+        ["ffmpeg", "-v", "error", "-re", *picture, *sound, *write], stdin=subprocess.DEVNULL
+    )
+    try:
+        source = MediaSource(url, quiet_seconds=2.0)
+        source.open()
+        read_one(source)
+        assert str(error_of(source)) == f"{url}: no audio that can be decoded for 2 s"
+    finally:
+        end(sender)
+        source.close()
+
+
 def test_https_is_heard_if_its_certificate_is_trusted_and_only_then(
     tmp_path: Path, mp3: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
