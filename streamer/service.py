@@ -30,7 +30,7 @@ from streamer.pipeline import SpectrogramColumns
 from streamer.server import Server, ServerError
 from streamer.settings import HEAR, Settings, SettingsError, extra
 from streamer.sources import Source, SourceState
-from streamer.supervision import Progress, threads_and_tasks
+from streamer.supervision import OVER, Progress, needs_restart, threads_and_tasks
 from streamer.terminal import Terminal
 from streamer.vitals import SourceVitals
 
@@ -40,8 +40,6 @@ SOURCE_STOP_SECONDS = 0.6
 """How long the sources may take of it; clients may take as long as the server lets them."""
 WATCH_SECONDS = 1.0
 """How often progress is looked at."""
-
-OVER = (SourceState.ENDED, SourceState.FAILED)
 
 logger = logging.getLogger(__name__)
 
@@ -202,8 +200,7 @@ class Service:
         """Tell the service manager what is heard, and that all is well while it is."""
         interval = min(WATCH_SECONDS, (self._notifier.watchdog_seconds or WATCH_SECONDS) / 2)
         while True:
-            well = [progress.is_well() for progress in self._progress.values()]
-            if all(well) and self._notifier.watchdog_seconds:
+            if not needs_restart(self._progress.values()) and self._notifier.watchdog_seconds:
                 self._notifier.watchdog()
             heard = ", ".join(f"{name}: {words}" for name, words in self._heard_now.items())
             self._notifier.status(heard or "listening")

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 from streamer.listener import Listener
@@ -21,12 +21,8 @@ QUIET_HOPS = 3
 CALLERS = 4
 """How many functions of each thread are named."""
 
-ALWAYS_WELL = (
-    SourceState.CONNECTING,
-    SourceState.RECONNECTING,
-    SourceState.ENDED,
-    SourceState.FAILED,
-)
+OVER = (SourceState.ENDED, SourceState.FAILED)
+ALWAYS_WELL = (SourceState.CONNECTING, SourceState.RECONNECTING, *OVER)
 """States in which no decision is due: a restart would bring none, and disturb the other sources."""
 
 
@@ -81,6 +77,14 @@ class Progress:
         overdue = self._clock() - self._due_since
         return overdue <= max(LEAST_QUIET_SECONDS, QUIET_HOPS * self.hop_seconds)
 
+    def is_stalled(self) -> bool:
+        """Tell whether it is the source that brings nothing, rather than we who do nothing."""
+        return self.listener.status.state is SourceState.STALLED
+
+    def is_over(self) -> bool:
+        """Tell whether nothing more is to be heard of the source."""
+        return self.listener.status.state in OVER
+
     def vitals(self) -> SourceVitals:
         """Return the counters of the source as they are now."""
         listener, pipeline = self.listener, self.listener.pipeline
@@ -101,6 +105,19 @@ class Progress:
             reconnects=listener.reconnects,
             crashes=listener.crashes,
         )
+
+
+def needs_restart(sources: Iterable[Progress]) -> bool:
+    """Tell whether a restart may help a source that is not well, and harms none that is.
+
+    One that is stalled is no reason for it while any other goes on.
+    """
+    sources = list(sources)
+    unwell = [source for source in sources if not source.is_well()]
+    if not all(source.is_stalled() for source in unwell):
+        return True
+    going_on = [source for source in sources if source not in unwell and not source.is_over()]
+    return bool(unwell) and not going_on
 
 
 def threads_and_tasks() -> Iterator[str]:

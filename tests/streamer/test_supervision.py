@@ -4,7 +4,7 @@ import pytest
 
 from streamer.listener import Listener, SourceStatus
 from streamer.sources import SourceState, make_source
-from streamer.supervision import Progress, threads_and_tasks
+from streamer.supervision import Progress, needs_restart, threads_and_tasks
 
 FIRST_SECONDS = 6.0
 
@@ -21,10 +21,14 @@ def clock():
     return Clock()
 
 
+def never_started():
+    """A listener of which a test says what state it is in."""
+    return Listener(make_source("demo"), lambda: None, lambda event: None)
+
+
 @pytest.fixture
 def listener():
-    """A listener that was never started: a test says what state it is in."""
-    return Listener(make_source("demo"), lambda: None, lambda event: None)
+    return never_started()
 
 
 def enter(listener, state):
@@ -85,6 +89,40 @@ def test_a_stalled_source_is_not_well_but_one_that_waits_to_be_reopened_is(liste
     assert not well_after(progress, clock, 1000.0)
     listener.retrying = True
     assert progress.is_well()
+
+
+def of_states(clock, *states):
+    """The progress of sources that are in these states, long after their last decisions."""
+    sources = [Progress(never_started(), FIRST_SECONDS, clock) for _ in states]
+    for source, state in zip(sources, states, strict=True):
+        enter(source.listener, state)
+    clock.now += 1000.0
+    return sources
+
+
+def test_a_restart_is_called_for_while_the_only_source_is_stalled(clock):
+    assert needs_restart(of_states(clock, SourceState.STALLED))
+    assert needs_restart(of_states(clock, SourceState.STALLED, SourceState.ENDED))
+
+
+@pytest.mark.parametrize(
+    "other", [SourceState.LIVE, SourceState.CONNECTING, SourceState.RECONNECTING]
+)
+def test_a_stalled_source_calls_for_no_restart_while_another_goes_on(other, clock):
+    stalled, another = of_states(clock, SourceState.STALLED, other)
+    another.decided()
+    assert not needs_restart([stalled, another])
+
+
+def test_a_source_that_is_heard_and_not_decided_about_calls_for_a_restart(clock):
+    hung, another, stalled = of_states(
+        clock, SourceState.LIVE, SourceState.LIVE, SourceState.STALLED
+    )
+    another.decided()
+    assert needs_restart([hung, another])
+    assert needs_restart([hung, another, stalled])
+    hung.decided()
+    assert not needs_restart([hung, another, stalled])
 
 
 def test_the_vitals_carry_the_state_and_the_counters(listener, clock):
