@@ -189,7 +189,7 @@ class Listener:
         return not often
 
     def _listen(self) -> None:
-        """Open and read the source, again and again if it is live, until that is pointless."""
+        """Open and read the source, again if it breaks or is live, until that is pointless."""
         while not self._stopping.is_set():
             try:
                 self.source.open()
@@ -199,7 +199,7 @@ class Listener:
                     break
                 failure = SourceError("the source has ended")
             except SourceError as error:
-                if error.permanent or not self.source.live:
+                if error.permanent:
                     self._finish(SourceState.FAILED, str(error))
                     return
                 failure = error

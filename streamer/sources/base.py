@@ -21,7 +21,8 @@ class SourceError(Exception):
     message
         One sentence that names the source and says what to do. It never holds credentials.
     permanent
-        Whether trying again is pointless (no such file, 404).
+        Whether trying again is pointless (no such file, 404). If not, the source should be opened
+        again.
     stalled
         Whether the source went quiet without saying why (a device unplugged).
     """
@@ -83,8 +84,8 @@ class Source(ABC):
     kind
         What sort of source it is.
     live
-        Whether it should be opened again when it breaks or ends. Settled once `read` has returned
-        the first block: only then is it known whether a URL is a radio or a file.
+        Whether it should be opened again when it ends. Settled once `read` has returned the first
+        block: only then is it known whether a URL is a radio or a file.
     real_time
         Whether its blocks come as they are heard, rather than as fast as they are read.
     overruns

@@ -15,7 +15,6 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections import deque
-from collections.abc import Collection
 from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import unquote, urlsplit
@@ -81,7 +80,7 @@ class Resource:
     """Whether its type or its name says that it is an M3U, PLS or HLS playlist."""
 
 
-def open_resource(url: str, timeout: float, gone: Collection[int] = GONE) -> Resource:
+def open_resource(url: str, timeout: float) -> Resource:
     """Ask for `url`, following redirects; a user name and password in it are sent as Basic.
 
     Parameters
@@ -90,8 +89,6 @@ def open_resource(url: str, timeout: float, gone: Collection[int] = GONE) -> Res
         An http or https URL.
     timeout
         Seconds without a byte after which the connection counts as broken.
-    gone
-        Status codes that are permanent.
 
     Raises
     ------
@@ -106,7 +103,7 @@ def open_resource(url: str, timeout: float, gone: Collection[int] = GONE) -> Res
     except urllib.error.HTTPError as error:
         error.close()
         reason = f"the server answered {error.code} {error.reason}"
-        raise SourceError(f"{shown}: {reason}", permanent=error.code in gone) from None
+        raise SourceError(f"{shown}: {reason}", permanent=error.code in GONE) from None
     except TimeoutError:
         raise SourceError(f"{shown}: no answer within {timeout:g} s") from None
     except (OSError, http.client.HTTPException, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,7 +16,7 @@ from streamer.sources import playlist
 from streamer.sources.address import default_name, is_url, redact
 from streamer.sources.base import SourceError, SourceKind
 from streamer.sources.decoding import Patience, decode
-from streamer.sources.http_stream import GONE, HttpStream, Resource, open_resource
+from streamer.sources.http_stream import HttpStream, Resource, open_resource
 from streamer.sources.threaded import Session, ThreadedSource
 
 QUIET_SECONDS = 10.0
@@ -24,6 +25,8 @@ HLS_QUIET_FACTOR = 3.0
 """HLS brings whole segments of up to 10 s: no new one for this many `QUIET_SECONDS` is broken."""
 AUDIO_PROBE_BYTES = "16384"
 """What FFmpeg looks at before it plays a radio; by default it waits for eight times as much."""
+RECONNECT = {"reconnect": "1", "reconnect_delay_max": "4"}
+"""FFmpeg goes on where a web server's file broke off, if the server lets it; delays in seconds."""
 PLAYLISTS = 16
 """How many playlists may lead to one another before that counts as going in circles."""
 
@@ -79,7 +82,7 @@ class MediaSource(ThreadedSource):
         super().__init__(name or default_name(location), paced=not fast)
         self.real_time = not fast
         self.kind = kind
-        self.live = _is_remote(location)
+        self.live = False
         self._location = location
         self._loop = loop
         self._quiet_seconds = quiet_seconds
@@ -99,7 +102,6 @@ class MediaSource(ThreadedSource):
         ended = False
         while pending and not session.stopped.is_set():
             location = pending.popleft()
-            self.live = _is_remote(location)
             try:
                 found = self._open(location)
                 if isinstance(found, list):
@@ -114,10 +116,13 @@ class MediaSource(ThreadedSource):
                 logger.debug("%s: %s", self.name, error)
                 failures.append(error)
         if failures and (self.live or not ended):
-            raise next((error for error in failures if not error.permanent), failures[-1])
+            failure = next((error for error in failures if not error.permanent), failures[-1])
+            # A radio may be back the next time: Icecast answers 404 while nobody feeds a mount.
+            raise SourceError(str(failure), permanent=failure.permanent and not self.live)
 
     def _play(self, opened: _Opened, session: Session) -> None:
-        self.live = opened.live
+        # Once a radio, always a radio, even if it answers with a file while it is off air.
+        self.live = self.live or opened.live
         session.patient = not opened.live
         fresh = self._played
         title_at = opened.http.title_at if opened.http else None
@@ -131,21 +136,25 @@ class MediaSource(ThreadedSource):
                     return
                 self._played, fresh = True, False
         except av.FFmpegError as error:
-            raise self._failure(opened.shown, error) from None
+            raise self._failure(opened.shown, error, permanent=self._is_final(opened)) from None
         finally:
             opened.container.close()
             if opened.http:
                 opened.http.close()
-        if opened.live:
+        if self.live:
             raise SourceError(f"{opened.shown}: the stream has ended")
+
+    def _is_final(self, opened: _Opened) -> bool:
+        """Tell whether what broke while it was played is not to be opened again."""
+        local = opened.quiet_seconds is None
+        # Whoever wants a recording as fast as it goes wants it whole, and no part of it twice.
+        return local or not (opened.live or self.real_time)
 
     def _open(self, location: str) -> _Opened | list[str]:
         """Open a location, or return what it lists if it is a playlist."""
         scheme = urlsplit(location).scheme.lower() if is_url(location) else ""
         if scheme in ("http", "https"):
-            # A mount that has played comes back: Icecast answers 404 while nobody feeds it.
-            gone = GONE[1:] if self._played else GONE
-            return self._open_http(open_resource(location, self._quiet_seconds, gone))
+            return self._open_http(open_resource(location, self._quiet_seconds))
         if scheme and scheme != "file":
             return self._open_ffmpeg(location, self._quiet_seconds)
         path = Path(unquote(urlsplit(location).path)) if scheme else Path(location)
@@ -156,7 +165,8 @@ class MediaSource(ThreadedSource):
             return self._open_stream(resource)
         if not resource.is_playlist:
             resource.stream.close()
-            return replace(self._open_ffmpeg(resource.url, self._quiet_seconds), live=False)
+            opened = self._open_ffmpeg(resource.url, self._quiet_seconds, RECONNECT)
+            return replace(opened, live=False)
         text = resource.stream.text()
         resource.stream.close()
         if playlist.is_hls(text):
@@ -193,10 +203,13 @@ class MediaSource(ThreadedSource):
             raise self._failure(str(path), error, permanent=True) from None
         return _Opened(container, str(path), live=False)
 
-    def _open_ffmpeg(self, url: str, quiet_seconds: float) -> _Opened:
+    def _open_ffmpeg(
+        self, url: str, quiet_seconds: float, more: Mapping[str, str] | None = None
+    ) -> _Opened:
         """Open a URL that FFmpeg itself is to read."""
         micros = str(round(self._quiet_seconds * 1e6))
         options = {"rw_timeout": micros, "user_agent": "genre-stream", "live_start_index": "-1"}
+        options.update(more or {})
         if url.startswith("rtsp"):
             options = {"rtsp_flags": "prefer_tcp", "timeout": micros}
         elif url.startswith("udp"):
@@ -224,10 +237,6 @@ class MediaSource(ThreadedSource):
             reason = (getattr(error, "strerror", None) or type(error).__name__).lower()
         gone = (av.error.HTTPNotFoundError, av.error.ProtocolNotFoundError)
         return SourceError(f"{shown}: {reason}", permanent=permanent or isinstance(error, gone))
-
-
-def _is_remote(location: str) -> bool:
-    return is_url(location) and not location.lower().startswith("file:")
 
 
 def _beside(path: Path, entry: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 import wave
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support_daemon import write_tone
 from support_listening import PATIENCE, Log, read_all, running
 from support_model import make_model
+from support_web import Conversation, scripted
 
 import streamer
 from streamer.decision import Decision, Segment
@@ -203,6 +206,25 @@ def test_a_live_source_that_ends_is_opened_again(classifier: Temperamental) -> N
     with running(listener):
         listener.join(PATIENCE)
     assert log.states == [CONNECTING, LIVE, RECONNECTING, FAILED]
+
+
+def test_a_file_on_the_web_that_breaks_off_is_opened_again_and_ends_when_it_is_complete(
+    classifier: Temperamental, tmp_path: Path
+) -> None:
+    song = write_tone(tmp_path / "song.wav", (440.0, 1.0)).read_bytes()
+    # Each time it is asked for twice: to see what it is, and by FFmpeg.
+    bodies = itertools.chain([song, song[: len(song) // 2]], itertools.repeat(song))
+
+    def play(client: Conversation) -> None:
+        client.answer("HTTP/1.1 200 OK", f"Content-Length: {len(song)}", body=next(bodies))
+
+    log = Log()
+    with scripted(play) as url:
+        source = make_source(f"{url}/song.wav")
+        listener = Listener(source, lambda: Pipeline(classifier), log, backoff=Backoff(0.05, 0.1))
+        with running(listener):
+            listener.join(PATIENCE)
+    assert log.states == [CONNECTING, LIVE, RECONNECTING, LIVE, ENDED]
 
 
 def test_a_source_that_goes_quiet_is_stalled_before_it_is_broken(

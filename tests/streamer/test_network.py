@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,6 +68,19 @@ def failure(url: str, **settings: float) -> SourceError:
     blocks, error = read_until_error(MediaSource(url, fast=True, **settings))
     assert not blocks
     return error
+
+
+def playing(body: bytes, *headers: str) -> Callable[[Conversation], None]:
+    """Answer with audio; without its length it is a stream."""
+    return lambda client: client.answer(OK, "Content-Type: audio/mpeg", *headers, body=body)
+
+
+def in_turn(
+    first: Callable[[Conversation], None], then: Callable[[Conversation], None]
+) -> Callable[[Conversation], None]:
+    """Answer the first request in one way and all others in another."""
+    scripts = itertools.chain([first], itertools.repeat(then))
+    return lambda client: next(scripts)(client)
 
 
 def test_a_file_on_a_web_server_is_heard_to_its_end(tmp_path: Path, mp3: bytes) -> None:
@@ -340,22 +353,61 @@ def test_an_unknown_kind_of_url_is_given_up() -> None:
     assert failure("gopher2://host/live").permanent
 
 
-def test_a_mount_that_has_played_may_be_missing_for_a_while(mp3: bytes) -> None:
-    answers = iter(["play", "404"])
-
-    def play_once(client: Conversation) -> None:
-        if next(answers, "404") == "play":
-            client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
-        else:
-            client.answer("HTTP/1.1 404 Not Found")
-
-    with scripted(play_once) as url:
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (("HTTP/1.1 404 Not Found",), "404"),
+        ((OK, "Content-Type: audio/x-mpegurl"), "names nothing"),
+    ],
+)
+def test_a_radio_that_has_played_may_be_missing_for_a_while(
+    mp3: bytes, answer: tuple[str, ...], words: str
+) -> None:
+    with scripted(in_turn(playing(mp3), lambda client: client.answer(*answer))) as url:
         source = MediaSource(f"{url}/live", fast=True)
         blocks, _ = read_until_error(source)
         assert blocks
         _, error = read_until_error(source)
-    assert "404" in str(error)
+    assert words in str(error)
     assert not error.permanent
+
+
+def test_a_radio_that_answers_with_a_file_while_it_is_off_air_is_still_a_radio(mp3: bytes) -> None:
+    file = playing(mp3, f"Content-Length: {len(mp3)}")
+    with scripted(in_turn(playing(mp3), file)) as url:
+        source = MediaSource(f"{url}/live", fast=True)
+        read_until_error(source)
+        blocks, error = read_until_error(source)
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+    assert str(error) == f"{url}/live: the stream has ended"
+    assert not error.permanent
+    assert source.live
+
+
+def test_a_file_that_breaks_off_goes_on_where_it_broke(mp3: bytes) -> None:
+    def play_half(client: Conversation) -> None:
+        start = int(client.headers.get("range", "bytes=0-")[6:-1])
+        rest = mp3[start:]
+        length = ["Accept-Ranges: bytes", f"Content-Length: {len(rest)}"]
+        if start:
+            length.append(f"Content-Range: bytes {start}-{len(mp3) - 1}/{len(mp3)}")
+        status = "HTTP/1.1 206 Partial Content" if start else OK
+        client.answer(status, *length, body=rest if start else rest[: len(rest) // 2])
+
+    with scripted(play_half) as url:
+        blocks = read_all(MediaSource(f"{url}/song.mp3", fast=True))
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_file_that_cannot_go_on_is_opened_again_unless_it_is_wanted_whole(
+    mp3: bytes, fast: bool
+) -> None:
+    with scripted(playing(mp3[: len(mp3) // 2], f"Content-Length: {len(mp3)}")) as url:
+        blocks, error = read_until_error(MediaSource(f"{url}/song.mp3", fast=fast))
+    assert seconds(blocks) == pytest.approx(2.0, abs=0.15)
+    assert str(error) == f"{url}/song.mp3: input/output error"
+    assert error.permanent is fast
 
 
 @contextmanager
