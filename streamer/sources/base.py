@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import unicodedata
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
@@ -13,13 +14,29 @@ from numpy.typing import NDArray
 SourceKind = Literal["microphone", "loopback", "media", "pcm", "demo"]
 
 
+def one_line(text: str) -> str:
+    r"""Return what somebody else wrote as one line without control characters.
+
+    A server chooses its words and titles, and they are shown in terminals.
+
+    Examples
+    --------
+    >>> one_line("Song\r\n \x1b[31mA\x07")
+    'Song [31mA'
+    """
+    return "".join(
+        letter for letter in " ".join(text.split()) if unicodedata.category(letter) != "Cc"
+    )
+
+
 class SourceError(Exception):
     """A source cannot be opened or has broken.
 
     Parameters
     ----------
     message
-        One sentence that names the source and says what to do. It never holds credentials.
+        One sentence that names the source and says what to do. It never holds credentials; line
+        breaks and control characters are taken out of it.
     permanent
         Whether trying again is pointless (no such file, 404). If not, the source should be opened
         again.
@@ -28,7 +45,7 @@ class SourceError(Exception):
     """
 
     def __init__(self, message: str, *, permanent: bool = False, stalled: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.permanent = permanent
         self.stalled = stalled
 

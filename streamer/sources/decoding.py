@@ -12,7 +12,7 @@ from av.audio.frame import AudioFrame
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from streamer.sources.base import AudioBlock, SourceError
+from streamer.sources.base import AudioBlock, SourceError, one_line
 
 BLOCK_SECONDS = 0.1
 """Frames are joined until a block is at least this long."""
@@ -68,7 +68,7 @@ def samples_of(frame: AudioFrame) -> NDArray[np.float32]:
 
 def song_title(metadata: Mapping[str, str]) -> str | None:
     """Return "artist - title" from a container's or a stream's tags, or what there is of it."""
-    tags = {key.lower(): value.strip() for key, value in metadata.items()}
+    tags = {key.lower(): one_line(value) for key, value in metadata.items()}
     return " - ".join(part for key in ("artist", "title") if (part := tags.get(key))) or None
 
 

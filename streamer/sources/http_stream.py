@@ -20,7 +20,7 @@ from email.message import Message
 from urllib.parse import unquote, urlsplit
 
 from streamer.sources.address import ascii_url, redact
-from streamer.sources.base import SourceError
+from streamer.sources.base import SourceError, one_line
 from streamer.sources.decoding import Patience
 from streamer.sources.playlist import ENDINGS
 
@@ -257,5 +257,6 @@ def _text(raw: bytes) -> str | None:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
-        text = raw.decode("latin-1")
-    return text.strip() or None
+        # What browsers take for Latin-1: it has quotation marks where that has control characters.
+        text = raw.decode("cp1252", errors="replace")
+    return one_line(text) or None

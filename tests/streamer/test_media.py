@@ -101,6 +101,13 @@ def test_a_song_is_titled_by_its_tags(tmp_path: Path) -> None:
     }
 
 
+def test_the_tags_of_a_song_steer_no_terminal(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.flac", "flac", tags={"TITLE": "One\n \x1b[31mline\x07"})
+    assert {block.title for block in read_all(make_source(str(path), fast=True))} == {
+        "One [31mline"
+    }
+
+
 @pytest.mark.parametrize("codec", ["libvorbis", "libopus", "flac"])
 def test_a_new_song_in_an_ogg_stream_brings_its_own_title(
     tmp_path: Path, demo_clip: Path, codec: str

@@ -75,6 +75,23 @@ def playing(body: bytes, *headers: str) -> Callable[[Conversation], None]:
     return lambda client: client.answer(OK, "Content-Type: audio/mpeg", *headers, body=body)
 
 
+def playing_with_titles(audio: bytes, *told: bytes) -> Callable[[Conversation], None]:
+    """Answer as a SHOUTcast server, with these metadata after each second of audio."""
+
+    def play(client: Conversation) -> None:
+        assert client.headers["icy-metadata"] == "1"
+        data = b""
+        texts = itertools.chain(told, itertools.repeat(b""))
+        for start, text in zip(range(0, len(audio), 8000), texts, strict=False):
+            data += audio[start : start + 8000]
+            if start + 8000 < len(audio):
+                blocks = -(-len(text) // 16)
+                data += bytes([blocks]) + text.ljust(16 * blocks, b"\0")
+        client.answer("ICY 200 OK", "icy-metaint:8000", "content-type:audio/mpeg", body=data)
+
+    return play
+
+
 def in_turn(
     first: Callable[[Conversation], None], then: Callable[[Conversation], None]
 ) -> Callable[[Conversation], None]:
@@ -192,27 +209,49 @@ def test_a_chunked_stream_is_heard(mp3: bytes) -> None:
 
 
 def test_a_shoutcast_server_that_answers_icy_is_heard_with_its_titles(mp3: bytes) -> None:
-    def metadata(text: str) -> bytes:
-        raw = text.encode("latin-1")
-        return bytes([-(-len(raw) // 16)]) + raw.ljust(-(-len(raw) // 16) * 16, b"\0")
-
-    def play(client: Conversation) -> None:
-        assert client.headers["icy-metadata"] == "1"
-        titles = ["StreamTitle='It's Café';StreamUrl='x';", "", "StreamTitle='B';"]
-        data = b""
-        for start, text in zip(range(0, len(mp3), 8000), [*titles, "", "", ""], strict=False):
-            data += mp3[start : start + 8000]
-            if start + 8000 < len(mp3):
-                data += metadata(text) if text else b"\0"
-        client.answer("ICY 200 OK", "icy-metaint:8000", "content-type:audio/mpeg", body=data)
-
-    with scripted(play) as url:
+    told = [b"StreamTitle='It's Caf\xe9';StreamUrl='x';", b"", b"StreamTitle='B';"]
+    with scripted(playing_with_titles(mp3, *told)) as url:
         blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
     assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
     titles = [block.title for block in blocks]
     assert set(titles) == {"It's Café", "B"}
     change = titles.index("B")
     assert seconds(blocks[:change]) == pytest.approx(3.0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("told", "title"),
+    [
+        (b"StreamTitle='A';", "A"),
+        (b"StreamTitle='It's; a='b'';StreamUrl='';", "It's; a='b'"),
+        (b"StreamTitle='It\x92s';", "It\u2019s"),
+        (b"StreamTitle=' A\r\n \x1b[31mB\0\x07';", "A [31mB"),
+    ],
+)
+def test_a_title_is_read_whatever_the_server_does_to_it(
+    mp3: bytes, told: bytes, title: str
+) -> None:
+    with scripted(playing_with_titles(mp3, told)) as url:
+        blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
+    assert {block.title for block in blocks} == {title}
+
+
+def test_the_words_of_a_server_are_shown_in_one_line_and_steer_no_terminal() -> None:
+    said = "HTTP/1.1 503 bad \x1b[31mred\x1b]0;title\x07\x9b1m   day"
+    with scripted(lambda client: client.answer(said)) as url:
+        words = "the server answered 503 bad [31mred]0;title1m day"
+        assert str(failure(f"{url}/live")) == f"{url}/live: {words}"
+
+
+def test_going_in_circles_is_said_in_one_line() -> None:
+    def redirect(client: Conversation) -> None:
+        client.answer("HTTP/1.1 302 Found", "Location: /live", "Content-Length: 0")
+
+    with scripted(redirect) as url:
+        error = failure(f"{url}/live")
+    assert str(error).startswith(f"{url}/live: the server answered 302 ")
+    assert "\n" not in str(error)
+    assert not error.permanent
 
 
 def test_a_redirect_is_followed_without_the_password(mp3: bytes) -> None:
