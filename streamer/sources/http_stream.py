@@ -30,6 +30,8 @@ PLAYLIST_BYTES = 1 << 20
 GONE = (404, 410)
 """Answers after which asking again is pointless."""
 _PLAYLIST_TYPES = re.compile(r"mpegurl|x-scpls|pls\+xml", re.IGNORECASE)
+_TITLE = re.compile(rb"StreamTitle='(.*?)(?:';\w+=|';?\Z|\Z)", re.DOTALL)
+"""The title may hold quotation marks and semicolons, and metadata cut short may lack their end."""
 
 
 class _StatusLine(io.BufferedReader):
@@ -244,7 +246,7 @@ class HttpStream:
         length = self._receive_exactly(1)
         metadata = self._receive_exactly(length[0] * 16) if length else b""
         self._until_metadata = self._interval
-        found = re.search(rb"StreamTitle='(.*?)';(?:\w+=|\0|$)", metadata, re.DOTALL)
+        found = _TITLE.search(metadata.rstrip(b"\0"))
         if found:
             if self._first:
                 # It was playing when we came; only nobody had told us yet.
