@@ -30,6 +30,11 @@ class PipeSource(ThreadedSource):
         Deliver as fast as the pipe does rather than in real time.
     pipe
         What to read; None: standard input. It can be read only once.
+
+    Raises
+    ------
+    SourceError
+        If there is no standard input; permanent.
     """
 
     def __init__(
@@ -41,6 +46,8 @@ class PipeSource(ThreadedSource):
         fast: bool = False,
         pipe: BufferedReader | None = None,
     ) -> None:
+        if pipe is None and sys.stdin is None:
+            raise SourceError(f"{SHOWN} is closed; send sound into it", permanent=True)
         super().__init__(name, paced=not fast)
         self.real_time = not fast
         self.kind = "pcm"
@@ -53,12 +60,16 @@ class PipeSource(ThreadedSource):
         """Read the pipe to its end."""
         # A recorder at the other end has a clock of its own, and nowhere to keep what we leave.
         session.catch_up_seconds = AHEAD_SECONDS / 2
-        # Not sys.stdin's own buffer: Python aborts if a thread still reads that when it ends.
-        pipe = self._pipe or open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115
-        if self._rate is None and self._channels is None:
-            self._read_container(pipe, session)
-        else:
-            self._read_raw(pipe, self._rate or 44100, self._channels or 2, session)
+        try:
+            # Not sys.stdin's own buffer: Python aborts if a thread still reads that when it ends.
+            pipe = self._pipe or open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115
+            if self._rate is None and self._channels is None:
+                self._read_container(pipe, session)
+            else:
+                self._read_raw(pipe, self._rate or 44100, self._channels or 2, session)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise SourceError(f"{SHOWN} cannot be read: {reason}", permanent=True) from None
 
     def _read_raw(self, pipe: BufferedReader, rate: int, channels: int, session: Session) -> None:
         frame_bytes = 2 * channels

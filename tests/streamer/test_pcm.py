@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_daemon import COMMAND, daemon
 from support_listening import read_all, read_one
 from support_radio import need
 
@@ -81,6 +82,23 @@ def test_an_empty_pipe_is_an_error_as_a_container_and_an_end_as_samples() -> Non
         read_all(PipeSource(fast=True, pipe=pipe))
     with pipe_with(b"", 1) as pipe:
         assert read_all(PipeSource(rate=8000, channels=1, fast=True, pipe=pipe)) == []
+
+
+def test_a_standard_input_that_is_closed_is_refused_in_one_line(tmp_path: Path) -> None:
+    closed = ("sh", "-c", 'exec "$0" "$@" <&-', *COMMAND)
+    with daemon(tmp_path, "--source", "-", command=closed) as running:
+        assert running.wait() == 2
+    assert running.log == "genre-stream: standard input is closed; send sound into it\n"
+
+
+@pytest.mark.parametrize("rate", [None, 8000])
+def test_what_cannot_be_read_is_said_in_one_line(rate: int | None) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "rb") as pipe, pytest.raises(SourceError) as caught:  # noqa: PTH123
+        read_all(PipeSource(rate=rate, fast=True, pipe=pipe))
+    assert str(caught.value) == "standard input cannot be read: Bad file descriptor"
+    assert caught.value.permanent
 
 
 def test_a_pipe_that_brings_more_than_real_time_is_heard_in_real_time() -> None:
