@@ -165,7 +165,8 @@ class Observation:
     """Calibrated probabilities in the order of the labels, shape (labels,); None if no window was
     classified: in silence, or while the window holds too little sound."""
     title: str | None = None
-    """Title the source announces for this moment; None if it says nothing."""
+    """Title the source announces for this moment; empty if it announces that there is none, None if
+    it says nothing."""
     discontinuity: bool = False
     """The sound broke off within this hop: what came before says nothing about what follows."""
     boundary: float | None = None
@@ -197,11 +198,11 @@ class Decision:
 
 
 def is_new_title(title: str | None, known: str | None) -> bool:
-    """Tell whether a title means that another song began.
+    """Tell whether a title means that another song began than the last one known by its title.
 
     A source that falls silent about titles, or begins to tell them, has not changed songs.
     """
-    return title is not None and known is not None and title != known
+    return bool(title) and bool(known) and title != known
 
 
 class Decider:
@@ -256,6 +257,7 @@ class Decider:
         self._position = 0.0
         self._silent = False
         self._title: str | None = None
+        self._song: str | None = None
         self._claimed: int | None = None
 
     def is_silence(self, level_dbfs: float) -> bool:
@@ -287,11 +289,13 @@ class Decider:
         """
         silent = self.is_silence(observation.level_dbfs)
         window = None if silent else self._read(observation.window_probabilities)
+        # What goes on may be the same song, but the title does not hold for it.
+        untitled = observation.title == "" and bool(self._title)
         cut = self._is_cut(observation)
         if cut:
             self._restart()
         break_position = None
-        if cut or silent != self._silent:
+        if cut or untitled or silent != self._silent:
             began = observation.position - observation.hop_seconds
             break_position = began if observation.boundary is None else observation.boundary
         self._silent = silent
@@ -323,9 +327,11 @@ class Decider:
 
     def _is_cut(self, observation: Observation) -> bool:
         """Take note of the title; tell whether the sound was cut."""
-        cut = observation.discontinuity or is_new_title(observation.title, self._title)
+        cut = observation.discontinuity or is_new_title(observation.title, self._song)
         if observation.title is not None or observation.discontinuity:
             self._title = observation.title
+        if observation.title or observation.discontinuity:
+            self._song = observation.title
         return cut
 
     def _restart(self) -> None:
@@ -381,7 +387,7 @@ class Decider:
             state=decision.state,
             genre=decision.genre,
             confidence=decision.confidence,
-            title=self._title,
+            title=self._title or None,
             break_position=break_position,
             label=self._claimed,
             scores=None if window is None else log_floored(window),

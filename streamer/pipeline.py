@@ -129,6 +129,7 @@ class Pipeline:
         self._resampler: Resampler | None = None
         self._source_rate = 0
         self._title: str | None = None
+        self._song: str | None = None
         self._finished = False
         self._silent = False
         # Counted in samples at the model's rate since the first one:
@@ -176,8 +177,9 @@ class Pipeline:
         sample_rate : int
             Of these samples, in Hz. It may change from call to call, as may the channels.
         title : str, optional
-            What the source says is playing from the first of these samples on; None if it says
-            nothing new. Another title than before is taken for a hard cut.
+            What the source says is playing from the first of these samples on; empty if it says
+            that this has no title, None if it says nothing new. Another title than before is taken
+            for a hard cut.
         discontinuity : bool
             Whether sound is missing before these samples.
 
@@ -198,13 +200,15 @@ class Pipeline:
             raise ValueError("the pipeline was finished: make a new one for more samples")
         mono = mix_down(samples)
         events: list[Event] = []
-        if discontinuity or is_new_title(title, self._title):
+        if discontinuity or is_new_title(title, self._song):
             events += self._end_stretch()
             self._cut = self._received
             self._discontinuity |= discontinuity
             self._restart_window(self._received)
         if title is not None or discontinuity:
             self._title = title
+        if title or discontinuity:
+            self._song = title
         if self._resampler is None or sample_rate != self._source_rate:
             events += self._end_stretch()
             self._resampler = Resampler(sample_rate, self._rate)

@@ -76,7 +76,8 @@ class AudioBlock:
     heard: float
     """`time.monotonic()`, in seconds, at which the last sample was heard."""
     title: str | None = None
-    """What the stream says is playing, or None."""
+    """What the stream says is playing; empty if it says that this has no title, None if it says
+    nothing."""
     discontinuity: bool = False
     """Whether these samples do not follow on the block before."""
     dropped: int = 0

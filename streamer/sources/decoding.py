@@ -113,8 +113,10 @@ def decode(
             continue
         update = _tag_update(packet)
         if update is not None:
-            tags = song_title(update)
-        title = (title_at(packet.pos) if title_at else None) or tags
+            tags = song_title(update) or ""
+        title = title_at(packet.pos) if title_at else None
+        if title is None:
+            title = tags
         for frame in frames:
             assert isinstance(frame, AudioFrame)
             if frame.samples:

@@ -209,7 +209,10 @@ class HttpStream:
         return data
 
     def title_at(self, position: int | None) -> str | None:
-        """Return the title that held at audio byte `position` (None: now); earlier ones go."""
+        """Return the title that held at audio byte `position` (None: now); earlier ones go.
+
+        Empty if the stream said that there is none, None if it said nothing.
+        """
         while len(self._titles) > 1 and (position is None or self._titles[1][0] <= position):
             self._titles.popleft()
         return self._titles[0][1]
@@ -255,10 +258,10 @@ class HttpStream:
             self._titles.append((self._position, _text(found.group(1))))
 
 
-def _text(raw: bytes) -> str | None:
+def _text(raw: bytes) -> str:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         # What browsers take for Latin-1: it has quotation marks where that has control characters.
         text = raw.decode("cp1252", errors="replace")
-    return one_line(text) or None
+    return one_line(text)

@@ -100,7 +100,7 @@ def test_a_new_title_makes_the_belief_begin_anew() -> None:
     assert listening.hear({"jazz": 0.7}, title="B - two").genre == "jazz"
 
 
-@pytest.mark.parametrize("title", [None, "A - one"])
+@pytest.mark.parametrize("title", [None, "", "A - one"])
 def test_no_title_or_the_same_one_changes_nothing(title: str | None) -> None:
     listening = Listening()
     for _ in range(30):
@@ -207,7 +207,7 @@ observations = st.fixed_dictionaries(
         | st.lists(st.floats(0, 1), min_size=4, max_size=4)
         .filter(lambda p: sum(p) > 1e-3)
         .map(lambda p: np.array(p, np.float32) / np.float32(sum(p))),
-        "title": st.sampled_from([None, None, "one", "two"]),
+        "title": st.sampled_from([None, None, "", "one", "two"]),
         "discontinuity": st.sampled_from([False, False, False, True]),
     }
 )

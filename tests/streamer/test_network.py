@@ -227,6 +227,7 @@ def test_a_shoutcast_server_that_answers_icy_is_heard_with_its_titles(mp3: bytes
         (b"StreamTitle='A", "A"),
         (b"StreamTitle='It's; a='b'';StreamUrl='';", "It's; a='b'"),
         (b"StreamTitle='It\x92s';", "It\u2019s"),
+        (b"StreamTitle='';StreamUrl='';", ""),
         (b"StreamTitle=' A\r\n \x1b[31mB\0\x07';", "A [31mB"),
     ],
 )

@@ -171,7 +171,7 @@ turns = st.fixed_dictionaries(
         "third": st.sampled_from(["low", "middle", "high", NOISE, "silence", "constant"]),
         "seconds": st.floats(0, 9),
         "rate": st.sampled_from([20000, 22050, 44100]),
-        "title": st.sampled_from([None, None, "one", "two"]),
+        "title": st.sampled_from([None, None, "", "one", "two"]),
         "discontinuity": st.booleans(),
         "hop_seconds": st.sampled_from([0.2, 1.0, 1.0, 1.0, 3.3]),
     }
@@ -357,6 +357,20 @@ def test_a_title_goes_with_the_segment_that_it_begins(classifier: Classifier) ->
         ("one", 0.0, 24.0),
         ("two", 24.0, 32.0),
     ]
+
+
+def test_an_empty_title_begins_a_segment_without_one_and_no_new_window(
+    classifier: Classifier,
+) -> None:
+    pipeline = Pipeline(classifier)
+    events = pipeline.feed(band_noise("low", 8), RATE, title="one")
+    events += pipeline.feed(band_noise("low", 8), RATE, title="")
+    events += pipeline.feed(band_noise("low", 8), RATE, title="one")
+    events += pipeline.finish()
+    decisions = [event for event in events if isinstance(event, Decision)]
+    assert {decision.genre for decision in decisions} == {"low"}
+    assert [segment.title for segment in finals(events)] == ["one", "one"]
+    assert finals(events)[1].start == pytest.approx(8.0, abs=1.0)
 
 
 def test_a_change_of_rate_and_channels_is_not_heard(classifier: Classifier) -> None:

@@ -130,6 +130,19 @@ def test_a_title_that_comes_late_is_added() -> None:
     assert [s.title for s in radio.decider.finish()] == ["one"]
 
 
+def test_a_title_that_is_taken_back_holds_no_longer_and_the_next_one_is_a_new_song() -> None:
+    radio = Radio()
+    radio.play("jazz", 20, title="one")
+    radio.play("jazz", 20, title="")
+    radio.play("jazz", 20, title="two")
+    finals = [s for sent in radio.sent for s in sent if s.final] + radio.decider.finish()
+    assert [(s.title, s.genre, s.start, s.end) for s in finals] == [
+        ("one", "jazz", 0.0, 20.0),
+        (None, "jazz", 20.0, 40.0),
+        ("two", "jazz", 40.0, 60.0),
+    ]
+
+
 def test_the_confidence_of_a_segment_is_the_mean_of_its_decisions() -> None:
     settings = DecisionSettings(smoothing="none")
     decider = Decider(LABELS, None, settings, WINDOW_SECONDS)
