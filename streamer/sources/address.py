@@ -85,16 +85,27 @@ def split_name(text: str) -> tuple[str | None, str]:
     """
     name, equals, location = text.partition("=")
     if equals and location and _NAME.fullmatch(name.strip()) and not os.access(text, os.F_OK):
-        return name.strip(), location
+        return _in_unicode(name.strip()), location
     return None, text
 
 
 def default_name(location: str) -> str:
-    """Name a source after its location, without secrets: a file's stem, a URL's host and path."""
+    r"""Name a source after its location, without secrets: a file's stem, a URL's host and path.
+
+    Examples
+    --------
+    >>> default_name("/music/caf\udce9.wav")  # not UTF-8 on the disk
+    'caf?'
+    """
     if not is_url(location):
-        return Path(location).stem or location
+        return _in_unicode(Path(location).stem or location)
     parts = urlsplit(location)
     if parts.scheme == "file":
-        return Path(unquote(parts.path)).stem
+        return _in_unicode(Path(unquote(parts.path)).stem)
     authority = parts.netloc.rpartition("@")[2]
-    return (authority + parts.path).strip("/") or parts.scheme
+    return _in_unicode((authority + parts.path).strip("/") or parts.scheme)
+
+
+def _in_unicode(name: str) -> str:
+    """Return a name that can be written everywhere; a byte that is no character becomes a `?`."""
+    return name.encode(errors="replace").decode()

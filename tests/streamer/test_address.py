@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,24 @@ def test_a_signed_url_longer_than_any_path_has_a_name() -> None:
 )
 def test_a_source_without_a_name_is_named_after_its_location(location: str, name: str) -> None:
     assert default_name(location) == name
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [
+        (b"/music/caf\xe9.wav", "caf?"),
+        (b"file:///music/caf\xe9.wav", "caf?"),
+        (b"file:///music/caf%E9.wav", "caf\N{REPLACEMENT CHARACTER}"),
+        (b"http://host/caf\xe9", "host/caf?"),
+    ],
+)
+def test_a_name_is_unicode_though_its_location_need_not_be(location: bytes, name: str) -> None:
+    assert default_name(os.fsdecode(location)) == name
+
+
+def test_a_name_that_is_given_is_unicode_and_its_location_is_left_as_it_is() -> None:
+    location = os.fsdecode(b"caf\xe9.wav")
+    assert split_name(os.fsdecode(b"caf\xe9=caf\xe9.wav")) == ("caf?", location)
 
 
 def test_a_drive_letter_is_no_scheme() -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import support_daemon
@@ -15,6 +16,8 @@ from support_daemon import PATIENCE_SECONDS, ServiceManager, daemon
 from support_model import make_model
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+
+from streamer.history_file import read_history
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +168,26 @@ def test_sigterm_ends_open_segments_tells_clients_1001_and_leaves_with_0(model, 
     assert "ending as it stands" not in running.log
     kept = support_daemon.run(tmp_path, "history", database, "--csv").stdout
     assert "high" in kept
+
+
+def test_a_file_name_that_is_not_utf8_harms_neither_its_source_nor_the_others(
+    model, tone, manager, tmp_path
+):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.flac")
+    odd.write_bytes(tone.read_bytes())
+    sources = ("--source", odd, "--source", f"t={tone}", "--loop")
+    arguments = ("--model", model, *sources, "--history", tmp_path / "heard.db")
+    with daemon(tmp_path, *arguments, variables={"NOTIFY_SOCKET": str(manager.path)}) as running:
+        manager.wait_for("STATUS=caf?: high")
+        with urlopen(f"http://127.0.0.1:{running.port}/metrics") as page:
+            assert b'source="caf?"' in page.read()
+        with client(running.port) as connection:
+            frames(connection, lambda frame: is_prediction(frame) and frame["source"] == "t")
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 0
+    assert "Traceback" not in running.log
+    kept = read_history(tmp_path / "heard.db")
+    assert {row["source"] for row in kept.minutes} == {"caf?", "t"}
 
 
 def test_it_leaves_with_0_although_nothing_comes_through_the_pipe_it_hears(model, tmp_path):
