@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 
 from streamer.complaint import complain
-from streamer.history import History, HistoryError
+from streamer.history_file import HistoryError, open_history
 from streamer.inputs import InputError, load_classifier, make_inputs, pipeline_factory
 from streamer.server import ServerError, tls_context
 from streamer.service import read_token
@@ -47,7 +47,7 @@ def _access(settings: Settings) -> str:
 def _history(settings: Settings) -> str:
     if settings.history is None:
         return "history: none is kept"
-    History(settings.history, settings.retention_days).close()
+    open_history(settings.history).close()
     return f"history: {settings.history}"
 
 

@@ -148,7 +148,8 @@ class History:
     Raises
     ------
     HistoryError
-        If the file cannot be made, is damaged, or is not a history.
+        If the file cannot be made, or is not a history. A disk that is full and a file that another
+        program has locked are waited for, as they are later on.
     """
 
     def __init__(self, path: Path, retention_days: float = 90.0) -> None:
@@ -161,7 +162,11 @@ class History:
         self._unqueued = 0
         self._pending = _Pending()
         self._failing = False
-        open_history(path).close()
+        try:
+            open_history(path).close()
+        except HistoryError as error:
+            if not error.passing:
+                raise
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self._thread.start()
 
@@ -259,11 +264,9 @@ class History:
     def _say_failing(self, error: Exception) -> None:
         self.write_errors += 1
         if not self._failing:
-            logger.error(
-                "cannot write the history %s: %s; what is heard waits until it can",
-                self._path,
-                error,
-            )
+            known = isinstance(error, HistoryError)
+            said = f"{error}" if known else f"cannot write the history {self._path}: {error}"
+            logger.error("%s; what is heard waits until it can", said)
         self._failing = True
 
     def _say_working(self) -> None:

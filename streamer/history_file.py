@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,8 +70,31 @@ ROW_LIMIT = 50_000
 DAY = timedelta(days=1)
 
 
+FAILURES_THAT_PASS = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+)
+"""What SQLite says of a disk that is full or away and of a file that others have locked."""
+
+
 class HistoryError(Exception):
-    """The file cannot be used; the message is one sentence that names it."""
+    """The file cannot be used.
+
+    Parameters
+    ----------
+    message
+        One sentence that names it.
+    passing
+        Whether that may change by itself: the disk is full, another program has locked the file.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,13 +306,21 @@ def parse_moment(name: str, text: str) -> datetime:
 
 
 def open_history(path: Path) -> sqlite3.Connection:
-    """Open the file for writing; make it if it is not there."""
+    """Open the file for writing; make it if it is not there.
+
+    Raises
+    ------
+    HistoryError
+        If the file cannot be made or used, or is not a history.
+    """
+    if os.access(path, os.F_OK) and not path.is_file():
+        raise HistoryError(f"the history {path} is not a file; choose another name")
     try:
         connection = sqlite3.connect(
             path, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False
         )
     except sqlite3.Error as error:
-        raise HistoryError(f"cannot open the history {path}: {error}") from None
+        raise _unusable("open", path, error) from None
     try:
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
@@ -301,8 +333,29 @@ def open_history(path: Path) -> sqlite3.Connection:
         connection.close()
         if isinstance(error, HistoryError):
             raise
-        raise HistoryError(f"cannot use the history {path}: {error}") from None
+        raise _unusable("use", path, error) from None
     return connection
+
+
+def _unusable(verb: str, path: Path, error: sqlite3.Error) -> HistoryError:
+    code = _code(error)
+    passing = code in FAILURES_THAT_PASS or (
+        # A full disk may have no room for a new name; else the name is wrong.
+        code == sqlite3.SQLITE_CANTOPEN and _may_be_written(path)
+    )
+    return HistoryError(f"cannot {verb} the history {path}: {error}", passing=passing)
+
+
+def _may_be_written(path: Path) -> bool:
+    """Tell whether this process is allowed to make or to change a file."""
+    place = path if os.access(path, os.F_OK) else path.parent
+    return os.access(place, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
+
+
+def _code(error: sqlite3.Error) -> int | None:
+    """Return SQLite's primary result code; None if the error is not from SQLite itself."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:

@@ -252,6 +252,72 @@ def test_while_the_disk_is_full_the_daemon_goes_on_and_afterwards_nothing_is_mis
     assert done.stderr.count("cannot write the history") == 1
 
 
+START_WITHOUT = """
+import contextlib, resource, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from support_published import prediction, segment
+from streamer import history as module
+from streamer.history_file import HistoryError
+module.RETRY_SECONDS = 0.05
+limit = getattr(resource, sys.argv[2])
+before = resource.getrlimit(limit)
+resource.setrlimit(limit, (4, before[1]))
+history = module.History(Path(sys.argv[1]))
+history.record(prediction(1))
+history.record(segment(1, end=10.0, final=True))
+while history.write_errors < 3:
+    time.sleep(0.01)
+resource.setrlimit(limit, before)
+segments = []
+while not segments:
+    with contextlib.suppress(HistoryError):
+        segments = history.query().segments
+print(segments[0]["title"])
+history.close()
+"""
+
+
+@pytest.mark.parametrize("missing", ["RLIMIT_FSIZE", "RLIMIT_NOFILE"])
+def test_a_start_without_room_on_the_disk_or_for_another_open_file_waits_for_it(tmp_path, missing):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            START_WITHOUT,
+            tmp_path / "h.db",
+            missing,
+            Path(__file__).parents[1],
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.stdout == "Song 1\n", done.stderr
+    assert re.fullmatch(
+        r"cannot (use|open) the history .*; what is heard waits until it can\n", done.stderr
+    )
+
+
+def test_a_start_while_another_program_locks_the_file_waits_for_it(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(history_file, "LOCKED_SECONDS", 0.01)
+    monkeypatch.setattr(history_module, "RETRY_SECONDS", 0.02)
+    path = tmp_path / "h.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    history = History(path, FOREVER)
+    history.record(at(0))
+    history.record(segment(1, end=1.0, final=True))
+    until(lambda: history.write_errors >= 3)
+    other.execute("COMMIT")
+    other.close()
+    until(lambda: f"the history {path} is written again" in caplog.messages)
+    assert history.query(*ALWAYS).segments[0]["title"] == "Song 1"
+    history.close()
+
+
 def test_when_the_writer_is_stuck_the_queue_stays_bounded_and_the_oldest_goes(
     tmp_path, monkeypatch
 ):
@@ -310,6 +376,12 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path):
         newer.execute("PRAGMA user_version = 2")
     with pytest.raises(HistoryError, match=r"newer genre-stream \(version 2 of the file\); update"):
         History(path)
+
+
+def test_what_is_not_a_file_is_no_place_for_a_history(tmp_path):
+    for place in (tmp_path, Path("/dev/null")):
+        with pytest.raises(HistoryError, match=rf"^the history {place} is not a file; choose"):
+            History(place)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
