@@ -130,6 +130,16 @@ class _Pending:
                     if seconds > 0
                 ],
             )
+        self._clear()
+
+    def give_up(self) -> int:
+        """Lose what waits; return how many rows that were."""
+        rows = len(self)
+        self.lost += rows
+        self._clear()
+        return rows
+
+    def _clear(self) -> None:
         self._segments.clear()
         self._minutes.clear()
         self.urgent = False
@@ -224,8 +234,8 @@ class History:
         next_write = next_tidying = time.monotonic()
         going_on = True
         while going_on:
-            going_on = self._take(pending, until=next_write)
             try:
+                going_on = self._take(pending, until=next_write)
                 connection = connection or open_history(self._path)
                 if time.monotonic() >= next_tidying:
                     self._tidy(connection)
@@ -237,6 +247,11 @@ class History:
                 if connection is not None:
                     connection.close()
                     connection = None
+                next_write = time.monotonic() + RETRY_SECONDS
+            except Exception as error:
+                # A defect of ours: what cannot be written now never can, and must not be in the
+                # way of what comes after it.
+                self._say_lost(error, pending.give_up())
                 next_write = time.monotonic() + RETRY_SECONDS
             else:
                 self._say_working()
@@ -268,6 +283,16 @@ class History:
             said = f"{error}" if known else f"cannot write the history {self._path}: {error}"
             logger.error("%s; what is heard waits until it can", said)
         self._failing = True
+
+    def _say_lost(self, error: Exception, rows: int) -> None:
+        self.write_errors += 1
+        logger.error(
+            "cannot write the history %s: %s: %s; %d rows are lost",
+            self._path,
+            type(error).__name__,
+            error,
+            rows,
+        )
 
     def _say_working(self) -> None:
         if self._failing:

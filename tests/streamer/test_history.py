@@ -84,6 +84,24 @@ def test_a_title_with_half_a_character_is_kept(tmp_path):
     assert kept.segments[0]["title"] == "caf?"
 
 
+def test_what_can_never_be_written_is_counted_and_not_in_the_way_of_what_comes_after_it(
+    tmp_path, caplog
+):
+    history = History(tmp_path / "h.db", FOREVER)
+    history.record(at(0, source="caf\udce9"))
+    history.record(segment(1, "caf\udce9"))
+    until(lambda: history.write_errors)
+    history.record(at(1))
+    history.record(segment(1))
+    until(lambda: history.query(*ALWAYS).segments)
+    assert (history.write_errors, history.dropped) == (1, 2)
+    history.close()
+    assert len(caplog.messages) == 1
+    assert re.match(
+        r"cannot write the history .*: UnicodeEncodeError: .*; 2 rows are lost", caplog.messages[0]
+    )
+
+
 def test_an_open_segment_has_no_end_while_the_daemon_runs_and_ends_where_it_was_cut_off(tmp_path):
     history = History(tmp_path / "h.db", FOREVER)
     history.record(at(0))
