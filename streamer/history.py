@@ -2,7 +2,8 @@
 
 A thread of its own writes. Whatever happens to the disk, the daemon goes on: what cannot be written
 waits, bounded, and is written when the disk is back. Every transaction is complete or absent, so a
-kill at any moment leaves a sound file.
+kill at any moment leaves a sound file. A file that is found damaged is kept under another name, and
+a new one begun.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from streamer.history_file import (
     ROW_LIMIT,
     Excerpt,
     HistoryError,
+    HistoryFile,
     HistoryQuery,
     open_history,
     open_query,
@@ -159,7 +161,7 @@ class History:
     ------
     HistoryError
         If the file cannot be made, or is not a history. A disk that is full and a file that another
-        program has locked are waited for, as they are later on.
+        program has locked are waited for, and a damaged file is set aside, as they are later on.
     """
 
     def __init__(self, path: Path, retention_days: float = 90.0) -> None:
@@ -172,10 +174,13 @@ class History:
         self._unqueued = 0
         self._pending = _Pending()
         self._failing = False
+        self._file = HistoryFile(path)
+        self._next_tidying = 0.0
+        """`time.monotonic()` from which on it is time to remove what is too old."""
         try:
             open_history(path).close()
         except HistoryError as error:
-            if not error.passing:
+            if not (error.passing or error.damaged):
                 raise
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self._thread.start()
@@ -229,35 +234,44 @@ class History:
 
     def _run(self) -> None:
         """Write until closed; the thread's whole life."""
-        pending = self._pending
-        connection: sqlite3.Connection | None = None
-        next_write = next_tidying = time.monotonic()
+        next_write = time.monotonic()
         going_on = True
         while going_on:
             try:
-                going_on = self._take(pending, until=next_write)
-                connection = connection or open_history(self._path)
-                if time.monotonic() >= next_tidying:
-                    self._tidy(connection)
-                    next_tidying = time.monotonic() + TIDY_SECONDS
-                if pending:
-                    pending.write(connection, self._session)
-            except (sqlite3.Error, HistoryError) as error:
+                going_on = self._take(self._pending, until=next_write)
+                self._write()
+            except (sqlite3.Error, HistoryError, OSError) as error:
                 self._say_failing(error)
-                if connection is not None:
-                    connection.close()
-                    connection = None
                 next_write = time.monotonic() + RETRY_SECONDS
             except Exception as error:
                 # A defect of ours: what cannot be written now never can, and must not be in the
                 # way of what comes after it.
-                self._say_lost(error, pending.give_up())
+                self._say_lost(error, self._pending.give_up())
                 next_write = time.monotonic() + RETRY_SECONDS
             else:
                 self._say_working()
                 next_write = time.monotonic() + WRITE_SECONDS
-        if connection is not None:
-            connection.close()
+        self._file.close()
+
+    def _write(self) -> None:
+        """Write what waits; if the file is damaged, into a new one."""
+        try:
+            self._write_to_file()
+        except HistoryError as error:
+            if not error.damaged:
+                raise
+            self.write_errors += 1
+            aside = self._file.set_aside()
+            logger.error("%s; it is kept as %s, and a new one begins", error, aside)
+            self._write_to_file()
+
+    def _write_to_file(self) -> None:
+        with self._file.writing() as connection:
+            if time.monotonic() >= self._next_tidying:
+                self._tidy(connection)
+                self._next_tidying = time.monotonic() + TIDY_SECONDS
+            if self._pending:
+                self._pending.write(connection, self._session)
 
     def _take(self, pending: _Pending, *, until: float) -> bool:
         """Take in messages until it is time to write; False when there will be no more."""

@@ -34,6 +34,8 @@ SEGMENT_COLUMNS = ("source", "start", "end", "state", "genre", "confidence", "ti
 MINUTE_COLUMNS = ("source", "minute", "state", "genre", "seconds", "confidence", "level_dbfs")
 APPLICATION_ID = 0x67656E72
 """Marks the file as ours: "genr"."""
+APPLICATION_ID_OFFSET = 68
+"""Bytes from the beginning of the file (SQLite's file format, 1.3)."""
 SCHEMA_VERSION = 1
 SCHEMA = f"""
 CREATE TABLE segments (
@@ -80,6 +82,9 @@ FAILURES_THAT_PASS = (
 )
 """What SQLite says of a disk that is full or away and of a file that others have locked."""
 
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""What SQLite says when a file that was a database no longer is a sound one."""
+
 
 class HistoryError(Exception):
     """The file cannot be used.
@@ -90,11 +95,14 @@ class HistoryError(Exception):
         One sentence that names it.
     passing
         Whether that may change by itself: the disk is full, another program has locked the file.
+    damaged
+        Whether it is a history that is no longer sound.
     """
 
-    def __init__(self, message: str, *, passing: bool = False) -> None:
+    def __init__(self, message: str, *, passing: bool = False, damaged: bool = False) -> None:
         super().__init__(message)
         self.passing = passing
+        self.damaged = damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,13 +345,90 @@ def open_history(path: Path) -> sqlite3.Connection:
     return connection
 
 
+class HistoryFile:
+    """The file as its writer needs it: open, and sound.
+
+    Parameters
+    ----------
+    path
+        Its name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._sound = False
+        """Whether all of the file was looked at."""
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Open the file, unless it is open; let go of it if anything fails.
+
+        Raises
+        ------
+        HistoryError
+            If the file cannot be used.
+        """
+        try:
+            if self._connection is None:
+                self._connection = open_history(self._path)
+            if not self._sound:
+                _check_soundness(self._connection, self._path)
+                self._sound = True
+            yield self._connection
+        except Exception as error:
+            self.close()
+            if isinstance(error, sqlite3.Error) and _code(error) in DAMAGE:
+                raise _damaged(self._path, error) from None
+            raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def set_aside(self) -> Path:
+        """Give the file, and what belongs to it, another name; return that name."""
+        self.close()
+        self._sound = False
+        now = datetime.now(UTC)
+        aside = self._path.with_name(f"{self._path.name}.damaged-{now:%Y%m%dT%H%M%SZ}")
+        # The file itself last: nothing that belonged to it may be left for a new one.
+        for suffix in ("-wal", "-shm", ""):
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
+        return aside
+
+
+def _check_soundness(connection: sqlite3.Connection, path: Path) -> None:
+    """Look at every page of the file; takes about half a second for 100 MB."""
+    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise _damaged(path, " ".join(found.split()))
+
+
+def _damaged(path: Path, why: object) -> HistoryError:
+    return HistoryError(f"the history {path} is damaged: {why}", damaged=True)
+
+
 def _unusable(verb: str, path: Path, error: sqlite3.Error) -> HistoryError:
     code = _code(error)
+    if code == sqlite3.SQLITE_CORRUPT and _is_ours(path):
+        return _damaged(path, error)
     passing = code in FAILURES_THAT_PASS or (
         # A full disk may have no room for a new name; else the name is wrong.
         code == sqlite3.SQLITE_CANTOPEN and _may_be_written(path)
     )
     return HistoryError(f"cannot {verb} the history {path}: {error}", passing=passing)
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a damaged file bears our mark where SQLite keeps it."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(APPLICATION_ID_OFFSET)
+        return file.read(4) == APPLICATION_ID.to_bytes(4, "big")
+    return False
 
 
 def _may_be_written(path: Path) -> bool:

@@ -17,7 +17,7 @@ from support_published import prediction, segment
 from streamer import history as history_module
 from streamer import history_file
 from streamer.history import History, HistoryError
-from streamer.history_file import read_history
+from streamer.history_file import open_history, read_history
 
 PATIENCE = 60.0
 NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -385,6 +385,89 @@ def test_another_programs_database_is_left_alone(tmp_path):
     with pytest.raises(HistoryError, match=r"is not a history of genre-stream; choose another"):
         read_history(path)
     assert path.read_bytes() == before
+
+
+def test_another_programs_damaged_database_is_left_alone(tmp_path):
+    path = tmp_path / "h.db"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE precious (x)")
+    os.truncate(path, path.stat().st_size // 2)
+    before = path.read_bytes()
+    with pytest.raises(HistoryError, match=r"^cannot use the history .*malformed"):
+        History(path)
+    assert path.read_bytes() == before
+
+
+HEADER_BYTES = 100
+PAGE_BYTES = 4096
+
+
+def long_history(path):
+    """Write a history of several hundred pages."""
+    first = int(NOON.timestamp())
+    with contextlib.closing(open_history(path)) as connection:
+        connection.execute("BEGIN")
+        connection.executemany(
+            history_module.WRITE_MINUTE,
+            [
+                (first + 60 * minute, "radio", "music", "jazz", 60.0, 0.9, -20.0)
+                for minute in range(20_000)
+            ],
+        )
+        connection.execute("COMMIT")
+    assert path.stat().st_size > 200 * PAGE_BYTES
+
+
+def overwrite(path, since, until=None):
+    """Let garbage be where a part of a file was."""
+    with path.open("r+b") as file:
+        file.seek(since)
+        file.write(random.Random(7).randbytes((until or path.stat().st_size) - since))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: overwrite(path, HEADER_BYTES),
+        lambda path: overwrite(path, PAGE_BYTES),
+        lambda path: overwrite(path, 100 * PAGE_BYTES, 101 * PAGE_BYTES),
+        lambda path: os.truncate(path, 100 * PAGE_BYTES),
+    ],
+    ids=["all-but-the-header", "all-but-the-first-page", "one-page", "cut-off"],
+)
+def test_a_damaged_history_is_kept_under_another_name_and_a_new_one_begins(
+    tmp_path, caplog, damage
+):
+    path = tmp_path / "h.db"
+    long_history(path)
+    damage(path)
+    content = path.read_bytes()
+    kept = written(path, at(0), segment(1, end=10.0, final=True))
+    assert [row["title"] for row in kept.segments] == ["Song 1"]
+    (aside,) = tmp_path.glob("h.db.damaged-*")
+    assert aside.read_bytes() == content
+    (said,) = caplog.messages
+    assert said.startswith(f"the history {path} is damaged: ")
+    assert said.endswith(f"; it is kept as {aside}, and a new one begins")
+
+
+def test_a_history_that_becomes_damaged_while_it_is_written_is_replaced_likewise(tmp_path, caplog):
+    path = tmp_path / "h.db"
+    long_history(path)
+    history = History(path, FOREVER)
+    history.record(at(0))
+    history.record(segment(1))
+    until(lambda: history.query(*ALWAYS).segments)
+    overwrite(path, HEADER_BYTES)
+    history.record(at(60 * 10_000))
+    history.record(segment(1, end=10.0, final=True))
+    history.record(segment(2, start=10.0))
+    until(lambda: list(tmp_path.glob("h.db.damaged-*")))
+    history.close()
+    assert [row["title"] for row in read_history(path, *ALWAYS).segments] == ["Song 1", "Song 2"]
+    assert history.write_errors == 1
+    (said,) = caplog.messages
+    assert re.match(r"the history .*h\.db is damaged: .*malformed; it is kept as", said)
 
 
 def test_a_file_of_a_newer_version_is_refused(tmp_path):
