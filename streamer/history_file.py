@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ from urllib.parse import quote
 
 from streamer.messages import to_bytes
 from streamer.timeline import clock_text
+
+logger = logging.getLogger(__name__)
 
 READ_SEGMENTS = """
 SELECT source, start, CASE WHEN is_open AND session IS :running THEN NULL ELSE end END,
@@ -346,7 +349,7 @@ def open_history(path: Path) -> sqlite3.Connection:
 
 
 class HistoryFile:
-    """The file as its writer needs it: open, and sound.
+    """The file as its writer needs it: open, sound, and still the one of that name.
 
     Parameters
     ----------
@@ -357,8 +360,10 @@ class HistoryFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        """Device and inode of the file that is open, or was last."""
         self._sound = False
-        """Whether all of the file was looked at."""
+        """Whether all of that file was looked at."""
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -370,8 +375,13 @@ class HistoryFile:
             If the file cannot be used.
         """
         try:
+            if self._connection is not None and _identity(self._path) != self._identity:
+                self._leave(self._connection)
             if self._connection is None:
                 self._connection = open_history(self._path)
+                identity = _identity(self._path)
+                self._sound = self._sound and identity == self._identity
+                self._identity = identity
             if not self._sound:
                 _check_soundness(self._connection, self._path)
                 self._sound = True
@@ -391,7 +401,6 @@ class HistoryFile:
     def set_aside(self) -> Path:
         """Give the file, and what belongs to it, another name; return that name."""
         self.close()
-        self._sound = False
         now = datetime.now(UTC)
         aside = self._path.with_name(f"{self._path.name}.damaged-{now:%Y%m%dT%H%M%SZ}")
         # The file itself last: nothing that belonged to it may be left for a new one.
@@ -399,6 +408,26 @@ class HistoryFile:
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
         return aside
+
+    def _leave(self, connection: sqlite3.Connection) -> None:
+        """Complete a file that has lost its name, and let go of it."""
+        logger.warning(
+            "the history %s was moved, removed or replaced; it is opened anew", self._path
+        )
+        # SQLite does not do this for a moved file, and would take what stays behind under the old
+        # name for the log of whatever file comes to bear it.
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of the file of a name, None if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _check_soundness(connection: sqlite3.Connection, path: Path) -> None:

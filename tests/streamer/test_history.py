@@ -3,6 +3,7 @@ import logging
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -477,6 +478,68 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path):
         newer.execute("PRAGMA user_version = 2")
     with pytest.raises(HistoryError, match=r"newer genre-stream \(version 2 of the file\); update"):
         History(path)
+
+
+def sound_titles(path):
+    """Return the titles in a file, and nothing but the file, after a thorough check of it."""
+    alone = path.with_name(f"copy of {path.name}")
+    alone.write_bytes(path.read_bytes())
+    return titles(alone)
+
+
+def test_a_history_that_is_moved_away_is_complete_and_a_new_one_begins(tmp_path, caplog):
+    path, moved = tmp_path / "h.db", tmp_path / "moved.db"
+    history = History(path, FOREVER)
+    history.record(at(0))
+    history.record(segment(1, end=1.0, final=True))
+    until(lambda: history.query(*ALWAYS).segments)
+    path.rename(moved)
+    history.record(segment(2, start=1.0, end=2.0, final=True))
+    until(path.exists)
+    history.close()
+    assert sound_titles(moved) == {"Song 1"}
+    assert sound_titles(path) == {"Song 2"}
+    assert caplog.messages == [
+        f"the history {path} was moved, removed or replaced; it is opened anew"
+    ]
+
+
+def test_a_history_that_is_removed_begins_anew_in_a_folder_that_comes_back(
+    tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(history_module, "RETRY_SECONDS", 0.02)
+    path = tmp_path / "disk" / "h.db"
+    path.parent.mkdir()
+    history = History(path, FOREVER)
+    history.record(at(0))
+    history.record(segment(1, end=1.0, final=True))
+    until(lambda: history.query(*ALWAYS).segments)
+    shutil.rmtree(path.parent)
+    history.record(segment(2, start=1.0, end=2.0, final=True))
+    until(lambda: history.write_errors >= 2)
+    path.parent.mkdir()
+    until(path.exists)
+    history.close()
+    assert sound_titles(path) == {"Song 2"}
+    assert history.dropped == 0
+    assert [message.partition(path.name)[2] for message in caplog.messages] == [
+        " was moved, removed or replaced; it is opened anew",
+        ": unable to open database file; what is heard waits until it can",
+    ]
+
+
+def test_a_history_that_is_put_back_from_a_copy_is_gone_on_with(tmp_path):
+    path, copy = tmp_path / "h.db", tmp_path / "copy.db"
+    written(copy, at(0), segment(1, end=1.0, final=True, title="Copied"))
+    history = History(path, FOREVER)
+    history.record(at(0))
+    history.record(segment(1, end=1.0, final=True))
+    until(lambda: history.query(*ALWAYS).segments)
+    copy.replace(path)
+    history.record(segment(2, start=1.0, end=2.0, final=True))
+    until(lambda: len(history.query(*ALWAYS).segments) == 2)
+    history.close()
+    assert sound_titles(path) == {"Copied", "Song 2"}
 
 
 def test_what_is_not_a_file_is_no_place_for_a_history(tmp_path):
