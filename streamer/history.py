@@ -68,7 +68,9 @@ RETRY_SECONDS = 5.0
 TIDY_SECONDS = 3600.0
 """Seconds between two removals of what is too old."""
 CLOSE_SECONDS = 1.5
-"""How long the last transaction may take when the daemon stops."""
+"""How long the daemon's stop waits for the last transaction, and the one before it: more than two
+waits for another program's lock.
+"""
 
 
 class _Pending:
@@ -222,6 +224,14 @@ class History:
         """Write what waits and stop. A disk that does not answer is not waited for."""
         self._put(None)
         self._thread.join(CLOSE_SECONDS)
+        with self._queue.mutex:
+            lost = sum(message is not None for message in self._queue.queue) + len(self._pending)
+        if lost:
+            logger.error(
+                "the history %s could not be written before the end: %d rows are lost",
+                self._path,
+                lost,
+            )
 
     def _put(self, message: Mapping[str, Any] | None) -> None:
         while True:

@@ -68,7 +68,7 @@ CREATE TABLE minutes (
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-LOCKED_SECONDS = 2.0
+LOCKED_SECONDS = 0.6
 """How long a transaction waits for another program that has locked the file."""
 ROW_LIMIT = 50_000
 """Rows of one table that a query returns at most; beyond it the newest are left out."""

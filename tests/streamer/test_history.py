@@ -319,6 +319,26 @@ def test_a_start_without_room_on_the_disk_or_for_another_open_file_waits_for_it(
     )
 
 
+def test_a_stop_while_another_program_locks_the_file_says_how_much_is_lost(
+    tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(history_file, "LOCKED_SECONDS", 0.01)
+    path = tmp_path / "h.db"
+    history = History(path, FOREVER)
+    history.record(at(0))
+    history.record(segment(1))
+    until(lambda: history.query(*ALWAYS).segments)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        history.record(at(9))
+        history.record(segment(1, end=10.0, final=True))
+        history.record(segment(2, start=10.0))
+        history.close()
+    assert caplog.messages[-1] == (
+        f"the history {path} could not be written before the end: 3 rows are lost"
+    )
+
+
 def test_a_start_while_another_program_locks_the_file_waits_for_it(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(history_file, "LOCKED_SECONDS", 0.01)
