@@ -30,7 +30,7 @@ from streamer.history_file import (
     open_query,
     read_history,
 )
-from streamer.timeline import Stretch, Timeline
+from streamer.timeline import Stretch, Timeline, clock_offset
 
 __all__ = ["History", "HistoryError"]
 
@@ -72,6 +72,9 @@ CLOSE_SECONDS = 1.5
 waits for another program's lock.
 """
 
+_Item = tuple[Mapping[str, Any], float]
+"""A message, and what `clock_offset` was when it came, in seconds."""
+
 
 class _Pending:
     """What is still to be written; the newest of each row."""
@@ -88,10 +91,10 @@ class _Pending:
     def __len__(self) -> int:
         return len(self._segments) + len(self._minutes)
 
-    def add(self, message: Mapping[str, Any]) -> None:
-        """Take in a prediction or a segment."""
+    def add(self, message: Mapping[str, Any], offset: float) -> None:
+        """Take in a prediction or a segment, and what `clock_offset` was at the time."""
         if message["type"] == "prediction":
-            stretches = self._timeline.hear(message)
+            stretches = self._timeline.hear(message, offset)
             self._add_to_minute(message)
         else:
             begun = self._timeline.live(message["source"])
@@ -172,7 +175,7 @@ class History:
         self._path = path
         self._retention = timedelta(days=retention_days)
         self._session = time.time_ns() // 1_000_000
-        self._queue: queue.Queue[Mapping[str, Any] | None] = queue.Queue(QUEUE_LIMIT)
+        self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE_LIMIT)
         self._unqueued = 0
         self._pending = _Pending()
         self._failing = False
@@ -200,7 +203,7 @@ class History:
     def record(self, message: Mapping[str, Any]) -> None:
         """Keep a published message, if it is one that is kept. Never waits."""
         if message["type"] in ("prediction", "segment"):
-            self._put(message)
+            self._put((message, clock_offset()))
 
     def query(
         self, from_: datetime | None = None, to: datetime | None = None, source: str | None = None
@@ -225,7 +228,7 @@ class History:
         self._put(None)
         self._thread.join(CLOSE_SECONDS)
         with self._queue.mutex:
-            lost = sum(message is not None for message in self._queue.queue) + len(self._pending)
+            lost = sum(item is not None for item in self._queue.queue) + len(self._pending)
         if lost:
             logger.error(
                 "the history %s could not be written before the end: %d rows are lost",
@@ -233,10 +236,10 @@ class History:
                 lost,
             )
 
-    def _put(self, message: Mapping[str, Any] | None) -> None:
+    def _put(self, item: _Item | None) -> None:
         while True:
             try:
-                return self._queue.put_nowait(message)
+                return self._queue.put_nowait(item)
             except queue.Full:
                 with contextlib.suppress(queue.Empty):
                     self._queue.get_nowait()
@@ -287,12 +290,12 @@ class History:
         """Take in messages until it is time to write; False when there will be no more."""
         while (left := until - time.monotonic()) > 0 and (self._failing or not pending.urgent):
             try:
-                message = self._queue.get(timeout=left)
+                item = self._queue.get(timeout=left)
             except queue.Empty:
                 break
-            if message is None:
+            if item is None:
                 return False
-            pending.add(message)
+            pending.add(*item)
         return True
 
     def _tidy(self, connection: sqlite3.Connection) -> None:

@@ -3,14 +3,21 @@
 Frames tell positions: seconds of sound since the source's first sample. A live source that was cut
 off for a while goes on counting where it stopped, so every prediction sets the source's clock anew.
 A source that is started again, after a fault or with other settings, counts from zero.
+
+When the clock is set, what may still change moves with it: nothing was heard in the time that it
+skips. A machine that slept is another matter, a pause like any other.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+LEAST_STEP_SECONDS = 0.5
+"""Less than this is no setting of the clock, but two clocks that were not read at one moment."""
 
 
 @dataclass(slots=True)
@@ -64,6 +71,16 @@ class _SourceTimeline:
         self.position_before, self.zero_before = self.position, self.zero
         self.position, self.zero = position, heard - timedelta(seconds=position)
 
+    def move(self, step: timedelta) -> None:
+        """Let all that may still change be later, because the clock was set."""
+        if self.zero is not None:
+            self.zero += step
+        if self.zero_before is not None:
+            self.zero_before += step
+        for stretch in self.live.values():
+            stretch.start += step
+            stretch.end += step
+
     def began_at(self, position: float) -> datetime:
         """Return when a position was heard; if there was a pause at it, after the pause."""
         since_zero = timedelta(seconds=position)
@@ -85,9 +102,19 @@ class Timeline:
 
     def __init__(self) -> None:
         self._sources: dict[str, _SourceTimeline] = {}
+        self._offset: float | None = None
 
-    def hear(self, prediction: Mapping[str, Any]) -> list[Stretch]:
-        """Take a prediction; return the segments that it makes longer or, rarely, cuts off."""
+    def hear(self, prediction: Mapping[str, Any], offset: float | None = None) -> list[Stretch]:
+        """Take a prediction; return the segments that it makes longer or, rarely, cuts off.
+
+        Parameters
+        ----------
+        prediction
+            The frame.
+        offset
+            What `clock_offset` was when the frame was made, in seconds; None: as it is now.
+        """
+        self._follow_clock(clock_offset() if offset is None else offset)
         name, position = prediction["source"], prediction["position"]
         cut = self.cut_off(name) if position < self._of(name).position else []
         source = self._of(name)
@@ -131,8 +158,24 @@ class Timeline:
         self._sources[source] = _SourceTimeline(earlier=highest, highest=highest)
         return cut
 
+    def _follow_clock(self, offset: float) -> None:
+        """Move what may still change if the clock was set since the last prediction."""
+        step = 0.0 if self._offset is None else offset - self._offset
+        if self._offset is None or abs(step) >= LEAST_STEP_SECONDS:
+            self._offset = offset
+            for source in self._sources.values():
+                source.move(timedelta(seconds=step))
+
     def _of(self, source: str) -> _SourceTimeline:
         return self._sources.setdefault(source, _SourceTimeline())
+
+
+def clock_offset() -> float:
+    """Return by how many seconds the clock is ahead of one that nobody sets.
+
+    That one goes on while the machine sleeps, so this changes when the clock is set, and only then.
+    """
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def clock_text(moment: datetime) -> str:

@@ -132,6 +132,31 @@ def test_a_source_that_was_cut_off_and_came_back_has_its_segments_at_the_right_t
     assert [row["end"][11:19] for row in kept.segments] == ["12:00:10", "13:00:09"]
 
 
+def test_a_clock_that_is_set_makes_no_segment_longer_not_even_if_its_messages_had_to_wait(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(history_file, "LOCKED_SECONDS", PATIENCE)
+    path = tmp_path / "h.db"
+    history = History(path, FOREVER)
+    history.record(at(0))
+    history.record(segment(1))
+    until(lambda: history.query(*ALWAYS).segments)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        history.record(segment(1, "hall", end=1.0, final=True))
+        until(lambda: history.queue_depth == 0)
+        history.record(at(10))
+        before = history_module.clock_offset()
+        monkeypatch.setattr(history_module, "clock_offset", lambda: before + 86_400)
+        history.record(at(86_400 + 20, position=20.0))
+        history.record(segment(1, end=20.0, final=True))
+    history.close()
+    kept = read_history(path, *ALWAYS, "radio").segments
+    assert [(row["start"], row["end"]) for row in kept] == [
+        ("2026-05-02T12:00:00.000Z", "2026-05-02T12:00:20.000Z")
+    ]
+
+
 def test_each_minute_sums_up_seconds_confidence_and_level_by_state_and_genre(tmp_path):
     kept = written(
         tmp_path / "h.db",

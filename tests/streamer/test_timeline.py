@@ -1,5 +1,6 @@
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from support_published import prediction, segment
 
 from streamer.timeline import Timeline
@@ -56,6 +57,53 @@ def test_a_pause_lies_between_the_segment_before_it_and_the_one_after_it():
     begun = timeline.place(segment(2, start=10.0))
     assert seconds(ended) == (0, 10)
     assert seconds(begun) == (3609, 3610)
+
+
+@pytest.mark.parametrize("step", [3 * 86_400.0, -3600.0])
+def test_when_the_clock_is_set_an_open_segment_moves_with_it_and_keeps_its_length(step):
+    timeline = Timeline()
+    timeline.hear(at(1), offset=100.0)
+    timeline.place(segment(1))
+    timeline.hear(at(10), offset=100.0)
+    (stretch,) = timeline.hear(at(11 + step, position=11), offset=100.0 + step)
+    assert seconds(stretch) == (step, step + 11)
+    ended = timeline.place(segment(1, end=9.0, final=True))
+    begun = timeline.place(segment(2, start=9.0))
+    assert seconds(ended) == (step, step + 9)
+    assert seconds(begun) == (step + 9, step + 11)
+
+
+def test_when_the_clock_is_set_and_set_back_segments_of_all_sources_are_as_if_it_never_was():
+    timeline = Timeline()
+    timeline.hear(at(1), offset=0.0)
+    timeline.place(segment(1))
+    timeline.hear(at(2) | {"source": "hall"}, offset=0.0)
+    timeline.place(segment(1, "hall"))
+    timeline.hear(at(3 + 86_400, position=3), offset=86_400.0)
+    timeline.hear(at(4), offset=0.0)
+    assert seconds(timeline.place(segment(1, end=4.0, final=True))) == (0, 4)
+    assert seconds(timeline.place(segment(1, "hall", end=2.0, final=True))) == (0, 2)
+
+
+def test_a_pause_remains_one_although_the_clock_is_set_in_it():
+    timeline = Timeline()
+    timeline.hear(at(9), offset=0.0)
+    timeline.place(segment(1))
+    timeline.hear(at(10), offset=0.0)
+    timeline.hear(at(3610 + 500, position=11), offset=500.0)
+    ended = timeline.place(segment(1, end=10.0, final=True))
+    begun = timeline.place(segment(2, start=10.0))
+    assert seconds(ended) == (500, 510)
+    assert seconds(begun) == (500 + 3609, 500 + 3610)
+
+
+def test_clocks_that_are_not_read_at_one_moment_move_nothing():
+    timeline = Timeline()
+    timeline.hear(at(1), offset=0.0)
+    timeline.place(segment(1))
+    for number in range(2, 100):
+        (stretch,) = timeline.hear(at(number), offset=0.4 * (-1) ** number)
+    assert seconds(stretch) == (0, 99)
 
 
 def test_a_source_that_begins_again_cuts_off_what_was_open_and_numbers_stay_unique():
