@@ -152,6 +152,8 @@ def read_history(
     ------
     HistoryError
         If the file is missing, damaged, or not a history.
+    ValueError
+        If `from_` is not told and the calendar has no day before `to`.
     """
     with open_query(path, from_, to, source, running, limit) as query:
         segments = list(query.segments())
@@ -236,7 +238,7 @@ def open_query(
             sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
         ) as connection:
             _check(connection, path)
-            yield HistoryQuery(connection, from_ or to - DAY, to, source, running, limit)
+            yield HistoryQuery(connection, from_ or day_before(to), to, source, running, limit)
     except sqlite3.Error as error:
         raise HistoryError(f"cannot read the history {path}: {error}") from None
 
@@ -314,6 +316,20 @@ def parse_moment(name: str, text: str) -> datetime:
         raise ValueError(
             f"{name} must be a moment such as 2026-05-01T12:00:00Z, not {ascii(text)[:60]}"
         ) from None
+
+
+def day_before(to: datetime) -> datetime:
+    """Return from when on a history is read unless told.
+
+    Raises
+    ------
+    ValueError
+        With one sentence, if the calendar has no such moment.
+    """
+    try:
+        return to - DAY
+    except OverflowError:
+        raise ValueError(f"there is no day before {clock_text(to)}; say from, too") from None
 
 
 def open_history(path: Path) -> sqlite3.Connection:

@@ -19,7 +19,7 @@ from websockets.http11 import Request, Response
 from streamer import messages
 from streamer.access import HOST_PATTERN, Access, RefusedError, parameter, single
 from streamer.history import History
-from streamer.history_file import HistoryError, parse_moment
+from streamer.history_file import HistoryError, day_before, parse_moment
 
 if TYPE_CHECKING:
     from streamer.hub import Hub
@@ -203,6 +203,8 @@ class _HistoryRequest:
         """
         try:
             from_, to = (_moment(query, name) for name in ("from", "to"))
+            if to is not None and from_ is None:
+                from_ = day_before(to)
         except ValueError as error:
             raise RefusedError(400, str(error)) from None
         form = parameter(query, "format") or ("csv" if "text/csv" in accept else "json")

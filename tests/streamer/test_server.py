@@ -539,6 +539,7 @@ def test_the_history_can_be_asked_for_as_json_and_as_csv(tmp_path):
     [
         ("from=yesterday", "from must be a moment such as 2026-05-01T12:00:00Z, not 'yesterday'"),
         ("to=9999-12-31T23:59:59-23:00", "to must be a moment"),
+        ("to=0001-01-01T00:00:00Z", "there is no day before 0001-01-01T00:00:00.000Z; say from"),
         ("format=xml", "format must be json or csv"),
         ("table=users", "table must be segments or minutes"),
         ("&".join(f"a{n}=1" for n in range(99)), "the query has too many parameters"),
