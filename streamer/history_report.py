@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamer.cli import Parser
 from streamer.complaint import complain
 from streamer.history_file import HistoryError, parse_moment, read_history
 from streamer.palette import colours
@@ -27,7 +27,7 @@ MOST_TICKS = 24
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the sub-command's options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="genre-stream history",
         description="Show how much of each genre was heard, by day and by hour, in local time.",
     )
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         heard = _heard(arguments.file, from_, to, arguments.source)
         if arguments.csv:
-            heard.to_csv(sys.stdout, date_format="%Y-%m-%d %H:%M")
+            print(heard.to_csv(date_format="%Y-%m-%d %H:%M"), end="", flush=True)
         else:
             _plot(heard, arguments.plot)
     except ModuleNotFoundError as error:
@@ -64,6 +64,8 @@ def main(argv: Sequence[str]) -> int:
     except HistoryError as error:
         complain(str(error))
         return 1
+    except BrokenPipeError:  # nobody reads the rest
+        raise
     except (OSError, ValueError) as error:
         complain(f"cannot write {arguments.plot or 'the table'}: {error}")
         return 1

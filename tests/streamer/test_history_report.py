@@ -1,9 +1,11 @@
 import csv
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import support_daemon
 from support_published import prediction
 
 from streamer.history import History
@@ -83,6 +85,7 @@ def test_the_plot_is_a_picture(heard, tmp_path):
             2,
             "--from must be a moment such as 2026-05-01T12",
         ),
+        (["{heard}", "--csv", "--to", "0001-01-01"], 1, "holds nothing of the time and source"),
         (["{heard}", "--plot", "/nowhere/x.png"], 1, "cannot write /nowhere/x.png: [Errno 2]"),
         (["{heard}", "--plot", "x.docx"], 1, "cannot write x.docx: Format 'docx' is not supported"),
     ],
@@ -94,6 +97,34 @@ def test_what_is_wrong_is_said_in_one_line(heard, arguments, status, said, capsy
     assert captured.err.startswith("genre-stream: ")
     assert said in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: FILE"),
+        (["{heard}"], "one of the arguments --plot --csv is required"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(heard, arguments, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([part.replace("{heard}", str(heard)) for part in arguments])
+    assert capsys.readouterr().err == (f"genre-stream: {said}; see genre-stream history --help\n")
+
+
+def test_a_reader_who_has_seen_enough_is_left_alone(heard, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*support_daemon.COMMAND, "history", heard, "--csv"],
+        env=support_daemon.environment(tmp_path),
+        cwd=support_daemon.REPOSITORY,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(("form", "package"), [("--csv", "pandas"), ("--plot=x.png", "matplotlib")])
