@@ -235,7 +235,7 @@ def open_query(
     to = to or datetime.now(UTC)
     try:
         with contextlib.closing(
-            sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
+            sqlite3.connect(f"file:{quote(bytes(path))}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
         ) as connection:
             _check(connection, path)
             yield HistoryQuery(connection, from_ or day_before(to), to, source, running, limit)

@@ -189,6 +189,11 @@ def test_a_minute_that_two_runs_share_is_the_sum_of_both(tmp_path):
     assert (row["seconds"], row["confidence"]) == (40.0, 0.8)
 
 
+def test_the_name_of_the_file_need_not_be_unicode(tmp_path):
+    kept = written(tmp_path / os.fsdecode(b"caf\xe9 %.db"), at(0), segment(1))
+    assert [row["title"] for row in kept.segments] == ["Song 1"]
+
+
 def test_a_query_chooses_time_and_source(tmp_path):
     path = tmp_path / "h.db"
     for source in ("radio", "hall"):
