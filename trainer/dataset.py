@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamer.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
 from trainer.augment import NONE, Augmentation, change_over, mix, random_noise, resample_time, vary
-from trainer.gtzan import Track, divide_background, find_background
+from trainer.gtzan import DatasetError, Track, divide_background, find_background
 from trainer.pictures import Levels, read_picture
 
 NOT_MUSIC = "not_music"
@@ -47,6 +47,25 @@ class Batch:
     """float32, shape (batch, classes), shares that sum to 1."""
     weights: NDArray[np.float32]
     """float32, shape (batch,), mean 1 over an epoch."""
+
+
+def labels_of(tracks: Iterable[Track], background: bool) -> list[str]:
+    """Return the labels of a training: its genres by name, and `not_music` last with a background.
+
+    Raises
+    ------
+    DatasetError
+        If a genre has the name of the background's label.
+    """
+    genres = sorted({track.genre for track in tracks})
+    if not background:
+        return genres
+    if NOT_MUSIC in genres:
+        raise DatasetError(
+            f"the genre {NOT_MUSIC} has the name of the label of --background: rename its folder, "
+            "or move what it holds into the background folder"
+        )
+    return [*genres, NOT_MUSIC]
 
 
 def load_songs(tracks: Sequence[Track], labels: Sequence[str]) -> list[Song]:

@@ -24,6 +24,7 @@ from trainer.dataset import (
     Song,
     TrainingWindows,
     even_windows,
+    labels_of,
     load_background,
     load_songs,
 )
@@ -305,8 +306,7 @@ class _Training:
             )
         self.learnt_before = learnt_before(settings)
         self._say_what_leaks()
-        genres = sorted({track.genre for track in tracks})
-        self.labels = [*genres, NOT_MUSIC] if settings.background else genres
+        self.labels = labels_of(tracks, settings.background is not None)
         self.train_songs = load_songs(self.split.train, self.labels)
         self.valid_songs = load_songs(self.split.valid, self.labels)
         self.background: tuple[list[Song], list[Song]] = ([], [])

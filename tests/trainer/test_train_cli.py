@@ -360,6 +360,17 @@ def test_a_picture_folder_with_one_genre_is_refused(
     assert "only one genre found (rows); at least 2 are needed" in said
 
 
+def test_a_genre_with_the_name_of_the_backgrounds_label_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures", genres=("not_music", "rows"))
+    sounds = write_pictures(tmp_path / "sounds", genres=("rain",))
+    options = ("--data", pictures, "--background", sounds, "--out", tmp_path / "run")
+    status, said = said_by(capsys, "fit", *options)
+    assert status == 2
+    assert "the genre not_music has the name of the label of --background" in said
+
+
 def test_a_genre_with_too_few_tracks_is_refused_by_name(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
