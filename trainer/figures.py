@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from streamer.spectrogram import Columns
+
+# A dollar sign in the name of a genre or a track begins no formula.
+rcParams["text.parse_math"] = False
 
 WIDTH = 5.4
 """Inches: narrow enough that text stays legible on a phone."""
