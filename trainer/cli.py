@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import os
 import sys
 import time
@@ -53,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] not in {*COMMANDS, "-h", "--help", "--version"}:
         arguments.insert(0, "all")
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As standard error has it: no name of a track is worth stopping for.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # TensorFlow prints a page about its build on import unless told before.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     command: Callable[[argparse.Namespace], int] = options.command

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,6 +69,7 @@ class Skipped:
     """A file that was not used."""
 
     path: Path
+    """Where it lies; fit to be printed, so bytes of a name that are no UTF-8 stand as `\\xe7`."""
     reason: str
     """Why, as a phrase: `empty file`."""
 
@@ -143,7 +145,7 @@ def find_tracks(folder: Path) -> tuple[list[Track], list[Skipped]]:
         if not reason and pictures:
             reason = _picture_fault(path, folder)
         if reason:
-            skipped.append(Skipped(path, reason))
+            skipped.append(Skipped(_printable(path), reason))
         else:
             tracks[name] = Track(name, genre, path)
     skipped += _skipped_by_prepare(folder)
@@ -187,7 +189,7 @@ def find_background(folder: Path) -> tuple[list[Track], list[Skipped]]:
         if not reason and name in clips:
             reason = f"has the same name as {clips[name].path.name}"
         if reason:
-            skipped.append(Skipped(path, reason))
+            skipped.append(Skipped(_printable(path), reason))
         else:
             clips[name] = Track(name, group, path)
     if not clips:
@@ -233,11 +235,18 @@ def _candidates(folder: Path, suffixes: frozenset[str]) -> list[Path]:
 
 def _fault_outside(path: Path) -> str:
     """Return what is wrong with a file without opening it, or an empty string."""
+    if str(path) != str(_printable(path)):
+        return "its name or its folder's is not UTF-8, perhaps from an old archive: rename it"
     if path.name.startswith("._"):
         return "AppleDouble file of macOS, not audio"
     if not path.stat().st_size:
         return "empty file"
     return ""
+
+
+def _printable(path: Path) -> Path:
+    """Return a path whose bytes that are no UTF-8 are written out."""
+    return Path(os.fsencode(path).decode(errors="backslashreplace"))
 
 
 def _picture_fault(path: Path, folder: Path) -> str:

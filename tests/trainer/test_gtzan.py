@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -82,6 +83,24 @@ def test_empty_and_appledouble_files_are_skipped_with_their_reason(tmp_path: Pat
         "._good.wav": "AppleDouble file of macOS, not audio",
         "nothing.wav": "empty file",
     }
+
+
+def test_names_that_are_not_utf8_are_skipped_with_a_reason_that_can_be_printed(
+    tmp_path: Path,
+) -> None:
+    touch(tmp_path, "fado/good.wav", os.fsdecode(b"fado/can\xe7\xe3o.wav"))
+    touch(tmp_path, os.fsdecode(b"m\xfasica/good.wav"))
+    tracks, skipped = find_tracks(tmp_path)
+    assert [track.name for track in tracks] == ["fado/good"]
+    told = [f"{entry.path.relative_to(tmp_path)}: {entry.reason}" for entry in skipped]
+    assert [line.partition(": ")[0] for line in told] == [
+        r"fado/can\xe7\xe3o.wav",
+        r"m\xfasica/good.wav",
+    ]
+    assert all("not UTF-8" in line and "rename it" in line for line in told)
+    clips, lost = find_background(tmp_path)
+    assert [clip.name for clip in clips] == ["fado/good"]
+    assert {entry.path for entry in lost} == {entry.path for entry in skipped}
 
 
 def test_two_files_of_one_name_do_not_become_one_track(tmp_path: Path) -> None:

@@ -276,6 +276,16 @@ def test_prepare_sets_the_grid_and_says_what_it_did(tmp_path: Path, own_music: P
     assert (spec["hop_length"], spec["n_fft"], spec["n_mels"]) == (441, 1024, 64)
 
 
+def test_a_song_whose_name_no_terminal_can_print_does_not_stop_the_others(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=1)
+    shutil.copy(songs / "low" / "low.00000.wav", songs / "low" / os.fsdecode(b"can\xe7\xe3o.wav"))
+    out = tmp_path / os.fsdecode(b"m\xfasica")
+    done = genre_train("prepare", "--data", songs, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert r"low/can\xe7\xe3o.wav: its name or its folder's is not UTF-8" in done.stdout
+    assert "3 pictures made, 0 kept, 0 removed, 1 tracks skipped" in done.stdout
+
+
 def test_help_needs_no_tensorflow() -> None:
     script = "import sys, trainer.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
     script += "assert not {'tensorflow', 'keras', 'pandas', 'librosa'} & set(sys.modules)"
