@@ -8,6 +8,7 @@ changed is made again.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -16,6 +17,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,9 +92,22 @@ def write_picture(path: Path, levels: Levels, origin: str | None = None) -> None
     about = PngInfo()
     if origin is not None:
         about.add_text(ORIGIN_KEY, origin)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    Image.fromarray(np.ascontiguousarray(levels[::-1])).save(partial, "PNG", pnginfo=about)
-    partial.replace(path)
+    with replacing(path) as partial:
+        Image.fromarray(np.ascontiguousarray(levels[::-1])).save(partial, "PNG", pnginfo=about)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file to write which takes the place of `path` when it is whole, and else goes.
+
+    Its name is short: that of `path` may be as long as names can be.
+    """
+    partial = path.with_name(f".{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def min_columns(spec: SpectrogramSpec) -> int:
@@ -294,9 +309,8 @@ def _prepare(
 
 
 def _write_json(path: Path, content: object) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _origin(path: Path) -> _Origin | None:
@@ -320,14 +334,18 @@ def _sha256(path: Path) -> str:
 def _make_picture(job: _Job, spec: SpectrogramSpec) -> str:
     """Make one picture in a worker process; return why it could not be made, or nothing."""
     try:
-        levels = picture_of(job.source, spec)
-    except AudioError as error:
         job.target.unlink(missing_ok=True)
+        levels = picture_of(job.source, spec)
+        status = job.source.stat()
+        origin = _Origin(status.st_size, status.st_mtime_ns, _sha256(job.source), spec.to_dict())
+        job.target.parent.mkdir(exist_ok=True)
+        write_picture(job.target, levels, json.dumps(dataclasses.asdict(origin)))
+    except AudioError as error:
         return str(error)
-    status = job.source.stat()
-    origin = _Origin(status.st_size, status.st_mtime_ns, _sha256(job.source), spec.to_dict())
-    job.target.parent.mkdir(exist_ok=True)
-    write_picture(job.target, levels, json.dumps(dataclasses.asdict(origin)))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return f"its name is too long for a picture ({job.target.name[:40]}...): shorten it"
     return ""
 
 

@@ -269,6 +269,25 @@ def test_background_sounds_become_pictures_by_their_first_folder(tmp_path: Path)
     }
 
 
+def test_a_name_too_long_for_a_picture_stops_no_other(tmp_path: Path) -> None:
+    longest = "n" * 251
+    write_audio(tmp_path / "sounds" / "rain" / f"{longest}.wav", band_noise("noise", 4))
+    write_audio(tmp_path / "sounds" / "rain" / longest / "a.wav", band_noise("noise", 4))
+    done = prepare_background(tmp_path / "sounds", tmp_path / "pictures", SPEC, quiet=True)
+    assert done.made == 1
+    assert [path.name for path in done.folder.glob("*/*")] == [f"{longest}.png"]
+    (skipped,) = done.skipped
+    assert skipped.path.name == "a.wav"
+    assert skipped.reason == f"its name is too long for a picture ({'n' * 40}...): shorten it"
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_picture(tmp_path / "a.png", np.zeros((128, 80), np.uint8))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_the_cache_keeps_folders_and_grids_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
