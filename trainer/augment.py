@@ -47,6 +47,41 @@ class Augmentation:
     change: float = 0.0
     """Probability that a window begins with another recording and tells of the later one."""
 
+    def __post_init__(self) -> None:
+        """Refuse what no window can be varied by.
+
+        Raises
+        ------
+        ValueError
+            With one sentence that names the strength, its value and its range.
+        """
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if not least <= number <= most:
+                    raise ValueError(f"{name} must be from {least} to {most}, not {number:g}")
+        lower, upper = self.noise_snr_db
+        if lower > upper:
+            raise ValueError(f"noise_snr_db must be a range, not from {lower:g} to {upper:g}")
+
+
+RANGES: dict[str, tuple[float, float]] = {
+    "stretch": (0, 0.5),
+    "band_shift": (0, 64),
+    "equaliser_db": (0, 40),
+    "band_limit": (0, 1),
+    "reverberation": (0, 1),
+    "noise": (0, 1),
+    "noise_snr_db": (-100, 100),
+    "level_db": (0, 100),
+    "masks": (0, 100),
+    "mask_frames": (0, 1),
+    "mask_bands": (0, 1000),
+    "mixup": (0, 100),
+    "change": (0, 1),
+}
+"""Least and highest value of every strength, in its unit."""
+
 
 NONE = Augmentation(0, 0, 0, 0, 0, 0, (0, 0), 0, 0, 0, 0, 0, 0)
 """No variation at all."""

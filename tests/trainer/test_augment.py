@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from streamer.spectrogram import SpectrogramSpec, log_mel
 from trainer.augment import (
     NONE,
+    RANGES,
     Augmentation,
     add_power,
     band_mels,
@@ -23,6 +26,7 @@ from trainer.augment import (
     shift_bands,
     vary,
 )
+from trainer.dataset import Song, TrainingWindows
 
 SPEC = SpectrogramSpec()
 
@@ -97,6 +101,37 @@ def test_a_window_stays_within_its_range_and_reaches_its_top(
         assert varied.max() == 0
         assert varied.min() >= -SPEC.top_db
         assert varied.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_strength_at_an_end_of_its_range_spoils_no_window(
+    random: np.random.Generator, name: str, end: int
+) -> None:
+    limit = RANGES[name][end]
+    value = type(getattr(NONE, name))(limit) if name != "noise_snr_db" else (limit, limit)
+    strength = dataclasses.replace(Augmentation(), **{name: value})
+    spec = dataclasses.replace(SPEC, n_mels=20)
+    song = Song("song", 0, random.integers(0, 256, (20, 40), np.uint8))
+    windows = TrainingWindows(
+        [song], [], 1, 2, spec=spec, frames=13, batch=8, windows_per_song=40, augmentation=strength
+    )
+    for batch in windows.epoch(0):
+        assert np.isfinite(batch.windows).all()
+        np.testing.assert_allclose(batch.targets.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [-1e9, 1e9, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", RANGES)
+def test_a_strength_outside_its_range_is_refused(name: str, value: float) -> None:
+    given = (0.0, value) if name == "noise_snr_db" else value
+    with pytest.raises(ValueError, match=f"^{name} must be from .* to .*, not "):
+        dataclasses.replace(NONE, **{name: given})
+
+
+def test_a_range_of_noise_that_ends_below_its_begin_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be a range, not from 30 to 0"):
+        Augmentation(noise_snr_db=(30, 0))
 
 
 def test_no_strength_is_no_variation(window: np.ndarray, random: np.random.Generator) -> None:
