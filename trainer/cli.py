@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import math
 import os
 import sys
 import time
@@ -21,23 +22,38 @@ if TYPE_CHECKING:
 PROGRAM = "genre-train"
 
 FIT_OPTIONS = (
-    ("--epochs", int, 0, "passes over the training tracks with the whole network"),
-    ("--head-epochs", int, 0, "passes before them in which only the new layer learns"),
-    ("--batch", int, 1, "windows in a step"),
-    ("--input-scale", float, 0.1, "factor on both axes of the spectrogram before InceptionV3"),
-    ("--window-seconds", float, 1, "length of a window"),
-    ("--windows-per-song", int, 1, "windows of each track in an epoch"),
-    ("--background-share", float, 0, "share of an epoch's windows that are no music"),
-    ("--learning-rate", float, 0, "highest rate of the whole network"),
-    ("--head-learning-rate", float, 0, "rate of the new layer while the rest is frozen"),
-    ("--weight-decay", float, 0, "AdamW's decoupled decay"),
-    ("--label-smoothing", float, 0, "share of the target spread over all labels"),
-    ("--dropout", float, 0, "share of features dropped in training"),
-    ("--averaging", float, 0, "momentum of the averaged weights that are kept"),
-    ("--patience", int, 0, "epochs without a better validation before it stops; 0: never"),
+    ("--epochs", int, 0, 100_000, "passes over the training tracks with the whole network"),
+    ("--head-epochs", int, 0, 100_000, "passes before them in which only the new layer learns"),
+    ("--batch", int, 1, 4096, "windows in a step"),
+    (
+        "--input-scale",
+        float,
+        0.1,
+        20,
+        "factor on both axes of the spectrogram before InceptionV3",
+    ),
+    ("--window-seconds", float, 1, 300, "length of a window"),
+    ("--windows-per-song", int, 1, 1000, "windows of each track in an epoch"),
+    ("--background-share", float, 0, 1, "share of an epoch's windows that are no music"),
+    ("--learning-rate", float, 0, 10, "highest rate of the whole network"),
+    ("--head-learning-rate", float, 0, 10, "rate of the new layer while the rest is frozen"),
+    ("--weight-decay", float, 0, 10, "AdamW's decoupled decay"),
+    ("--label-smoothing", float, 0, 0.99, "share of the target spread over all labels"),
+    ("--dropout", float, 0, 0.99, "share of features dropped in training"),
+    ("--averaging", float, 0, 0.999999, "momentum of the averaged weights that are kept"),
+    (
+        "--patience",
+        int,
+        0,
+        100_000,
+        "epochs without a better validation before it stops; 0: never",
+    ),
 )
 """Options that carry the name of a field of `FitSettings`, where their defaults stand: name, type,
-least value, help."""
+least and highest value, help."""
+
+HIGHEST_SEED = 2**32 - 1
+"""What every generator of chance here takes."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,6 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         print(f"{PROGRAM}: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
+    except MemoryError as error:
+        print(f"{PROGRAM}: not enough memory ({error or 'none left'})", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         print(
@@ -120,13 +139,17 @@ def _version() -> str:
     return f"{PROGRAM} {metadata.version('genre-stream')}"
 
 
-def _at_least(least: float, kind: type[int] | type[float]) -> Callable[[str], float]:
-    """Return a parser of numbers from `least` up."""
+def _number(
+    kind: type[int] | type[float], least: float, most: float = math.inf
+) -> Callable[[str], float]:
+    """Return a parser of numbers from `least` to `most`."""
 
     def number(text: str) -> float:
         value = kind(text)
         if not value >= least:
-            raise argparse.ArgumentTypeError(f"must be at least {least:g}, not {text}")
+            raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most}, not {text}")
         return value
 
     # argparse names the function when it says what is invalid.
@@ -146,13 +169,15 @@ _share.__name__ = "number"
 
 def _add_grid_options(parser: argparse.ArgumentParser) -> None:
     grid = parser.add_argument_group("spectrogram, where the data is audio")
-    grid.add_argument("--hop-ms", type=_at_least(1, float), help="time between two columns (77.6)")
     grid.add_argument(
-        "--n-fft", type=_at_least(2, int), help="length of the Fourier transform (2048)"
+        "--hop-ms", type=_number(float, 1, 1000), help="time between two columns (77.6)"
     )
-    grid.add_argument("--mels", type=_at_least(1, int), help="mel bands (128)")
     grid.add_argument(
-        "--workers", type=_at_least(1, int), help="processes that read audio (one a core)"
+        "--n-fft", type=_number(int, 2, 2**18), help="length of the Fourier transform (2048)"
+    )
+    grid.add_argument("--mels", type=_number(int, 1, 2048), help="mel bands (128)")
+    grid.add_argument(
+        "--workers", type=_number(int, 1, 1024), help="processes that read audio (one a core)"
     )
 
 
@@ -170,10 +195,13 @@ def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
 def _add_speak_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the clips")
     parser.add_argument(
-        "--clips", type=_at_least(1, int), default=200, metavar="N", help="how many (200)"
+        "--clips", type=_number(int, 1), default=200, metavar="N", help="how many (200)"
     )
     parser.add_argument(
-        "--seed", type=_at_least(0, int), default=0, help="of words, speeds and pitches (0)"
+        "--seed",
+        type=_number(int, 0, HIGHEST_SEED),
+        default=0,
+        help="of words, speeds and pitches (0)",
     )
 
 
@@ -197,10 +225,12 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         "earlier run to start from",
     )
     parser.add_argument(
-        "--seed", type=_at_least(0, int), help="decides everything that is left to chance (0)"
+        "--seed",
+        type=_number(int, 0, HIGHEST_SEED),
+        help="decides everything that is left to chance (0)",
     )
-    for option, kind, least, text in FIT_OPTIONS:
-        parser.add_argument(option, type=_at_least(least, kind), metavar="N", help=text)
+    for option, kind, least, most, text in FIT_OPTIONS:
+        parser.add_argument(option, type=_number(kind, least, most), metavar="N", help=text)
     parser.add_argument(
         "--keep",
         choices=("best", "last"),
@@ -266,7 +296,10 @@ def _add_judged_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--background", type=Path, metavar="DIR", help="sounds that are not music")
     _add_split_option(parser)
     parser.add_argument(
-        "--seed", type=_at_least(0, int), default=0, help="of everything left to chance (0)"
+        "--seed",
+        type=_number(int, 0, HIGHEST_SEED),
+        default=0,
+        help="of everything left to chance (0)",
     )
     parser.add_argument("--out", type=Path, help="where results go (default: into the run)")
 
@@ -284,15 +317,15 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
 def _add_stream_options(parser: argparse.ArgumentParser) -> None:
     _add_judged_options(parser)
     _add_set_option(parser)
-    parser.add_argument("--limit", type=_at_least(1, int), metavar="N", help="play only N tracks")
+    parser.add_argument("--limit", type=_number(int, 1), metavar="N", help="play only N tracks")
     parser.add_argument(
         "--gap-seconds",
-        type=_at_least(0.1, float),
+        type=_number(float, 0.1, 600),
         default=4.0,
         help="silence where there is some (4)",
     )
     parser.add_argument(
-        "--hop-seconds", type=_at_least(0.1, float), default=1.0, help="between decisions (1)"
+        "--hop-seconds", type=_number(float, 0.1, 600), default=1.0, help="between decisions (1)"
     )
     parser.add_argument(
         "--tune",
@@ -538,7 +571,10 @@ def _augmentation(changes: Sequence[str]) -> Any:
             _wrong(f"--augment {change}: {text} is no number such as {default}")
         if isinstance(default, tuple) and len(value) != len(default):
             _wrong(f"--augment {change}: give {len(default)} numbers with a comma between")
-        strength = dataclasses.replace(strength, **{name: value})
+        try:
+            strength = dataclasses.replace(strength, **{name: value})
+        except ValueError as error:
+            _wrong(f"--augment {change}: {error}")
     return strength
 
 

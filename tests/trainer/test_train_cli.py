@@ -312,6 +312,20 @@ def said_by(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
         (["fit"], "--data is missing"),
         (["fit", "--epochs", "many"], "invalid whole number value: 'many'"),
         (["fit", "--batch", "0"], "must be at least 1, not 0"),
+        (["fit", "--batch", "1000000"], "must be at most 4096, not 1000000"),
+        (["fit", "--windows-per-song", "1000000"], "must be at most 1000, not 1000000"),
+        (["fit", "--window-seconds", "inf"], "must be at most 300, not inf"),
+        (["fit", "--input-scale", "inf"], "must be at most 20, not inf"),
+        (["fit", "--input-scale", "nan"], "must be at least 0.1, not nan"),
+        (["fit", "--learning-rate", "inf"], "must be at most 10, not inf"),
+        (["fit", "--weight-decay", "inf"], "must be at most 10, not inf"),
+        (["fit", "--label-smoothing", "1"], "must be at most 0.99, not 1"),
+        (["fit", "--dropout", "2"], "must be at most 0.99, not 2"),
+        (["fit", "--averaging", "2"], "must be at most 0.999999, not 2"),
+        (["fit", "--seed", "4294967296"], "must be at most 4294967295, not 4294967296"),
+        (["prepare", "--data", "/", "--hop-ms", "inf"], "must be at most 1000, not inf"),
+        (["stream-test", "/", "--gap-seconds", "inf"], "must be at most 600, not inf"),
+        (["stream-test", "/", "--hop-seconds", "inf"], "must be at most 600, not inf"),
         (["--data", "/nowhere"], "no such data folder: /nowhere"),
         (["prepare"], "the following arguments are required: --data"),
         (["evaluate"], "name one run folder or .onnx file"),
@@ -349,7 +363,19 @@ def test_a_grid_for_pictures_that_are_made_already_is_refused(
     assert "--hop-ms, --n-fft and --mels need audio" in said
 
 
-@pytest.mark.parametrize("change", ["mixup", "nonsense=1", "mixup=much", "noise_snr_db=5"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "mixup",
+        "nonsense=1",
+        "mixup=much",
+        "mixup=nan",
+        "stretch=1",
+        "band_shift=-3",
+        "noise_snr_db=5",
+        "noise_snr_db=30,0",
+    ],
+)
 def test_an_augmentation_that_there_is_not_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, change: str
 ) -> None:
