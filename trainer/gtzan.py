@@ -392,21 +392,25 @@ def _by_lists(
     notes: list[str] = []
     owner: dict[str, str] = {}
     for part in SETS:
-        found = []
+        # By name: a list may write one track in two ways.
+        found: dict[str, Track] = {}
+        lost = []
         for entry in dict.fromkeys(names[part]):
             track = by_name.get(_bare(entry))
             if track is None:
-                missing.append(entry)
+                lost.append(entry)
             elif owner.setdefault(track.name, part) != part:
                 raise DatasetError(
                     f"track {entry} is in both the {owner[track.name]} and the {part} list; "
                     "a track belongs in one"
                 )
             else:
-                found.append(track)
-        if lost := len(set(names[part])) - len(found):
-            notes.append(f"{lost} of {len(set(names[part]))} listed {part} tracks were not found")
-        sets[part] = found
+                found[track.name] = track
+        if lost:
+            listed = len(found) + len(lost)
+            notes.append(f"{len(lost)} of {listed} listed {part} tracks were not found")
+        missing += lost
+        sets[part] = list(found.values())
     for part in ("train", "valid"):
         if not sets[part]:
             raise DatasetError(
@@ -435,12 +439,14 @@ def _lookup(tracks: Sequence[Track]) -> dict[str, Track]:
 
 def _read_list(path: Path) -> list[str]:
     try:
-        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        # With a byte order mark or without: Windows' editors write one.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(
             f"cannot read the split list {path} ({_why(error)}); "
             "--split takes fault-filtered, stratified, a CSV or three lists"
         ) from error
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise DatasetError(f"the split list {path} is empty; write one track name a line")
     return names
@@ -448,7 +454,7 @@ def _read_list(path: Path) -> list[str]:
 
 def _read_artists(path: Path) -> dict[str, str]:
     try:
-        with path.open(newline="") as lines:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
             rows = list(csv.DictReader(lines))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(
@@ -457,7 +463,14 @@ def _read_artists(path: Path) -> dict[str, str]:
         ) from error
     if not rows or not {"track", "artist"} <= set(rows[0]):
         raise DatasetError(f"{path} must be a CSV with the columns track,artist and a row a track")
-    return {_bare(row["track"].strip()): (row["artist"] or "").strip() for row in rows}
+    artists = {}
+    for row in rows:
+        track, artist = ((row[column] or "").strip() for column in ("track", "artist"))
+        if track:
+            artists[_bare(track)] = artist
+        elif artist:
+            raise DatasetError(f"{path}: a row has the artist {artist} and no track; complete it")
+    return artists
 
 
 def _why(error: Exception) -> str:

@@ -303,6 +303,36 @@ def test_three_lists_decide_and_may_name_tracks_as_files(tmp_path: Path) -> None
     assert [len(names) for names in names_of(split)] == [12, 3, 5]
 
 
+def test_a_track_that_a_list_writes_in_two_ways_is_used_once(tmp_path: Path) -> None:
+    tracks = own_tracks({"fado": 10, "tango": 10})
+    names = [track.name for track in tracks]
+    twice = [*names[:12], f"fado/{names[0]}", f"fado/{names[0]}.wav", "fado.99999"]
+    split = split_tracks(tracks, write_lists(tmp_path, twice, names[12:15], names[15:]))
+    assert_disjoint(split)
+    assert len(split.train) == 12
+    assert split.missing == ["fado.99999"]
+    assert split.notes == ["1 of 13 listed train tracks were not found"]
+
+
+def test_lists_and_tables_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    tracks = own_tracks({"fado": 10, "tango": 10})
+    names = [track.name for track in tracks]
+    paths = write_lists(tmp_path, names[:12], names[12:15], names[15:])
+    table = str(write_artists(tmp_path / "artists.csv", tracks, per_artist=2))
+    expected = [split_tracks(tracks, how) for how in (paths, [table])]
+    for path in (*paths, table):
+        Path(path).write_text(Path(path).read_text(), encoding="utf-8-sig")
+    assert [split_tracks(tracks, how) for how in (paths, [table])] == expected
+    assert not expected[0].missing
+
+
+def test_a_row_without_its_track_is_refused_by_its_artist(tmp_path: Path) -> None:
+    table = tmp_path / "artists.csv"
+    table.write_text("artist,track\nAmália,fado.00000\n,\nfoo\n")
+    with pytest.raises(DatasetError, match="a row has the artist foo and no track; complete it"):
+        split_tracks(own_tracks({"fado": 10, "tango": 10}), [str(table)])
+
+
 def test_a_track_in_two_lists_is_refused(tmp_path: Path) -> None:
     tracks = own_tracks({"fado": 10, "tango": 10})
     names = [track.name for track in tracks]
