@@ -160,6 +160,8 @@ def find_tracks(folder: Path) -> tuple[list[Track], list[Skipped]]:
 def find_background(folder: Path) -> tuple[list[Track], list[Skipped]]:
     """Find sounds that are not music, wherever they lie under a folder of audio or pictures.
 
+    Pictures are decoded and checked, as `find_tracks` does.
+
     Returns
     -------
     clips : list of Track
@@ -188,6 +190,8 @@ def find_background(folder: Path) -> tuple[list[Track], list[Skipped]]:
         reason = _fault_outside(path)
         if not reason and name in clips:
             reason = f"has the same name as {clips[name].path.name}"
+        if not reason and pictures:
+            reason = _picture_fault(path, folder)
         if reason:
             skipped.append(Skipped(_printable(path), reason))
         else:

@@ -139,6 +139,19 @@ def test_what_prepare_skipped_is_still_told_when_its_pictures_are_read(tmp_path:
     ]
 
 
+def test_pictures_of_background_sounds_are_checked_as_those_of_tracks(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path, genres=("rain",))
+    write_picture(folder / "rain" / "low.png", np.zeros((30, 90), np.uint8))
+    whole = (folder / "rain" / "rain.00000.png").read_bytes()
+    (folder / "rain" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    clips, skipped = find_background(folder)
+    assert len(clips) == 6
+    reasons = {entry.path.name: entry.reason for entry in skipped}
+    assert set(reasons) == {"low.png", "cut.png"}
+    assert reasons["low.png"] == "30 rows instead of the 40 bands of spectrogram.json"
+    assert reasons["cut.png"].startswith("damaged picture")
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
