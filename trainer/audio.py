@@ -20,6 +20,19 @@ from trainer.gtzan import MIN_SECONDS
 
 ONLY_FFMPEG = frozenset({".m4a"})
 
+RATES = (1000, 1_000_000)
+"""Lowest and highest rate that is believed, in Hz: others are of damaged headers, and to resample
+from them may take all memory."""
+
+MAX_HOURS = 12.0
+"""Longest track that is decoded, at once and in memory."""
+
+MIN_PEAK = 1e-6
+"""A track without a higher sample is silent, as full scale is 1: no converter hears so little."""
+
+MAX_PEAK = 1e6
+"""Highest sample that is believed, where full scale is 1; integers as floats reach 32768."""
+
 
 class AudioError(ValueError):
     """A track that cannot be used; the message is the reason as a phrase, without the path."""
@@ -43,7 +56,8 @@ def read_audio(path: Path, sample_rate: int) -> Samples:
     Raises
     ------
     AudioError
-        If the file is empty, damaged, silent from end to end or shorter than 3 s.
+        If the file is empty, damaged, silent from end to end, shorter than 3 s, longer than 12 h or
+        of a rate or level that no sound has.
     """
     if not path.stat().st_size:
         raise AudioError("empty file")
@@ -51,9 +65,8 @@ def read_audio(path: Path, sample_rate: int) -> Samples:
     seconds = len(samples) / sample_rate
     if seconds < MIN_SECONDS:
         raise AudioError(f"too short: {seconds:.1f} s, at least {MIN_SECONDS:g} s needed")
-    samples = np.nan_to_num(samples, copy=False, nan=0, posinf=0, neginf=0)
-    if not samples.any():
-        raise AudioError("silent: every sample is zero")
+    if np.abs(samples).max() < MIN_PEAK:
+        raise AudioError("silent: no sample above -120 dBFS")
     return samples
 
 
@@ -68,12 +81,30 @@ def _decode(path: Path, sample_rate: int) -> Samples:
     return decode_with_ffmpeg(path, sample_rate)
 
 
+def _check_extent(rate: int, seconds: float) -> None:
+    """Refuse what cannot be decoded in memory, before it is tried."""
+    if not RATES[0] <= rate <= RATES[1]:
+        raise AudioError(f"damaged or not audio (it claims a rate of {rate} Hz)")
+    if seconds > 3600 * MAX_HOURS:
+        raise AudioError(f"too long: {seconds / 3600:.1f} h, at most {MAX_HOURS:g} h; cut it")
+
+
+def _checked(samples: Samples) -> Samples:
+    """Return samples with zero for what is not finite; refuse levels that no sound has."""
+    samples = np.nan_to_num(samples, copy=False, nan=0, posinf=0, neginf=0)
+    peak = max(samples.max(initial=0), -samples.min(initial=0))
+    if peak > MAX_PEAK:
+        raise AudioError(f"damaged or not audio (a sample of {peak:.0e}, where full scale is 1)")
+    return samples
+
+
 def _decode_with_libsndfile(sound: soundfile.SoundFile, sample_rate: int) -> Samples:
+    _check_extent(sound.samplerate, sound.frames / max(1, sound.samplerate))
     try:
         channels = sound.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"damaged audio ({error.error_string.rstrip('.')})") from error
-    mono = channels.mean(axis=1)
+    mono = _checked(channels).mean(axis=1)
     if sound.samplerate == sample_rate or not len(mono):
         return np.asarray(mono, np.float32)
     return np.asarray(soxr.resample(mono, sound.samplerate, sample_rate), np.float32)
@@ -91,6 +122,8 @@ def decode_with_ffmpeg(file: Path | BinaryIO, sample_rate: int) -> Samples:
         with av.open(str(file) if isinstance(file, Path) else file, "r") as container:
             if not container.streams.audio:
                 raise AudioError("no audio in it")
+            seconds = (container.duration or 0) / av.time_base
+            _check_extent(container.streams.audio[0].rate, seconds)
             # Channels are averaged here: FFmpeg's own mono is their sum over the root of two.
             resampler = av.AudioResampler("fltp", rate=sample_rate)
             blocks = [
@@ -105,4 +138,4 @@ def decode_with_ffmpeg(file: Path | BinaryIO, sample_rate: int) -> Samples:
     except ValueError as error:
         # PyAV's resampler refuses frames whose rate or channels differ from those before.
         raise AudioError("changes its rate or channels in the middle") from error
-    return np.concatenate(blocks, dtype=np.float32) if blocks else np.empty(0, np.float32)
+    return _checked(np.concatenate(blocks, dtype=np.float32)) if blocks else np.empty(0, np.float32)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -311,6 +312,55 @@ def test_infinite_samples_do_not_spoil_a_track(tmp_path: Path) -> None:
     heard = read_audio(tmp_path / "a.wav", 22050)
     assert np.isfinite(heard).all()
     assert np.abs(heard).max() < 1
+
+
+def claimed_rate(path: Path, rate: int) -> Path:
+    """Write another rate into the header of a WAV file."""
+    content = bytearray(path.read_bytes())
+    content[24:28] = struct.pack("<I", rate)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("rate", [1, 100, 2**31 - 1])
+def test_a_rate_that_no_sound_has_is_refused_before_it_takes_all_memory(
+    tmp_path: Path, rate: int
+) -> None:
+    song = claimed_rate(write_audio(tmp_path / "a.wav", band_noise("low", 5)), rate)
+    with pytest.raises(AudioError, match=f"it claims a rate of {rate} Hz"):
+        read_audio(song, 22050)
+
+
+def test_a_recording_of_more_than_half_a_day_is_refused_with_its_length(tmp_path: Path) -> None:
+    import soundfile
+
+    song = tmp_path / "a.flac"
+    with soundfile.SoundFile(song, "w", 1000, 1, "PCM_16") as file:
+        for _ in range(13):
+            file.write(np.zeros(3_600_000, np.int16))
+    with pytest.raises(AudioError, match=r"too long: 13\.0 h, at most 12 h; cut it"):
+        read_audio(song, 22050)
+
+
+@pytest.mark.parametrize("rate", [22050, 48000])
+@pytest.mark.parametrize("factor", [1e30, 3e38])
+@pytest.mark.filterwarnings("error")
+def test_levels_that_no_sound_has_are_refused(tmp_path: Path, rate: int, factor: float) -> None:
+    import soundfile
+
+    samples = np.repeat(band_noise("low", 5, rate)[:, None], 2, axis=1)
+    samples[1000] = factor
+    soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
+    with pytest.raises(AudioError, match=f"a sample of {factor:.0e}".replace("+", r"\+")):
+        read_audio(tmp_path / "a.wav", 22050)
+
+
+def test_what_no_converter_would_hear_is_silent(tmp_path: Path) -> None:
+    import soundfile
+
+    soundfile.write(tmp_path / "a.wav", band_noise("low", 5) * 1e-20, 22050, subtype="FLOAT")
+    with pytest.raises(AudioError, match="silent"):
+        read_audio(tmp_path / "a.wav", 22050)
 
 
 def test_a_film_without_sound_is_told_so(tmp_path: Path) -> None:
