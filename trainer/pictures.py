@@ -49,6 +49,12 @@ from trainer.gtzan import (
 
 Levels = NDArray[np.uint8]
 
+# A picture is as long as its track: Pillow's own limit is reached after hours on a fine grid.
+Image.MAX_IMAGE_PIXELS = None
+
+MAX_CELLS = 2**30
+"""Largest picture that is read, in bands times columns: a day in 128 bands every 10 ms."""
+
 ORIGIN_KEY = "genre-stream"
 """Keyword of the PNG text chunk that says what a picture was made from."""
 
@@ -64,12 +70,15 @@ def read_picture(path: Path) -> Levels:
     Raises
     ------
     DatasetError
-        If the file is no 8-bit grey picture; the message is the reason, without the path.
+        If the file is no 8-bit grey picture, or one that no memory holds; the message is the
+        reason, without the path.
     """
     try:
         with Image.open(path) as picture:
             if picture.mode != "L":
                 raise DatasetError(f"not an 8-bit grey picture but mode {picture.mode}")
+            if picture.width * picture.height > MAX_CELLS:
+                raise DatasetError(f"too large: {picture.width} x {picture.height} cells")
             return np.ascontiguousarray(np.asarray(picture)[::-1])
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, DatasetError):

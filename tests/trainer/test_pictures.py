@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,22 @@ def test_what_is_no_picture_is_said_to_be_damaged(
 def test_a_coloured_picture_is_no_spectrogram(tmp_path: Path) -> None:
     Image.new("RGB", (50, 128)).save(tmp_path / "a.png")
     with pytest.raises(DatasetError, match="not an 8-bit grey picture but mode RGB"):
+        read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_picture_of_hours_on_a_fine_grid_is_read_as_any_other(tmp_path: Path) -> None:
+    Image.new("L", (1_400_000, 128), 7).save(tmp_path / "a.png", compress_level=1)
+    assert read_picture(tmp_path / "a.png").shape == (128, 1_400_000)
+
+
+def test_a_header_that_claims_more_than_memory_holds_is_refused(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png", np.zeros((128, 50), np.uint8))
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[16:24] = struct.pack(">II", 2**30, 2**20)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DatasetError, match="too large: 1073741824 x 1048576 cells"):
         read_picture(tmp_path / "a.png")
 
 
