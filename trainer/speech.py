@@ -6,6 +6,7 @@ they bring other pitches, tempi and languages than a handful of speakers can.
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 import tempfile
@@ -17,7 +18,7 @@ import numpy as np
 import soundfile
 
 from trainer.gtzan import MIN_SECONDS, DatasetError
-from trainer.pictures import progress_bar
+from trainer.pictures import progress_bar, replacing
 
 Random = np.random.Generator
 
@@ -154,6 +155,8 @@ def speak(
     ------
     DatasetError
         If there are no voices, or one of them fails.
+    OSError
+        If a clip cannot be written; those before it are whole.
     """
     if not voices:
         raise DatasetError(
@@ -185,9 +188,17 @@ def _speak(voice: Voice, path: Path, random: Random) -> None:
         if done.returncode or not wav.is_file():
             why = (done.stderr.strip() or done.stdout.strip() or "no sound").splitlines()[-1]
             raise DatasetError(f"voice {voice.name} failed: {why}")
-        samples, rate = soundfile.read(wav, dtype="float32")
+        try:
+            samples, rate = soundfile.read(wav, dtype="float32")
+        except soundfile.LibsndfileError as error:
+            why = error.error_string.rstrip(".")
+            raise DatasetError(f"voice {voice.name} failed: damaged audio ({why})") from error
     start = int(random.uniform(0, 0.5) * rate)
     clip = samples[start : start + round(CLIP_SECONDS * rate)]
     if len(clip) < MIN_SECONDS * rate:
         raise DatasetError(f"voice {voice.name} spoke {len(clip) / rate:.1f} s, too little to use")
-    soundfile.write(path, clip, rate)
+    # Through memory: libsndfile does not say that a disk is full or may not be written.
+    content = io.BytesIO()
+    soundfile.write(content, clip, rate, format="WAV")
+    with replacing(path) as partial:
+        partial.write_bytes(content.getbuffer())

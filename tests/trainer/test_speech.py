@@ -59,6 +59,19 @@ def test_the_same_seed_says_the_same_and_another_one_something_else(tmp_path: Pa
     assert said["one"] != said["other"]
 
 
+@needs_synthesiser
+def test_a_clip_that_cannot_be_written_is_an_error_of_the_disk_and_leaves_whole_clips(
+    tmp_path: Path,
+) -> None:
+    voice = installed_voices()[0]
+    (tmp_path / f"{voice.name}.00001.wav").mkdir()
+    with pytest.raises(IsADirectoryError):
+        speak(tmp_path, 2, [voice], quiet=True)
+    (clip,) = (path for path in tmp_path.iterdir() if path.is_file())
+    assert clip.name == f"{voice.name}.00000.wav"
+    assert len(soundfile.read(clip)[0])
+
+
 def test_every_text_has_words_enough_to_shuffle() -> None:
     for language, text in TEXTS.items():
         assert len(set(text.split())) >= 15, language
