@@ -306,7 +306,9 @@ def _add_judged_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_set_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--set", choices=("valid", "test", "all"), default="valid", help="which list (valid)"
+        "--set",
+        choices=("valid", "test", "all"),
+        help="which list (valid; with --split all there is only one, all)",
     )
 
 
@@ -353,6 +355,7 @@ def _run_all(options: argparse.Namespace) -> int:
     from trainer.gtzan import is_picture_folder
     from trainer.sets import judged_sets
 
+    _check_resume(options)
     if options.resume is None:
         if options.data is None:
             _wrong("--data is missing: give a folder with one folder a genre, or --resume RUN")
@@ -386,6 +389,7 @@ def _run_speak(options: argparse.Namespace) -> int:
 def _run_fit(options: argparse.Namespace) -> int:
     from trainer.gtzan import is_picture_folder
 
+    _check_resume(options)
     for option in ("data", "background"):
         folder = getattr(options, option)
         if folder is not None and folder.is_dir() and not is_picture_folder(folder):
@@ -425,7 +429,8 @@ def _run_stream_test(options: argparse.Namespace) -> int:
     from trainer.stream_test import as_text, stream_test, tuned, write_stream_test
 
     path = _judged_path(options)
-    if options.tune and (not path.is_dir() or options.set != "valid"):
+    judged = _judged_set(options)
+    if options.tune and (not path.is_dir() or judged != "valid"):
         _wrong("--tune needs a run folder, into which it writes, and the valid list")
     if options.right_of_claimed is not None and not options.tune:
         _wrong("--right-of-claimed says what --tune is to look for; add --tune")
@@ -434,22 +439,22 @@ def _run_stream_test(options: argparse.Namespace) -> int:
     test = stream_test(
         candidate,
         sets,
-        options.set,
+        judged,
         limit=options.limit,
         gap_seconds=options.gap_seconds,
         hop_seconds=options.hop_seconds,
         seed=options.seed,
     )
     _say_skipped([*sets.skipped, *test.programme.skipped])
-    _say(as_text(test.result, options.set, sets.protocol))
+    _say(as_text(test.result, judged, sets.protocol))
     if options.tune:
         test = tuned(test, candidate.contract, options.right_of_claimed)
         chosen = ", ".join(f"{name} {value}" for name, value in test.settings.items())
-        _say(f"tuned: {chosen}\n{as_text(test.result, options.set, sets.protocol)}")
-    write_stream_test(test, _results_folder(options, path), options.set, sets)
+        _say(f"tuned: {chosen}\n{as_text(test.result, judged, sets.protocol)}")
+    write_stream_test(test, _results_folder(options, path), judged, sets)
     if path.is_dir():
         changes = {"decision": test.settings} if options.tune else {}
-        kept = {f"stream_{options.set}": dataclasses.asdict(test.result)}
+        kept = {f"stream_{judged}": dataclasses.asdict(test.result)}
         update_facts(path, changes, kept)
     return 0
 
@@ -459,21 +464,33 @@ def _run_robustness(options: argparse.Namespace) -> int:
     from trainer.run_folder import update_facts
 
     path = _judged_path(options)
+    judged = _judged_set(options)
     candidate = _load(path)
     sets = _sets(candidate, options)
     _say_skipped(sets.skipped)
-    tracks = sets.music.get(options.set)
+    tracks = sets.music.get(judged)
     if not tracks:
-        _wrong(f"--set {options.set}: none of its tracks is in the data folder")
+        _wrong(f"--set {judged}: none of its tracks is in the data folder")
     # What a run was trained with may be pictures, which nothing can be mixed with.
-    sounds = sets.background.get(options.set, []) if options.background else []
+    sounds = sets.background.get(judged, []) if options.background else []
     results = robustness(candidate, tracks, sounds, seed=options.seed)
-    _say(as_text(results, options.set, sets.protocol))
-    write_robustness(results, _results_folder(options, path), options.set, sets.protocol)
+    _say(as_text(results, judged, sets.protocol))
+    write_robustness(results, _results_folder(options, path), judged, sets.protocol)
     if path.is_dir():
         kept = [dataclasses.asdict(result) for result in results]
-        update_facts(path, {}, {f"robustness_{options.set}": kept})
+        update_facts(path, {}, {f"robustness_{judged}": kept})
     return 0
+
+
+def _judged_set(options: argparse.Namespace) -> str:
+    """Return the list to judge on; `--split all` has one only."""
+    everything = options.split == ["all"]
+    chosen: str = options.set or ("all" if everything else "valid")
+    if everything and chosen != "all":
+        _wrong(f"--set {chosen}: --split all is one list of everything; leave out one of the two")
+    if chosen == "all" and not everything:
+        _wrong("--set all: only --split all has that list, for an exported file; name both")
+    return chosen
 
 
 def _results_folder(options: argparse.Namespace, path: Path) -> Path:
@@ -515,6 +532,20 @@ def _spec(options: argparse.Namespace) -> SpectrogramSpec:
     if options.mels is not None:
         changes["n_mels"] = options.mels
     return dataclasses.replace(spec, **changes)
+
+
+def _check_resume(options: argparse.Namespace) -> None:
+    """Refuse what a run that goes on would not heed: it has its settings already."""
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(options).items()
+        if name not in ("command", "resume") and value not in (None, []) and value is not False
+    ]
+    if options.resume is not None and given:
+        _wrong(
+            f"--resume {options.resume} goes on with the run's own settings: leave out "
+            f"{', '.join(given)}, or start another run with --weights {options.resume}"
+        )
 
 
 def _fit_run(options: argparse.Namespace) -> Path:
@@ -584,6 +615,11 @@ def _judged_path(options: argparse.Namespace) -> Path:
         _wrong("name one run folder or .onnx file")
     if not path.exists():
         _wrong(f"no such run or model: {path}")
+    if options.split and path.is_dir():
+        _wrong(
+            f"--split {' '.join(options.split)}: a run is judged on its own lists, which stand in "
+            "its run.json; leave it out, or export the run and judge the file"
+        )
     return path
 
 

@@ -118,7 +118,7 @@ def test_a_model_file_is_judged_through_every_way_with_a_row_each(
     model = make_model(tmp_path / "thirds.onnx")
     songs = write_songs(tmp_path / "songs", tracks=5, seconds=6)
     out = tmp_path / "found"
-    options = ["--data", str(songs), "--split", "all", "--set", "all", "--out", str(out)]
+    options = ["--data", str(songs), "--split", "all", "--out", str(out)]
     assert main(["robustness", str(model), *options]) == 0
     table = pd.read_csv(out / "robustness_all.csv").set_index("way")
     assert list(table.index) == list(ways_in())
@@ -136,7 +136,7 @@ def test_pictures_are_refused_in_one_line(
 ) -> None:
     model = make_model(tmp_path / "thirds.onnx")
     pictures = write_pictures(tmp_path / "pictures", genres=("low", "high"))
-    options = ["--data", str(pictures), "--split", "all", "--set", "all"]
+    options = ["--data", str(pictures), "--split", "all"]
     assert main(["robustness", str(model), *options]) == 2
     assert capsys.readouterr().err.startswith("genre-train: ")
 

@@ -261,10 +261,15 @@ def test_a_model_file_is_evaluated_on_audio(tmp_path: Path, own_music: Path) -> 
 def test_a_model_file_is_stream_tested(tmp_path: Path, own_music: Path) -> None:
     model = make_model(tmp_path / "thirds.onnx")
     out = tmp_path / "out"
-    done = genre_train("stream-test", model, "--data", own_music, "--set", "test", "--out", out)
+    given = ("stream-test", model, "--data", own_music, "--out", out)
+    done = genre_train(*given, "--set", "test")
     assert done.returncode == 0, done.stderr
     assert "test as a stream (stratified" in done.stdout
     assert (out / "stream_test.json").is_file()
+    done = genre_train(*given, "--split", "all", "--limit", 2)
+    assert done.returncode == 0, done.stderr
+    assert "all as a stream (all tracks of" in done.stdout
+    assert (out / "stream_all.json").is_file()
 
 
 def test_prepare_sets_the_grid_and_says_what_it_did(tmp_path: Path, own_music: Path) -> None:
@@ -335,6 +340,17 @@ def said_by(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
         (["stream-test", "/", "--tune", "--set", "test"], "--tune needs a run folder"),
         (["stream-test", "/", "--right-of-claimed", "0.9"], "add --tune"),
         (["stream-test", "/", "--right-of-claimed", "90"], "at most 1, not 90"),
+        (["evaluate", "/", "--split", "all"], "--split all: a run is judged on its own lists"),
+        (["stream-test", __file__, "--set", "all"], "--set all: only --split all has that list"),
+        (
+            ["robustness", __file__, "--split", "all", "--set", "test"],
+            "--set test: --split all is one list of everything",
+        ),
+        (
+            ["fit", "--resume", "/", "--epochs", "50", "--seed", "0", "--tensorboard"],
+            "leave out --seed, --epochs, --tensorboard, or start another run with --weights /",
+        ),
+        (["--resume", "/", "--data", "/", "--mels", "64"], "leave out --data, --mels, or start"),
         (["prepare", "--data", "/", "--n-fft", "1001"], "n_fft must be even"),
     ],
 )
