@@ -336,7 +336,21 @@ def _origin(path: Path) -> _Origin | None:
 
 
 def _still_right(job: _Job, origin: _Origin | None, spec: SpectrogramSpec) -> bool:
-    return origin is not None and origin.spec == spec.to_dict() and origin.same_file(job.source)
+    return (
+        origin is not None
+        and origin.spec == spec.to_dict()
+        and origin.same_file(job.source)
+        and _is_whole(job.target)
+    )
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether a picture can be read to its end: its origin stands before the cells."""
+    try:
+        read_picture(path)
+    except DatasetError:
+        return False
+    return True
 
 
 def _sha256(path: Path) -> str:

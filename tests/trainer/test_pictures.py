@@ -203,6 +203,17 @@ def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
     assert {name for name in after if after[name] != before[name]} == {"low/low.00002.png"}
 
 
+def test_a_picture_that_is_damaged_behind_its_origin_is_made_again(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=2)
+    out = prepare(songs, tmp_path / "pictures", SPEC, quiet=True).folder
+    damaged = out / "low" / "low.00000.png"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    again = prepare(songs, out, SPEC, quiet=True)
+    assert (again.made, again.kept) == (1, 5)
+    assert damaged.read_bytes() == whole
+
+
 def test_another_grid_makes_all_pictures_again(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs", tracks=5)
     prepare(songs, tmp_path / "pictures", SPEC, quiet=True)
