@@ -363,8 +363,12 @@ def _run_all(options: argparse.Namespace) -> int:
             options.data = _prepare(options.data, options.pictures, options, background=False)
         elif options.hop_ms or options.n_fft or options.mels:
             _wrong(f"--hop-ms, --n-fft and --mels need audio and {options.data} holds pictures")
+        else:
+            _say_skipped_pictures(options.data, background=False)
         if options.background and not is_picture_folder(options.background):
             options.background = _prepare(options.background, None, options, background=True)
+        elif options.background:
+            _say_skipped_pictures(options.background, background=True)
     run = _fit_run(options)
     candidate = _load(run)
     _evaluate(candidate, judged_sets(candidate), run / "evaluation", run, seed=0)
@@ -399,6 +403,10 @@ def _run_fit(options: argparse.Namespace) -> int:
             )
     if options.resume is None and options.data is None:
         _wrong("--data is missing: give a folder of pictures, or --resume RUN")
+    if options.resume is None:
+        _say_skipped_pictures(options.data, background=False)
+        if options.background:
+            _say_skipped_pictures(options.background, background=True)
     _fit_run(options)
     return 0
 
@@ -687,6 +695,12 @@ def _say(text: str) -> None:
 def _say_skipped(skipped: Sequence[Skipped]) -> None:
     for entry in skipped:
         _say(f"skipped {entry.path}: {entry.reason}")
+
+
+def _say_skipped_pictures(folder: Path, *, background: bool) -> None:
+    from trainer.gtzan import find_background, find_tracks
+
+    _say_skipped((find_background if background else find_tracks)(folder)[1])
 
 
 def _wrong(message: str) -> NoReturn:

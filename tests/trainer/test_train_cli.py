@@ -434,6 +434,26 @@ def test_a_genre_with_too_few_tracks_is_refused_by_name(
     assert "genre rows has 4 usable tracks (2 more were skipped); at least 5" in said
 
 
+@pytest.mark.parametrize("command", [["fit"], []])
+def test_damaged_pictures_are_listed_with_their_reason_on_the_way(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str]
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures", tracks=5)
+    sounds = write_pictures(tmp_path / "sounds", genres=("rain",))
+    damaged = [folder / "rain" / "cut.png" for folder in (pictures, sounds)]
+    for path in damaged:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"damaged")
+    # Too few tracks of a genre end it before anything is trained.
+    options = ["--data", pictures, "--background", sounds, "--out", tmp_path / "run"]
+    arguments = [str(argument) for argument in (*command, *options)]
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert "genre rain has 0 usable tracks (1 more were skipped)" in said.err
+    for path in damaged:
+        assert f"skipped {path}: damaged picture" in said.out
+
+
 def test_a_run_folder_that_cannot_be_made_is_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
