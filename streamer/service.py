@@ -8,9 +8,11 @@ import faulthandler
 import ipaddress
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from streamer.mailbox import Mailbox
 from streamer.memory import TRIM_SECONDS, return_freed_memory, share_one_heap
 from streamer.metrics import Metrics
 from streamer.notify import Notifier, inherited_sockets
+from streamer.outlet import Outlet
 from streamer.pipeline import SpectrogramColumns
 from streamer.server import Server, ServerError
 from streamer.settings import HEAR, Settings, SettingsError, extra
@@ -38,6 +41,8 @@ STOP_SECONDS = 2.0
 """An orderly stop takes no longer; then the process ends as it stands."""
 SOURCE_STOP_SECONDS = 0.6
 """How long the sources may take of it; clients may take as long as the server lets them."""
+LAST_WORD_SECONDS = 0.1
+"""How long the log may take to say that the stop was not orderly."""
 WATCH_SECONDS = 1.0
 """How often progress is looked at."""
 
@@ -138,8 +143,9 @@ class Service:
         self._reloads: set[asyncio.Task[None]] = set()
         self._mailbox = Mailbox[ListenerEvent](self._loop, self._deliver)
         self._stop_signals = 0
+        self._count_down = _last_resort(STOP_SECONDS)
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._stop_by_signal, number)
+            signal.signal(number, self._take_stop_signal)
         self._loop.add_signal_handler(signal.SIGHUP, self._start_reload)
         self._loop.add_signal_handler(signal.SIGUSR1, self._describe)
         await self._server.start()
@@ -155,7 +161,7 @@ class Service:
 
     def _announce(self) -> None:
         if self._terminal:
-            self._terminal.write(f"Dashboard: {self._server.url}")
+            self._terminal.write(f"Dashboard: {self._server.url}\n")
         else:
             logger.info("serving on %s", self._server.url)
         if self._settings.token_file is None and not _is_private(self._server.addresses):
@@ -224,17 +230,24 @@ class Service:
             )
         logger.warning("%s", "\n".join(lines))
 
-    def _stop_by_signal(self, number: signal.Signals) -> None:
+    def _take_stop_signal(self, number: int, _frame: object) -> None:
+        """Stop, and at the latest when the time is up: the loop may hang as well."""
         self._stop_signals += 1
         if self._stop_signals > 1:
             os._exit(128 + number)
+        self._count_down()
+        # A loop that is closed has stopped already.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._stop_by_signal, signal.Signals(number))
+
+    def _stop_by_signal(self, number: signal.Signals) -> None:
         logger.info("%s: stopping", number.name)
         self._over.set()
 
     async def _stop(self) -> int:
         """Stop in order: sources, then clients, then the history."""
         self._notifier.stopping()
-        _end_at_the_latest_in(STOP_SECONDS)
+        self._count_down()
         failures = [
             progress.listener.status
             for progress in self._progress.values()
@@ -383,16 +396,23 @@ def read_token(settings: Settings) -> str | None:
     return token or None
 
 
-def _end_at_the_latest_in(seconds: float) -> None:
-    """End the process as it stands if the orderly way takes longer than `seconds`."""
+def _last_resort(seconds: float) -> Callable[[], None]:
+    """Return what ends the process as it stands `seconds` after it is first called.
+
+    It may be called in a signal handler, whatever the loop and the log are doing.
+    """
+    begun = queue.SimpleQueue[None]()
 
     def end() -> None:
-        logger.error("not stopped within %.0f s; ending as it stands", seconds)
+        begun.get()
+        time.sleep(seconds)
+        words = ("not stopped within %.0f s; ending as it stands", seconds)
+        threading.Thread(target=logger.error, args=words, daemon=True).start()
+        time.sleep(LAST_WORD_SECONDS)
         os._exit(1)
 
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=end, name="last resort", daemon=True).start()
+    return lambda: begun.put(None)
 
 
 def run(settings: Settings, reload: Callable[[], Settings]) -> int:
@@ -400,9 +420,18 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
     faulthandler.enable()
     share_one_heap()
     terminal = Terminal(sys.stderr) if sys.stderr.isatty() else None
+    outlet = terminal or Outlet(sys.stderr)
     # The live lines tell the news already.
     level = "warning" if terminal and settings.log_level == "info" else settings.log_level
-    logs.configure(level, stream=terminal or sys.stderr)
+    logs.configure(level, stream=outlet)
+    with contextlib.redirect_stderr(outlet):
+        try:
+            return _serve(settings, reload, terminal)
+        finally:
+            outlet.drain()
+
+
+def _serve(settings: Settings, reload: Callable[[], Settings], terminal: Terminal | None) -> int:
     notifier = Notifier()
     notifier.status("loading the model")
     try:

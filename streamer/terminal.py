@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import shutil
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
+
+from streamer.outlet import Outlet
 
 UP_AND_CLEAR = "\x1b[{}A\r\x1b[J"
 """ECMA-48: cursor up, to the line's start, erase to the end of the screen."""
@@ -16,7 +16,7 @@ BAR_CELLS = 10
 MARKS = {"silence": "silence", "not_music": "not music", "uncertain": "uncertain"}
 
 
-class Terminal(io.TextIOBase):
+class Terminal(Outlet):
     """Keeps one line a source at the bottom of a terminal, and lets log lines scroll above them.
 
     It is a text stream itself, so that a log handler can write to it.
@@ -32,19 +32,11 @@ class Terminal(io.TextIOBase):
     def __init__(
         self, stream: TextIO, paint: Callable[[Mapping[str, Any]], str] | None = None
     ) -> None:
-        super().__init__()
-        self._stream = stream
         self._paint = paint
         self._lines: dict[str, str] = {}
         self._colours: dict[str, str] = {}
         self._drawn = 0
-        self._lock = threading.Lock()
-
-    def write(self, text: str) -> int:
-        """Print `text`, which ends in a line break, above the live lines."""
-        with self._lock:
-            self._redraw(text if text.endswith("\n") else text + "\n")
-        return len(text)
+        super().__init__(stream)
 
     def show(self, message: Mapping[str, Any]) -> None:
         """Show a frame of the protocol, if it changes a live line."""
@@ -52,39 +44,27 @@ class Terminal(io.TextIOBase):
             return
         line = prediction_line(message) if message["type"] == "prediction" else state_line(message)
         source = message["source"]
-        with self._lock:
+        with self._change:
             self._lines[source] = line
             if self._paint is not None:
                 self._colours[source] = self._paint(message)
-            self._redraw("")
+            self._ask()
 
     def forget(self, source: str) -> None:
         """Take a source's line away."""
-        with self._lock:
+        with self._change:
             self._lines.pop(source, None)
-            self._redraw("")
+            self._ask()
 
-    def flush(self) -> None:
-        """Hand everything on to the terminal."""
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        """Tell that a person reads this."""
-        return True
-
-    def fileno(self) -> int:
-        """Return the file descriptor of the terminal."""
-        return self._stream.fileno()
-
-    def _redraw(self, above: str) -> None:
+    def _compose(self, text: str) -> str:
+        """Return `text` above the live lines as they are now."""
         width = shutil.get_terminal_size().columns - 1
         erase = UP_AND_CLEAR.format(self._drawn) if self._drawn else ""
         lines = "".join(
             f"{self._coloured(source, line[:width])}\n" for source, line in self._lines.items()
         )
-        self._stream.write(erase + above + lines)
-        self._stream.flush()
         self._drawn = len(self._lines)
+        return erase + text + lines
 
     def _coloured(self, source: str, line: str) -> str:
         colour = self._colours.get(source)

@@ -76,7 +76,8 @@ def main(argv: Sequence[str]) -> int:
     except WatchError as error:
         complain(str(error))
         return 2
-    show = _print_frame if arguments.json else _Screen().show
+    screen = _Screen()
+    show = _print_frame if arguments.json else screen.show
     try:
         asyncio.run(_watch(url, token, arguments.source, show))
     except WatchError as error:
@@ -85,6 +86,8 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         # Whoever read our output has enough; Python must not try to flush what is left.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        screen.finish()
     return 0
 
 
@@ -242,6 +245,11 @@ class _Screen:
             self._terminal.show(frame)
         elif frame["type"] in ("prediction", "source"):
             self._print_change(frame)
+
+    def finish(self) -> None:
+        """Let the terminal take what it was shown last."""
+        if self._terminal is not None:
+            self._terminal.drain()
 
     def _paint(self, frame: Mapping[str, Any]) -> str:
         genre = frame.get("genre")

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import pty
@@ -6,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -37,9 +37,9 @@ def manager(tmp_path):
     listening.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def client(port):
-    with connect(f"ws://127.0.0.1:{port}/") as connection:
+    with connect(f"ws://127.0.0.1:{port}/", open_timeout=PATIENCE_SECONDS) as connection:
         yield connection
 
 
@@ -81,7 +81,7 @@ def test_a_faulty_model_is_refused_before_ready(manager, tmp_path):
     assert manager.heard_for(0.1) == ["STATUS=loading the model"]
 
 
-@contextmanager
+@contextlib.contextmanager
 def feeder(sound):
     """A process that sends raw samples in real time, as a capture program would."""
     program = ["ffmpeg", "-v", "error", "-re", "-f", "lavfi", "-i", sound]
@@ -129,14 +129,17 @@ def test_the_watchdog_goes_on_in_silence(model, manager, tmp_path):
         assert heard.count("WATCHDOG=1") >= 5
 
 
+SOCKET_LAUNCHER = (
+    "import os, sys; os.dup2(int(os.environ['FROM']), 3);"
+    "os.environ['LISTEN_PID'] = str(os.getpid());"
+    "os.execv(sys.executable, [sys.executable, '-m', 'streamer.cli', *sys.argv[1:]])"
+)
+"""Starts genre-stream on a socket that listens already, as systemd does."""
+
+
 def test_a_connection_made_before_the_start_is_answered_on_the_socket_of_systemd(
     model, tone, tmp_path
 ):
-    launcher = (
-        "import os, sys; os.dup2(int(os.environ['FROM']), 3);"
-        "os.environ['LISTEN_PID'] = str(os.getpid());"
-        "os.execv(sys.executable, [sys.executable, '-m', 'streamer.cli', *sys.argv[1:]])"
-    )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         early = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
@@ -144,7 +147,7 @@ def test_a_connection_made_before_the_start_is_answered_on_the_socket_of_systemd
         with daemon(
             tmp_path,
             *("--model", model, "--source", f"t={tone}"),
-            command=(sys.executable, "-c", launcher),
+            command=(sys.executable, "-c", SOCKET_LAUNCHER),
             pass_fds=(listening.fileno(),),
             variables={"LISTEN_FDS": "1", "FROM": str(listening.fileno())},
         ) as running:
@@ -361,6 +364,59 @@ def test_in_a_terminal_it_shows_the_address_and_one_live_line(model, tone, tmp_p
     os.close(leader)
     assert "Dashboard: http://127.0.0.1:" in screen
     assert "high" in screen
+
+
+def fill(descriptor):
+    """Write until there is no room, as if nobody had read for a while."""
+    os.set_blocking(descriptor, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(descriptor, b".")
+    os.set_blocking(descriptor, True)
+
+
+@pytest.mark.parametrize("make", [pty.openpty, os.pipe])
+def test_it_serves_and_ends_in_order_although_nobody_reads_its_terminal_or_log(
+    make, model, tone, tmp_path
+):
+    unread, stderr = make()
+    fill(stderr)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        variables = {"LISTEN_FDS": "1", "FROM": str(listening.fileno())}
+        process = subprocess.Popen(
+            [sys.executable, "-c", SOCKET_LAUNCHER, "--model", model, "--source", f"t={tone}"],
+            env=support_daemon.environment(tmp_path, **variables),
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+            pass_fds=(listening.fileno(),),
+        )
+        os.close(stderr)
+        try:
+            with client(listening.getsockname()[1]) as connection:
+                frames(connection, is_prediction)
+                process.send_signal(signal.SIGTERM)
+                with pytest.raises(ConnectionClosed):
+                    frames(connection, lambda frame: False)
+            assert process.wait(PATIENCE_SECONDS) == 0
+        finally:
+            process.kill()
+            process.wait()
+            os.close(unread)
+
+
+def test_what_does_not_stop_in_time_is_ended_even_if_nothing_can_be_logged(tmp_path):
+    hanging = (
+        "import logging, time; from streamer import logs, service; logs.configure('info');"
+        "logging.getLogger().handlers[0].acquire();"
+        "count_down = service._last_resort(0.1); count_down(); time.sleep(1000)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", hanging],
+        env=support_daemon.environment(tmp_path),
+        cwd=support_daemon.REPOSITORY,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert process.returncode == 1
 
 
 def test_a_port_that_everybody_reaches_without_a_token_is_warned_of(model, tone, tmp_path):
