@@ -177,6 +177,9 @@ def _daemon(arguments: list[str]) -> int:
         from streamer.json_lines import write_json_lines
 
         return write_json_lines(effective.settings)
+    from streamer.notify import ignore_requests
+
+    ignore_requests()
     from streamer.service import run
 
     return run(effective.settings, reload=lambda: schema.load(given, config=config).settings)

@@ -6,10 +6,13 @@ See sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3).
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from collections.abc import Mapping, MutableMapping
 
+REQUESTS = (signal.SIGHUP, signal.SIGUSR1)
+"""Signals that ask for something and must not end the process: read the settings, describe."""
 FIRST_SOCKET = 3
 """File descriptor of the first socket handed over, SD_LISTEN_FDS_START."""
 
@@ -74,6 +77,12 @@ class Notifier:
             # A manager that is restarting or behind must not stop the music; the next line
             # reaches it.
             self._last_status = ""
+
+
+def ignore_requests() -> None:
+    """Let requests pass, which would end a process that does not answer them yet, or no more."""
+    for number in REQUESTS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _address(text: str) -> str | None:

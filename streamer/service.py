@@ -27,7 +27,7 @@ from streamer.listener import Heard, Listener, ListenerEvent, SourceStatus
 from streamer.mailbox import Mailbox
 from streamer.memory import TRIM_SECONDS, return_freed_memory, share_one_heap
 from streamer.metrics import Metrics
-from streamer.notify import Notifier, inherited_sockets
+from streamer.notify import Notifier, ignore_requests, inherited_sockets
 from streamer.outlet import Outlet
 from streamer.pipeline import SpectrogramColumns
 from streamer.server import Server, ServerError
@@ -146,9 +146,9 @@ class Service:
         self._count_down = _last_resort(STOP_SECONDS)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._take_stop_signal)
-        self._loop.add_signal_handler(signal.SIGHUP, self._start_reload)
-        self._loop.add_signal_handler(signal.SIGUSR1, self._describe)
         await self._server.start()
+        self._answer(signal.SIGHUP, self._start_reload)
+        self._answer(signal.SIGUSR1, self._describe)
         self._announce()
         for name, (_, source) in self._inputs.items():
             self._listen(name, source)
@@ -230,6 +230,14 @@ class Service:
             )
         logger.warning("%s", "\n".join(lines))
 
+    def _answer(self, request: signal.Signals, act: Callable[[], None]) -> None:
+        """Call `act` on the loop whenever the signal comes.
+
+        Not by `add_signal_handler`: when the loop closes, that makes the signal deadly. One that
+        comes just as the loop goes to sleep is seen when the loop looks at progress again.
+        """
+        signal.signal(request, lambda *_: self._loop.call_soon_threadsafe(act))
+
     def _take_stop_signal(self, number: int, _frame: object) -> None:
         """Stop, and at the latest when the time is up: the loop may hang as well."""
         self._stop_signals += 1
@@ -246,6 +254,7 @@ class Service:
 
     async def _stop(self) -> int:
         """Stop in order: sources, then clients, then the history."""
+        ignore_requests()
         self._notifier.stopping()
         self._count_down()
         failures = [

@@ -17,6 +17,7 @@ from support_model import make_model
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from streamer import notify
 from streamer.history_file import read_history
 
 
@@ -334,6 +335,24 @@ def test_sighup_survives_whatever_reading_the_settings_runs_into(model, tone, tm
         running.signal(signal.SIGTERM)
         assert running.wait() == 0
     assert "Traceback" not in running.log
+
+
+@pytest.mark.parametrize("request_", notify.REQUESTS)
+def test_a_request_while_it_starts_or_stops_does_not_end_it(
+    request_, model, tone, tmp_path, manager
+):
+    variables = {"NOTIFY_SOCKET": str(manager.path)}
+    arguments = ("--model", model, "--source", f"t={tone}")
+    with daemon(tmp_path, *arguments, variables=variables) as running:
+        manager.wait_for("STATUS=loading the model")
+        running.signal(request_)
+        manager.wait_for("READY=1")
+        running.signal(signal.SIGTERM)
+        manager.wait_for("STOPPING=1")
+        while running.process.poll() is None:
+            running.signal(request_)
+            time.sleep(0.001)
+        assert running.wait() == 0
 
 
 def test_sigusr1_describes_every_thread_and_queue(model, tone, tmp_path):
