@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
@@ -58,13 +60,26 @@ class Terminal(Outlet):
 
     def _compose(self, text: str) -> str:
         """Return `text` above the live lines as they are now."""
-        width = shutil.get_terminal_size().columns - 1
         erase = UP_AND_CLEAR.format(self._drawn) if self._drawn else ""
-        lines = "".join(
-            f"{self._coloured(source, line[:width])}\n" for source, line in self._lines.items()
-        )
-        self._drawn = len(self._lines)
-        return erase + text + lines
+        lines = self._live_lines()
+        self._drawn = len(lines)
+        return erase + text + "".join(f"{line}\n" for line in lines)
+
+    def _live_lines(self) -> list[str]:
+        """Return as many lines as fit above the cursor: what has scrolled away stays there."""
+        size = self._size()
+        width, room = size.columns - 1, max(1, size.lines - 1)
+        lines = [self._coloured(source, line[:width]) for source, line in self._lines.items()]
+        if len(lines) > room:
+            lines[room - 1 :] = [f"… and {len(lines) - room + 1} more"[:width]]
+        return lines
+
+    def _size(self) -> os.terminal_size:
+        with contextlib.suppress(OSError):
+            size = os.get_terminal_size(self.fileno())
+            if size.columns and size.lines:
+                return size
+        return shutil.get_terminal_size()
 
     def _coloured(self, source: str, line: str) -> str:
         colour = self._colours.get(source)

@@ -1,5 +1,8 @@
 import logging
+import os
+import pty
 import re
+import termios
 from pathlib import Path
 
 import pytest
@@ -29,10 +32,14 @@ def terminal(tmp_path):
         yield Terminal(stream)
 
 
-def screen(terminal: Terminal) -> list[str]:
-    """What a terminal shows: a screen that knows the two codes in use."""
+def sent(terminal: Terminal) -> str:
+    """All that the terminal in a file was sent."""
     assert terminal.drain(PATIENCE_SECONDS)
-    written = Path(f"/proc/self/fd/{terminal.fileno()}").read_bytes().decode()
+    return Path(f"/proc/self/fd/{terminal.fileno()}").read_bytes().decode()
+
+
+def screen(written: str) -> list[str]:
+    """What a terminal shows that was sent `written`: it knows the two codes in use."""
     shown, *redrawn = re.split(r"\x1b\[(\d+)A\r\x1b\[J", written)
     lines = shown.split("\n")
     for up, text in zip(redrawn[::2], redrawn[1::2], strict=True):
@@ -46,11 +53,11 @@ def test_each_source_keeps_one_live_line_and_log_lines_scroll_above(terminal):
     log.addHandler(handler)
     terminal.show(prediction("radio", position=1.0))
     terminal.show(prediction("hall", position=1.0))
-    assert [line.split()[0] for line in screen(terminal)] == ["radio", "hall"]
+    assert [line.split()[0] for line in screen(sent(terminal))] == ["radio", "hall"]
     log.warning("the first word")
     terminal.show(prediction("radio", position=2.0, genre="blues"))
     log.warning("the second word")
-    lines = screen(terminal)
+    lines = screen(sent(terminal))
     assert lines[:2] == ["the first word", "the second word"]
     assert "blues" in lines[2]
     assert lines[3].startswith("hall")
@@ -62,17 +69,37 @@ def test_a_lost_source_shows_why_until_it_is_heard_again(terminal):
     terminal.show(
         {"type": "source", "source": "radio", "state": "reconnecting", "detail": "refused"}
     )
-    assert screen(terminal) == ["radio        reconnecting: refused"]
+    assert screen(sent(terminal)) == ["radio        reconnecting: refused"]
     terminal.show({"type": "source", "source": "radio", "state": "live", "detail": ""})
     terminal.show(prediction())
-    assert "jazz" in screen(terminal)[0]
+    assert "jazz" in screen(sent(terminal))[0]
     terminal.forget("radio")
-    assert screen(terminal) == []
+    assert screen(sent(terminal)) == []
 
 
 def test_segments_do_not_disturb_the_live_lines(terminal):
     terminal.show({"type": "segment", "source": "radio"})
-    assert screen(terminal) == []
+    assert screen(sent(terminal)) == []
+
+
+def test_of_more_sources_than_rows_the_last_line_says_how_many_more_there_are():
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (6, 80))
+    with os.fdopen(follower, "w") as stream:
+        terminal = Terminal(stream)
+        for source in range(8):
+            terminal.show(prediction(str(source)))
+            assert terminal.drain(PATIENCE_SECONDS)
+        terminal.forget("0")
+        assert terminal.drain(PATIENCE_SECONDS)
+        output = b""
+        while output.count(b"more\r\n") < 4:
+            output += os.read(leader, 65536)
+    os.close(leader)
+    written = output.decode().replace("\r\n", "\n")
+    assert re.findall("… and . more\n", written) == [f"… and {n} more\n" for n in (2, 3, 4, 3)]
+    assert max(map(int, re.findall(r"\x1b\[(\d+)A", written))) == 5
+    assert [line.split()[0] for line in screen(written)] == ["1", "2", "3", "4", "…"]
 
 
 def test_a_line_says_what_is_heard_how_surely_and_how_loud():
