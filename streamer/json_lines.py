@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -68,6 +71,8 @@ def write_json_lines(settings: Settings) -> int:
     """Hear every source to its end; return the exit status."""
     # The lines tell how the sources are; only a defect of ours is worth another word.
     logs.configure("debug" if settings.log_level == "debug" else "error")
+    # As an interrupt does, it ends the waiting below and leaves the sources to be stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         inputs = make_inputs(settings)
         classifier = load_classifier(settings)
@@ -84,13 +89,21 @@ def write_json_lines(settings: Settings) -> int:
     try:
         lines.done.wait()
     finally:
-        for listener in listeners:
-            listener.stop(STOP_SECONDS)
+        _stop(listeners)
     if lines.error:
         raise lines.error
     for failure in lines.failures:
         complain(f"{failure.source}: {failure.detail}")
     return 1 if lines.failures else 0
+
+
+def _stop(listeners: list[Listener]) -> None:
+    """Close all sources, then wait until each has written its end."""
+    deadline = time.monotonic() + STOP_SECONDS
+    for listener in listeners:
+        listener.stop(0)
+    for listener in listeners:
+        listener.join(max(0.0, deadline - time.monotonic()))
 
 
 def _hello(settings: Settings, classifier: Classifier, sources: list[Source]) -> dict[str, Any]:

@@ -262,7 +262,8 @@ def test_an_interrupt_before_anything_is_imported_ends_it_quietly(tmp_path):
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
-def test_an_interrupt_ends_json_lines_quietly(model, tone, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_ends_json_lines_quietly_and_in_order(number, status, model, tone, tmp_path):
     process = subprocess.Popen(
         [*support_daemon.COMMAND, "--source", str(tone), "--loop", "--model", str(model), "--json"],
         env=support_daemon.environment(tmp_path),
@@ -273,11 +274,13 @@ def test_an_interrupt_ends_json_lines_quietly(model, tone, tmp_path):
     assert process.stdout.readline().startswith('{"type":"hello"')
     while '"prediction"' not in process.stdout.readline():
         pass
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     rest, complaints = process.communicate(timeout=support_daemon.PATIENCE_SECONDS)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert complaints == ""
-    assert '"ended"' in rest.splitlines()[-1]
+    segment, source = [json.loads(line) for line in rest.splitlines()[-2:]]
+    assert (segment["type"], segment["final"]) == ("segment", True)
+    assert source == {"type": "source", "source": "tone", "state": "ended", "detail": "stopped"}
 
 
 def test_raw_samples_are_read_from_standard_input(model, tmp_path):
