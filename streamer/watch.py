@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from streamer.cli import Parser
 from streamer.complaint import complain
 from streamer.palette import COLOURS, ansi, colours
 from streamer.terminal import Terminal, prediction_line, state_line
@@ -45,7 +46,7 @@ class _LostError(Exception):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the sub-command's options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="genre-stream watch", description="Follow a running genre-stream in the terminal."
     )
     parser.add_argument(
@@ -97,22 +98,29 @@ def websocket_url(text: str) -> str:
     Raises
     ------
     WatchError
-        If there is no host in it.
+        If there is no host in it, or no host can be named so.
 
     Examples
     --------
     >>> websocket_url("https://radio.example/listen"), websocket_url("localhost:8765")
     ('wss://radio.example/listen', 'ws://localhost:8765/')
     """
+    from websockets.exceptions import InvalidURI
+    from websockets.uri import parse_uri
+
     url = text if "://" in text else f"ws://{text}"
     try:
         parts = urlsplit(url)
         scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
         if scheme not in ("ws", "wss") or not parts.hostname or parts.port == 0:
             raise ValueError
-    except ValueError:
+        # Looking the host up would raise what is wrong with its name only after we have begun.
+        parts.hostname.encode("idna")
+        url = parts._replace(scheme=scheme, path=parts.path or "/", fragment="").geturl()
+        parse_uri(url)
+    except (ValueError, InvalidURI):
         raise WatchError(f"{text} is no address of a server; write ws://HOST:PORT/") from None
-    return parts._replace(scheme=scheme, path=parts.path or "/", fragment="").geturl()
+    return url
 
 
 def _read_token(file: Path | None) -> str | None:

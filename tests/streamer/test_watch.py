@@ -230,12 +230,30 @@ def test_who_reads_the_output_may_stop():
     within_patience(scenario())
 
 
-@pytest.mark.parametrize("url", ["ftp://radio.example", "ws://", "http://:80/", "ws://host:99999"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://radio.example",
+        "ws://",
+        "http://:80/",
+        "ws://host:99999",
+        "ws://a..b:1/",
+        "ws://somebody@host/",
+    ],
+)
 def test_an_address_that_is_none_is_refused(url):
     done = subprocess.run([*COMMAND, "watch", url], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
         f"genre-stream: {url} is no address of a server; write ws://HOST:PORT/\n"
+    )
+
+
+def test_an_option_that_is_none_is_refused_in_one_line():
+    done = subprocess.run([*COMMAND, "watch", "--foo"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "genre-stream: unrecognized arguments: --foo; see genre-stream watch --help\n"
     )
 
 
