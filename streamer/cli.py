@@ -14,7 +14,7 @@ from typing import NoReturn
 from pydantic.fields import FieldInfo
 
 from streamer import settings as schema
-from streamer.complaint import complain, leave_the_reader_alone
+from streamer.complaint import complain, leave_the_reader_alone, open_closed_streams
 
 COMMANDS = {
     "watch": "streamer.watch",
@@ -115,13 +115,13 @@ def _add_option(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run genre-stream and return its exit status."""
+    open_closed_streams()
     try:
         try:
             return _command(list(sys.argv[1:] if argv is None else argv))
         finally:
             # Else it would be written when nobody can complain any more.
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

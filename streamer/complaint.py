@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+
+STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
 def complain(sentence: str) -> None:
@@ -24,3 +27,14 @@ def _to_journal() -> bool:
 def leave_the_reader_alone() -> None:
     """Let what waits for a reader of standard output who has gone vanish without a complaint."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def open_closed_streams() -> None:
+    """Open what the caller closed, as with ``2>&-``, on nothing.
+
+    Else there is no such stream for Python, and the next file or socket takes its descriptor:
+    what a library complains of on standard error would be written into it.
+    """
+    for name, mode in STREAMS:
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -281,6 +282,38 @@ def test_a_signal_ends_json_lines_quietly_and_in_order(number, status, model, to
     segment, source = [json.loads(line) for line in rest.splitlines()[-2:]]
     assert (segment["type"], segment["final"]) == ("segment", True)
     assert source == {"type": "source", "source": "tone", "state": "ended", "detail": "stopped"}
+
+
+def run_closing(closed, home, *arguments):
+    """Run genre-stream from a shell that closes some of its standard streams."""
+    command = shlex.join([*support_daemon.COMMAND, *map(str, arguments)])
+    return subprocess.run(
+        ["sh", "-c", f"{command} {closed}"],
+        env=support_daemon.environment(home),
+        cwd=support_daemon.REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=support_daemon.PATIENCE_SECONDS,
+    )
+
+
+def test_it_serves_although_its_standard_streams_are_closed(model, tone, tmp_path):
+    database = tmp_path / "heard.db"
+    arguments = ("--source", tone, "--model", model, "--fast", "--port", "0")
+    done = run_closing("<&- >&- 2>&-", tmp_path, *arguments, "--history", database)
+    assert done.returncode == 0
+    assert "high" in support_daemon.run(tmp_path, "history", database, "--csv").stdout
+
+
+def test_a_complaint_does_not_go_to_the_output_because_standard_error_is_closed(tmp_path):
+    done = run_closing("2>&-", tmp_path, "--source", tmp_path / "nowhere.wav", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_closed_standard_input_has_ended(model, tmp_path):
+    raw = ("--source", "-", "--rate", "8000", "--channels", "1", "--model", model)
+    done = run_closing("<&-", tmp_path, *raw, *FAST_JSON)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_raw_samples_are_read_from_standard_input(model, tmp_path):

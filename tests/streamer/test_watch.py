@@ -3,6 +3,8 @@ import contextlib
 import json
 import os
 import pty
+import shlex
+import signal
 import subprocess
 import sys
 
@@ -196,6 +198,22 @@ def test_what_is_no_genre_stream_is_said_to_be_none(answer, scheme, said):
                 assert await line(watcher.stderr) == (
                     f"genre-stream: {scheme}://127.0.0.1:{port}/: {said}; trying again in 1 s"
                 )
+
+    within_patience(scenario())
+
+
+def test_it_watches_although_its_output_is_closed():
+    async def scenario():
+        async with running_server() as (hub, server):
+            command = shlex.join([*COMMAND, "watch", server.url])
+            watcher = await asyncio.create_subprocess_shell(
+                f"exec {command} >&-", stderr=asyncio.subprocess.PIPE
+            )
+            await until(lambda: list(hub.outboxes))
+            hub.publish(prediction(1))
+            watcher.send_signal(signal.SIGINT)
+            assert await watcher.wait() == 130
+            assert await watcher.stderr.read() == b""
 
     within_patience(scenario())
 
