@@ -6,8 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
-
 
 def complain(sentence: str) -> None:
     """Say in one line on standard error what is wrong, with which value, and what to do."""
@@ -35,6 +33,9 @@ def open_closed_streams() -> None:
     Else there is no such stream for Python, and the next file or socket takes its descriptor:
     what a library complains of on standard error would be written into it.
     """
-    for name, mode in STREAMS:
+    if sys.stdin is None:
+        # It stays None for whoever wants to hear it, who is told.
+        os.open(os.devnull, os.O_RDONLY)
+    for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
