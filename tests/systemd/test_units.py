@@ -46,6 +46,25 @@ def test_systemd_finds_nothing_to_complain_of(installed):
 
 
 @needs_systemd
+def test_the_drop_in_for_a_late_device_takes_the_status_back_that_is_not_tried_again(installed):
+    readme = (REPOSITORY / "systemd" / "README.md").read_text()
+    command = readme.partition("<!-- late device -->")[2].partition("<!-- end -->")[0]
+    _, where, text = re.split(
+        r" /etc/systemd/system/(\S+) <<'END'\n", command.partition("\nEND")[0]
+    )
+    (installed / where).parent.mkdir()
+    (installed / where).write_text(text)
+    result = subprocess.run(
+        ["systemd-analyze", "verify", installed / "genre-stream.service"],
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert settings("RestartPreventExitStatus") == ["2"]
+    assert text == "[Service]\nRestartPreventExitStatus="
+
+
+@needs_systemd
 def test_systemd_finds_nothing_to_complain_of_in_the_users_unit(tmp_path):
     program = Path(sys.executable).parent / "genre-stream"
     files = install_service.unit_files(program, user=True, systemd_version=0)
