@@ -83,7 +83,7 @@ class FitSettings:
     background_share: float = 0.1
     """Share of an epoch's windows that are such sounds, above 0 and under 1."""
     epochs: int = 40
-    """Passes over the training tracks with the whole network."""
+    """Passes over the training tracks with the whole network; 0 keeps the best of the head's."""
     head_epochs: int = 1
     """Passes before them in which only the new layer learns."""
     batch: int = 16
@@ -112,7 +112,8 @@ class FitSettings:
     """Keep the statistics, scales and offsets of the batch norms as they came: steps cost less, and
     no window depends on the others of its batch."""
     patience: int = 0
-    """Epochs without a better validation after which it stops; 0 never stops early."""
+    """Epochs of the whole network without a better validation after which it stops; 0 never stops
+    early."""
     keep: str = "best"
     """Whose averaged weights are kept: of the epoch that is `best` by validation, or of the `last`,
     which no chance of a validation list chose."""
@@ -122,6 +123,11 @@ class FitSettings:
     """Also write logs for TensorBoard."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """How strongly windows are varied."""
+
+    @property
+    def unjudged_epochs(self) -> int:
+        """Epochs at the begin whose networks are never kept: the head's, if others follow."""
+        return self.head_epochs if self.epochs else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON's types."""
@@ -176,13 +182,25 @@ class Validation:
 
 
 @dataclass(slots=True)
-class _Progress:
+class Progress:
     """Where a run stands, as its checkpoint keeps it."""
 
     epoch: int = 0
+    """Epochs that are done."""
     best: Validation | None = None
     best_epoch: int = 0
+    """The epoch whose network is kept, counted from 1; 0 while there is none."""
     seconds: float = 0.0
+    """Time spent in training steps."""
+
+    def gave_up(self, settings: FitSettings) -> bool:
+        """Tell whether validation has not got better for as long as patience lasts."""
+        waited = self.epoch - max(self.best_epoch, settings.unjudged_epochs)
+        return 0 < settings.patience <= waited
+
+    def finished(self, settings: FitSettings) -> bool:
+        """Tell whether no epoch is left to train."""
+        return self.epoch >= settings.head_epochs + settings.epochs or self.gave_up(settings)
 
 
 def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
@@ -337,7 +355,7 @@ class _Training:
         )
         self.average = keras.callbacks.SwapEMAWeights()
         self.average.set_model(self.network)
-        self.progress = _Progress()
+        self.progress = Progress()
         self.interruption = Interruption()
         self.compiled = ""
 
@@ -365,7 +383,8 @@ class _Training:
         self._restore()
         self._write_facts()
         board = self._tensorboard()
-        for epoch in range(self.progress.epoch, settings.head_epochs + settings.epochs):
+        while not self.progress.finished(settings):
+            epoch = self.progress.epoch
             if self._phase(epoch) != self.compiled:
                 self._compile(epoch)
             row = self._train_epoch(epoch)
@@ -386,9 +405,8 @@ class _Training:
                     if isinstance(value, float):
                         board.add_scalar(name, value, step=epoch + 1)
                 board.flush()
-            if settings.patience and epoch + 1 - self.progress.best_epoch >= settings.patience:
-                self.console.print(f"no better validation for {settings.patience} epochs: stopping")
-                break
+        if self.progress.gave_up(settings):
+            self.console.print(f"no better validation for {settings.patience} epochs: stopping")
         if board is not None:
             board.close()
         self._write_facts()
@@ -505,7 +523,7 @@ class _Training:
         validation = self._judge()
         genres = len({song.label for song in self.train_songs})
         better = self.settings.keep == "last" or validation.better_than(self.progress.best, genres)
-        if better and self._phase(epoch) == "whole":
+        if better and epoch >= self.settings.unjudged_epochs:
             self.progress.best, self.progress.best_epoch = validation, epoch + 1
             self._save_network()
         self.average.on_test_end()
@@ -571,7 +589,7 @@ class _Training:
             return
         fields = json.loads(state.read_text())
         best = fields.pop("best")
-        self.progress = _Progress(**fields, best=None if best is None else Validation(**best))
+        self.progress = Progress(**fields, best=None if best is None else Validation(**best))
         last = self.progress.epoch - 1
         self._compile(last)
         self.network.load_weights(folder / f"epoch-{last + 1:04d}.weights.h5")
@@ -650,7 +668,7 @@ class _Training:
             },
             "learnt_before": sorted(self.learnt_before),
             "settings": settings.to_dict(),
-            "finished": self.progress.epoch >= settings.head_epochs + settings.epochs,
+            "finished": self.progress.finished(settings),
             "train_seconds": self.progress.seconds,
         }
         facts.setdefault("temperature", 1.0)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,15 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def head(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run of the new layer alone, which learns nothing, until patience ended it."""
+    out = tmp_path_factory.mktemp("runs") / "head"
+    options = "--epochs 0 --head-epochs 9 --keep best --patience 1 --head-learning-rate 0"
+    assert fit_here([*fit_command(data, out), *options.split(), "--averaging", "0"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
 def continued(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the same run, killed after its first epoch and continued."""
     out = tmp_path_factory.mktemp("runs") / "continued"
@@ -115,6 +125,29 @@ def test_other_sounds_count_as_one_more_genre_where_the_network_to_keep_is_chose
     # As often right: the surer one. Without other sounds: the songs alone.
     assert Validation(0.7, 0.9, 0.9).better_than(Validation(0.7, 1.0, 0.9), genres=10)
     assert Validation(0.7, 1.0, None).better_than(Validation(0.69, 0.9, None), genres=10)
+
+
+def test_patience_begins_with_the_whole_network_and_ends_the_run() -> None:
+    from trainer.fit import FitSettings, Progress
+
+    settings = FitSettings(Path("data"), Path("out"), head_epochs=3, epochs=9, patience=2)
+    for epoch, best_epoch, gave_up in ((3, 0, False), (4, 4, False), (5, 4, False), (6, 4, True)):
+        progress = Progress(epoch=epoch, best_epoch=best_epoch)
+        assert (progress.gave_up(settings), progress.finished(settings)) == (gave_up, gave_up)
+    assert Progress(epoch=12, best_epoch=11).finished(settings)
+    assert not Progress(epoch=11, best_epoch=11).finished(settings)
+
+
+def test_of_a_head_alone_the_best_network_is_kept_and_what_patience_ended_stays_ended(
+    head: Path, tmp_path: Path
+) -> None:
+    assert (head / "model.keras").is_file()
+    assert [row["phase"] for row in history(head)] == ["head", "head"]
+    facts = json.loads((head / "run.json").read_text())
+    assert (facts["finished"], facts["metrics"]["fit"]["epoch"]) == (True, 1)
+    out = shutil.copytree(head, tmp_path / "run")
+    assert fit_here([*TRAIN, "fit", "--resume", str(out)]) == 0
+    assert len(history(out)) == 2
 
 
 def test_the_rate_falls_from_its_highest_along_a_cosine_to_a_hundredth(whole: Path) -> None:
