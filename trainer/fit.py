@@ -7,8 +7,8 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,16 @@ from trainer.dataset import (
     load_background,
     load_songs,
 )
-from trainer.gtzan import DatasetError, Split, check_genres, find_tracks, split_tracks
+from trainer.gtzan import (
+    SETS,
+    DatasetError,
+    Split,
+    Track,
+    check_genres,
+    find_background,
+    find_tracks,
+    split_tracks,
+)
 from trainer.interruption import Interruption
 from trainer.network import (
     BACKBONE,
@@ -248,22 +257,27 @@ def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
             "another folder"
         )
     make_run_folder(settings.out)
-    return _Training(settings, console).run()
+    return _Training(replace(settings, split=_resolved(settings.split)), console).run()
 
 
 def resume(out: Path, *, console: Console | None = None) -> Path:
     """Continue an interrupted run with its own settings; see `fit`."""
     try:
-        facts = json.loads((out / "run.json").read_text())
+        facts = read_facts(out)
         if "averaged" in facts:
             raise RunError(
                 f"--resume {out}: an average has no epochs to continue; start a run from it with "
                 f"--weights {out}"
             )
-        settings = dataclasses.replace(FitSettings.from_dict(facts["settings"]), out=out)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        settings = replace(FitSettings.from_dict(facts["settings"]), out=out)
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"--resume {out}: no run to continue (no readable run.json)") from error
-    return _Training(settings, console).run()
+    return _Training(settings, console, facts).run()
+
+
+def _resolved(split: Sequence[str]) -> tuple[str, ...]:
+    """Return `--split` with files by their whole path: the run may be continued from elsewhere."""
+    return tuple(str(Path(part).resolve()) if Path(part).is_file() else part for part in split)
 
 
 def learnt_before(settings: FitSettings) -> set[str]:
@@ -301,36 +315,27 @@ def make_run_folder(out: Path) -> None:
 class _Training:
     """One run from its settings to its best network."""
 
-    def __init__(self, settings: FitSettings, console: Console | None) -> None:
+    def __init__(
+        self,
+        settings: FitSettings,
+        console: Console | None,
+        earlier: Mapping[str, Any] | None = None,
+    ) -> None:
         self.settings = settings
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         keras.utils.set_random_seed(settings.seed)
         keras.config.set_dtype_policy(settings.precision)
         self.spec = read_spec(settings.data)
         self.frames = self.spec.frames_in(settings.window_seconds)
-        tracks, skipped = find_tracks(settings.data)
-        check_genres(tracks, skipped)
-        self.split = split_tracks(
-            tracks,
-            settings.split,
-            seed=settings.seed,
-            exclude_faults=settings.exclude_faults,
-        )
-        if not self.split.train or not self.split.valid:
-            raise DatasetError(
-                f"{settings.data}: the split {self.split.name} leaves "
-                f"{len(self.split.train)} tracks to train on and {len(self.split.valid)} to "
-                "validate on; both need some"
-            )
         self.learnt_before = learnt_before(settings)
-        self._say_what_leaks()
-        self.labels = labels_of(tracks, settings.background is not None)
-        self.train_songs = load_songs(self.split.train, self.labels)
-        self.valid_songs = load_songs(self.split.valid, self.labels)
-        self.background: tuple[list[Song], list[Song]] = ([], [])
         if settings.background:
             self._check_background_grid(settings.background)
-            self.background = load_background(settings.background, self.labels.index(NOT_MUSIC))
+        if earlier is None:
+            self._divide()
+        else:
+            self._divide_as(earlier)
+        self.train_songs = load_songs(self.split.train, self.labels)
+        self.valid_songs = load_songs(self.split.valid, self.labels)
         self.windows = TrainingWindows(
             self.train_songs,
             self.background[0],
@@ -358,6 +363,55 @@ class _Training:
         self.progress = Progress()
         self.interruption = Interruption()
         self.compiled = ""
+
+    def _divide(self) -> None:
+        """Decide which tracks and sounds are learnt from and which are held back."""
+        settings = self.settings
+        tracks, skipped = find_tracks(settings.data)
+        check_genres(tracks, skipped)
+        self.split = split_tracks(
+            tracks,
+            settings.split,
+            seed=settings.seed,
+            exclude_faults=settings.exclude_faults,
+        )
+        if not self.split.train or not self.split.valid:
+            raise DatasetError(
+                f"{settings.data}: the split {self.split.name} leaves "
+                f"{len(self.split.train)} tracks to train on and {len(self.split.valid)} to "
+                "validate on; both need some"
+            )
+        self._say_what_leaks()
+        self.labels = labels_of(tracks, settings.background is not None)
+        self.background: tuple[list[Song], list[Song]] = ([], [])
+        if settings.background:
+            self.background = load_background(settings.background, self.labels.index(NOT_MUSIC))
+
+    def _divide_as(self, earlier: Mapping[str, Any]) -> None:
+        """Go on with the tracks and sounds that a run began with, whatever came to its folders."""
+        settings, split, sounds = self.settings, earlier["split"], earlier["background"]
+        tracks, _ = find_tracks(settings.data)
+        train, valid, test = (_named(tracks, split[name], settings.data) for name in SETS)
+        self.split = Split(
+            train,
+            valid,
+            test,
+            name=split["name"],
+            protocol=split["protocol"],
+            missing=list(split["missing"]),
+            notes=list(split["notes"]),
+        )
+        self.labels = list(earlier["labels"])
+        self.background = ([], [])
+        if settings.background:
+            clips, _ = find_background(settings.background)
+            heard, unheard = (
+                _named(clips, sounds[name], settings.background) for name in ("train", "valid")
+            )
+            self.background = (self._sounds(heard), self._sounds(unheard))
+
+    def _sounds(self, clips: Sequence[Track]) -> list[Song]:
+        return load_songs([replace(clip, genre=NOT_MUSIC) for clip in clips], self.labels)
 
     def _say_what_leaks(self) -> None:
         """Note which tracks to judge on the network knows from the run that it starts from."""
@@ -684,6 +738,24 @@ class _Training:
 def _first_frames(spec: SpectrogramSpec, input_scale: float) -> int:
     """Return the columns of about 3 s, and no fewer than InceptionV3's 75 pixels need."""
     return max(spec.frames_in(FIRST_SECONDS), math.ceil(75 / input_scale))
+
+
+def _named(tracks: Sequence[Track], names: Sequence[str], folder: Path) -> list[Track]:
+    """Return the tracks that a run began with.
+
+    Raises
+    ------
+    RunError
+        If some are gone.
+    """
+    by_name = {track.name: track for track in tracks}
+    if gone := [name for name in names if name not in by_name]:
+        more = ", ..." if len(gone) > 3 else ""
+        raise RunError(
+            f"{len(gone)} of the tracks that this run began with are not in {folder} any more "
+            f"({', '.join(gone[:3])}{more}): put them back or start a new run"
+        )
+    return [by_name[name] for name in names]
 
 
 def _split_facts(split: Split) -> dict[str, Any]:

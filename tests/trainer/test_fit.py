@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from support_pictures import write_pictures
 
+from trainer.run_folder import write_json
+
 TRAIN = [sys.executable, "-m", "trainer.cli"]
 LATEST = 600
 """Seconds after which a training that should have reached a point counts as stuck."""
@@ -148,6 +150,46 @@ def test_of_a_head_alone_the_best_network_is_kept_and_what_patience_ended_stays_
     out = shutil.copytree(head, tmp_path / "run")
     assert fit_here([*TRAIN, "fit", "--resume", str(out)]) == 0
     assert len(history(out)) == 2
+
+
+@pytest.fixture
+def moved(data: Path, head: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Return copies of the head's run and of its data, to be changed."""
+    pictures = shutil.copytree(data, tmp_path / "pictures")
+    out = shutil.copytree(head, tmp_path / "run")
+    facts = json.loads((out / "run.json").read_text())
+    facts["settings"] |= {"data": str(pictures), "patience": 0, "head_epochs": 2}
+    write_json(out / "run.json", facts)
+    return pictures, out
+
+
+def test_a_continued_run_keeps_its_division_whatever_came_to_its_data(
+    moved: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pictures, out = moved
+    before = json.loads((out / "run.json").read_text())
+    for name in ("rows/rows.00000a", "steps/steps.00000a", "waves/waves.00000"):
+        path = pictures / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(pictures / "rows" / "rows.00000.png", path)
+    assert fit_here([*TRAIN, "fit", "--resume", str(out)]) == 0
+    after = json.loads((out / "run.json").read_text())
+    assert (after["split"], after["labels"]) == (before["split"], before["labels"])
+
+
+def test_a_run_whose_tracks_are_gone_is_not_continued(
+    moved: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures, out = moved
+    before = (out / "run.json").read_bytes()
+    name = json.loads(before)["split"]["train"][0]
+    (pictures / "rows" / f"{name}.png").unlink()
+    assert fit_here([*TRAIN, "fit", "--resume", str(out)]) == 2
+    assert capsys.readouterr().err == (
+        f"genre-train: 1 of the tracks that this run began with are not in {pictures} any more "
+        f"({name}): put them back or start a new run\n"
+    )
+    assert (out / "run.json").read_bytes() == before
 
 
 def test_the_rate_falls_from_its_highest_along_a_cosine_to_a_hundredth(whole: Path) -> None:
