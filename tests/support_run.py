@@ -40,7 +40,18 @@ FACTS: dict[str, Any] = {
     "decision": {"smoothing": "ema"},
     "seed": 7,
     "settings": {"data": "/home/somebody/noise"},
-    "split": {"name": "lists", "protocol": "by hand", "train": [], "valid": [], "test": []},
+    "split": {
+        "name": "lists",
+        "protocol": "by hand",
+        "notes": [],
+        "missing": [],
+        "train": [],
+        "valid": [],
+        "test": [],
+    },
+    "background": {"train": [], "valid": []},
+    "command": "genre-train fit",
+    "train_seconds": 60.0,
     "metrics": {"valid": {"accuracy": 0.1}},
 }
 

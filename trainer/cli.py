@@ -454,6 +454,7 @@ def _run_stream_test(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     _say_skipped([*sets.skipped, *test.programme.skipped])
+    _say_notes(sets.notes)
     _say(as_text(test.result, judged, sets.protocol))
     if options.tune:
         test = tuned(test, candidate.contract, options.right_of_claimed)
@@ -476,6 +477,7 @@ def _run_robustness(options: argparse.Namespace) -> int:
     candidate = _load(path)
     sets = _sets(candidate, options)
     _say_skipped(sets.skipped)
+    _say_notes(sets.notes)
     tracks = sets.music.get(judged)
     if not tracks:
         _wrong(f"--set {judged}: none of its tracks is in the data folder")
@@ -701,6 +703,11 @@ def _say_skipped_pictures(folder: Path, *, background: bool) -> None:
     from trainer.gtzan import find_background, find_tracks
 
     _say_skipped((find_background if background else find_tracks)(folder)[1])
+
+
+def _say_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        _say(f"note: {note}")
 
 
 def _wrong(message: str) -> NoReturn:

@@ -61,7 +61,8 @@ def judged_sets(
     data : Path, optional
         Folder of audio or pictures; by default the one that a run was trained on.
     background : Path, optional
-        The same with sounds that are not music.
+        The same with sounds that are not music. Of a folder that is named here, a run hears all
+        that it was not trained on, with every list.
     split, seed
         For a model file, as `split_tracks` takes them; `["all"]` is one set of everything.
 
@@ -70,6 +71,7 @@ def judged_sets(
     DatasetError
         If a folder is missing or cannot be used.
     """
+    own_background = background is None
     facts = candidate.facts if isinstance(candidate, RunClassifier) else None
     if facts:
         settings = facts["settings"]
@@ -92,7 +94,9 @@ def judged_sets(
         notes, protocol = list(chosen.notes), chosen.protocol
     if not any(music.values()):
         raise DatasetError(f"none of the tracks of the valid and test lists is in {data}")
-    clips, lost = _background_sets(candidate, background, facts)
+    clips, lost = _background_sets(candidate, background, facts, own_background)
+    if background is not None and not any(clips.values()):
+        notes.append(_why_unheard(candidate, background))
     return JudgedSets(music, clips, protocol, notes, [*skipped, *lost])
 
 
@@ -110,21 +114,36 @@ def _sets_of_run(
 
 
 def _background_sets(
-    candidate: Classifier, folder: Path | None, facts: Mapping[str, Any] | None
+    candidate: Classifier, folder: Path | None, facts: Mapping[str, Any] | None, own: bool
 ) -> tuple[dict[str, list[Track]], list[Skipped]]:
-    """Return the clips to judge on: those held back from training, and all as the set `all`."""
+    """Return the clips to judge on: those held back from training, and all as the set `all`.
+
+    From its `own` folder a run hears what it was validated on; from one that is named, all that it
+    was not trained on.
+    """
     label = candidate.contract.not_music
     if folder is None or label is None:
         return {}, []
     if is_picture_folder(folder):
         check_grid(folder, candidate.contract.spectrogram)
     clips, skipped = find_background(folder)
-    if facts:
+    if facts and own:
         names = set(facts["background"]["valid"])
         sets = {"valid": [clip for clip in clips if clip.name in names]}
+    elif facts:
+        # It may be the audio of the run's own pictures, with clips of the same names.
+        heard = set(facts["background"]["train"])
+        unheard = [clip for clip in clips if clip.name not in heard]
+        sets = dict.fromkeys(JUDGED, unheard)
     else:
         _, held_back = divide_background(clips)
         sets = {"all": clips, **dict.fromkeys(JUDGED, held_back)}
     return {
         name: [replace(clip, genre=label) for clip in own] for name, own in sets.items()
     }, skipped
+
+
+def _why_unheard(candidate: Classifier, folder: Path) -> str:
+    if candidate.contract.not_music is None:
+        return f"no sound of {folder} is used: the model has no label for what is not music"
+    return f"no sound of {folder} is used: none of them was held back from training"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from support_model import band_noise, make_model
+from support_run import FACTS, tiny_network, write_run
 from support_songs import write_audio, write_songs
 
 from streamer.model import Classifier
@@ -24,7 +26,7 @@ from trainer.evaluate import (
     summary,
     write_evaluation,
 )
-from trainer.gtzan import DatasetError, Track, find_tracks
+from trainer.gtzan import DatasetError, Track, find_background, find_tracks
 from trainer.pictures import prepare, prepare_background
 from trainer.sets import judged_sets
 
@@ -126,6 +128,46 @@ def test_a_model_file_is_judged_on_the_sounds_that_every_training_holds_back(
                 song.name for song in held_back
             ]
             assert {clip.genre for clip in judged.background[name]} == {model.contract.not_music}
+
+
+def test_a_run_is_judged_on_the_sounds_of_a_named_folder_that_it_was_not_trained_on(
+    songs: Path, sounds: Path, tmp_path: Path
+) -> None:
+    names = [clip.name for clip in find_background(sounds)[0]]
+    music = {name: [f"low.{number:05}"] for number, name in enumerate(("train", "valid", "test"))}
+    facts = {
+        "labels": ["low", "not_music"],
+        "not_music": "not_music",
+        "split": {**FACTS["split"], **music},
+        "background": {"train": names[:1], "valid": names[1:2]},
+        "settings": {"data": str(songs), "background": str(sounds)},
+    }
+    run = write_run(tmp_path / "run", tiny_network(2), **facts)
+    candidate = load_candidate(run)
+    own = judged_sets(candidate).background
+    assert {name: [clip.name for clip in clips] for name, clips in own.items()} == {
+        "valid": names[1:2]
+    }
+    named = judged_sets(candidate, background=sounds)
+    for name in ("valid", "test"):
+        assert [clip.name for clip in named.background[name]] == names[1:]
+    assert not named.notes
+    heard = tmp_path / "heard"
+    shutil.copytree(sounds, heard)
+    for clip in find_background(heard)[0][1:]:
+        clip.path.unlink()
+    assert judged_sets(candidate, background=heard).notes == [
+        f"no sound of {heard} is used: none of them was held back from training"
+    ]
+
+
+def test_a_model_without_a_label_for_other_sounds_says_that_it_hears_none(
+    songs: Path, sounds: Path, tmp_path: Path
+) -> None:
+    deaf = load_candidate(make_model(tmp_path / "a.onnx"))
+    assert judged_sets(deaf, data=songs, background=sounds, split=["all"]).notes == [
+        f"no sound of {sounds} is used: the model has no label for what is not music"
+    ]
 
 
 def test_the_most_confident_mistakes_come_first(model: Classifier, songs: Path) -> None:
