@@ -42,12 +42,20 @@ from trainer.interruption import Interruption
 from trainer.network import (
     BACKBONE,
     build_image_network,
+    bytes_of,
     earlier_run,
     save_image_network,
     with_preprocessing,
 )
 from trainer.pictures import read_spec
-from trainer.run_folder import leak_notes, learnt_tracks, provenance, read_facts, write_json
+from trainer.run_folder import (
+    leak_notes,
+    learnt_tracks,
+    provenance,
+    read_facts,
+    replacing,
+    write_json,
+)
 
 VALID_WINDOWS = 2
 """Windows of each validation track that are looked at after an epoch."""
@@ -627,7 +635,9 @@ class _Training:
         self.progress.epoch = epoch + 1
         folder = self.settings.out / "checkpoints"
         weights = folder / f"epoch-{epoch + 1:04d}.weights.h5"
-        self.network.save_weights(weights, overwrite=True)
+        kept = [*self.network.variables, *self.network.optimizer.variables]
+        with replacing(weights, bytes_of(kept)) as partial:
+            self.network.save_weights(partial, overwrite=True)
         write_json(self._state_path(), dataclasses.asdict(self.progress))
         for old in folder.glob("*.weights.h5"):
             if old != weights:

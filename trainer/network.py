@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,20 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+import numpy as np
 
 from streamer.spectrogram import SpectrogramSpec
+from trainer.run_folder import replacing
 
 IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 """The file Keras downloads for `weights="imagenet"` without the classification top."""
 
 BACKBONE = "inception_v3"
 """Name of the layer in `model.keras` that holds the pretrained part."""
+
+
+FILE_BYTES_PER_VARIABLE = 6000
+"""Room for the name and place of a variable in a file of Keras."""
 
 
 class NetworkError(Exception):
@@ -191,10 +198,22 @@ def with_preprocessing(
 
 
 def save_image_network(image_network: keras.Model, run: Path) -> None:
-    """Write the network of a run so that a reader sees all of it or the one before."""
-    partial = run / "partial.keras"
-    image_network.save(partial)
-    partial.replace(run / "model.keras")
+    """Write the network of a run so that a reader sees all of it or the one before.
+
+    Raises
+    ------
+    OSError
+        If there is no room for it; the message is one line.
+    """
+    with replacing(run / "model.keras", bytes_of(image_network.variables)) as partial:
+        image_network.save(partial)
+
+
+def bytes_of(variables: Iterable[Any]) -> int:
+    """Return what variables take in a file, with some room for what surrounds them."""
+    variables = list(variables)
+    values = sum(math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in variables)
+    return int(values) + FILE_BYTES_PER_VARIABLE * len(variables)
 
 
 def load_image_network(run: Path) -> tuple[keras.Model, dict[str, Any]]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 from support_run import FACTS, tiny_network, write_run
 
 from trainer.cli import main
+from trainer.run_folder import replacing, write_json
 
 
 def split(train: list[str], valid: list[str]) -> dict[str, Any]:
@@ -120,3 +125,49 @@ def test_an_average_has_nothing_to_resume(
         f"with --weights {out}\n"
     )
     assert (out / "run.json").read_bytes() == before
+
+
+def test_a_file_for_which_there_is_no_room_is_not_begun_and_the_one_before_stays(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "model.keras"
+    path.write_text("before")
+    free = shutil.disk_usage(tmp_path).free
+    with (
+        pytest.raises(
+            OSError, match=r"model.keras: .* MB are needed and .* MB are free: make room"
+        ),
+        replacing(path, 2 * free),
+    ):
+        pytest.fail("it was begun")
+    assert path.read_text() == "before"
+
+
+@contextlib.contextmanager
+def files_of_a_kilobyte() -> Iterator[None]:
+    """Let no file grow further, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_cannot_be_written_whole_leaves_what_was_there_before(tmp_path: Path) -> None:
+    from trainer.network import save_image_network
+
+    network = tiny_network()
+    for name, write in (
+        ("model.keras", lambda: save_image_network(network, tmp_path)),
+        ("metrics.json", lambda: write_json(tmp_path / "metrics.json", list(range(1000)))),
+    ):
+        (tmp_path / name).write_text("before")
+        with (
+            pytest.raises(OSError, match=r"cannot be written \(.*\); .* is kept$") as caught,
+            files_of_a_kilobyte(),
+        ):
+            write()
+        assert "\n" not in str(caught.value)
+        assert (tmp_path / name).read_text() == "before"
+    assert {path.name for path in tmp_path.iterdir()} == {"model.keras", "metrics.json"}
