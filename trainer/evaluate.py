@@ -7,7 +7,6 @@ and referenced to its own loudest cell, as the daemon's windows are.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +34,7 @@ from trainer.measures import (
     top_k_accuracy,
 )
 from trainer.pictures import progress_bar, read_picture
+from trainer.run_folder import write_json, write_table
 
 BATCH = 16
 """Crops classified at once."""
@@ -393,24 +393,21 @@ def to_dict(evaluation: Evaluation) -> dict[str, Any]:
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write `metrics.json` and the tables as CSV into a folder, made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(to_dict(evaluation), indent=2) + "\n")
+    write_json(folder / "metrics.json", to_dict(evaluation))
     labels = list(evaluation.labels)
     for name, result in evaluation.sets.items():
-        evaluation.track_tables[name].to_csv(folder / f"tracks_{name}.csv", index=False)
-        pd.DataFrame([dataclasses.asdict(genre) for genre in result.genres]).to_csv(
-            folder / f"genres_{name}.csv", index=False
-        )
-        pd.DataFrame(result.confusion, index=labels, columns=labels).rename_axis("true").to_csv(
-            folder / f"confusion_{name}.csv"
-        )
+        write_table(folder / f"tracks_{name}.csv", evaluation.track_tables[name])
+        genres = pd.DataFrame([dataclasses.asdict(genre) for genre in result.genres])
+        write_table(folder / f"genres_{name}.csv", genres)
+        matrix = pd.DataFrame(result.confusion, index=labels, columns=labels).rename_axis("true")
+        write_table(folder / f"confusion_{name}.csv", matrix, index=True)
         bins = {"before": result.reliability_before, "after": result.reliability_after}
-        pd.DataFrame(
-            [
-                {"temperature": when, **dataclasses.asdict(bin_)}
-                for when, own in bins.items()
-                for bin_ in own
-            ]
-        ).to_csv(folder / f"reliability_{name}.csv", index=False)
+        rows = [
+            {"temperature": when, **dataclasses.asdict(bin_)}
+            for when, own in bins.items()
+            for bin_ in own
+        ]
+        write_table(folder / f"reliability_{name}.csv", pd.DataFrame(rows))
 
 
 def as_text(evaluation: Evaluation) -> str:

@@ -6,10 +6,11 @@ The page states the split and its protocol beside every accuracy.
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from trainer import figures
 from trainer.augment import Augmentation, vary
 from trainer.gtzan import DatasetError, Skipped, Track, find_background, find_tracks
 from trainer.pictures import read_picture
-from trainer.run_folder import read_facts
+from trainer.run_folder import read_facts, write_file, write_table
 
 EXAMPLES = 3
 """Tracks whose spectrograms are shown."""
@@ -85,7 +86,7 @@ def write_report(run: Path) -> Path:
     Raises
     ------
     DatasetError
-        If the folder holds no run.
+        If the folder holds no run or what an evaluation wrote there is damaged.
     """
     facts = read_facts(run)
     folder = run / "report"
@@ -107,15 +108,30 @@ def write_report(run: Path) -> Path:
         _how_it_was_made(facts),
     ]
     page = folder / "index.html"
-    page.write_text(_page(f"genre-train: {run.resolve().name}", sections), encoding="utf-8")
+    write_file(page, _page(f"genre-train: {run.resolve().name}", sections))
     return page
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    with _readable(path):
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
+
+
+def _read_table(path: Path, index: int | None = None) -> pd.DataFrame:
+    with _readable(path):
+        return pd.read_csv(path, index_col=index)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say in one line that a file which an evaluation wrote cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} is damaged or gone: evaluate again, or delete it") from error
 
 
 def _tracks_of(facts: Mapping[str, Any]) -> tuple[list[Track], list[Skipped]]:
@@ -140,9 +156,11 @@ class _Book:
         self, name: str, figure: Figure, caption: str, numbers: pd.DataFrame | None = None
     ) -> str:
         """Return `<figure>` with the drawing inside."""
-        figure.savefig(self._folder / f"{name}.png", dpi=160)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=160)
+        write_file(self._folder / f"{name}.png", picture.getvalue())
         if numbers is not None:
-            numbers.to_csv(self._folder / f"{name}.csv")
+            write_table(self._folder / f"{name}.csv", numbers, index=True)
         drawing = io.BytesIO()
         figure.savefig(drawing, format="svg", metadata={"Date": None})
         data = base64.b64encode(drawing.getvalue()).decode()
@@ -227,7 +245,7 @@ def _learning(run: Path, book: _Book) -> str:
     path = run / "history.csv"
     if not path.is_file():
         return ""
-    history = pd.read_csv(path)
+    history = _read_table(path)
     drawing = book.add(
         "learning_curves",
         figures.learning_curves(history),
@@ -240,8 +258,8 @@ def _learning(run: Path, book: _Book) -> str:
 
 def _set_section(run: Path, name: str, evaluation: Mapping[str, Any], book: _Book) -> str:
     result = evaluation["sets"][name]
-    matrix = pd.read_csv(run / "evaluation" / f"confusion_{name}.csv", index_col=0)
-    bins = pd.read_csv(run / "evaluation" / f"reliability_{name}.csv")
+    matrix = _read_table(run / "evaluation" / f"confusion_{name}.csv", index=0)
+    bins = _read_table(run / "evaluation" / f"reliability_{name}.csv")
     genres = pd.DataFrame(result["genres"])
     drawings = (
         book.add(
@@ -308,8 +326,8 @@ def _stream_section(
     run: Path, stream: Mapping[str, Any], facts: Mapping[str, Any], book: _Book
 ) -> str:
     name, result = stream["set"], stream["result"]
-    programme = pd.read_csv(run / "evaluation" / f"stream_{name}_programme.csv")
-    decisions = pd.read_csv(run / "evaluation" / f"stream_{name}_decisions.csv")
+    programme = _read_table(run / "evaluation" / f"stream_{name}_programme.csv")
+    decisions = _read_table(run / "evaluation" / f"stream_{name}_decisions.csv")
     after = pd.DataFrame(
         {"seconds": list(result["accuracy_after"]), "right": result["accuracy_after"].values()}
     )

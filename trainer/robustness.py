@@ -7,7 +7,6 @@ Everything here changes samples, not pictures, so that a model that was trained 
 from __future__ import annotations
 
 import io
-import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from streamer.spectrogram import Columns, Samples, SpectrogramSpec, log_mel
 from trainer.audio import AudioError, decode_with_ffmpeg, read_audio
 from trainer.evaluate import judge, score
 from trainer.gtzan import DatasetError, Track
+from trainer.run_folder import write_json, write_table
 
 Random = np.random.Generator
 Change = Callable[[Samples, int, Random], Samples]
@@ -319,6 +319,6 @@ def write_robustness(
     """Write the table as CSV and JSON into a folder, made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [asdict(result) for result in results]
-    pd.DataFrame(rows).to_csv(folder / f"robustness_{set_name}.csv", index=False)
+    write_table(folder / f"robustness_{set_name}.csv", pd.DataFrame(rows))
     found = {"set": set_name, "protocol": protocol, "ways": rows}
-    (folder / f"robustness_{set_name}.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_json(folder / f"robustness_{set_name}.json", found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from trainer.gtzan import DatasetError
 from trainer.measures import calibration_error
 from trainer.pictures import progress_bar
 from trainer.programme import Item, Programme, make_programme, play
+from trainer.run_folder import write_json, write_table
 from trainer.sets import JudgedSets
 
 HEARD_SECONDS = (1, 3, 5, 10, 30)
@@ -472,19 +472,17 @@ def write_stream_test(test: StreamTest, folder: Path, name: str, sets: JudgedSet
         "settings": test.settings,
         "result": dataclasses.asdict(test.result),
     }
-    (folder / f"stream_{name}.json").write_text(json.dumps(content, indent=2) + "\n")
-    pd.DataFrame([dataclasses.asdict(item) for item in test.programme.items]).to_csv(
-        folder / f"stream_{name}_programme.csv", index=False
-    )
-    pd.DataFrame(
-        [
-            {
-                "position": decision.position,
-                "hop_seconds": decision.hop_seconds,
-                "state": decision.state,
-                "genre": decision.genre,
-                "confidence": decision.confidence,
-            }
-            for decision in test.decisions
-        ]
-    ).to_csv(folder / f"stream_{name}_decisions.csv", index=False)
+    write_json(folder / f"stream_{name}.json", content)
+    items = [dataclasses.asdict(item) for item in test.programme.items]
+    write_table(folder / f"stream_{name}_programme.csv", pd.DataFrame(items))
+    decisions = [
+        {
+            "position": decision.position,
+            "hop_seconds": decision.hop_seconds,
+            "state": decision.state,
+            "genre": decision.genre,
+            "confidence": decision.confidence,
+        }
+        for decision in test.decisions
+    ]
+    write_table(folder / f"stream_{name}_decisions.csv", pd.DataFrame(decisions))

@@ -141,21 +141,40 @@ def test_pictures_are_refused_in_one_line(
     assert capsys.readouterr().err.startswith("genre-train: ")
 
 
-def test_the_report_shows_every_way_in(tmp_path: Path) -> None:
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """Return a run without data and network that was judged through two ways in."""
     run = tmp_path / "run"
     settings = {"data": str(tmp_path / "gone"), "background": None, "augmentation": {}}
     run.mkdir()
-    split = FACTS["split"] | {"missing": [], "notes": []}
-    made = {"versions": {}, "command": "genre-train", "git": None, "train_seconds": 0}
-    write_json(run / "run.json", {**FACTS, **made, "settings": settings, "split": split})
+    made = {"versions": {}, "git": None}
+    write_json(run / "run.json", {**FACTS, **made, "settings": settings})
     ways = [
         WayResult("clean", 40, 0.75, 0.6, 0.85, 0.8, 0.04, 1.0, 0.025),
         WayResult("a tunnel", 40, 0.5, 0.35, 0.65, 1.2, 0.09, 0.6, 0.175),
     ]
     write_robustness(ways, run / "evaluation", "valid", "by hand")
-    page = write_report(run).read_text()
+    return run
+
+
+def test_the_report_shows_every_way_in(judged: Path) -> None:
+    page = write_report(judged).read_text()
     assert "a tunnel" in page
     assert "50.0%" in page
     assert "17.5%" in page
     assert "Split: by hand" in page
-    assert len(pd.read_csv(run / "report" / "robustness_valid.csv")) == 2
+    assert len(pd.read_csv(judged / "report" / "robustness_valid.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["evaluation/robustness_valid.json", "evaluation/metrics.json", "history.csv"]
+)
+def test_a_report_on_a_damaged_file_is_one_line_that_names_it(
+    judged: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = judged / name
+    path.write_text("")
+    assert main(["report", str(judged)]) == 2
+    assert capsys.readouterr().err == (
+        f"genre-train: {path} is damaged or gone: evaluate again, or delete it\n"
+    )
