@@ -195,7 +195,8 @@ def score(
     Raises
     ------
     DatasetError
-        If a track's genre is none of the model's labels or no track can be read.
+        If a track's genre is none of the model's labels, no track can be read or an answer is no
+        finite number.
     """
     contract = candidate.contract
     if unknown := sorted({track.genre for track in tracks} - set(contract.labels)):
@@ -214,8 +215,14 @@ def score(
                 skipped.append(Skipped(track.path, str(error)))
                 continue
             crops = crops_of(columns, contract.window_frames, contract.spectrogram.top_db)
+            answers = np.concatenate(list(_in_batches(candidate, crops)))
+            if not np.isfinite(answers).all():
+                raise DatasetError(
+                    f"the network's answers to {track.name} are no finite numbers: its training "
+                    "diverged or its file is damaged; train again with a lower learning rate"
+                )
             used.append(track)
-            logits.append(np.concatenate(list(_in_batches(candidate, crops))))
+            logits.append(answers)
     if not used:
         raise DatasetError(f"none of the {len(tracks)} tracks can be read: {skipped[0].reason}")
     owner = np.repeat(np.arange(len(used)), [len(own) for own in logits])

@@ -238,7 +238,7 @@ def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
     Raises
     ------
     RunError
-        If the folder already holds a run or cannot be written.
+        If the folder already holds a run or cannot be written, or the loss is no finite number.
     DatasetError
         If the data cannot be used.
     NetworkError
@@ -559,6 +559,7 @@ class _Training:
             in_step += time.perf_counter() - before
             # Keras resets its metrics with every call: these are the step's own.
             steps.append({name: float(value) for name, value in logs.items()})
+            self._check_finite("loss", steps[-1]["loss"], epoch)
             self._show_step(epoch, number, steps[-1]["loss"])
             self.interruption.check()
         seconds = time.perf_counter() - started
@@ -573,6 +574,17 @@ class _Training:
             "step_seconds": in_step,
         }
 
+    def _check_finite(self, what: str, value: float, epoch: int) -> None:
+        """Stop before weights that are lost replace those that are kept."""
+        if math.isfinite(value):
+            return
+        option = "--head-learning-rate" if self._phase(epoch) == "head" else "--learning-rate"
+        rate = getattr(self.settings, option[2:].replace("-", "_"))
+        raise RunError(
+            f"the {what} of epoch {epoch + 1} is {value}: the training diverged; start a new run "
+            f"with less than {option} {rate:g}"
+        )
+
     def _seed_dropout(self, epoch: int) -> None:
         """Draw an epoch's masks from seed and epoch alone: an interruption changes nothing."""
         if self.settings.dropout:
@@ -583,6 +595,7 @@ class _Training:
         """Judge the averaged weights, and keep them if they are to be kept so far."""
         self.average.on_test_begin()
         validation = self._judge()
+        self._check_finite("validation loss", validation.nll, epoch)
         genres = len({song.label for song in self.train_songs})
         better = self.settings.keep == "last" or validation.better_than(self.progress.best, genres)
         if better and epoch >= self.settings.unjudged_epochs:

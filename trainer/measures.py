@@ -83,7 +83,12 @@ def reliability(probabilities: Floats, truth: Indices) -> list[ReliabilityBin]:
 
 
 def calibration_error(probabilities: Floats, truth: Indices) -> float:
-    """Return the expected calibration error with 15 bins: mean |accuracy - confidence|."""
+    """Return the expected calibration error with 15 bins: mean |accuracy - confidence|.
+
+    Of probabilities that are no numbers it is none either.
+    """
+    if not np.isfinite(probabilities).all():
+        return float("nan")
     bins = reliability(probabilities, truth)
     return sum(bin_.count * abs(bin_.accuracy - bin_.confidence) for bin_ in bins) / len(truth)
 

@@ -198,6 +198,15 @@ def test_a_damaged_track_is_left_out_and_listed(
     assert "damaged or not audio" in as_text(evaluation)
 
 
+def test_a_network_that_answers_no_numbers_is_not_judged(songs: Path, tmp_path: Path) -> None:
+    network = tiny_network(3)
+    network.set_weights([np.full_like(weights, np.nan) for weights in network.get_weights()])
+    lost = load_candidate(write_run(tmp_path, network, labels=["low", "middle", "high"]))
+    tracks, _ = find_tracks(songs)
+    with pytest.raises(DatasetError, match=f"answers to {tracks[0].name} are no finite numbers"):
+        evaluate(lost, {"valid": tracks}, protocol="", quiet=True)
+
+
 def test_an_unknown_genre_is_refused(model: Classifier, songs: Path) -> None:
     tracks, _ = find_tracks(songs)
     polka = [dataclasses.replace(tracks[0], genre="polka")]

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,10 +45,29 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def fit_here(command: list[str]) -> int:
-    """Run a command that is to be refused in this process: TensorFlow is loaded here already."""
+    """Run a command in this process, where TensorFlow is loaded already."""
     from trainer.cli import main
 
     return main(command[len(TRAIN) :])
+
+
+def small_backbone(name: str, **options: Any) -> Any:
+    """Return a network of two layers where InceptionV3 would only take time."""
+    import keras
+
+    images = keras.Input(options["input_shape"])
+    features = keras.layers.Conv2D(8, 5, strides=4, use_bias=False)(images)
+    features = keras.layers.ReLU()(keras.layers.BatchNormalization()(features))
+    return keras.Model(images, keras.layers.Conv2D(16, 5, strides=4)(features), name=name)
+
+
+def fit_small(command: list[str]) -> int:
+    """Run a training in this process with the small backbone."""
+    import keras
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.applications, "InceptionV3", small_backbone)
+        return fit_here(command)
 
 
 def history(out: Path) -> list[dict[str, str]]:
@@ -83,7 +103,7 @@ def head(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of the new layer alone, which learns nothing, until patience ended it."""
     out = tmp_path_factory.mktemp("runs") / "head"
     options = "--epochs 0 --head-epochs 9 --keep best --patience 1 --head-learning-rate 0"
-    assert fit_here([*fit_command(data, out), *options.split(), "--averaging", "0"]) == 0
+    assert fit_small([*fit_command(data, out), *options.split(), "--averaging", "0"]) == 0
     return out
 
 
@@ -148,8 +168,26 @@ def test_of_a_head_alone_the_best_network_is_kept_and_what_patience_ended_stays_
     facts = json.loads((head / "run.json").read_text())
     assert (facts["finished"], facts["metrics"]["fit"]["epoch"]) == (True, 1)
     out = shutil.copytree(head, tmp_path / "run")
-    assert fit_here([*TRAIN, "fit", "--resume", str(out)]) == 0
+    assert fit_small([*TRAIN, "fit", "--resume", str(out)]) == 0
     assert len(history(out)) == 2
+
+
+def test_a_training_that_diverges_stops_in_one_line_and_keeps_what_it_had(
+    head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(head, tmp_path / "run")
+    facts = json.loads((out / "run.json").read_text())
+    facts["settings"] |= {"patience": 0, "head_learning_rate": 1e30}
+    write_json(out / "run.json", facts)
+    before = (out / "model.keras").read_bytes(), (out / "checkpoints/state.json").read_bytes()
+    assert fit_small([*TRAIN, "fit", "--resume", str(out)]) == 2
+    assert re.fullmatch(
+        r"genre-train: the (validation )?loss of epoch 3 is (nan|inf): the training diverged; "
+        r"start a new run with less than --head-learning-rate 1e\+30",
+        capsys.readouterr().err.splitlines()[-1],
+    )
+    after = (out / "model.keras").read_bytes(), (out / "checkpoints/state.json").read_bytes()
+    assert after == before
 
 
 @pytest.fixture
@@ -172,7 +210,7 @@ def test_a_continued_run_keeps_its_division_whatever_came_to_its_data(
         path = pictures / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         shutil.copy(pictures / "rows" / "rows.00000.png", path)
-    assert fit_here([*TRAIN, "fit", "--resume", str(out)]) == 0
+    assert fit_small([*TRAIN, "fit", "--resume", str(out)]) == 0
     after = json.loads((out / "run.json").read_text())
     assert (after["split"], after["labels"]) == (before["split"], before["labels"])
 
@@ -184,7 +222,7 @@ def test_a_run_whose_tracks_are_gone_is_not_continued(
     before = (out / "run.json").read_bytes()
     name = json.loads(before)["split"]["train"][0]
     (pictures / "rows" / f"{name}.png").unlink()
-    assert fit_here([*TRAIN, "fit", "--resume", str(out)]) == 2
+    assert fit_small([*TRAIN, "fit", "--resume", str(out)]) == 2
     assert capsys.readouterr().err == (
         f"genre-train: 1 of the tracks that this run began with are not in {pictures} any more "
         f"({name}): put them back or start a new run\n"

@@ -91,3 +91,7 @@ def test_scores_are_of_the_genres_that_occur() -> None:
     assert scores[1].recall == pytest.approx(1 / 2)
     assert macro == pytest.approx(f1_score(truth, predicted, labels=[0, 2], average="macro"))
     np.testing.assert_array_equal(confusion(predicted, truth, 3), [[2, 1, 0], [0, 0, 0], [1, 0, 1]])
+
+
+def test_probabilities_that_are_no_numbers_are_not_called_calibrated() -> None:
+    assert np.isnan(calibration_error(np.array([[0.9, 0.1], [np.nan, np.nan]]), np.array([0, 0])))
