@@ -35,9 +35,9 @@ def average(runs: Sequence[Path], out: Path) -> Path:
 
     Raises
     ------
-    NetworkError
-        If there are too few runs, one has no network, they differ in labels, grid or window, or
-        `out` already holds a run.
+    NetworkError, DatasetError
+        If there are too few runs, one is none or has no network, they differ in labels, grid or
+        window, or `out` already holds a run.
     """
     if len(runs) < 2:
         raise NetworkError(f"an average needs two runs or more, not only {runs[0]}")

@@ -24,7 +24,7 @@ class RunClassifier(Classifier):
 
     Raises
     ------
-    trainer.network.NetworkError
+    trainer.network.NetworkError, trainer.gtzan.DatasetError
         If the folder is not a finished run.
     """
 
@@ -78,7 +78,7 @@ def load_candidate(path: Path) -> Classifier:
 
     Raises
     ------
-    trainer.network.NetworkError, streamer.model.ModelError
+    trainer.network.NetworkError, trainer.gtzan.DatasetError, streamer.model.ModelError
         If it is neither or is damaged.
     """
     if path.is_dir():

@@ -41,6 +41,7 @@ from trainer.gtzan import (
 from trainer.interruption import Interruption
 from trainer.network import (
     BACKBONE,
+    DAMAGE,
     build_image_network,
     bytes_of,
     earlier_run,
@@ -664,12 +665,20 @@ class _Training:
         state = self._state_path()
         if not state.exists():
             return
-        fields = json.loads(state.read_text())
-        best = fields.pop("best")
-        self.progress = Progress(**fields, best=None if best is None else Validation(**best))
-        last = self.progress.epoch - 1
+        damaged = "damaged: restore it from a copy, or start a new run"
+        try:
+            fields = json.loads(state.read_text())
+            best = fields.pop("best")
+            self.progress = Progress(**fields, best=None if best is None else Validation(**best))
+            last = self.progress.epoch - 1
+            weights = folder / f"epoch-{last + 1:04d}.weights.h5"
+        except DAMAGE as error:
+            raise RunError(f"{state}: {damaged}") from error
         self._compile(last)
-        self.network.load_weights(folder / f"epoch-{last + 1:04d}.weights.h5")
+        try:
+            self.network.load_weights(weights)
+        except DAMAGE as error:
+            raise RunError(f"{weights}: {damaged}") from error
         self._forget_later_rows(last + 1)
         self.console.print(f"continuing after epoch {last + 1}")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import keras
 import numpy as np
 
 from streamer.spectrogram import SpectrogramSpec
-from trainer.run_folder import replacing
+from trainer.run_folder import read_facts, replacing
 
 IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 """The file Keras downloads for `weights="imagenet"` without the classification top."""
@@ -27,6 +28,21 @@ BACKBONE = "inception_v3"
 
 FILE_BYTES_PER_VARIABLE = 6000
 """Room for the name and place of a variable in a file of Keras."""
+
+
+DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What Keras, h5py and the archive raise for a file that was changed."""
 
 
 class NetworkError(Exception):
@@ -234,19 +250,20 @@ def load_image_network(run: Path) -> tuple[keras.Model, dict[str, Any]]:
     Raises
     ------
     NetworkError
-        If the folder is no run with a network.
+        If the run has no network or a damaged one.
+    DatasetError
+        If the folder is no run.
     """
-    try:
-        facts: dict[str, Any] = json.loads((run / "run.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise NetworkError(f"{run}: not a training run (no readable run.json)") from error
+    facts = read_facts(run)
     path = run / "model.keras"
     if not path.is_file():
         raise NetworkError(f"{run}: the run has no model.keras yet; continue it with --resume")
     try:
         return keras.saving.load_model(path, compile=False), facts
-    except (ValueError, OSError, KeyError) as error:
-        raise NetworkError(f"{path}: damaged; continue the run with --resume") from error
+    except DAMAGE as error:
+        raise NetworkError(
+            f"{path}: damaged or not made by genre-train: restore it from a copy, or train again"
+        ) from error
 
 
 def load_run(run: Path, frames: int | None = None) -> tuple[keras.Model, dict[str, Any]]:
@@ -268,7 +285,7 @@ def load_run(run: Path, frames: int | None = None) -> tuple[keras.Model, dict[st
 
     Raises
     ------
-    NetworkError
+    NetworkError, DatasetError
         If the folder is not a finished run.
     """
     image_network, facts = load_image_network(run)

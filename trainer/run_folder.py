@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 from trainer.gtzan import DatasetError
@@ -21,19 +22,56 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+REQUIRED: dict[str, type | UnionType] = {
+    "labels": list,
+    "spec": dict,
+    "window_frames": int,
+    "min_frames": int,
+    "input_scale": int | float,
+    "seed": int,
+    "settings": dict,
+    "settings.data": str,
+    "split.name": str,
+    "split.protocol": str,
+    "split.notes": list,
+    "split.missing": list,
+    "split.train": list,
+    "split.valid": list,
+    "split.test": list,
+    "background.train": list,
+    "background.valid": list,
+    "command": str,
+    "train_seconds": int | float,
+}
+"""What every run says of itself."""
+
+
 def read_facts(run: Path) -> dict[str, Any]:
     """Read a run's facts.
 
     Raises
     ------
     DatasetError
-        If the folder holds no readable `run.json`.
+        If the folder holds no readable `run.json` or one in which something is missing.
     """
     try:
         facts: dict[str, Any] = json.loads((run / "run.json").read_text())
     except (OSError, ValueError) as error:
         raise DatasetError(f"{run} is no run: it has no readable run.json") from error
+    if missing := [name for name, kind in REQUIRED.items() if not _holds(facts, name, kind)]:
+        raise DatasetError(
+            f"{run / 'run.json'} lacks {', '.join(missing)}: restore it from a copy, or train again"
+        )
     return facts
+
+
+def _holds(facts: object, name: str, kind: type | UnionType) -> bool:
+    """Tell whether a fact is there; the parts of a name are divided by dots."""
+    for part in name.split("."):
+        if not isinstance(facts, dict) or part not in facts:
+            return False
+        facts = facts[part]
+    return isinstance(facts, kind)
 
 
 def update_facts(run: Path, changes: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import resource
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support_pictures import write_pictures
 from support_run import FACTS, tiny_network, write_run
 
 from trainer.cli import main
@@ -103,13 +106,64 @@ def test_runs_that_cannot_be_averaged_are_refused_in_one_line(
             f"{other} and {one} differ in window_frames (129 and 65): only networks of one kind "
             "can be averaged",
         ),
-        ([one, tmp_path / "none"], f"{tmp_path}/none: not a training run (no readable run.json)"),
+        ([one, tmp_path / "none"], f"{tmp_path}/none is no run: it has no readable run.json"),
     ):
         assert main(["average", *map(str, runs), "--out", str(tmp_path / "mean")]) == 2
         assert capsys.readouterr().err == f"genre-train: {sentence}\n"
     assert not (tmp_path / "mean").exists()
     assert main(["average", str(one), str(one), "--out", str(one)]) == 2
     assert "already holds a run; choose another folder" in capsys.readouterr().err
+
+
+def test_a_damaged_network_is_one_line_that_says_what_helps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made_run(tmp_path / "run")
+    path = run / "model.keras"
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        foreign = {name: archive.read(name) for name in archive.namelist()}
+    foreign["config.json"] = foreign["config.json"].replace(b"Conv2D", b"Conv9D")
+    middle = len(whole) // 2
+    wrong = bytes(byte ^ 0xFF for byte in whole[middle : middle + 8])
+    flipped = whole[:middle] + wrong + whole[middle + 8 :]
+    for content in (b"", whole[:middle], flipped, archived(foreign)):
+        path.write_bytes(content)
+        assert main(["average", str(run), str(run), "--out", str(tmp_path / "mean")]) == 2
+        assert capsys.readouterr().err == (
+            f"genre-train: {path}: damaged or not made by genre-train: restore it from a copy, or "
+            "train again\n"
+        )
+
+
+def archived(files: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, part in files.items():
+            archive.writestr(name, part)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '{"labels": 3}'])
+@pytest.mark.parametrize("command", ["average", "evaluate", "report", "fit"])
+def test_facts_that_are_not_those_of_a_run_are_one_line(
+    content: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "run", str(tmp_path / "out")
+    run.mkdir()
+    (run / "run.json").write_text(content)
+    options = {
+        "average": [str(run), str(run), "--out", out],
+        "evaluate": [str(run)],
+        "report": [str(run)],
+        "fit": ["--data", str(write_pictures(tmp_path / "data")), "--out", out],
+    }
+    if command == "fit":
+        options[command] += ["--weights", str(run)]
+    assert main([command, *options[command]]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"genre-train: {run}/run.json lacks labels, spec, window_frames, ")
+    assert last.endswith(": restore it from a copy, or train again")
 
 
 def test_an_average_has_nothing_to_resume(

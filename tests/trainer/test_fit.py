@@ -172,6 +172,19 @@ def test_of_a_head_alone_the_best_network_is_kept_and_what_patience_ended_stays_
     assert len(history(out)) == 2
 
 
+@pytest.mark.parametrize("name", ["state.json", "epoch-0002.weights.h5"])
+def test_a_damaged_checkpoint_is_one_line_that_names_it(
+    name: str, head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(head, tmp_path / "run")
+    path = out / "checkpoints" / name
+    path.write_bytes(path.read_bytes()[:50])
+    assert fit_small([*TRAIN, "fit", "--resume", str(out)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"genre-train: {path}: damaged: restore it from a copy, or start a new run"
+    )
+
+
 def test_a_training_that_diverges_stops_in_one_line_and_keeps_what_it_had(
     head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
