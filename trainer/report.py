@@ -353,7 +353,9 @@ def _stream_section(
         ("Expected calibration error, smoothed", f"{result['ece']:.3f}"),
         (
             "Seconds to the right label, median / 95th percentile",
-            f"{result['delay_median']:.1f} / {result['delay_p95']:.1f}",
+            "never"
+            if result["delay_median"] is None
+            else f"{result['delay_median']:.1f} / {result['delay_p95']:.1f}",
         ),
         ("Songs that never got the right label", f"{result['never_right']} of {result['songs']}"),
         ("Label changes a minute inside songs", f"{result['changes_per_minute']:.2f}"),

@@ -82,9 +82,9 @@ class StreamResult:
     """Share of the seconds of music called not music."""
     uncertain: float
     """Share of all seconds labelled `uncertain`."""
-    delay_median: float
-    """Seconds from a change to the right label, among songs that ever get it."""
-    delay_p95: float
+    delay_median: float | None
+    """Seconds from a change to the right label, among songs that ever get it; None if none does."""
+    delay_p95: float | None
     never_right: int
     """Songs that never got the right label."""
     changes_per_minute: float
@@ -203,8 +203,8 @@ def measure(
         right_of_claimed=seconds(right, State.MUSIC) / max(seconds(says(State.MUSIC)), 1e-9),
         not_music_in_music=seconds(says(State.NOT_MUSIC), State.MUSIC) / music,
         uncertain=seconds(says(State.UNCERTAIN)) / total,
-        delay_median=float(np.median(delays)) if delays else 0.0,
-        delay_p95=float(np.quantile(delays, 0.95)) if delays else 0.0,
+        delay_median=float(np.median(delays)) if delays else None,
+        delay_p95=float(np.quantile(delays, 0.95)) if delays else None,
         never_right=firsts.count(None),
         changes_per_minute=60 * sum(_needless_changes(own) for _, own in songs) / music,
         claimed_on_silence=seconds(says(State.MUSIC), State.SILENCE),
@@ -448,8 +448,7 @@ def as_text(result: StreamResult, name: str, protocol: str) -> str:
         f"  {result.right:.1%} of seconds right, {result.uncertain:.1%} uncertain; "
         f"{result.claimed_in_music:.1%} of music gets a genre, "
         f"{result.right_of_claimed:.1%} of claimed genres are right\n"
-        f"  right label after {result.delay_median:.1f} s (median), {result.delay_p95:.1f} s "
-        f"(95th percentile); never in {result.never_right} songs\n"
+        f"  right label {_delays(result)}never in {result.never_right} songs\n"
         f"  {result.changes_per_minute:.2f} label changes a minute inside songs; "
         f"ECE of the smoothed probabilities {result.ece:.3f}\n"
         f"  genre claimed on {result.claimed_on_silence:.0f} of {result.silence:.0f} s of silence "
@@ -459,6 +458,14 @@ def as_text(result: StreamResult, name: str, protocol: str) -> str:
         f"{result.without_music:.0f} s of other sounds; "
         f"{result.not_music_in_music:.1%} of music called not music\n"
         f"  songs right: {heard}"
+    )
+
+
+def _delays(result: StreamResult) -> str:
+    if result.delay_median is None or result.delay_p95 is None:
+        return ""
+    return (
+        f"after {result.delay_median:.1f} s (median), {result.delay_p95:.1f} s (95th percentile); "
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from support_model import band_noise, make_model
+from support_run import FACTS
 from support_songs import write_audio, write_songs
 
 from streamer.decision import Decision, DecisionSettings, State
@@ -17,9 +19,13 @@ from streamer.spectrogram import SpectrogramSpec
 from trainer.candidates import load_candidate
 from trainer.gtzan import DatasetError, find_background, find_tracks
 from trainer.pictures import prepare, prepare_background
-from trainer.programme import Item, make_programme, play
-from trainer.sets import judged_sets
+from trainer.programme import Item, Programme, make_programme, play
+from trainer.report import write_report
+from trainer.run_folder import write_json
+from trainer.sets import JudgedSets, judged_sets
 from trainer.stream_test import (
+    StreamTest,
+    as_text,
     decide_again,
     is_right,
     measure,
@@ -257,7 +263,23 @@ def test_a_song_never_labelled_right_is_counted_and_has_no_delay(model: Classifi
     result = measure(items, told(*["high"] * 7, *["middle"] * 3), model.contract)
     assert (result.never_right, result.delay_median) == (1, 3)
     nothing = measure(items[:1], told(*["high"] * 5), model.contract)
-    assert (nothing.never_right, nothing.delay_median) == (1, 0)
+    assert (nothing.never_right, nothing.delay_median, nothing.delay_p95) == (1, None, None)
+    assert "  right label never in 1 songs\n" in as_text(nothing, "valid", "by ear")
+
+
+def test_a_stream_without_a_right_label_is_null_in_json_and_never_in_the_report(
+    model: Classifier, tmp_path: Path
+) -> None:
+    items, said = [song("low", 0, 5)], told(*["high"] * 5)
+    test = StreamTest(Programme(items, [], []), said, measure(items, said, model.contract), {})
+    write_stream_test(test, tmp_path / "evaluation", "valid", JudgedSets({}, {}, "by hand", [], []))
+    written = json.loads((tmp_path / "evaluation" / "stream_valid.json").read_text())
+    assert (written["result"]["delay_median"], written["result"]["delay_p95"]) == (None, None)
+    made = {"labels": LABELS, "versions": {}, "git": None}
+    settings = {"data": str(tmp_path / "gone"), "background": None, "augmentation": {}}
+    write_json(tmp_path / "run.json", {**FACTS, **made, "settings": settings})
+    page = write_report(tmp_path).read_text()
+    assert re.search(r"Seconds to the right label, median / 95th percentile</td>.*?>never<", page)
 
 
 def test_two_songs_of_one_genre_in_a_row_are_no_change(model: Classifier) -> None:
