@@ -347,16 +347,17 @@ def tune(
         settings = DecisionSettings.from_mapping(contract.decision, changes)
         return measure(items, decide_again(observations, contract, settings), contract)
 
-    def wanted(changes: Mapping[str, Any]) -> tuple[float, ...]:
-        result = found(changes)
+    def wanted(result: StreamResult) -> tuple[float, ...]:
         if right_of_claimed is None:
             return (result.worth,)
         missing = max(0.0, right_of_claimed - result.right_of_claimed)
         return (-missing, result.claimed_in_music - result.restlessness)
 
-    finalists = sorted(SMOOTHINGS, key=lambda way: found(way).worth, reverse=True)[:FINALISTS]
-    candidates = [way | thresholds for way in finalists for thresholds in THRESHOLDS]
-    return max([*finalists, *candidates], key=wanted)
+    ways = [(way, found(way)) for way in SMOOTHINGS]
+    finalists = sorted(ways, key=lambda tried: tried[1].worth, reverse=True)[:FINALISTS]
+    candidates = [way | thresholds for way, _ in finalists for thresholds in THRESHOLDS]
+    tried = [*finalists, *((changes, found(changes)) for changes in candidates)]
+    return max(tried, key=lambda one: wanted(one[1]))[0]
 
 
 @dataclass(frozen=True, slots=True)
