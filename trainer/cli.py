@@ -424,11 +424,9 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     candidate = _load(path)
     sets = _sets(candidate, options)
     _say_skipped(sets.skipped)
-    # Only what comes from a run's own data is kept in it, and travels with its model.
-    own_data = path.is_dir() and not (options.data or options.background)
-    _evaluate(
-        candidate, sets, _results_folder(options, path), path if own_data else None, options.seed
-    )
+    own = not (options.data or options.background)
+    keep_in = path if own and path.is_dir() else None
+    _evaluate(candidate, sets, _results_folder(options, path, own), keep_in, options.seed)
     return 0
 
 
@@ -460,10 +458,12 @@ def _run_stream_test(options: argparse.Namespace) -> int:
         test = tuned(test, candidate.contract, options.right_of_claimed)
         chosen = ", ".join(f"{name} {value}" for name, value in test.settings.items())
         _say(f"tuned: {chosen}\n{as_text(test.result, judged, sets.protocol)}")
-    write_stream_test(test, _results_folder(options, path), judged, sets)
+    whole = options.limit is None or options.limit >= len(sets.music[judged])
+    own = whole and not (options.data or options.background)
+    write_stream_test(test, _results_folder(options, path, own), judged, sets)
     if path.is_dir():
         changes = {"decision": test.settings} if options.tune else {}
-        kept = {f"stream_{judged}": dataclasses.asdict(test.result)}
+        kept = {f"stream_{judged}": dataclasses.asdict(test.result)} if own else {}
         update_facts(path, changes, kept)
     return 0
 
@@ -503,9 +503,17 @@ def _judged_set(options: argparse.Namespace) -> str:
     return chosen
 
 
-def _results_folder(options: argparse.Namespace, path: Path) -> Path:
-    folder: Path | None = options.out
-    return folder or (path / "evaluation" if path.is_dir() else Path(f"{path.stem}-evaluation"))
+def _results_folder(options: argparse.Namespace, path: Path, own: bool = True) -> Path:
+    """Return where results go.
+
+    A run's own figures, which its report shows and its model carries, are of its own data and of
+    whole lists; those of anything else lie beside them.
+    """
+    if options.out:
+        return Path(options.out)
+    if not path.is_dir():
+        return Path(f"{path.stem}-evaluation")
+    return path / "evaluation" if own else path / "evaluation" / "other"
 
 
 def _run_report(options: argparse.Namespace) -> int:

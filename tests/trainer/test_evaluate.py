@@ -17,6 +17,7 @@ from support_songs import write_audio, write_songs
 from streamer.model import Classifier
 from streamer.spectrogram import SpectrogramSpec
 from trainer.candidates import load_candidate
+from trainer.cli import main
 from trainer.dataset import load_background
 from trainer.evaluate import (
     as_text,
@@ -159,6 +160,37 @@ def test_a_run_is_judged_on_the_sounds_of_a_named_folder_that_it_was_not_trained
     assert judged_sets(candidate, background=heard).notes == [
         f"no sound of {heard} is used: none of them was held back from training"
     ]
+
+
+def test_figures_of_other_data_or_of_a_part_leave_those_of_the_run_alone(
+    songs: Path, tmp_path: Path
+) -> None:
+    lists = {"train": ["low.00000"], "valid": ["low.00001", "high.00001"], "test": []}
+    facts = {
+        "labels": ["high", "low", "middle"],
+        "split": {**FACTS["split"], **lists},
+        "settings": {"data": str(songs)},
+        "metrics": {},
+    }
+    run = write_run(tmp_path / "run", tiny_network(3), **facts)
+    assert main(["evaluate", str(run)]) == 0
+    assert main(["stream-test", str(run), "--limit", "2"]) == 0
+
+    def own() -> dict[str, bytes]:
+        files = [run / "run.json", *(run / "evaluation").glob("*.*")]
+        return {path.name: path.read_bytes() for path in files}
+
+    before = own()
+    assert {"metrics.json", "stream_valid.json"} <= set(before)
+    assert {"valid", "stream_valid"} <= set(json.loads(before["run.json"])["metrics"])
+    other = shutil.copytree(songs, tmp_path / "other")
+    shutil.copy(songs / "middle" / "middle.00001.wav", other / "low" / "low.00001.wav")
+    assert main(["evaluate", str(run), "--data", str(other)]) == 0
+    assert main(["stream-test", str(run), "--data", str(other)]) == 0
+    assert main(["stream-test", str(run), "--limit", "1"]) == 0
+    assert own() == before
+    found = run / "evaluation" / "other"
+    assert {"metrics.json", "stream_valid.json"} <= {path.name for path in found.iterdir()}
 
 
 def test_a_model_without_a_label_for_other_sounds_says_that_it_hears_none(
