@@ -34,7 +34,7 @@ from trainer.measures import (
     top_k_accuracy,
 )
 from trainer.pictures import progress_bar, read_picture
-from trainer.run_folder import write_json, write_table
+from trainer.writing import write_json, write_table
 
 BATCH = 16
 """Crops classified at once."""

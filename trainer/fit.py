@@ -54,9 +54,8 @@ from trainer.run_folder import (
     learnt_tracks,
     provenance,
     read_facts,
-    replacing,
-    write_json,
 )
+from trainer.writing import replacing, write_json
 
 VALID_WINDOWS = 2
 """Windows of each validation track that are looked at after an epoch."""

@@ -17,7 +17,8 @@ import keras
 import numpy as np
 
 from streamer.spectrogram import SpectrogramSpec
-from trainer.run_folder import read_facts, replacing
+from trainer.run_folder import read_facts
+from trainer.writing import replacing
 
 IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 """The file Keras downloads for `weights="imagenet"` without the classification top."""

@@ -17,7 +17,6 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +45,7 @@ from trainer.gtzan import (
     find_tracks,
     is_picture_folder,
 )
+from trainer.writing import replacing, write_json
 
 Levels = NDArray[np.uint8]
 
@@ -103,24 +103,6 @@ def write_picture(path: Path, levels: Levels, origin: str | None = None) -> None
         about.add_text(ORIGIN_KEY, origin)
     with replacing(path) as partial:
         Image.fromarray(np.ascontiguousarray(levels[::-1])).save(partial, "PNG", pnginfo=about)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write which takes the place of `path` when it is whole, and else goes.
-
-    Its name is short: that of `path` may be as long as names can be.
-    """
-    partial = path.with_name(f".{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        # A full disk does not say what it had no space for.
-        error.filename = error.filename or str(path)
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def min_columns(spec: SpectrogramSpec) -> int:
@@ -304,14 +286,14 @@ def _prepare(
     todo = [job for job in jobs if not _still_right(job, existing.get(job.target), spec)]
     failed = list(_make_pictures(todo, spec, workers, quiet))
     skipped = sorted([*skipped, *failed], key=lambda entry: entry.path)
-    _write_json(
+    write_json(
         out / MANIFEST_FILE,
         {
             "source": str(data.resolve()),
             "skipped": [{"path": str(entry.path), "reason": entry.reason} for entry in skipped],
         },
     )
-    _write_json(out / SPEC_FILE, spec.to_dict())
+    write_json(out / SPEC_FILE, spec.to_dict())
     return Prepared(
         folder=out,
         made=len(todo) - len(failed),
@@ -319,11 +301,6 @@ def _prepare(
         removed=len(stale),
         skipped=skipped,
     )
-
-
-def _write_json(path: Path, content: object) -> None:
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _origin(path: Path) -> _Origin | None:

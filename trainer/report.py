@@ -23,7 +23,8 @@ from trainer import figures
 from trainer.augment import Augmentation, vary
 from trainer.gtzan import DatasetError, Skipped, Track, find_background, find_tracks
 from trainer.pictures import read_picture
-from trainer.run_folder import read_facts, write_file, write_table
+from trainer.run_folder import read_facts
+from trainer.writing import write_file, write_table
 
 EXAMPLES = 3
 """Tracks whose spectrograms are shown."""

@@ -23,7 +23,7 @@ from streamer.spectrogram import Columns, Samples, SpectrogramSpec, log_mel
 from trainer.audio import AudioError, decode_with_ffmpeg, read_audio
 from trainer.evaluate import judge, score
 from trainer.gtzan import DatasetError, Track
-from trainer.run_folder import write_json, write_table
+from trainer.writing import write_json, write_table
 
 Random = np.random.Generator
 Change = Callable[[Samples, int, Random], Samples]

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer.gtzan import DatasetError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
+from trainer.writing import write_json
 
 REQUIRED: dict[str, type | UnionType] = {
     "labels": list,
@@ -79,61 +73,6 @@ def update_facts(run: Path, changes: Mapping[str, Any], metrics: Mapping[str, An
     facts = read_facts(run) | dict(changes)
     facts["metrics"] = {**facts.get("metrics", {}), **metrics}
     write_json(run / "run.json", facts)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a file of JSON so that a reader sees all of it or what was there before."""
-    write_file(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_table(path: Path, table: pd.DataFrame, *, index: bool = False) -> None:
-    """Write a CSV so that a reader sees all of it or what was there before."""
-    write_file(path, table.to_csv(index=index))
-
-
-def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees all of it or what was there before."""
-    data = content.encode() if isinstance(content, str) else content
-    with replacing(path, len(data)) as partial:
-        partial.write_bytes(data)
-
-
-@contextlib.contextmanager
-def replacing(path: Path, size: int) -> Iterator[Path]:
-    """Give a name to write to, which takes the place of `path` once all is written.
-
-    Parameters
-    ----------
-    path : Path
-        The file to make or to replace. It stays as it is if this fails.
-    size : int
-        Bytes that will be written: more than there is room for are not begun, since HDF5 may crash
-        on a full disk.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; the message is one line.
-    """
-    free = shutil.disk_usage(path.parent).free
-    if free < size:
-        raise OSError(
-            f"{path}: {size / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free: make room "
-            "and try again; a training goes on with --resume"
-        )
-    partial = path.with_name(f"partial-{path.name}")
-    try:
-        yield partial
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        # Keras and h5py raise either, over several lines.
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        number = getattr(error, "errno", None)
-        why = os.strerror(number) if number else (str(error) or repr(error)).splitlines()[0]
-        raise OSError(
-            f"{path}: cannot be written ({why}); what was there before is kept"
-        ) from error
 
 
 def learnt_tracks(facts: Mapping[str, Any]) -> set[str]:

@@ -18,7 +18,8 @@ import numpy as np
 import soundfile
 
 from trainer.gtzan import MIN_SECONDS, DatasetError
-from trainer.pictures import progress_bar, replacing
+from trainer.pictures import progress_bar
+from trainer.writing import write_file
 
 Random = np.random.Generator
 
@@ -200,5 +201,4 @@ def _speak(voice: Voice, path: Path, random: Random) -> None:
     # Through memory: libsndfile does not say that a disk is full or may not be written.
     content = io.BytesIO()
     soundfile.write(content, clip, rate, format="WAV")
-    with replacing(path) as partial:
-        partial.write_bytes(content.getbuffer())
+    write_file(path, content.getvalue())

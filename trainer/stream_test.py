@@ -20,8 +20,8 @@ from trainer.gtzan import DatasetError
 from trainer.measures import calibration_error
 from trainer.pictures import progress_bar
 from trainer.programme import Item, Programme, make_programme, play
-from trainer.run_folder import write_json, write_table
 from trainer.sets import JudgedSets
+from trainer.writing import write_json, write_table
 
 HEARD_SECONDS = (1, 3, 5, 10, 30)
 """After how many seconds of a song its label is looked at."""

@@ -18,7 +18,7 @@ from support_pictures import write_pictures
 from support_run import FACTS, tiny_network, write_run
 
 from trainer.cli import main
-from trainer.run_folder import replacing, write_json
+from trainer.writing import replacing, write_json
 
 
 def split(train: list[str], valid: list[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from support_pictures import write_pictures
 
-from trainer.run_folder import write_json
+from trainer.writing import write_json
 
 TRAIN = [sys.executable, "-m", "trainer.cli"]
 LATEST = 600

@@ -28,7 +28,7 @@ from trainer.robustness import (
     ways_in,
     write_robustness,
 )
-from trainer.run_folder import write_json
+from trainer.writing import write_json
 
 RATE = 22050
 

@@ -21,7 +21,6 @@ from trainer.gtzan import DatasetError, find_background, find_tracks
 from trainer.pictures import prepare, prepare_background
 from trainer.programme import Item, Programme, make_programme, play
 from trainer.report import write_report
-from trainer.run_folder import write_json
 from trainer.sets import JudgedSets, judged_sets
 from trainer.stream_test import (
     StreamTest,
@@ -34,6 +33,7 @@ from trainer.stream_test import (
     tuned,
     write_stream_test,
 )
+from trainer.writing import write_json
 
 SPEC = SpectrogramSpec()
 
