@@ -281,6 +281,10 @@ class Service:
         self._mailbox.deliver_all()
 
     def _start_reload(self) -> None:
+        if self._terminal and not self._terminal.isatty():
+            logger.info("the terminal was closed: stopping")
+            self._over.set()
+            return
         task = self._loop.create_task(self._reload_settings())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)

@@ -385,6 +385,32 @@ def test_in_a_terminal_it_shows_the_address_and_one_live_line(model, tone, tmp_p
     assert "high" in screen
 
 
+def test_when_its_terminal_is_closed_it_ends(model, tone, tmp_path):
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [
+            *support_daemon.COMMAND,
+            "--port",
+            "0",
+            "--model",
+            model,
+            "--source",
+            f"t={tone}",
+            "--loop",
+        ],
+        env=support_daemon.environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        stderr=follower,
+    )
+    os.close(follower)
+    screen = ""
+    while "dBFS" not in screen:
+        screen += os.read(leader, 4096).decode(errors="replace")
+    os.close(leader)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(PATIENCE_SECONDS) == 0
+
+
 def fill(descriptor):
     """Write until there is no room, as if nobody had read for a while."""
     os.set_blocking(descriptor, False)
