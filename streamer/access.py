@@ -79,9 +79,11 @@ class Access:
             return True
         authorization = single(headers, "Authorization") or ""
         scheme, _, given = authorization.partition(" ")
+        # Latin-1 stands for whatever bytes a header has.
+        sent = given.strip().encode("latin-1")
         if scheme.lower() != "bearer":
-            given = parameter(query, "token") or ""
-        return hmac.compare_digest(self._token, given.strip().encode(errors="replace"))
+            sent = (parameter(query, "token") or "").strip().encode(errors="replace")
+        return hmac.compare_digest(self._token, sent)
 
     def _is_ours(self, name: str) -> bool:
         if name in self._hosts:

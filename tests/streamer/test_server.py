@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 import subprocess
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -266,6 +267,20 @@ def test_compression_is_off_and_the_server_does_not_say_what_it_is_made_of():
             assert "Sec-WebSocket-Extensions" in connection.request.headers
             assert "Sec-WebSocket-Extensions" not in connection.response.headers
             assert "Server" not in connection.response.headers
+
+    within_patience(scenario())
+
+
+def test_a_token_may_hold_any_letter():
+    async def scenario():
+        async with running_server(token="s\N{LATIN SMALL LETTER E WITH ACUTE}same") as (_, server):
+            reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(server.url).port)
+            writer.write(
+                b"GET /api/state HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+                b"Authorization: Bearer s\xc3\xa9same\r\n\r\n"
+            )
+            assert (await reader.readline()).split()[1] == b"200"
+            writer.close()
 
     within_patience(scenario())
 
