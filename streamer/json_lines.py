@@ -52,7 +52,9 @@ class _Lines:
     def write(self, message: dict[str, Any]) -> None:
         """Write one frame."""
         try:
-            print(messages.encode(message), flush=True)
+            # In UTF-8 whatever the terminal takes: that is what JSON is written in.
+            sys.stdout.buffer.write(messages.to_bytes(message) + b"\n")
+            sys.stdout.buffer.flush()
         except OSError as error:
             leave_the_reader_alone()
             self.error = error
