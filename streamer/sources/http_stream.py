@@ -112,10 +112,11 @@ def open_resource(url: str, timeout: float) -> Resource:
         raise SourceError(f"{shown}: {_reason(error)}") from None
     headers = response.headers
     interval = headers.get("icy-metaint", "")
+    metadata_every = int(interval) if re.fullmatch("[0-9]{1,9}", interval) else 0
     path = urlsplit(response.url).path.lower()
     return Resource(
         url=_with_credentials(response.url, url),
-        stream=HttpStream(response, int(interval) if interval.isdecimal() else 0, timeout),
+        stream=HttpStream(response, metadata_every, timeout),
         is_audio=headers.get_content_maintype() == "audio",
         is_file="content-length" in headers and not _is_radio(headers),
         is_playlist=bool(_PLAYLIST_TYPES.search(headers.get_content_type()))

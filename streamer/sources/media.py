@@ -152,12 +152,15 @@ class MediaSource(ThreadedSource):
 
     def _open(self, location: str) -> _Opened | list[str]:
         """Open a location, or return what it lists if it is a playlist."""
-        scheme = urlsplit(location).scheme.lower() if is_url(location) else ""
+        scheme = location.partition(":")[0].lower() if is_url(location) else ""
         if scheme in ("http", "https"):
             return self._open_http(open_resource(location, self._quiet_seconds))
         if scheme and scheme != "file":
             return self._open_ffmpeg(location, self._quiet_seconds)
-        path = Path(unquote(urlsplit(location).path)) if scheme else Path(location)
+        try:
+            path = Path(unquote(urlsplit(location).path)) if scheme else Path(location)
+        except ValueError:
+            raise SourceError(f"{redact(location)}: this is no URL", permanent=True) from None
         return self._open_file(path)
 
     def _open_http(self, resource: Resource) -> _Opened | list[str]:

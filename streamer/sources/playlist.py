@@ -24,16 +24,21 @@ def entries(text: str) -> list[str]:
     """
     text = text.lstrip("\ufeff")
     if text.lstrip().lower().startswith("[playlist]"):
-        files = re.findall(r"^\s*File(\d+)\s*=\s*(\S.*?)\s*$", text, re.IGNORECASE | re.MULTILINE)
+        files = re.findall(
+            r"^\s*File(\d{1,9})\s*=\s*(\S.*?)\s*$", text, re.IGNORECASE | re.MULTILINE
+        )
         return [location for _, location in sorted(files, key=lambda file: int(file[0]))]
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def resolve(entry: str, playlist_url: str) -> str | None:
-    """Return `entry` seen from the URL of its playlist, or None if it may not be followed.
+    """Return `entry` seen from the URL of its playlist, or None if it must not be followed.
 
     A playlist from the network never leads to a file of this computer.
     """
-    target = urljoin(playlist_url, entry)
+    try:
+        target = urljoin(playlist_url, entry)
+    except ValueError:
+        return None
     return target if re.match(r"(https?|rtsps?|rtmps?|mmsh?|udp|rtp|srt)://", target) else None

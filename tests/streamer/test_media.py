@@ -301,7 +301,8 @@ def test_opening_and_closing_leaves_no_thread_and_no_file_behind(tmp_path: Path)
 def test_a_playlist_of_files_is_played_in_order(tmp_path: Path) -> None:
     for name, rate in [("a", 8000), ("b", 16000)]:
         write_wav(tmp_path / f"{name}.wav", noise(0.2, rate, 1), rate)
-    (tmp_path / "list.m3u").write_text("#EXTM3U\na.wav\nmissing.wav\nb.wav\n")
+    entries = ["#EXTM3U", "a.wav", "missing.wav", "http://[oops/x", "file://[oops/x", "b.wav", ""]
+    (tmp_path / "list.m3u").write_text("\n".join(entries))
     blocks = read_all(make_source(str(tmp_path / "list.m3u"), fast=True))
     assert [block.sample_rate for block in blocks] == [8000, 8000, 16000, 16000]
     assert [block.discontinuity for block in blocks] == [False, False, True, False]

@@ -30,6 +30,7 @@ def test_an_hls_playlist_is_told_from_a_list_of_songs() -> None:
         ("https://other/live", "https://other/live"),
         ("rtsp://other/live", "rtsp://other/live"),
         ("file:///etc/passwd", None),
+        ("http://[oops/x", None),
         ("concat:/etc/passwd", None),
     ],
 )
