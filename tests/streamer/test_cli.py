@@ -310,10 +310,11 @@ def test_a_complaint_does_not_go_to_the_output_because_standard_error_is_closed(
     assert (done.returncode, done.stdout) == (2, "")
 
 
-def test_a_closed_standard_input_has_ended(model, tmp_path):
+def test_a_closed_standard_input_is_refused(model, tmp_path):
     raw = ("--source", "-", "--rate", "8000", "--channels", "1", "--model", model)
     done = run_closing("<&-", tmp_path, *raw, *FAST_JSON)
-    assert (done.returncode, done.stderr) == (0, "")
+    said = "genre-stream: standard input is closed; send sound into it\n"
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 def test_raw_samples_are_read_from_standard_input(model, tmp_path):

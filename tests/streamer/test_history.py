@@ -557,6 +557,7 @@ def test_a_history_that_is_moved_away_is_complete_and_a_new_one_begins(tmp_path,
 def test_a_history_that_is_removed_begins_anew_in_a_folder_that_comes_back(
     tmp_path, caplog, monkeypatch
 ):
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(history_module, "RETRY_SECONDS", 0.02)
     path = tmp_path / "disk" / "h.db"
     path.parent.mkdir()
@@ -568,13 +569,14 @@ def test_a_history_that_is_removed_begins_anew_in_a_folder_that_comes_back(
     history.record(segment(2, start=1.0, end=2.0, final=True))
     until(lambda: history.write_errors >= 2)
     path.parent.mkdir()
-    until(path.exists)
+    until(lambda: caplog.messages[-1].endswith(" is written again"))
     history.close()
     assert sound_titles(path) == {"Song 2"}
     assert history.dropped == 0
     assert [message.partition(path.name)[2] for message in caplog.messages] == [
         " was moved, removed or replaced; it is opened anew",
         ": unable to open database file; what is heard waits until it can",
+        " is written again",
     ]
 
 
