@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from streamer.cli import Parser
-from streamer.complaint import complain
+from streamer.complaint import complain, leave_the_reader_alone
 from streamer.palette import COLOURS, ansi, colours
 from streamer.terminal import Terminal, prediction_line, state_line
 
@@ -85,8 +85,7 @@ def main(argv: Sequence[str]) -> int:
         complain(str(error))
         return 1
     except BrokenPipeError:
-        # Whoever read our output has enough; Python must not try to flush what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_the_reader_alone()
     finally:
         screen.finish()
     return 0
