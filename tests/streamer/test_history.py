@@ -49,6 +49,15 @@ def until(condition):
         time.sleep(0.01)
 
 
+def begun(path, **first):
+    """Return a history that goes on, with its first segment in the file."""
+    history = History(path, FOREVER)
+    history.record(at(0))
+    history.record(segment(1, **first))
+    until(lambda: history.query(*ALWAYS).segments)
+    return history
+
+
 def test_segments_are_kept_in_clock_time(tmp_path):
     kept = written(
         tmp_path / "h.db",
@@ -137,10 +146,7 @@ def test_a_clock_that_is_set_makes_no_segment_longer_not_even_if_its_messages_ha
 ):
     monkeypatch.setattr(history_file, "LOCKED_SECONDS", PATIENCE)
     path = tmp_path / "h.db"
-    history = History(path, FOREVER)
-    history.record(at(0))
-    history.record(segment(1))
-    until(lambda: history.query(*ALWAYS).segments)
+    history = begun(path)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         history.record(segment(1, "hall", end=1.0, final=True))
@@ -240,10 +246,7 @@ def test_while_another_program_locks_the_file_nothing_is_lost_and_it_is_said_onc
     monkeypatch.setattr(history_file, "LOCKED_SECONDS", 0.01)
     monkeypatch.setattr(history_module, "RETRY_SECONDS", 0.02)
     path = tmp_path / "h.db"
-    history = History(path, FOREVER)
-    history.record(at(0))
-    history.record(segment(1, end=1.0, final=True))
-    until(lambda: history.query(*ALWAYS).segments)
+    history = begun(path, end=1.0, final=True)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     for number in (2, 3, 4):
@@ -354,10 +357,7 @@ def test_a_stop_while_another_program_locks_the_file_says_how_much_is_lost(
 ):
     monkeypatch.setattr(history_file, "LOCKED_SECONDS", 0.01)
     path = tmp_path / "h.db"
-    history = History(path, FOREVER)
-    history.record(at(0))
-    history.record(segment(1))
-    until(lambda: history.query(*ALWAYS).segments)
+    history = begun(path)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         history.record(at(9))
@@ -393,10 +393,7 @@ def test_when_the_writer_is_stuck_the_queue_stays_bounded_and_the_oldest_goes(
     monkeypatch.setattr(history_module, "QUEUE_LIMIT", 100)
     monkeypatch.setattr(history_file, "LOCKED_SECONDS", PATIENCE)
     path = tmp_path / "h.db"
-    history = History(path, FOREVER)
-    history.record(at(0))
-    history.record(segment(1, end=1.0, final=True))
-    until(lambda: history.query(*ALWAYS).segments)
+    history = begun(path, end=1.0, final=True)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     history.record(segment(2, end=2.0, final=True))
@@ -505,10 +502,7 @@ def test_a_damaged_history_is_kept_under_another_name_and_a_new_one_begins(
 def test_a_history_that_becomes_damaged_while_it_is_written_is_replaced_likewise(tmp_path, caplog):
     path = tmp_path / "h.db"
     long_history(path)
-    history = History(path, FOREVER)
-    history.record(at(0))
-    history.record(segment(1))
-    until(lambda: history.query(*ALWAYS).segments)
+    history = begun(path)
     overwrite(path, HEADER_BYTES)
     history.record(at(60 * 10_000))
     history.record(segment(1, end=10.0, final=True))
@@ -539,10 +533,7 @@ def sound_titles(path):
 
 def test_a_history_that_is_moved_away_is_complete_and_a_new_one_begins(tmp_path, caplog):
     path, moved = tmp_path / "h.db", tmp_path / "moved.db"
-    history = History(path, FOREVER)
-    history.record(at(0))
-    history.record(segment(1, end=1.0, final=True))
-    until(lambda: history.query(*ALWAYS).segments)
+    history = begun(path, end=1.0, final=True)
     path.rename(moved)
     history.record(segment(2, start=1.0, end=2.0, final=True))
     until(path.exists)
@@ -561,10 +552,7 @@ def test_a_history_that_is_removed_begins_anew_in_a_folder_that_comes_back(
     monkeypatch.setattr(history_module, "RETRY_SECONDS", 0.02)
     path = tmp_path / "disk" / "h.db"
     path.parent.mkdir()
-    history = History(path, FOREVER)
-    history.record(at(0))
-    history.record(segment(1, end=1.0, final=True))
-    until(lambda: history.query(*ALWAYS).segments)
+    history = begun(path, end=1.0, final=True)
     shutil.rmtree(path.parent)
     history.record(segment(2, start=1.0, end=2.0, final=True))
     until(lambda: history.write_errors >= 2)
@@ -583,10 +571,7 @@ def test_a_history_that_is_removed_begins_anew_in_a_folder_that_comes_back(
 def test_a_history_that_is_put_back_from_a_copy_is_gone_on_with(tmp_path):
     path, copy = tmp_path / "h.db", tmp_path / "copy.db"
     written(copy, at(0), segment(1, end=1.0, final=True, title="Copied"))
-    history = History(path, FOREVER)
-    history.record(at(0))
-    history.record(segment(1, end=1.0, final=True))
-    until(lambda: history.query(*ALWAYS).segments)
+    history = begun(path, end=1.0, final=True)
     copy.replace(path)
     history.record(segment(2, start=1.0, end=2.0, final=True))
     until(lambda: len(history.query(*ALWAYS).segments) == 2)
