@@ -52,9 +52,6 @@ FIT_OPTIONS = (
 """Options that carry the name of a field of `FitSettings`, where their defaults stand: name, type,
 least and highest value, help."""
 
-HIGHEST_SEED = 2**32 - 1
-"""What every generator of chance here takes."""
-
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
@@ -167,6 +164,10 @@ def _share(text: str) -> float:
 _share.__name__ = "number"
 
 
+_seed = _number(int, 0, 2**32 - 1)
+"""Parses what every generator of chance here takes."""
+
+
 def _add_grid_options(parser: argparse.ArgumentParser) -> None:
     grid = parser.add_argument_group("spectrogram, where the data is audio")
     grid.add_argument(
@@ -199,7 +200,7 @@ def _add_speak_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=_number(int, 0, HIGHEST_SEED),
+        type=_seed,
         default=0,
         help="of words, speeds and pitches (0)",
     )
@@ -226,7 +227,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=_number(int, 0, HIGHEST_SEED),
+        type=_seed,
         help="decides everything that is left to chance (0)",
     )
     for option, kind, least, most, text in FIT_OPTIONS:
@@ -297,7 +298,7 @@ def _add_judged_options(parser: argparse.ArgumentParser) -> None:
     _add_split_option(parser)
     parser.add_argument(
         "--seed",
-        type=_number(int, 0, HIGHEST_SEED),
+        type=_seed,
         default=0,
         help="of everything left to chance (0)",
     )
