@@ -389,6 +389,13 @@ class _Training:
                 f"{len(self.split.train)} tracks to train on and {len(self.split.valid)} to "
                 "validate on; both need some"
             )
+        learnt = {track.genre for track in self.split.train}
+        if unlearnt := sorted({track.genre for track in tracks} - learnt):
+            raise DatasetError(
+                f"{settings.data}: the split {self.split.name} leaves no track of "
+                f"{', '.join(unlearnt)} to train on; give another --split, or keep only the "
+                "folders of genres to be learnt"
+            )
         self._say_what_leaks()
         self.labels = labels_of(tracks, settings.background is not None)
         self.background: tuple[list[Song], list[Song]] = ([], [])

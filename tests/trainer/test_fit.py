@@ -340,6 +340,22 @@ def test_a_share_of_other_sounds_that_leaves_nothing_of_one_kind_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_split_that_leaves_a_genre_nothing_to_learn_from_is_refused_with_its_name(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *others = sorted(folder.name for folder in data.iterdir() if folder.is_dir())
+    names = [f"{genre}/{track.stem}" for genre in others for track in (data / genre).glob("*.png")]
+    lists = [tmp_path / f"{part}.txt" for part in ("train", "valid", "test")]
+    for path, part in zip(lists, (names[2:], names[:1], names[1:2]), strict=True):
+        path.write_text("".join(f"{name}\n" for name in part))
+    command = [*fit_command(data, tmp_path / "run"), "--split", *map(str, lists)]
+    assert fit_here(command) == 2
+    assert capsys.readouterr().err == (
+        f"genre-train: {data}: the split lists leaves no track of {first} to train on; give "
+        "another --split, or keep only the folders of genres to be learnt\n"
+    )
+
+
 def test_frozen_batch_norms_without_statistics_to_keep_are_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
