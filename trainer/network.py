@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import zipfile
@@ -19,6 +20,9 @@ import numpy as np
 from streamer.spectrogram import SpectrogramSpec
 from trainer.run_folder import read_facts
 from trainer.writing import replacing
+
+# It writes paragraphs about functions that it traces again, which tell a user nothing.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 """The file Keras downloads for `weights="imagenet"` without the classification top."""
