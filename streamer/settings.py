@@ -18,7 +18,7 @@ import shlex
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -476,23 +476,32 @@ def sample_config() -> str:
         "# (--hop-seconds) and in the environment (GENRE_STREAM_HOP_SECONDS).",
         "# 'genre-stream --print-config' shows what holds, and where it was said.",
     ]
+    decision = _embedded_decision()
     for group, fields in fields_by_group().items():
         lines += ["", f"## {group}"]
+        if group == DECIDE:
+            lines += ["", "# Shown are those of the embedded model."]
         for name, field in fields:
             lines += [
                 "",
                 *textwrap.wrap(_comment(field), 98, initial_indent="# ", subsequent_indent="# "),
             ]
-            lines.append(f"#{name} = {_example(name, field)}")
+            shown = _toml(decision[name]) if group == DECIDE else _example(name, field)
+            lines.append(f"#{name} = {shown}")
     return "\n".join(lines) + "\n"
+
+
+def _embedded_decision() -> Mapping[str, object]:
+    """Return the decision settings that hold where neither settings nor another model are given."""
+    from streamer.decision import DecisionSettings
+    from streamer.model import Classifier
+
+    own = Classifier.load().contract.decision
+    return asdict(DecisionSettings.from_mapping(own))
 
 
 def _example(name: str, field: FieldInfo) -> str:
     """Return the default, or what might stand in its place where there is none."""
-    if extra(field, "group") == DECIDE:
-        from streamer.decision import DecisionSettings
-
-        return _toml(getattr(DecisionSettings(), name))
     return _EXAMPLES[name] if field.default in (None, ()) else _toml(field.default)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from streamer import settings as schema
 from streamer.decision import RANGES, DecisionSettings
+from streamer.model import Classifier
 from streamer.settings import Settings, SettingsError, load
 
 SAMPLE = Path(__file__).parents[2] / "systemd" / "config.toml"
@@ -213,6 +214,19 @@ def test_the_defaults_that_the_sample_file_shows_are_the_defaults(tmp_path, envi
     )
     shown = load({}, config=write(tmp_path / "all.toml", text), environment=environment)
     assert shown.settings == load({}, environment=environment).settings
+
+
+def test_the_decision_settings_that_the_sample_file_shows_are_those_of_the_embedded_model(
+    tmp_path, environment
+):
+    text = "\n".join(
+        line[1:]
+        for line in SAMPLE.read_text().splitlines()
+        if line[1:].split(" ", 1)[0] in RANGES or line.startswith("#smoothing =")
+    )
+    shown = load({}, config=write(tmp_path / "all.toml", text), environment=environment)
+    own = Classifier.load().contract.decision
+    assert shown.settings.decision == dataclasses.asdict(DecisionSettings.from_mapping(own))
 
 
 def test_the_decision_settings_are_those_of_the_decider_with_the_same_limits():
