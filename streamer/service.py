@@ -114,12 +114,13 @@ class Service:
             recorders=recorders,
         )
         self._metrics.watch_hub(self._hub)
+        self._token = read_token(settings)
         self._server = Server(
             self._hub,
             host=settings.host,
             port=settings.port,
             sockets=inherited_sockets() or None,
-            token=read_token(settings),
+            token=self._token,
             origins=settings.origin,
             max_clients=settings.max_clients,
             tls_cert=settings.tls_cert,
@@ -164,7 +165,7 @@ class Service:
             self._terminal.write(f"Dashboard: {self._server.url}\n")
         else:
             logger.info("serving on %s", self._server.url)
-        if self._settings.token_file is None and not _is_private(self._server.addresses):
+        if self._token is None and not _is_private(self._server.addresses):
             logger.warning("anybody who reaches %s may listen in; set token_file", self._server.url)
 
     def _listen(self, name: str, source: Source) -> None:

@@ -482,6 +482,15 @@ def test_the_token_of_systemds_credentials_is_asked_for(model, tone, tmp_path):
             pass
 
 
+def test_a_port_for_which_systemd_brings_the_token_is_not_warned_of(model, tone, tmp_path):
+    (tmp_path / "token").write_text("open sesame\n")
+    variables = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    arguments = ("--model", model, "--source", f"t={tone}", "--host", "0.0.0.0")
+    with daemon(tmp_path, *arguments, variables=variables) as running:
+        running.wait_for_line(lambda line: "t: live" in line)
+    assert "may listen in" not in running.log
+
+
 def test_a_credential_that_is_not_text_is_one_line_and_status_2(model, tone, tmp_path):
     (tmp_path / "token").write_bytes(b"\xff\xfe")
     variables = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
