@@ -1,4 +1,4 @@
-"""`--check`: try everything that a start needs, and listen to nothing."""
+"""`--check`: try everything that a start needs, listen to nothing and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def _access(settings: Settings) -> str:
 def _history(settings: Settings) -> str:
     if settings.history is None:
         return "history: none is kept"
+    new = not settings.history.exists()
     open_history(settings.history).close()
+    if new:  # it would belong to whoever checks, and the service could not write into it
+        settings.history.unlink()
     return f"history: {settings.history}"
 
 

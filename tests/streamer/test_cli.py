@@ -12,6 +12,7 @@ import support_daemon
 from support_model import make_model
 
 from streamer import cli
+from streamer.history_file import open_history
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,17 @@ def test_check_tries_each_part_and_listens_to_nothing(model, tmp_path):
         "history",
         "port",
     ]
+
+
+def test_check_leaves_no_history_behind_that_was_not_there(model, tmp_path):
+    kept, new = tmp_path / "kept.db", tmp_path / "new.db"
+    open_history(kept).close()
+    for history in (kept, new):
+        arguments = ("--source", "demo", "--model", model, "--port", 0, "--history", history)
+        result = support_daemon.run(tmp_path, "--check", *arguments)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert f"history: {history}\n" in result.stdout
+    assert sorted(tmp_path.glob("*.db*")) == [kept]
 
 
 def test_check_says_that_the_port_is_taken(model, tmp_path):
