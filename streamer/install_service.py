@@ -26,6 +26,10 @@ SYSTEM_FILES = {
 USER_FILES = {"user/genre-stream.service": ".config/systemd/user/genre-stream.service"}
 """Shipped file -> where it belongs, below the root folder or below the home folder."""
 
+SYSTEM_CONFIG = "etc/genre-stream/config.toml"
+USER_CONFIG = ".config/genre-stream/config.toml"
+"""Where the settings belong, below the same folders."""
+
 GROWING_DELAY = """\
 # systemd 254 and later can wait longer after each failure.
 [Service]
@@ -53,7 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--print", action="store_true", help="print the files, install nothing")
     parser.add_argument(
-        "--root", type=Path, metavar="DIR", help="install below this folder, and start nothing"
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="install below this folder, and leave systemd alone",
     )
     return parser
 
@@ -75,8 +82,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         below = arguments.root or (Path.home() if arguments.user else Path("/"))
         _write(files, below)
-        if not arguments.user:
-            _write_config(below)
+        _write_config(USER_CONFIG if arguments.user else SYSTEM_CONFIG, below)
         _finish(arguments.user, staged=arguments.root is not None)
     except InstallError as error:
         complain(str(error))
@@ -138,13 +144,13 @@ def _write(files: Mapping[str, str], below: Path) -> None:
         print(f"wrote {path}")
 
 
-def _write_config(below: Path) -> None:
+def _write_config(where: str, below: Path) -> None:
     """Write the sample settings, unless there are settings already."""
-    path = below / "etc" / "genre-stream" / "config.toml"
+    path = below / where
     if path.exists():
         print(f"kept {path}")
     else:
-        _write({"etc/genre-stream/config.toml": shipped("config.toml")}, below)
+        _write({where: shipped("config.toml")}, below)
 
 
 def _finish(user: bool, *, staged: bool) -> None:
@@ -159,7 +165,7 @@ def _finish(user: bool, *, staged: bool) -> None:
                 print(f"failed: {' '.join(command)}", file=sys.stderr)
         if not user:
             _guard_config()
-    config = "~/.config/genre-stream/config.toml" if user else "/etc/genre-stream/config.toml"
+    config = f"~/{USER_CONFIG}" if user else f"/{SYSTEM_CONFIG}"
     print(
         f"now say in {config} what to hear, then: {' '.join(systemctl)} enable --now genre-stream"
     )
@@ -167,7 +173,7 @@ def _finish(user: bool, *, staged: bool) -> None:
 
 def _guard_config() -> None:
     """Let only the service read the settings: an address may hold a password."""
-    config = Path("/etc/genre-stream/config.toml")
+    config = Path("/", SYSTEM_CONFIG)
     try:
         shutil.chown(config, group="genre-stream")
         config.chmod(0o640)

@@ -8,6 +8,7 @@ import pytest
 
 from streamer import cli, install_service
 from streamer.install_service import shipped, unit_files
+from streamer.settings import config_files
 
 PROGRAM = Path("/opt/somewhere/bin/genre-stream")
 
@@ -46,6 +47,17 @@ def test_the_users_unit_goes_to_the_users_folder(tmp_path, monkeypatch, capsys):
     unit = tmp_path / ".config/systemd/user/genre-stream.service"
     assert "WantedBy=default.target" in unit.read_text()
     assert "systemctl --user enable" in capsys.readouterr().out
+
+
+def test_a_user_finds_the_sample_settings_where_they_are_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(install_service, "this_program", lambda: PROGRAM)
+    assert cli.main(["install-service", "--user", "--root", str(tmp_path)]) == 0
+    *_, config = config_files(None, {"HOME": str(tmp_path)})
+    assert config.read_text() == shipped("config.toml")
+    config.write_text("port = 1\n")
+    assert cli.main(["install-service", "--user", "--root", str(tmp_path)]) == 0
+    assert config.read_text() == "port = 1\n"
+    assert f"kept {config}\n" in capsys.readouterr().out
 
 
 def test_printing_installs_nothing(tmp_path, monkeypatch, capsys):
