@@ -22,35 +22,59 @@ if TYPE_CHECKING:
 PROGRAM = "genre-train"
 
 FIT_OPTIONS = (
-    ("--epochs", int, 0, 100_000, "passes over the training tracks with the whole network"),
-    ("--head-epochs", int, 0, 100_000, "passes before them in which only the new layer learns"),
-    ("--batch", int, 1, 4096, "windows in a step"),
+    ("--epochs", int, 0, 100_000, "passes over the training tracks with the whole network (40)"),
+    ("--head-epochs", int, 0, 100_000, "passes before them in which only the new layer learns (1)"),
+    ("--batch", int, 1, 4096, "windows in a step (16)"),
     (
         "--input-scale",
         float,
         0.1,
         20,
-        "factor on both axes of the spectrogram before InceptionV3",
+        "factor on both axes of the spectrogram before InceptionV3 (2)",
     ),
-    ("--window-seconds", float, 1, 300, "length of a window"),
-    ("--windows-per-song", int, 1, 1000, "windows of each track in an epoch"),
-    ("--background-share", float, 0, 1, "share of an epoch's windows that are no music"),
-    ("--learning-rate", float, 0, 10, "highest rate of the whole network"),
-    ("--head-learning-rate", float, 0, 10, "rate of the new layer while the rest is frozen"),
-    ("--weight-decay", float, 0, 10, "AdamW's decoupled decay"),
-    ("--label-smoothing", float, 0, 0.99, "share of the target spread over all labels"),
-    ("--dropout", float, 0, 0.99, "share of features dropped in training"),
-    ("--averaging", float, 0, 0.999999, "momentum of the averaged weights that are kept"),
+    ("--window-seconds", float, 1, 300, "length of a window (5)"),
+    ("--windows-per-song", int, 1, 1000, "windows of each track in an epoch (2)"),
+    ("--background-share", float, 0, 1, "share of an epoch's windows that are no music (0.1)"),
+    ("--learning-rate", float, 0, 10, "highest rate of the whole network (0.0003)"),
+    (
+        "--head-learning-rate",
+        float,
+        0,
+        10,
+        "rate of the new layer while the rest is frozen (0.001)",
+    ),
+    ("--weight-decay", float, 0, 10, "AdamW's decoupled decay (0.05)"),
+    ("--label-smoothing", float, 0, 0.99, "share of the target spread over all labels (0.1)"),
+    ("--dropout", float, 0, 0.99, "share of features dropped in training (0.5)"),
+    ("--averaging", float, 0, 0.999999, "momentum of the averaged weights that are kept (0.99)"),
     (
         "--patience",
         int,
         0,
         100_000,
-        "epochs without a better validation before it stops; 0: never",
+        "epochs without a better validation before it stops; at 0 it never does (0)",
     ),
 )
-"""Options that carry the name of a field of `FitSettings`, where their defaults stand: name, type,
-least and highest value, help."""
+"""Options that carry the name of a field of `FitSettings`: name, type, least and highest value, and
+help with the default that stands there."""
+
+AUGMENTATIONS = (
+    "stretch=0.08",
+    "band_shift=3",
+    "equaliser_db=5",
+    "band_limit=0.2",
+    "reverberation=0.2",
+    "noise=0.25",
+    "noise_snr_db=0,30",
+    "level_db=20",
+    "masks=2",
+    "mask_frames=0.15",
+    "mask_bands=16",
+    "mixup=0.3",
+    "change=0",
+)
+"""The fields of `Augmentation` with their defaults. They are written down here, as those above are,
+because a `--help` is not to wait for TensorFlow."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -206,8 +230,10 @@ def _add_speak_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_fit_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, help="audio or pictures, one folder a genre")
+def _add_fit_options(
+    parser: argparse.ArgumentParser, kinds: str = "pictures (audio: prepare it first)"
+) -> None:
+    parser.add_argument("--data", type=Path, help=f"{kinds}, one folder a genre")
     parser.add_argument("--out", type=Path, help="folder of the run (runs/DATE-TIME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a stopped run")
     _add_split_option(parser)
@@ -218,7 +244,7 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         "--background",
         type=Path,
         metavar="DIR",
-        help="sounds that are not music, audio or pictures: they become the label not_music",
+        help=f"sounds that are not music, as {kinds}; they become the label not_music",
     )
     parser.add_argument(
         "--weights",
@@ -248,7 +274,8 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="strength of one kind of variation (see trainer/augment.py), or none for no variation",
+        help=f"strength of one kind of variation, or none for no variation; may be repeated "
+        f"({', '.join(AUGMENTATIONS)})",
     )
     parser.add_argument(
         "--freeze-batch-norms",
@@ -269,19 +296,19 @@ def _add_average_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the new run")
 
 
-def _add_split_option(parser: argparse.ArgumentParser) -> None:
+def _add_split_option(parser: argparse.ArgumentParser, before: str = "") -> None:
     parser.add_argument(
         "--split",
         nargs="+",
         default=[],
         metavar="SPLIT",
-        help="fault-filtered (default for GTZAN), stratified (default else), a CSV of "
+        help=f"{before}fault-filtered (default for GTZAN), stratified (default else), a CSV of "
         "track,artist, or three files with the names of the train, valid and test tracks",
     )
 
 
 def _add_all_options(parser: argparse.ArgumentParser) -> None:
-    _add_fit_options(parser)
+    _add_fit_options(parser, kinds="audio or pictures")
     _add_grid_options(parser)
     parser.add_argument(
         "--pictures", type=Path, help="where the pictures of audio go (in the user's cache)"
@@ -295,14 +322,20 @@ def _add_judged_options(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, help="audio or pictures (default: what the run was trained on)"
     )
     parser.add_argument("--background", type=Path, metavar="DIR", help="sounds that are not music")
-    _add_split_option(parser)
+    _add_split_option(
+        parser, "for an .onnx file (a run is judged on its own lists): all for everything in DATA, "
+    )
     parser.add_argument(
         "--seed",
         type=_seed,
         default=0,
         help="of everything left to chance (0)",
     )
-    parser.add_argument("--out", type=Path, help="where results go (default: into the run)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where results go (default: RUN/evaluation; for NAME.onnx NAME-evaluation)",
+    )
 
 
 def _add_set_option(parser: argparse.ArgumentParser) -> None:
@@ -339,7 +372,8 @@ def _add_stream_options(parser: argparse.ArgumentParser) -> None:
         "--right-of-claimed",
         type=_share,
         metavar="SHARE",
-        help="with --tune: claim as much as possible while so many of the claims are right (0.9)",
+        help="with --tune: claim as much as possible while so many of the claims are right, "
+        "such as 0.9",
     )
 
 

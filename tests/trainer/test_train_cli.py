@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -18,7 +19,9 @@ from support_model import LABELS, band_noise, make_model
 from support_pictures import write_pictures
 from support_songs import SUFFIXES, write_audio, write_songs
 
-from trainer.cli import main
+from trainer.augment import Augmentation
+from trainer.cli import AUGMENTATIONS, FIT_OPTIONS, _augmentation, main
+from trainer.fit import FitSettings
 
 LATEST = 3600
 """Seconds after which a command that should have ended counts as stuck."""
@@ -296,6 +299,16 @@ def test_help_needs_no_tensorflow() -> None:
     script += "assert not {'tensorflow', 'keras', 'pandas', 'librosa'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_help_tells_the_defaults_that_hold() -> None:
+    defaults = {field.name: field.default for field in dataclasses.fields(FitSettings)}
+    for option, *_, text in FIT_OPTIONS:
+        assert text.endswith(f"({defaults[option[2:].replace('-', '_')]:g})"), option
+    assert [change.split("=")[0] for change in AUGMENTATIONS] == [
+        field.name for field in dataclasses.fields(Augmentation)
+    ]
+    assert _augmentation(AUGMENTATIONS) == Augmentation()
 
 
 def said_by(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
