@@ -55,7 +55,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         heard = _heard(arguments.file, from_, to, arguments.source)
         if arguments.csv:
-            print(heard.to_csv(date_format="%Y-%m-%d %H:%M"), end="", flush=True)
+            # To the millisecond, as seconds are kept: sums of them have other digits by chance.
+            print(heard.round(3).to_csv(date_format="%Y-%m-%d %H:%M"), end="", flush=True)
         else:
             _plot(heard, arguments.plot)
     except ModuleNotFoundError as error:

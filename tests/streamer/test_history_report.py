@@ -68,6 +68,17 @@ def test_time_and_source_can_be_chosen(heard, capsys):
     assert (row["hour"], float(row["pop"])) == ("2026-05-02 00:00", 3600.0)
 
 
+def test_the_table_has_no_digits_that_only_adding_up_makes(tmp_path, capsys):
+    history = History(tmp_path / "h.db", 365.0 * 1000)
+    for minute, hop_seconds in enumerate((0.1, 0.7, 0.1)):
+        time = (NIGHT + timedelta(minutes=minute)).isoformat(timespec="milliseconds")
+        position = 1.0 + 60 * minute
+        history.record(prediction(1, time=time, position=position, hop_seconds=hop_seconds))
+    history.close()
+    assert main([str(tmp_path / "h.db"), "--csv"]) == 0
+    assert capsys.readouterr().out == "hour,blues\n2026-05-01 23:00,0.9\n"
+
+
 def test_the_plot_is_a_picture(heard, tmp_path):
     picture = tmp_path / "heard.png"
     assert main([str(heard), "--plot", str(picture)]) == 0
