@@ -27,7 +27,7 @@ COMMANDS = {
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What a file may say to whoever writes into it."""
 
-USAGE = "usage: genre-stream (--device NAME | --source LOCATION)... [options]"
+USAGE = "usage: genre-stream (--device DEVICE | --source LOCATION)... [options]"
 
 EXAMPLES = """\
 other commands:

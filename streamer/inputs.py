@@ -64,7 +64,8 @@ def make_inputs(
             raise InputError(str(error)) from None
         if source.name in inputs:
             raise InputError(
-                f"two sources are named '{source.name}'; give one another name: --source NAME=..."
+                f"two sources are named '{source.name}'; give one another name: write NAME=... "
+                "before its device or location"
             )
         inputs[source.name] = (said, source)
     return inputs

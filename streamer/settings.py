@@ -101,9 +101,9 @@ class Settings(BaseSettings):
     device: Words = _setting(
         (),
         HEAR,
-        "NAME",
+        "[NAME=]DEVICE",
         "a microphone: 'mic' (the default input), 'loopback' (what the computer is playing), "
-        "an index, or a part of a name; may be repeated",
+        "an index, or a part of a device's name; may be repeated and given a name",
     )
     source: Words = _setting(
         (),

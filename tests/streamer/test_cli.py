@@ -33,7 +33,7 @@ LIKE_ANY_USER = (
 FAST_JSON = ("--fast", "--json")
 
 WRONG_USAGE = [
-    ([], "nothing to hear; usage: genre-stream (--device NAME | --source LOCATION)... [options]"),
+    ([], "nothing to hear; usage: genre-stream (--device DEVICE | --source LOCATION)... [options]"),
     (["--sorce", "x"], "unknown option --sorce (did you mean --source?); see genre-stream --help"),
     (["--sorce=x"], "unknown option --sorce (did you mean --source?); see genre-stream --help"),
     (["-q"], "unknown option -q; see genre-stream --help"),
