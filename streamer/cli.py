@@ -43,8 +43,9 @@ examples:
   genre-stream --source radio=https://radio.example/live --source hall=rtsp://camera.example/audio
   genre-stream --source song.flac --fast --json
 
-Settings also come from /etc/genre-stream/config.toml, ~/.config/genre-stream/config.toml
-and the environment (GENRE_STREAM_PORT and so on).
+Settings also come from /etc/genre-stream/config.toml, ~/.config/genre-stream/config.toml, the
+file of --config and the environment (GENRE_STREAM_PORT and so on). Of these the later wins, and
+the command line over all. The last that names devices or sources names all that are heard.
 Exit status: 0 done, 1 failed while running, 2 wrong usage or settings.
 """
 

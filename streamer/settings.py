@@ -473,7 +473,8 @@ def sample_config() -> str:
     lines = [
         "# Settings of genre-stream. To change one, remove the '#' before its name. Where there is",
         "# a default, it is shown; else an example is. The same names work as options",
-        "# (--hop-seconds) and in the environment (GENRE_STREAM_HOP_SECONDS).",
+        "# (--hop-seconds) and in the environment (GENRE_STREAM_HOP_SECONDS). A list is an option",
+        "# that is repeated, and in the environment words with blanks between them.",
         "# 'genre-stream --print-config' shows what holds, and where it was said.",
     ]
     decision = _embedded_decision()
