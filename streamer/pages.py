@@ -140,7 +140,9 @@ class Pages:
             return json_page(self._hub.state() | {"history": self._history is not None})
         if path == "/api/history":
             return await self._history_page(query, single(request.headers, "Accept") or "")
-        return text_page(404, "there is no such page; see / /healthz /metrics /api/state")
+        return text_page(
+            404, "there is no such page; see / /healthz /metrics /api/state /api/history"
+        )
 
     def _file(self, page: Page, headers: Headers) -> Page:
         assert page.headers is not None

@@ -426,7 +426,9 @@ def test_there_is_no_way_to_any_other_file(path):
             answer = (await reader.read()).decode()
             writer.close()
             assert answer.startswith("HTTP/1.1 404 ")
-            assert answer.endswith("there is no such page; see / /healthz /metrics /api/state\n")
+            assert answer.endswith(
+                "there is no such page; see / /healthz /metrics /api/state /api/history\n"
+            )
 
     within_patience(scenario())
 
