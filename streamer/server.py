@@ -83,6 +83,11 @@ class Server:
         Answers ``/api/history``.
     metrics
         Answers ``/metrics``, and counts clients.
+
+    Raises
+    ------
+    ServerError
+        If the certificate or a socket cannot be used.
     """
 
     def __init__(
@@ -101,6 +106,8 @@ class Server:
         history: History | None = None,
         metrics: Metrics | None = None,
     ) -> None:
+        for listening in sockets or ():
+            _check_inherited(listening)
         self._hub = hub
         self._host = host
         self._port = port
@@ -213,6 +220,24 @@ class Server:
             return
         with self._metrics.client():
             await client.serve()
+
+
+def _check_inherited(listening: socket.socket) -> None:
+    """Refuse a socket on which nobody finds a URL.
+
+    Raises
+    ------
+    ServerError
+        If it is not one of TCP.
+    """
+    if (
+        listening.family not in (socket.AF_INET, socket.AF_INET6)
+        or listening.type != socket.SOCK_STREAM
+    ):
+        raise ServerError(
+            f"the socket {listening.getsockname()} that was handed over is not one of TCP; "
+            "say ListenStream=ADDRESS:PORT in its unit"
+        )
 
 
 def _allow_open_files(count: int) -> None:

@@ -157,6 +157,23 @@ def test_a_connection_made_before_the_start_is_answered_on_the_socket_of_systemd
         early.close()
 
 
+def test_a_socket_of_systemd_that_is_not_one_of_tcp_is_refused_in_one_line(model, tone, tmp_path):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        with daemon(
+            tmp_path,
+            *("--model", model, "--source", f"t={tone}"),
+            command=(sys.executable, "-c", SOCKET_LAUNCHER),
+            pass_fds=(listening.fileno(),),
+            variables={"LISTEN_FDS": "1", "FROM": str(listening.fileno())},
+        ) as running:
+            assert running.wait() == 2
+    assert running.log == (
+        f"genre-stream: the socket {tmp_path / 's'} that was handed over is not one of TCP; "
+        "say ListenStream=ADDRESS:PORT in its unit\n"
+    )
+
+
 def test_sigterm_ends_open_segments_tells_clients_1001_and_leaves_with_0(model, tone, tmp_path):
     database = tmp_path / "heard.db"
     arguments = ("--model", model, "--source", f"t={tone}", "--history", database)
