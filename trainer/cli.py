@@ -90,7 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] not in {*COMMANDS, "-h", "--help", "--version"}:
         arguments.insert(0, "all")
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:  # argparse would name the help that lists no options
+        _Parser(prog=f"{PROGRAM} {arguments[0]}").error(
+            f"unrecognized arguments: {' '.join(unknown)}"
+        )
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As standard error has it: no name of a track is worth stopping for.
         sys.stdout.reconfigure(errors="backslashreplace")

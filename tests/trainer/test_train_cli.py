@@ -326,7 +326,11 @@ def said_by(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
     ("arguments", "sentence"),
     [
         ([], "--data is missing"),
-        (["--bogus"], "unrecognized arguments: --bogus"),
+        (["--bogus"], "unrecognized arguments: --bogus; see genre-train all --help"),
+        (
+            ["robustness", "run", "--limit", "3"],
+            "unrecognized arguments: --limit 3; see genre-train robustness --help",
+        ),
         (["fit"], "--data is missing"),
         (["fit", "--epochs", "many"], "invalid whole number value: 'many'"),
         (["fit", "--batch", "0"], "must be at least 1, not 0"),
