@@ -68,7 +68,8 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:  # nobody reads the rest
         raise
     except (OSError, ValueError) as error:
-        complain(f"cannot write {arguments.plot or 'the table'}: {error}")
+        reason = getattr(error, "strerror", None) or error
+        complain(f"cannot write {arguments.plot or 'the table'}: {reason}")
         return 1
     return 0
 

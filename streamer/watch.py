@@ -126,7 +126,8 @@ def _read_token(file: Path | None) -> str | None:
     try:
         return None if file is None else file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise WatchError(f"cannot read the token file {file}: {error}") from None
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise WatchError(f"cannot read the token file {file}: {reason}") from None
 
 
 async def _watch(url: str, token: str | None, sources: list[str] | None, show: Show) -> None:

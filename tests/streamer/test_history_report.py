@@ -97,7 +97,11 @@ def test_the_plot_is_a_picture(heard, tmp_path):
             "--from must be a moment such as 2026-05-01T12",
         ),
         (["{heard}", "--csv", "--to", "0001-01-01"], 1, "holds nothing of the time and source"),
-        (["{heard}", "--plot", "/nowhere/x.png"], 1, "cannot write /nowhere/x.png: [Errno 2]"),
+        (
+            ["{heard}", "--plot", "/nowhere/x.png"],
+            1,
+            "cannot write /nowhere/x.png: No such file or directory\n",
+        ),
         (["{heard}", "--plot", "x.docx"], 1, "cannot write x.docx: Format 'docx' is not supported"),
     ],
 )

@@ -276,6 +276,19 @@ def test_an_option_that_is_none_is_refused_in_one_line():
 
 
 @pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "No such file or directory"), (b"\xff\xfe", "it is not text in UTF-8")],
+)
+def test_a_token_file_that_cannot_be_read_is_one_line(content, reason, tmp_path, capsys):
+    token = tmp_path / "token"
+    if content is not None:
+        token.write_bytes(content)
+    assert watch.main(["--token-file", str(token)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"genre-stream: cannot read the token file {token}: {reason}\n"
+
+
+@pytest.mark.parametrize(
     ("text", "url"),
     [
         ("localhost:8765", "ws://localhost:8765/"),
