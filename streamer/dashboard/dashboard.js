@@ -48,6 +48,7 @@ const HANDLERS = {
     windowSeconds = message.window_seconds;
     setLabels(message.labels);
     setSources(message.sources);
+    askForPictures();
     segments.settle();
     segmentsChanged = true;
     recall(++greeting);

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from support_browser import Broadcast, Page, wait_for
 from support_published import MELS, prediction, spectrogram
 
@@ -111,6 +112,39 @@ def test_the_spectrogram_is_asked_for_of_the_chosen_source_alone(
     watching(page, running)
     page.run("document.querySelector('.source input[value=hall]').click()")
     wait_for(lambda: running.spectrogram_sources() == ["hall"], "the other source is asked for")
+
+
+@pytest.mark.parametrize("later", [1, 2])
+def test_the_spectrogram_is_asked_for_whichever_connection_is_greeted_first(
+    page: Page, serve: Callable[..., Broadcast], later: int
+) -> None:
+    running = serve("radio", "hall")
+    withhold = page.driver.execute_cdp_cmd(
+        "Page.addScriptToEvaluateOnNewDocument",
+        {
+            "source": f"""
+            const sockets = [];
+            window.WebSocket = class extends WebSocket {{
+              constructor(...values) {{ super(...values); sockets.push(this); }}
+              set onmessage(take) {{
+                super.onmessage = take && ((event) => this.pass(take, event));
+              }}
+              async pass(take, event) {{
+                if (sockets[{later} - 1] === this) await window.released;
+                take.call(this, event);
+                window.greeted = true;
+              }}
+            }};
+            window.released = new Promise((release) => (window.release = release));"""
+        },
+    )
+    try:
+        page.open(f"{running.url}#hall")
+        page.until("window.greeted")
+        page.run("window.release()")
+        wait_for(lambda: running.spectrogram_sources() == ["hall"], "the pictures are asked for")
+    finally:
+        page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", withhold)
 
 
 def test_a_hidden_page_asks_for_no_pictures_and_a_shown_one_does_again(
