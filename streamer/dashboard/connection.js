@@ -15,8 +15,13 @@ function socketAddress() {
   return address;
 }
 
+/** A header as the daemon reads it: in UTF-8, of which `fetch` takes only the bytes. */
+function authorization() {
+  return `Bearer ${String.fromCharCode(...new TextEncoder().encode(token))}`;
+}
+
 function request(path) {
-  const headers = token === null ? {} : { Authorization: `Bearer ${token}` };
+  const headers = token === null ? {} : { Authorization: authorization() };
   return fetch(new URL(path, here), { headers, cache: "no-store" });
 }
 

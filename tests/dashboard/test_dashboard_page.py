@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from selenium.webdriver.common.by import By
@@ -293,6 +294,19 @@ def test_the_token_of_the_address_is_passed_on(page: Page, serve: Serve, tmp_pat
     page.until_text("now-genre", "Not allowed")
     complaints = page.complaints()
     assert all("401" in line or "Authentication" in line for line in complaints), complaints
+
+
+@pytest.mark.parametrize("token", ["schlüssel", "合言葉 100 %"])
+def test_a_token_of_any_letters_is_passed_on(page: Page, serve: Serve, token: str) -> None:
+    running = serve("radio", token=token)
+    running.publish(prediction(1, time=ago(19)), segment(1))
+    running.publish(prediction(20, time=ago(0)), segment(1, end=10.0, final=True))
+    page.open(f"{running.url}?token={quote(token)}")
+    page.until("document.querySelectorAll('#heard tr').length === 1")
+    assert page.complaints() == []
+    page.open(f"{running.url}?token={quote('鍵')}")
+    page.until_text("connection", "Not allowed: token needed")
+    page.complaints()
 
 
 def test_the_page_asks_for_nothing_from_anywhere_else(page: Page, radio: Broadcast) -> None:
