@@ -38,9 +38,9 @@ export async function readFromDaemon(path) {
 /**
  * One connection that comes back by itself.
  *
- * `onMessage(message)` gets every parsed frame. `onState(state, seconds)` gets "connecting",
- * "open" (the daemon has said hello), "waiting" (`seconds` until the next try) or "refused"
- * (the token is missing or wrong; tried again like "waiting").
+ * `onMessage(message)` gets every parsed frame. `onState(state)` gets "connecting", "open" (the
+ * daemon has said hello), "waiting" (for the next try) or "refused" (the token is missing or
+ * wrong; tried again like "waiting").
  */
 export class Connection {
   #onMessage;
@@ -50,6 +50,7 @@ export class Connection {
   #retry = 0;
   #watch = 0;
   #greeted = false;
+  #refused = false;
 
   constructor(onMessage, onState = () => {}) {
     this.#onMessage = onMessage;
@@ -87,6 +88,7 @@ export class Connection {
     if (message.type === "hello") {
       this.#delay = FIRST_DELAY_MS;
       this.#greeted = true;
+      this.#refused = false;
       this.#onState("open");
     }
     this.#onMessage(message);
@@ -110,14 +112,16 @@ export class Connection {
     const wait = this.#delay * (0.75 + Math.random() / 2);
     this.#delay = Math.min(this.#delay * 2, LONGEST_DELAY_MS);
     this.#retry = setTimeout(() => this.open(), wait);
-    this.#onState("waiting", wait / 1000);
+    if (!this.#refused) this.#onState("waiting");
     if (!this.#greeted) this.#askWhy();
   }
 
   /** A browser does not say why a handshake failed; an ordinary request does. */
   async #askWhy() {
     const answer = await request("api/state").catch(() => null);
-    if (this.#retry && (answer?.status === 401 || answer?.status === 403)) this.#onState("refused");
+    if (!this.#retry) return;
+    this.#refused = answer?.status === 401 || answer?.status === 403;
+    this.#onState(this.#refused ? "refused" : "waiting");
   }
 
   #hurry() {

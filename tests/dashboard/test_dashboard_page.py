@@ -37,6 +37,16 @@ def decibels(level: float) -> str:
     return f"{level:.1f} dBFS".replace("-", "\N{MINUS SIGN}")
 
 
+def note_announcements(page: Page) -> None:
+    """Let the page keep what a screen reader is told from now on in `announced`."""
+    page.run(
+        """window.announced = [];
+        const place = document.getElementById("announcement");
+        new MutationObserver(() => window.announced.push(place.textContent)).observe(
+          place, { childList: true, characterData: true, subtree: true });"""
+    )
+
+
 START = datetime.now(UTC)
 
 
@@ -366,13 +376,26 @@ def test_a_screen_reader_hears_changes_and_no_chatter(page: Page, radio: Broadca
     page.open(radio.url)
     radio.publish(prediction(1))
     page.until_text("announcement", "Blues")
-    page.run(
-        """window.announced = [];
-        const place = document.getElementById("announcement");
-        new MutationObserver(() => window.announced.push(place.textContent)).observe(
-          place, { childList: true, characterData: true, subtree: true });"""
-    )
+    note_announcements(page)
     for seq in range(2, 35):
         radio.publish(prediction(seq))
         page.until_text("level-value", decibels(prediction(seq)["level_dbfs"]))
     assert page.run("return window.announced") == ["Classical", "Country", "Disco"]
+
+
+def test_a_screen_reader_hears_once_that_the_token_is_wrong(page: Page, serve: Serve) -> None:
+    page.open(f"{serve('radio', token='sesame').url}?token=wrong")
+    page.until_text("announcement", "Not allowed")
+    note_announcements(page)
+    page.run(
+        """window.refusals = 0;
+        const ask = window.fetch;
+        window.fetch = async (...request) => {
+          const answer = await ask(...request);
+          setTimeout(() => window.refusals++, 100);
+          return answer;
+        };"""
+    )
+    page.until("window.refusals >= 4")
+    assert page.run("return window.announced") == []
+    page.complaints()
