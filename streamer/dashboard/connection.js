@@ -4,6 +4,7 @@ const FIRST_DELAY_MS = 500;
 const LONGEST_DELAY_MS = 15_000;
 /** The daemon sends a heartbeat after 15 s without another frame, so three missed ones mean a dead link. */
 const SILENCE_MS = 45_000;
+const LOOK_MS = 1000;
 
 const here = new URL(".", location.href);
 const token = new URLSearchParams(location.search).get("token");
@@ -49,6 +50,7 @@ export class Connection {
   #delay = FIRST_DELAY_MS;
   #retry = 0;
   #watch = 0;
+  #heardAt = 0;
   #greeted = false;
   #refused = false;
 
@@ -57,6 +59,7 @@ export class Connection {
     this.#onState = onState;
     addEventListener("online", () => this.#hurry());
     document.addEventListener("visibilitychange", () => this.#hurry());
+    setInterval(() => this.#noticeSleep(), LOOK_MS);
   }
 
   open() {
@@ -95,8 +98,14 @@ export class Connection {
   }
 
   #expectFrames() {
+    this.#heardAt = Date.now();
     clearTimeout(this.#watch);
     this.#watch = setTimeout(() => this.#lose(), SILENCE_MS);
+  }
+
+  /** The daemon has given up a computer that slept; nothing says so here, and timers stood still meanwhile. */
+  #noticeSleep() {
+    if (this.#socket !== null && Date.now() - this.#heardAt > SILENCE_MS) this.#lose();
   }
 
   #drop() {

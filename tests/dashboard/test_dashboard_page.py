@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from support_browser import Broadcast, Page
+from support_browser import Broadcast, Page, wait_for
 from support_published import LABELS, prediction, segment, source_state
 
 from streamer.messages import timestamp
@@ -290,6 +290,20 @@ def test_a_page_recovers_alone_when_the_daemon_is_killed_and_started_again(
     assert page.texts(".heard-name") == ["Rock", "Jazz"]
     refused = page.complaints()
     assert all("ERR_CONNECTION_REFUSED" in complaint for complaint in refused), refused
+
+
+def test_a_page_connects_anew_when_the_computer_has_slept(page: Page, radio: Broadcast) -> None:
+    page.open(radio.url)
+    radio.publish(prediction(1))
+    page.until_text("now-genre", "Blues")
+    wait_for(lambda: len(list(radio.hub.outboxes)) == 2, "both connections are there")
+    before = set(radio.hub.outboxes)
+    page.run("const now = Date.now; Date.now = () => now() + 3600 * 1000;")
+    wait_for(
+        lambda: len(now := set(radio.hub.outboxes)) == 2 and not now & before,
+        "both connections are new ones",
+    )
+    page.until_text("now-genre", "Blues")
 
 
 def test_the_token_of_the_address_is_passed_on(page: Page, serve: Serve, tmp_path: Path) -> None:
