@@ -54,9 +54,11 @@ const HANDLERS = {
     recall(++greeting);
   },
   prediction(message) {
-    skew = Date.parse(message.time) - Date.now();
     segments.hear(message);
-    sourceNamed(message.source).prediction = message;
+    const source = sourceNamed(message.source);
+    source.prediction = message;
+    // A greeting tells the last prediction of a source that is away, too, however old it is.
+    if (source.state === "live") skew = skewOf(message);
   },
   segment(message) {
     segments.take(message);
@@ -64,13 +66,17 @@ const HANDLERS = {
   },
   source({ source, state, detail }) {
     const known = sourceNamed(source);
+    if (state !== known.state) known.prediction = null;
     Object.assign(known, { state, detail });
-    if (state !== "live") known.prediction = null;
   },
   error(message) {
     console.warn(`genre-stream: ${message.code}: ${message.message}`);
   },
 };
+
+function skewOf({ time }) {
+  return Date.parse(time) - Date.now();
+}
 
 function takeMessage(message) {
   HANDLERS[message.type]?.(message);
@@ -91,6 +97,7 @@ function takeConnectionState(state) {
 async function recall(forGreeting) {
   const state = await readFromDaemon("api/state");
   if (state === null) return;
+  skew = skewOf(state);
   const from = new Date(Date.now() + skew - LONGEST_HISTORY_MS).toISOString();
   const past = state.history ? await readFromDaemon(`api/history?from=${encodeURIComponent(from)}`) : null;
   if (forGreeting !== greeting) return;

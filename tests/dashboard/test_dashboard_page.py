@@ -161,6 +161,20 @@ def test_a_source_that_went_away_shows_its_state_and_no_stale_genre(
     page.until_text("now-genre", "Blues")
 
 
+def test_what_a_source_told_before_it_went_away_is_not_taken_for_now(
+    page: Page, radio: Broadcast
+) -> None:
+    radio.publish(prediction(20, time=ago(3600)), segment(1), segment(1, end=20.0, final=True))
+    radio.publish(source_state("reconnecting"))
+    page.open(radio.url)
+    page.until("document.querySelectorAll('#heard tr').length === 1")
+    page.until("document.getElementById('timeline').dataset.range === '21600'")
+    radio.publish(source_state("live"))
+    page.until_text("now-genre", "Listening")
+    radio.publish(prediction(11))
+    page.until_text("now-genre", "Classical")
+
+
 def test_the_level_is_a_meter_in_decibels(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     radio.publish(prediction(1, level_dbfs=-30.0))
