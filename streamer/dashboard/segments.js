@@ -31,14 +31,16 @@ export class Segments {
 
   #of(source) {
     if (!this.#sources.has(source)) {
-      this.#sources.set(source, { past: [], live: new Map(), origin: null, heard: null });
+      this.#sources.set(source, { past: [], live: new Map(), origin: null, heard: null, position: -Infinity });
     }
     return this.#sources.get(source);
   }
 
-  /** Note a `prediction`: it says which clock time a position is. */
+  /** Note a `prediction`: it says which clock time a position is, and whether the source began anew. */
   hear({ source, time, position }) {
     const kept = this.#of(source);
+    if (position < kept.position) this.#settle(source, kept);
+    kept.position = position;
     kept.heard = Date.parse(time);
     kept.origin = kept.heard - position * 1000;
     for (const segment of kept.live.values()) setClock(segment, kept.origin);
@@ -62,11 +64,14 @@ export class Segments {
    * What was heard so far becomes the past; a stretch that was open ends where it was last heard.
    */
   settle() {
-    for (const [source, kept] of this.#sources) {
-      kept.past = this.list(source).map((segment) => ({ ...segment, open: false }));
-      kept.live.clear();
-      kept.origin = null;
-    }
+    for (const [source, kept] of this.#sources) this.#settle(source, kept);
+  }
+
+  #settle(source, kept) {
+    kept.past = this.list(source).map((segment) => ({ ...segment, open: false }));
+    kept.live.clear();
+    kept.origin = null;
+    kept.position = -Infinity;
   }
 
   /**

@@ -264,6 +264,25 @@ def test_a_late_visitor_learns_when_a_stretch_really_began(page: Page, radio: Br
     assert page.texts(".heard-length") == ["1 min 29 s", "2 s"]
 
 
+def test_a_source_that_begins_anew_leaves_what_was_heard_before(
+    page: Page, radio: Broadcast
+) -> None:
+    page.open(radio.url)
+    radio.publish(
+        prediction(30, time=ago(60)),
+        segment(1, end=10.0, genre="jazz", final=True),
+        segment(2, end=20.0, genre="pop", final=True),
+        segment(3, genre="rock"),
+    )
+    page.until("document.querySelectorAll('#heard tr').length === 3")
+    radio.publish(source_state("connecting"), source_state("live"))
+    radio.publish(prediction(5, time=ago(0)), segment(1, genre="metal"))
+    page.until("document.querySelectorAll('#heard tr').length === 4")
+    assert page.texts(".heard-name") == ["Metal", "Rock", "Pop", "Jazz"]
+    assert page.texts("#heard .open .heard-name") == ["Metal"]
+    assert page.texts(".heard-length")[0] == "5 s"
+
+
 def test_an_address_that_names_no_source_shows_the_first(page: Page, radio: Broadcast) -> None:
     for nobody in ("#%", "#cellar"):
         page.open(f"{radio.url}{nobody}")
