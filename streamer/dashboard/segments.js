@@ -15,6 +15,16 @@ function fromRow({ start, end, ...row }) {
   return { ...row, from: Date.parse(start), to: Date.parse(end), open: false };
 }
 
+/** From when on segments of a source are remembered. */
+function oldestRemembered({ heard }) {
+  return Math.max(heard ?? 0, Date.now()) - LONGEST_MEMORY_MS;
+}
+
+/** A segment as others see it: an open one lasts until its source was last heard. */
+function shown(segment, { heard }) {
+  return { ...segment, to: Math.max(segment.from, segment.to ?? heard) };
+}
+
 /** The middle of a segment, to tell whether it lies before a moment; its edges may be a little off. */
 function middle({ from, to }) {
   return (from + to) / 2;
@@ -56,6 +66,11 @@ export class Segments {
     if (kept.origin !== null) setClock(segment, kept.origin);
     kept.live.set(id, segment);
     if (kept.live.size > MOST_SEGMENTS) kept.live.delete(kept.live.keys().next().value);
+    const oldest = oldestRemembered(kept);
+    for (const [number, { to }] of kept.live) {
+      if (to === null || to > oldest) break;
+      kept.live.delete(number);
+    }
   }
 
   /**
@@ -98,17 +113,21 @@ export class Segments {
     const kept = this.#of(source);
     const live = [...kept.live.values()]
       .filter((segment) => segment.from !== null)
-      .map((segment) => ({ ...segment, to: Math.max(segment.from, segment.to ?? kept.heard) }))
+      .map((segment) => shown(segment, kept))
       .sort((one, other) => one.from - other.from);
     const begin = live[0]?.from ?? Infinity;
-    const oldest = Math.max(kept.heard ?? 0, Date.now()) - LONGEST_MEMORY_MS;
-    const past = kept.past.filter((segment) => middle(segment) < begin && segment.to > oldest);
-    return [...past, ...live];
+    const oldest = oldestRemembered(kept);
+    const past = kept.past.filter((segment) => middle(segment) < begin);
+    return [...past, ...live].filter((segment) => segment.to > oldest);
   }
 
   /** The segment that is going on now, or null. */
   current(source) {
-    const last = this.list(source).at(-1);
-    return last?.open ? last : null;
+    const kept = this.#of(source);
+    let last = null;
+    for (const segment of kept.live.values()) {
+      if (segment.from !== null && segment.from >= (last?.from ?? -Infinity)) last = segment;
+    }
+    return last?.open ? shown(last, kept) : null;
   }
 }

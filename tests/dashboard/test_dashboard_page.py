@@ -268,6 +268,7 @@ def test_a_source_that_begins_anew_leaves_what_was_heard_before(
     page: Page, radio: Broadcast
 ) -> None:
     page.open(radio.url)
+    page.until_text("connection", "Connected")
     radio.publish(
         prediction(30, time=ago(60)),
         segment(1, end=10.0, genre="jazz", final=True),
@@ -281,6 +282,22 @@ def test_a_source_that_begins_anew_leaves_what_was_heard_before(
     assert page.texts(".heard-name") == ["Metal", "Rock", "Pop", "Jazz"]
     assert page.texts("#heard .open .heard-name") == ["Metal"]
     assert page.texts(".heard-length")[0] == "5 s"
+
+
+def test_what_was_heard_more_than_a_day_ago_is_forgotten(page: Page, radio: Broadcast) -> None:
+    page.open(radio.url)
+    page.until_text("connection", "Connected")
+    radio.publish(
+        prediction(20, time=ago(26 * 3600)),
+        segment(1, end=10.0, genre="jazz", final=True),
+        segment(2, end=20.0, genre="pop", final=True),
+        prediction(24 * 3600, time=ago(2 * 3600)),
+        segment(3, start=20.0, end=86000.0, genre="rock", final=True),
+        segment(4, start=86000.0, genre="metal"),
+    )
+    page.until_text("announcement", "Blues")
+    page.until("document.querySelector('.heard-name').textContent === 'Metal'")
+    assert page.texts(".heard-name") == ["Metal", "Rock"]
 
 
 def test_an_address_that_names_no_source_shows_the_first(page: Page, radio: Broadcast) -> None:
