@@ -217,9 +217,16 @@ function titleSpans(segments) {
   return spans.filter((span) => span.title);
 }
 
+/** The beginning of `text` that has room, by whole characters, found by halving: a title may be long. */
 function shortened(context, text, room) {
   if (context.measureText(text).width <= room) return text;
-  let length = text.length;
-  while (length > 1 && context.measureText(`${text.slice(0, length)}…`).width > room) length--;
-  return `${text.slice(0, length).trimEnd()}…`;
+  const letters = [...text];
+  const beginning = (count) => `${letters.slice(0, count).join("").trimEnd()}…`;
+  let [least, most] = [1, letters.length];
+  while (most - least > 1) {
+    const middle = Math.floor((least + most) / 2);
+    if (context.measureText(beginning(middle)).width <= room) least = middle;
+    else most = middle;
+  }
+  return beginning(least);
 }

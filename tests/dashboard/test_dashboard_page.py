@@ -230,6 +230,29 @@ def test_the_timeline_fills_with_coloured_stretches_and_titles(
     assert page.pixel("timeline", 0.05 * width, 0.1) == [189, 31, 1]
 
 
+def test_a_title_of_any_length_is_cut_between_characters(page: Page, radio: Broadcast) -> None:
+    page.open(radio.url)
+    page.until_text("connection", "Connected")
+    page.run(
+        """window.measured = 0;
+        window.written = new Set();
+        const { measureText, fillText } = CanvasRenderingContext2D.prototype;
+        Object.assign(CanvasRenderingContext2D.prototype, {
+          measureText(text) { window.measured++; return measureText.call(this, text); },
+          fillText(text, ...place) {
+            if (text.includes("…")) window.written.add(text);
+            fillText.call(this, text, ...place);
+          },
+        });"""
+    )
+    for begin in range(4):
+        title = "x" * begin + "\N{GUITAR}" * 2000
+        radio.publish(prediction(590), segment(1, title=title))
+        page.until("window.written.size > arguments[0]", begin)
+    assert page.run("return [...window.written].every((text) => text.isWellFormed())")
+    assert page.run("return window.measured / 2000") < 1
+
+
 def test_a_revised_segment_takes_the_place_of_what_was_said_before(
     page: Page, radio: Broadcast
 ) -> None:
