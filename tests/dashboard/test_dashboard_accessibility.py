@@ -168,6 +168,45 @@ def test_the_page_fits_the_screen_from_the_telephone_to_the_wall(
         assert page.run("return document.documentElement.scrollHeight <= innerHeight")
 
 
+def test_all_words_of_the_page_are_read_on_the_smallest_telephone(
+    page: Page, serve: Callable[..., Broadcast]
+) -> None:
+    page.view(320, 640)
+    busy(page, serve("radio", "hall"))
+    page.until("document.getElementById('spectrogram-hint').textContent")
+    assert (
+        page.run(
+            """const found = [...document.querySelectorAll(".wordmark, .hint")];
+        return found.filter((words) => {
+          const { lineHeight } = getComputedStyle(words);
+          const lines = words.clientHeight / parseFloat(lineHeight);
+          return words.scrollWidth > words.clientWidth || lines > 1.5;
+        }).map((words) => words.textContent);"""
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_a_scrollbar_stands_below_the_cards_of_the_sources(
+    page: Page, serve: Callable[..., Broadcast], width: int
+) -> None:
+    names = ["x" * 200, *(f"the loudspeaker in room number {number}" for number in range(30))]
+    page.view(width)
+    page.open(serve(*names).url)
+    page.until("document.querySelectorAll('.source').length === 31")
+    fits = page.run(
+        """const list = document.querySelector(".source-list");
+        const [card, now] = [".source-face", ".now"].map((found) =>
+          document.querySelector(found).getBoundingClientRect());
+        const { left, top } = list.getBoundingClientRect();
+        const [right, bottom] = [left + list.clientWidth, top + list.clientHeight];
+        return [card.right <= right, card.bottom <= bottom, list.scrollHeight <= list.clientHeight,
+          list.getBoundingClientRect().bottom <= now.top];"""
+    )
+    assert fits == [True, True, True, True]
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_many_sources_and_long_names_move_nothing_and_hide_nothing(
     page: Page, serve: Callable[..., Broadcast], width: int
