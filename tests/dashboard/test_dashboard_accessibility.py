@@ -187,6 +187,26 @@ def test_all_words_of_the_page_are_read_on_the_smallest_telephone(
     )
 
 
+def test_why_a_source_is_away_is_read_on_the_smallest_telephone(
+    page: Page, serve: Callable[..., Broadcast]
+) -> None:
+    detail = "cannot read https://radio.example/live: 503 Service Unavailable; next attempt in 44 s"
+    running = serve("radio", token="sesame")
+    page.view(320, 640)
+    page.open(f"{running.url}?token=sesame")
+    page.until_text("connection", "Connected")
+    whole = """const { scrollHeight, clientHeight, scrollWidth, clientWidth } =
+      document.getElementById("now-remark");
+    return scrollHeight <= clientHeight && scrollWidth <= clientWidth;"""
+    running.publish(source_state("reconnecting", "radio", detail))
+    page.until_text("now-remark", detail)
+    assert page.run(whole)
+    page.open(f"{running.url}")
+    page.until_text("now-genre", "Not allowed")
+    assert page.run(whole)
+    page.complaints()
+
+
 @pytest.mark.parametrize("width", [320, 1280])
 def test_a_scrollbar_stands_below_the_cards_of_the_sources(
     page: Page, serve: Callable[..., Broadcast], width: int
