@@ -1,7 +1,7 @@
 /** The page: takes the daemon's messages and shows them. */
 
 import { Connection, readFromDaemon } from "./connection.js";
-import { element, make, paintChip, say, widthInEms } from "./elements.js";
+import { element, make, makeForeign, paintChip, say, widthInEms } from "./elements.js";
 import { Genres } from "./genres.js";
 import { Heard } from "./heard.js";
 import { assignColours } from "./palette.js";
@@ -173,7 +173,7 @@ function sourceCard(name) {
   dot.setAttribute("aria-hidden", "true");
   const line = make("span", "source-line");
   line.append(dot, state, chip, genre);
-  face.append(make("span", "source-name", name), line);
+  face.append(makeForeign("source-name", name), line);
   root.append(input, face);
   return { root, input, chip, dot, state, genre };
 }

@@ -11,6 +11,13 @@ export function make(tag, className = "", text = "") {
   return made;
 }
 
+/** Make a span for words from elsewhere, which may be written from right to left. */
+export function makeForeign(className, text = "") {
+  const made = make("span", className, text);
+  made.dir = "auto";
+  return made;
+}
+
 /** Set the text of an element, and touch nothing if it is the same. */
 export function say(target, text) {
   if (target.textContent !== text) target.textContent = text;

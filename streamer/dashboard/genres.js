@@ -1,6 +1,6 @@
 /** The probabilities: a bar for each label of the model, in the model's order. */
 
-import { make, paintChip, say } from "./elements.js";
+import { make, makeForeign, paintChip, say } from "./elements.js";
 import { capital, percent } from "./wording.js";
 
 export class Genres {
@@ -46,6 +46,6 @@ function genreRow(label, paint) {
   bar.setAttribute("aria-hidden", "true");
   bar.append(fill, tick);
   const value = make("span", "genre-value");
-  item.append(chip, make("span", "genre-name", capital(label)), bar, value);
+  item.append(chip, makeForeign("genre-name", capital(label)), bar, value);
   return { item, fill, tick, value };
 }

@@ -1,6 +1,6 @@
 /** The list of what was heard, newest first: the timeline as text. */
 
-import { make, paintChip, say } from "./elements.js";
+import { make, makeForeign, paintChip, say } from "./elements.js";
 import { clockTime, duration, nameOf } from "./wording.js";
 
 const MOST_ROWS = 60;
@@ -40,7 +40,7 @@ export class Heard {
 function heardRow() {
   const row = make("tr");
   const what = make("div", "heard-what");
-  what.append(make("span", "chip"), make("span", "heard-name"), make("span", "heard-title"));
+  what.append(make("span", "chip"), makeForeign("heard-name"), makeForeign("heard-title"));
   const cell = make("td");
   cell.append(what);
   row.append(make("td", "heard-time"), cell, make("td", "heard-length"));

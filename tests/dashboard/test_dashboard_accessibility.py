@@ -207,6 +207,32 @@ def test_why_a_source_is_away_is_read_on_the_smallest_telephone(
     page.complaints()
 
 
+@pytest.mark.parametrize("name", [30 * "الموسيقى العربية ", 30 * "Hörfunk "])
+def test_a_long_name_shows_its_beginning_whichever_way_it_is_read(
+    page: Page, serve: Callable[..., Broadcast], name: str
+) -> None:
+    running = serve(name, "hall", labels=(name, "rock"))
+    shares = {name: 0.9, "rock": 0.1}
+    told = prediction(1, name, genre=name, probabilities=shares, window_probabilities=shares)
+    page.view(390)
+    page.open(running.url)
+    running.publish(told, segment(1, name, genre=name, title=name))
+    page.until_text("now-title", name)
+    page.until("document.querySelector('.heard-title')")
+    hidden = page.run(
+        """return [".source-name", ".now-name", ".now-title", ".genre-name", ".heard-name",
+          ".heard-title"].filter((words) => {
+          const box = document.querySelector(words);
+          const first = document.createRange();
+          first.setStart(box.firstChild, 0);
+          first.setEnd(box.firstChild, 1);
+          const [letter, frame] = [first, box].map((found) => found.getBoundingClientRect());
+          return letter.left < frame.left - 1 || letter.right > frame.right + 1;
+        });"""
+    )
+    assert hidden == []
+
+
 @pytest.mark.parametrize("width", [320, 1280])
 def test_a_scrollbar_stands_below_the_cards_of_the_sources(
     page: Page, serve: Callable[..., Broadcast], width: int
