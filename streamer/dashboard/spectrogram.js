@@ -4,7 +4,7 @@ import { levelPixels } from "./palette.js";
 
 /** Columns kept, so that the picture can be drawn again in another size or colour scheme. */
 const KEPT_COLUMNS = 2048;
-/** Width of a column in CSS pixels. */
+/** Width of a column in CSS pixels, before it is rounded to whole pixels of the screen. */
 const COLUMN_WIDTH = 2;
 /** How far the canvas reaches beyond its frame's left edge (CSS pixels), for gliding; see dashboard.css. */
 const RESERVE = 128;
@@ -46,7 +46,7 @@ export class Spectrogram {
 
   /** Number of columns shown at most. */
   get room() {
-    return Math.floor((this.#canvas.clientWidth - RESERVE) / COLUMN_WIDTH);
+    return Math.floor((this.#canvas.clientWidth - RESERVE) / this.#columnWidth);
   }
 
   get empty() {
@@ -55,7 +55,7 @@ export class Spectrogram {
 
   /** Width of `seconds` in CSS pixels, null while unknown. */
   widthOf(seconds) {
-    return this.columnSeconds ? (seconds / this.columnSeconds) * COLUMN_WIDTH : null;
+    return this.columnSeconds ? (seconds / this.columnSeconds) * this.#columnWidth : null;
   }
 
   /** Forget all columns: another source, or another run of the daemon. */
@@ -106,6 +106,11 @@ export class Spectrogram {
     return Math.max(1, Math.round(COLUMN_WIDTH * devicePixelRatio));
   }
 
+  /** Width of a column as it is drawn, in CSS pixels. */
+  get #columnWidth() {
+    return this.#columnPixels / devicePixelRatio;
+  }
+
   /** Shift the picture to the left by `count` columns and draw them at the right. */
   #scroll(count, seconds) {
     const shift = count * this.#columnPixels;
@@ -117,7 +122,7 @@ export class Spectrogram {
   /** Let the columns that came at once appear one by one, until the next message is due. */
   #glideBy(count, seconds) {
     this.#glide?.cancel();
-    const distance = (count * this.#columnPixels) / devicePixelRatio;
+    const distance = count * this.#columnWidth;
     const known = distance > 0 && seconds > 0 && seconds < LONGEST_GLIDE;
     if (calm.matches || !known || distance > RESERVE) return;
     this.#glide = this.#canvas.animate(

@@ -97,11 +97,15 @@ def test_the_canvases_are_as_sharp_as_the_screen(page: Page, radio: Broadcast) -
             )
 
 
-def test_the_frame_marks_as_many_seconds_as_the_model_judges(page: Page, radio: Broadcast) -> None:
+@pytest.mark.parametrize(("scale", "pixels"), [(1, 2), (1.25, 3), (2.625, 5), (3, 6)])
+def test_the_frame_marks_as_many_seconds_as_the_model_judges(
+    page: Page, radio: Broadcast, scale: float, pixels: int
+) -> None:
+    page.view(scale=scale)
     watching(page, radio)
     radio.publish(prediction(1), columns(1, loud(9)), columns(2, loud(9)))
     width = page.until("document.getElementById('spectrogram-window').offsetWidth")
-    assert abs(width - 5 * 13 * COLUMN_PIXELS) <= 1
+    assert abs(width * scale - 5 * 13 * pixels) <= scale
     assert "5 s" in page.text("spectrogram-hint")
 
 
