@@ -35,6 +35,9 @@ let selected = sourceOfAddress();
 let connection = "connecting";
 let windowSeconds = 0;
 let greeting = 0;
+let hasHistory = false;
+/** Names of the sources whose history this page has, or has asked for, since the last greeting. */
+const recalled = new Set();
 /** Server's clock minus this computer's, in milliseconds. */
 let skew = 0;
 let segmentsChanged = true;
@@ -51,6 +54,8 @@ const HANDLERS = {
     askForPictures();
     segments.settle();
     segmentsChanged = true;
+    hasHistory = false;
+    recalled.clear();
     recall(++greeting);
   },
   prediction(message) {
@@ -93,16 +98,32 @@ function takeConnectionState(state) {
   requestRender();
 }
 
-/** Fill the timeline with what was heard before this page was there. */
+/** Take what the daemon remembers from before this page was there. */
 async function recall(forGreeting) {
   const state = await readFromDaemon("api/state");
-  if (state === null) return;
+  if (state === null || forGreeting !== greeting) return;
   skew = skewOf(state);
-  const from = new Date(Date.now() + skew - LONGEST_HISTORY_MS).toISOString();
-  const past = state.history ? await readFromDaemon(`api/history?from=${encodeURIComponent(from)}`) : null;
-  if (forGreeting !== greeting) return;
-  segments.recall((past ?? state).segments);
+  segments.recall(state.segments);
   for (const { name, detail } of state.sources) sourceNamed(name).detail ||= detail;
+  segmentsChanged = true;
+  requestRender();
+  hasHistory = state.history;
+  recallSelected();
+}
+
+/** Fill the timeline with the history, of the selected source alone: that of all may be megabytes. */
+async function recallSelected() {
+  if (!hasHistory || recalled.has(selected)) return;
+  const [name, forGreeting] = [selected, greeting];
+  recalled.add(name);
+  const from = new Date(Date.now() + skew - LONGEST_HISTORY_MS).toISOString();
+  const past = await readFromDaemon(`api/history?${new URLSearchParams({ from, source: name })}`);
+  if (forGreeting !== greeting) return;
+  if (past === null) {
+    recalled.delete(name);
+    return;
+  }
+  segments.recall(past.segments);
   segmentsChanged = true;
   requestRender();
 }
@@ -194,6 +215,7 @@ function select(name) {
   sources.get(name).card.root.scrollIntoView({ block: "nearest", inline: "nearest" });
   clearSpectrogram();
   askForPictures();
+  recallSelected();
   segmentsChanged = true;
   announce();
   requestRender();

@@ -343,6 +343,32 @@ def test_the_history_fills_the_timeline_after_a_restart(
     assert page.texts(".heard-name") == ["Jazz"]
 
 
+def test_the_history_is_asked_for_of_the_chosen_source_alone(
+    page: Page, serve: Serve, tmp_path: Path
+) -> None:
+    names = ("radio", "hall & foyer")
+    before = serve(*names, history=tmp_path / "heard.db")
+    for name, genre in zip(names, ("jazz", "pop"), strict=True):
+        before.publish(prediction(1, name, time=ago(19)), segment(1, name, genre=genre))
+        ended = segment(1, name, genre=genre, end=10.0, final=True)
+        before.publish(prediction(20, name, time=ago(0)), ended)
+    before.close()
+    running = serve(*names, history=tmp_path / "heard.db")
+    page.open(running.url)
+    page.until("document.querySelectorAll('#heard tr').length === 1")
+    assert page.texts(".heard-name") == ["Jazz"]
+    page.run("document.querySelector('.source:last-child input').click()")
+    page.until("document.querySelector('.heard-name')?.textContent === 'Pop'")
+    page.run("document.querySelector('.source:first-child input').click()")
+    page.until("document.querySelector('.heard-name').textContent === 'Jazz'")
+    asked = page.run(
+        """return performance.getEntriesByType("resource").map((entry) => new URL(entry.name))
+          .filter((address) => address.pathname === "/api/history")
+          .map((address) => address.searchParams.get("source"));"""
+    )
+    assert asked == list(names)
+
+
 def test_a_page_recovers_alone_when_the_daemon_is_killed_and_started_again(
     page: Page, serve: Serve
 ) -> None:
