@@ -233,6 +233,30 @@ def test_a_long_name_shows_its_beginning_whichever_way_it_is_read(
     assert hidden == []
 
 
+def test_on_paper_colours_stay_and_the_list_is_whole(page: Page, radio: Broadcast) -> None:
+    page.open(radio.url)
+    page.until_text("connection", "Connected")
+    told = [segment(n, start=3.0 * n, end=3.0 * n + 3, final=True) for n in range(1, 31)]
+    radio.publish(prediction(95), *told)
+    page.until("document.querySelectorAll('#heard tr').length === 30")
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        kept = page.run(
+            """return [".now", ".chip", ".genre-fill", ".now-gauge-fill", ".hint-bar"].map((one) =>
+              getComputedStyle(document.querySelector(one)).printColorAdjust);"""
+        )
+        assert set(kept) == {"exact"}
+        page.until(
+            """(() => {
+              const { scrollHeight, clientHeight } = document.querySelector(".heard-scroll");
+              return clientHeight > 0 && scrollHeight <= clientHeight;
+            })()"""
+        )
+    finally:
+        page.driver.get("about:blank")  # on paper the list moves what comes after it
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 @pytest.mark.parametrize("width", [320, 1280])
 def test_a_scrollbar_stands_below_the_cards_of_the_sources(
     page: Page, serve: Callable[..., Broadcast], width: int
