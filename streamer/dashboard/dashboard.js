@@ -374,6 +374,7 @@ for (const input of document.getElementsByName("range")) {
     requestRender();
   });
 }
+element("unanswered").remove();
 setInterval(requestRender, 1000);
 new Connection(takeMessage, takeConnectionState).open();
 if (!document.hidden) pictures.open();

@@ -441,6 +441,23 @@ def test_the_page_asks_for_nothing_from_anywhere_else(page: Page, radio: Broadca
     assert all(address.startswith(radio.url) for address in loaded)
 
 
+def test_a_page_whose_script_is_refused_says_what_helps(page: Page, radio: Broadcast) -> None:
+    page.driver.execute_cdp_cmd("Network.enable", {})
+    page.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/dashboard.js"]})
+    try:
+        page.open(radio.url)
+        page.until(
+            "getComputedStyle(document.getElementById('unanswered')).visibility === 'visible'"
+        )
+        assert "--origin" in page.text("unanswered")
+    finally:
+        page.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+        page.complaints()
+    page.open(radio.url)
+    page.until_text("connection", "Connected")
+    assert page.run("return document.getElementById('unanswered')") is None
+
+
 def test_nothing_in_the_page_needs_a_looser_policy_than_self() -> None:
     text = (DASHBOARD / "index.html").read_text(encoding="utf-8")
     assert "style=" not in text
