@@ -166,10 +166,23 @@ function setSources(list) {
     card.root.remove();
     sources.delete(name);
   }
-  for (const { name, kind, state } of list) {
-    Object.assign(sourceNamed(name), { kind, state, detail: "", prediction: null });
+  for (const [index, { name, kind, state }] of list.entries()) {
+    const source = sourceNamed(name);
+    Object.assign(source, { kind, state, detail: "", prediction: null });
+    const place = element("sources").children[index];
+    if (place !== source.card.root) place.before(source.card.root);
   }
-  if (!sources.has(selected) && sources.size) select(sources.keys().next().value);
+  if (!sources.size) return;
+  if (!sources.has(selected)) select(list[0].name);
+  else if (greeting === 0) reveal(sources.get(selected).card.root);
+}
+
+/** Scroll the list of sources, and nothing else, until a card of it is seen. */
+function reveal(card) {
+  const list = element("sources");
+  const [place, room] = [card, list].map((each) => each.getBoundingClientRect());
+  if (place.left < room.left) list.scrollLeft -= room.left - place.left;
+  else if (place.right > room.right) list.scrollLeft += place.right - room.right;
 }
 
 function sourceNamed(name) {
@@ -212,7 +225,7 @@ function select(name) {
   selected = name;
   history.replaceState(null, "", `#${encodeURIComponent(name)}`);
   for (const source of sources.values()) source.card.input.checked = source.name === name;
-  sources.get(name).card.root.scrollIntoView({ block: "nearest", inline: "nearest" });
+  reveal(sources.get(name).card.root);
   clearSpectrogram();
   askForPictures();
   recallSelected();

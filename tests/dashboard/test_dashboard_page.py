@@ -205,6 +205,42 @@ def test_sources_are_chosen_with_the_keyboard_and_kept_in_the_address(
     page.until_text("now-genre", "Metal")
 
 
+def test_the_sources_stand_in_the_order_of_the_daemon_that_was_started_last(
+    page: Page, serve: Serve
+) -> None:
+    first = serve("radio", "hall", "cellar")
+    page.open(first.url)
+    page.until("document.querySelectorAll('.source').length === 3")
+    first.close()
+    page.until_text("now-genre", "No connection")
+    serve("bar", "hall", "attic", "radio", port=first.port)
+    page.until_text("connection", "Connected")
+    assert page.texts(".source-name") == ["bar", "hall", "attic", "radio"]
+    assert page.text("now-source") == "radio"
+    page.complaints()
+    page.driver.get("about:blank")  # other sources may move, once
+
+
+def test_the_card_of_the_source_in_the_address_is_in_sight_and_the_page_stays_where_it_is(
+    page: Page, serve: Serve
+) -> None:
+    names = [f"the loudspeaker in room number {number}" for number in range(30)]
+    running = serve(*names)
+    page.view(390)
+    page.open(f"{running.url}#{quote(names[-1])}")
+    page.until_text("now-source", names[-1])
+    in_sight = """const [card, list] = [".source:has(:checked)", ".source-list"].map((found) =>
+      document.querySelector(found).getBoundingClientRect());
+    return card.left >= list.left - 1 && card.right <= list.right + 1;"""
+    assert page.run(in_sight)
+    page.run("document.querySelector('.heard').scrollIntoView()")
+    place = page.until("scrollY")
+    page.run("document.querySelector('.source input').click()")
+    page.until_text("now-source", names[0])
+    assert page.run(in_sight)
+    assert page.run("return scrollY") == place
+
+
 def test_the_timeline_fills_with_coloured_stretches_and_titles(
     page: Page, radio: Broadcast
 ) -> None:
