@@ -96,7 +96,8 @@ export class Segments {
    * without a history has forgotten everything when it is started again.
    */
   recall(rows) {
-    for (const [source, known] of Map.groupBy(rows, (row) => row.source)) {
+    for (const source of new Set(rows.map((row) => row.source))) {
+      const known = rows.filter((row) => row.source === source);
       const kept = this.#of(source);
       const ended = known.filter((row) => row.end !== null).map(fromRow);
       const begin = Date.parse(known[0].start);

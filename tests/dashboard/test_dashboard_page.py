@@ -309,6 +309,23 @@ def test_a_late_visitor_sees_what_was_heard_before(page: Page, radio: Broadcast)
     page.until_text("now-title", "Song 2")
 
 
+def test_a_browser_of_some_years_ago_shows_what_was_heard_before(
+    page: Page, radio: Broadcast
+) -> None:
+    radio.publish(prediction(1, time=ago(19)), segment(1))
+    radio.publish(prediction(20, time=ago(0)), segment(1, end=10.0, final=True))
+    # Of Safari 16, the last for many telephones.
+    missing = "delete Map.groupBy; delete Object.groupBy; delete Promise.withResolvers;"
+    without = page.driver.execute_cdp_cmd(
+        "Page.addScriptToEvaluateOnNewDocument", {"source": missing}
+    )
+    try:
+        page.open(radio.url)
+        page.until("document.querySelectorAll('#heard tr').length === 1")
+    finally:
+        page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", without)
+
+
 def test_a_late_visitor_learns_when_a_stretch_really_began(page: Page, radio: Broadcast) -> None:
     radio.publish(prediction(1, time=ago(90)), segment(1, state="silence", genre=None, title=None))
     radio.publish(
