@@ -203,7 +203,7 @@ function sourceCard(name) {
   const chip = make("span", "chip");
   const dot = make("span", "dot");
   const state = make("span", "source-state");
-  const genre = make("span", "source-genre");
+  const genre = makeForeign("source-genre");
   dot.setAttribute("aria-hidden", "true");
   const line = make("span", "source-line");
   line.append(dot, state, chip, genre);

@@ -298,5 +298,10 @@ def test_many_sources_and_long_names_move_nothing_and_hide_nothing(
           document.querySelector(found).getBoundingClientRect());
         return card.left >= list.left && card.right <= list.right + 1;"""
     )
+    assert page.run(
+        """const [card, genre] = [".source-face", ".source-genre"].map((found) =>
+          document.querySelector(`.source:last-child ${found}`).getBoundingClientRect());
+        return genre.width > 0 && genre.right < card.right;"""
+    )
     name = "document.getElementById('now-genre')"
     assert page.run(f"return {name}.scrollWidth <= {name}.clientWidth")
