@@ -9,6 +9,7 @@ from streamer.model import DEFAULT_MODEL, Classifier, ModelError
 from streamer.pipeline import Pipeline
 from streamer.settings import Settings
 from streamer.sources import Source, SourceError, make_device, make_source
+from streamer.turns import Turns, processors
 
 
 class InputError(Exception):
@@ -83,6 +84,11 @@ def load_classifier(settings: Settings) -> Classifier:
         return Classifier.load(settings.model or DEFAULT_MODEL, threads=settings.threads)
     except ModelError as error:
         raise InputError(str(error)) from None
+
+
+def shared_turns(settings: Settings) -> Turns:
+    """Return the turns in which all sources compute: what one inference uses counts as one."""
+    return Turns(max(1, processors() // settings.threads))
 
 
 def pipeline_factory(

@@ -5,15 +5,20 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterable
 from typing import Any
 
 from streamer import logs, messages
 from streamer.complaint import complain, leave_the_reader_alone
 from streamer.frames import FrameMaker, server_name
-from streamer.inputs import InputError, load_classifier, make_inputs, pipeline_factory
-from streamer.listener import Listener, ListenerEvent, SourceStatus
+from streamer.inputs import (
+    InputError,
+    load_classifier,
+    make_inputs,
+    pipeline_factory,
+    shared_turns,
+)
+from streamer.listener import Listener, ListenerEvent, SourceStatus, stop_all
 from streamer.model import Classifier
 from streamer.settings import Settings
 from streamer.sources import Source, SourceState
@@ -85,27 +90,19 @@ def write_json_lines(settings: Settings) -> int:
     lines = _Lines(inputs)
     sources = [source for _, source in inputs.values()]
     lines.write(_hello(settings, classifier, sources))
-    listeners = [Listener(source, factory, lines.write_event) for source in sources]
+    turns = shared_turns(settings)
+    listeners = [Listener(source, factory, lines.write_event, turns=turns) for source in sources]
     for listener in listeners:
         listener.start()
     try:
         lines.done.wait()
     finally:
-        _stop(listeners)
+        stop_all(listeners, STOP_SECONDS)
     if lines.error:
         raise lines.error
     for failure in lines.failures:
         complain(f"{failure.source}: {failure.detail}")
     return 1 if lines.failures else 0
-
-
-def _stop(listeners: list[Listener]) -> None:
-    """Close all sources, then wait until each has written its end."""
-    deadline = time.monotonic() + STOP_SECONDS
-    for listener in listeners:
-        listener.stop(0)
-    for listener in listeners:
-        listener.join(max(0.0, deadline - time.monotonic()))
 
 
 def _hello(settings: Settings, classifier: Classifier, sources: list[Source]) -> dict[str, Any]:

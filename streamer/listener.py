@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from streamer.decision import Decision, Segment
@@ -20,6 +20,7 @@ from streamer.sources.base import (
     SourceKind,
     SourceState,
 )
+from streamer.turns import Turns
 
 READ_SECONDS = 0.5
 """How long one read waits; the listener shows progress at least this often."""
@@ -75,6 +76,8 @@ class Listener:
         Makes the pipeline; called again only after the pipeline has crashed.
     emit
         Called on the listener's thread with everything that happens.
+    turns
+        When it may compute, among other listeners; None if there are none.
     paced
         Whether the hop grows when the work does not fit into it. It never does for a source that
         is not heard in real time: that waits for us.
@@ -103,6 +106,7 @@ class Listener:
         pipeline_factory: Callable[[], Pipeline],
         emit: Callable[[ListenerEvent], None],
         *,
+        turns: Turns | None = None,
         paced: bool = True,
         stall_seconds: float = STALL_SECONDS,
         backoff: Backoff | None = None,
@@ -117,6 +121,7 @@ class Listener:
         self._pipeline_factory = pipeline_factory
         self._pipeline: Pipeline | None = None
         self._emit = emit
+        self._turns = turns or Turns(1)
         self._paced = paced and source.real_time
         self._pacing: HopPacing | None = None
         self._stall_seconds = stall_seconds
@@ -142,6 +147,11 @@ class Listener:
     def hop_seconds(self) -> float | None:
         """The time between decisions at present, in seconds; None until the thread has begun."""
         return self._pipeline.hop_seconds if self._pipeline else None
+
+    @property
+    def expected_seconds(self) -> float:
+        """The time within which a decision is to be expected, as far as it is known, in seconds."""
+        return max(self.hop_seconds or 1.0, self._turns.round_seconds)
 
     def start(self) -> None:
         """Begin to listen."""
@@ -227,21 +237,24 @@ class Listener:
         pipeline = self._ready_pipeline()
         self.dropped += block.dropped
         end = pipeline.position + block.seconds
-        started = time.monotonic()
-        decisions = 0
-        try:
-            for event in pipeline.feed(
-                block.samples,
-                block.sample_rate,
-                title=block.title,
-                discontinuity=block.discontinuity,
-            ):
-                decisions += isinstance(event, Decision)
-                self._tell_heard(event, block.heard, end, pipeline)
-        except Exception:
-            self._pipeline = None
-            raise
-        self._work += time.monotonic() - started
+        with self._turns.turn():
+            if self._stopping.is_set():
+                return
+            started = time.monotonic()
+            try:
+                events = pipeline.feed(
+                    block.samples,
+                    block.sample_rate,
+                    title=block.title,
+                    discontinuity=block.discontinuity,
+                )
+            except Exception:
+                self._pipeline = None
+                raise
+            self._work += time.monotonic() - started
+        for event in events:
+            self._tell_heard(event, block.heard, end, pipeline)
+        decisions = sum(isinstance(event, Decision) for event in events)
         if decisions:
             self._pace(pipeline, self._work / decisions, time.monotonic() - block.heard)
             self._work = 0.0
@@ -257,22 +270,20 @@ class Listener:
         """Let the hop grow while the work does not fit into it, and shrink when it does again."""
         if not self._paced or self._pacing is None:
             return
-        hop_seconds = self._pacing.observe(work, lag)
+        self._turns.note(self.source.name, work)
+        hop_seconds = self._pacing.observe(work, lag, self._turns.round_seconds)
         if hop_seconds == pipeline.hop_seconds:
             return
         pipeline.hop_seconds = hop_seconds
         slow = hop_seconds > self._pacing.shortest
-        logger.info("%s: a decision every %.1f s", self.source.name, hop_seconds)
-        self._tell(
-            SourceState.LIVE,
-            f"this computer is too slow for more than a decision every {hop_seconds:.1f} s"
-            if slow
-            else "",
-        )
+        detail = f"this computer is too slow for more than a decision every {hop_seconds:.1f} s"
+        if self._tell(SourceState.LIVE, detail if slow else ""):
+            logger.info("%s: a decision every %.1f s", self.source.name, hop_seconds)
 
     def _wait_after(self, failure: SourceError) -> None:
         """Tell why the source broke, and wait before it is opened again."""
         delay = self._backoff.failed()
+        self._turns.forget(self.source.name)
         self.retrying = True
         detail = f"{failure}; next attempt in {delay:.0f} s"
         self._tell(SourceState.STALLED if failure.stalled else SourceState.RECONNECTING, detail)
@@ -289,6 +300,7 @@ class Listener:
 
     def _finish(self, state: SourceState, detail: str) -> None:
         """End open segments, then tell the last state."""
+        self._turns.forget(self.source.name)
         pipeline = self._pipeline
         if pipeline is not None:
             try:
@@ -300,15 +312,17 @@ class Listener:
                 logger.exception("%s: the pipeline crashed at its end", self.source.name)
         self._tell(state, detail)
 
-    def _tell(self, state: SourceState, detail: str) -> None:
+    def _tell(self, state: SourceState, detail: str) -> bool:
+        """Tell and log how the source is; return False if it was told so before."""
         if (state, detail) == (self.status.state, self.status.detail):
-            return
+            return False
         if state is not self.status.state:
             level = LOG_LEVELS.get(state, logging.INFO)
             said = f" ({detail})" if detail else ""
             logger.log(level, "%s: %s%s", self.source.name, state, said)
         self.status = SourceStatus(self.source.name, self.source.kind, state, detail)
         self._emit(self.status)
+        return True
 
     def _tell_heard(
         self,
@@ -321,3 +335,12 @@ class Listener:
         if isinstance(event, Decision):
             heard -= max(0.0, end - event.position)
         self._emit(Heard(self.source.name, event, heard, pipeline.hop_seconds))
+
+
+def stop_all(listeners: Sequence[Listener], seconds: float) -> None:
+    """Close all sources, then wait for what each has to say last, up to `seconds` in all."""
+    deadline = time.monotonic() + seconds
+    for listener in listeners:
+        listener.stop(0)
+    for listener in listeners:
+        listener.join(max(0.0, deadline - time.monotonic()))

@@ -13,6 +13,8 @@ FULL_WHILE_BEHIND = 0.5
 """The same while there is a backlog to work off."""
 COMFORT = 0.7
 """Share of the hop that the work fills after a change."""
+COMFORT_WHILE_BEHIND = 0.4
+"""The same while there is a backlog; it is less than what is full then, so that the hop settles."""
 CALM = 0.4
 """Share of the hop under which it shrinks again."""
 WATCHED = 5
@@ -39,7 +41,7 @@ class HopPacing:
         self._behind = behind
         self._work: deque[float] = deque(maxlen=WATCHED)
 
-    def observe(self, work: float, lag: float) -> float:
+    def observe(self, work: float, lag: float, round_seconds: float = 0.0) -> float:
         """Return the hop to use from now on.
 
         Parameters
@@ -48,16 +50,18 @@ class HopPacing:
             Seconds that the last decision and the audio before it took.
         lag
             Seconds between the last sample's being heard and now.
+        round_seconds
+            Seconds that one decision about every source takes where sources share the machine. Of
+            so many one hiccup changes nothing, so that it counts at once.
         """
         self._work.append(work)
-        if len(self._work) < WATCHED:
-            return self.hop_seconds
-        usual = median(self._work)
+        watched = len(self._work) == WATCHED
+        usual = max(median(self._work) if watched else 0.0, round_seconds)
         behind = lag > max(self._behind, 3 * self.hop_seconds)
-        full = FULL_WHILE_BEHIND if behind else FULL
+        full, comfort = (FULL_WHILE_BEHIND, COMFORT_WHILE_BEHIND) if behind else (FULL, COMFORT)
         if usual > full * self.hop_seconds:
-            self._change(max(usual / min(full, COMFORT), self.hop_seconds))
-        elif usual < CALM * self.hop_seconds and not behind:
+            self._change(max(usual / comfort, self.hop_seconds))
+        elif watched and usual < CALM * self.hop_seconds and not behind:
             self._change(max(usual / COMFORT, self.hop_seconds / 2))
         return self.hop_seconds
 

@@ -22,8 +22,14 @@ from streamer.complaint import complain
 from streamer.frames import FrameMaker, server_name
 from streamer.history import History, HistoryError
 from streamer.hub import Hub
-from streamer.inputs import InputError, load_classifier, make_inputs, pipeline_factory
-from streamer.listener import Heard, Listener, ListenerEvent, SourceStatus
+from streamer.inputs import (
+    InputError,
+    load_classifier,
+    make_inputs,
+    pipeline_factory,
+    shared_turns,
+)
+from streamer.listener import Heard, Listener, ListenerEvent, SourceStatus, stop_all
 from streamer.mailbox import Mailbox
 from streamer.memory import TRIM_SECONDS, return_freed_memory, share_one_heap
 from streamer.metrics import Metrics
@@ -85,6 +91,7 @@ class Service:
         classifier = load_classifier(settings)
         contract = classifier.contract
         self._factory = pipeline_factory(settings, classifier, spectrogram=True)
+        self._turns = shared_turns(settings)
         self._first_seconds = contract.window_seconds + settings.hop_seconds
         self._frames = FrameMaker()
         self._progress: dict[str, Progress] = {}
@@ -169,7 +176,13 @@ class Service:
             logger.warning("anybody who reaches %s may listen in; set token_file", self._server.url)
 
     def _listen(self, name: str, source: Source) -> None:
-        listener = Listener(source, self._factory, self._receive, paced=not self._settings.fast)
+        listener = Listener(
+            source,
+            self._factory,
+            self._receive,
+            turns=self._turns,
+            paced=not self._settings.fast,
+        )
         self._progress[name] = Progress(listener, self._first_seconds)
         listener.start()
 
@@ -276,9 +289,7 @@ class Service:
 
     async def _stop_listening(self, names: list[str]) -> None:
         listeners = [self._progress.pop(name).listener for name in names]
-        await asyncio.gather(
-            *(asyncio.to_thread(listener.stop, SOURCE_STOP_SECONDS) for listener in listeners)
-        )
+        await asyncio.to_thread(stop_all, listeners, SOURCE_STOP_SECONDS)
         self._mailbox.deliver_all()
 
     def _start_reload(self) -> None:

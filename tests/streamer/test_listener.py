@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
@@ -18,7 +19,7 @@ from support_web import Conversation, scripted
 
 import streamer
 from streamer.decision import Decision, Segment
-from streamer.listener import Listener
+from streamer.listener import Listener, stop_all
 from streamer.model import Classifier
 from streamer.pacing import Backoff
 from streamer.pipeline import Pipeline
@@ -31,6 +32,7 @@ from streamer.sources import (
     make_source,
 )
 from streamer.sources.media import MediaSource
+from streamer.turns import Turns
 
 CONNECTING, LIVE, ENDED = SourceState.CONNECTING, SourceState.LIVE, SourceState.ENDED
 FAILED, RECONNECTING, STALLED = SourceState.FAILED, SourceState.RECONNECTING, SourceState.STALLED
@@ -336,3 +338,51 @@ def test_the_hop_is_left_alone_without_pacing_and_where_nothing_waits_for_us(
     with running(listener):
         log.wait(lambda: len(decisions(log)) >= 20, "decisions")
     assert {event.hop_seconds for event in log.heard} == {0.04}
+
+
+def test_many_sources_that_are_too_much_share_the_machine_alike(
+    classifier: Temperamental, demo_clip: Path
+) -> None:
+    classifier.pause = 0.1
+    logs, turns = [Log() for _ in range(10)], Turns(1)
+    listeners = [
+        Listener(
+            make_source(f"{number}={demo_clip}"),
+            lambda: Pipeline(classifier, hop_seconds=0.2),
+            log,
+            turns=turns,
+        )
+        for number, log in enumerate(logs)
+    ]
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.enter_context(running(listener))
+        for log in logs:
+            log.wait(lambda log=log: len(decisions(log)) >= 6, "decisions")
+        told = [len(decisions(log)) for log in logs]
+        hops = [listener.hop_seconds for listener in listeners]
+    assert max(told) - min(told) <= 3
+    assert all(hop is not None and hop > 1.0 for hop in hops)
+
+
+def test_all_listeners_stop_at_once_however_many_wait_for_their_turn(
+    classifier: Temperamental, demo_clip: Path
+) -> None:
+    logs, turns = [Log() for _ in range(50)], Turns(1)
+    listeners = [
+        Listener(
+            make_source(f"{number}={demo_clip}"), lambda: Pipeline(classifier), log, turns=turns
+        )
+        for number, log in enumerate(logs)
+    ]
+    with turns.turn():
+        for listener in listeners:
+            listener.start()
+        for log in logs:
+            log.wait(lambda log=log: LIVE in log.states, "the first sound")
+        while turns.waiting < len(listeners):
+            time.sleep(0.01)
+    stop_all(listeners, PATIENCE)
+    assert not any(listener.is_alive() for listener in listeners)
+    assert all(log.states[-1] is ENDED for log in logs)
+    assert not any(map(decisions, logs))

@@ -63,6 +63,28 @@ def test_the_hop_settles_instead_of_swinging() -> None:
     assert pacing.hop_seconds == settled
 
 
+def test_a_crowd_that_does_not_fit_is_given_room_at_once_and_the_hop_stays() -> None:
+    pacing = HopPacing(1.0)
+    assert pacing.observe(0.05, 6.0, round_seconds=10.0) > 10.0
+    hops = [pacing.observe(0.05, 6.0, round_seconds=10.0) for _ in range(100)]
+    assert len(set(hops)) == 1
+
+
+def test_a_crowd_that_has_left_takes_no_room() -> None:
+    pacing = HopPacing(1.0)
+    pacing.observe(0.05, 0.1, round_seconds=10.0)
+    assert pacing.hop_seconds > 10.0
+    simulate(pacing, cost=0.05, seconds=2000)
+    assert pacing.hop_seconds == 1.0
+
+
+def test_a_little_more_work_does_not_change_the_hop_of_a_source_that_is_behind() -> None:
+    pacing = HopPacing(1.0)
+    pacing.observe(0.05, 60.0, round_seconds=2.0)
+    settled = pacing.hop_seconds
+    assert pacing.observe(0.05, 60.0, round_seconds=2.1) == settled
+
+
 def test_the_hop_has_a_longest() -> None:
     pacing = HopPacing(1.0, longest=30.0)
     simulate(pacing, cost=100.0, seconds=2000)

@@ -5,6 +5,7 @@ import pytest
 from streamer.listener import Listener, SourceStatus
 from streamer.sources import SourceState, make_source
 from streamer.supervision import Progress, needs_restart, threads_and_tasks
+from streamer.turns import Turns
 
 FIRST_SECONDS = 6.0
 
@@ -57,6 +58,21 @@ def test_a_live_source_without_a_decision_for_three_hops_is_not_well(listener, c
     assert progress.quiet_seconds == pytest.approx(3.1)
     progress.decided()
     assert progress.is_well()
+
+
+def test_a_source_whose_turn_is_not_due_is_well_until_three_rounds_have_passed(clock):
+    turns = Turns(1)
+    for source in ("demo", "hall"):
+        for _ in range(2):
+            turns.note(source, 5.0)
+    listener = Listener(make_source("demo"), lambda: None, lambda event: None, turns=turns)
+    progress = Progress(listener, FIRST_SECONDS, clock)
+    enter(listener, SourceState.LIVE)
+    progress.decided()
+    assert well_after(progress, clock, 29.9)
+    assert progress.vitals().complaint() is None
+    assert not well_after(progress, clock, 0.2)
+    assert progress.vitals().complaint() == "no decision for 30 s"
 
 
 def test_the_first_decision_may_take_as_long_as_its_window(listener, clock):

@@ -1,0 +1,101 @@
+"""Whose turn it is to compute: as many listeners at once as there are processors, in order.
+
+Hundreds of listeners that compute side by side would leave each other, and above all the event
+loop, next to nothing of the processors and of the interpreter; and whoever was served last would be
+served last again. In turn they need the same time altogether, and all get the same share of it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median_low
+
+WATCHED = 5
+"""Decisions over whose median the work of a source is measured."""
+TRUSTED = 2
+"""Decisions from which on it is believed: the first may have waited for what is set up only once.
+"""
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # only some systems tell
+        return os.cpu_count() or 1
+
+
+class Turns:
+    """Lets listeners compute in the order in which they asked, so many at once and no more.
+
+    Parameters
+    ----------
+    at_once
+        How many may compute at once.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._free = at_once
+        self._waiting: deque[threading.Lock] = deque()
+        self._lock = threading.Lock()
+        self._work: dict[str, deque[float]] = {}
+        self._usual: dict[str, float] = {}
+        self._total = 0.0
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn; it lasts as long as the context."""
+        self._begin()
+        try:
+            yield
+        finally:
+            self._end()
+
+    def note(self, source: str, work: float) -> None:
+        """Take down how many seconds a decision about a source took, waiting left out."""
+        with self._lock:
+            works = self._work.setdefault(source, deque(maxlen=WATCHED))
+            works.append(work)
+            if len(works) >= TRUSTED:
+                usual = median_low(works)
+                self._total += usual - self._usual.get(source, 0.0)
+                self._usual[source] = usual
+
+    def forget(self, source: str) -> None:
+        """Leave a source out that needs no more turns."""
+        with self._lock:
+            self._work.pop(source, None)
+            self._usual.pop(source, None)
+            self._total = sum(self._usual.values())  # nor does it keep what rounding added up
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a turn."""
+        return len(self._waiting)
+
+    @property
+    def round_seconds(self) -> float:
+        """Seconds that one decision about every source takes in all; 0 if one source has all."""
+        return self._total / self._at_once if len(self._usual) > 1 else 0.0
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            called = threading.Lock()
+            called.acquire()
+            self._waiting.append(called)
+        called.acquire()
+
+    def _end(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._free += 1

@@ -1,0 +1,95 @@
+"""Turns: so many listeners at once, in order, and how long a round of all takes."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from streamer.turns import Turns, processors
+
+PATIENCE = 60.0
+
+
+def asking(turns: Turns, names: list[str], served: list[str]) -> list[threading.Thread]:
+    """Let threads ask for a turn, one after the other; each writes down that it was served."""
+
+    def serve(name: str) -> None:
+        with turns.turn():
+            served.append(name)
+
+    threads = []
+    for name in names:
+        waiting = turns.waiting
+        threads.append(threading.Thread(target=serve, args=(name,), daemon=True))
+        threads[-1].start()
+        while turns.waiting == waiting:
+            pass
+    return threads
+
+
+def test_who_asked_first_is_served_first_and_nobody_pushes_in() -> None:
+    turns, served = Turns(1), []
+    names = [str(number) for number in range(20)]
+    with turns.turn():
+        threads = asking(turns, names, served)
+        assert not served
+    with turns.turn():  # asked for after all the others
+        assert served == names
+    for thread in threads:
+        thread.join(PATIENCE)
+
+
+def test_as_many_compute_at_once_as_may_and_the_next_waits() -> None:
+    turns, served = Turns(3), []
+    together = threading.Barrier(3)
+    done = threading.Event()
+
+    def compute() -> None:
+        with turns.turn():
+            together.wait(PATIENCE)
+            done.wait(PATIENCE)
+
+    threads = [threading.Thread(target=compute, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    with turns.turn():
+        together.wait(PATIENCE)
+        threads += asking(turns, ["next"], served)
+        assert not served
+        done.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert served == ["next"]
+
+
+def test_a_crash_gives_the_turn_back() -> None:
+    turns = Turns(1)
+    with pytest.raises(ZeroDivisionError), turns.turn():
+        raise ZeroDivisionError
+    with turns.turn():
+        assert turns.waiting == 0
+
+
+def test_a_round_takes_what_a_decision_about_every_source_usually_takes() -> None:
+    turns = Turns(2)
+    for number in range(10):
+        for work in (9.0, 0.2, 0.2):  # the first one set something up
+            turns.note(f"source {number}", work)
+    assert turns.round_seconds == pytest.approx(1.0)
+    turns.note("source 0", 30.0)
+    assert turns.round_seconds == pytest.approx(1.0)
+
+
+def test_a_source_that_is_alone_or_gone_makes_no_round() -> None:
+    turns = Turns(1)
+    for source in ("hall", "radio"):
+        for _ in range(5):
+            turns.note(source, 0.5)
+    assert turns.round_seconds == pytest.approx(1.0)
+    turns.forget("hall")
+    assert turns.round_seconds == 0.0
+
+
+def test_there_is_a_processor() -> None:
+    assert processors() >= 1
