@@ -1,6 +1,6 @@
-"""Whose turn it is to compute: as many listeners at once as there are processors, in order.
+"""Whose turn it is to compute: as many threads at once as there are processors, in order.
 
-Hundreds of listeners that compute side by side would leave each other, and above all the event
+Hundreds of threads that compute side by side would leave each other, and above all the event
 loop, next to nothing of the processors and of the interpreter; and whoever was served last would be
 served last again. In turn they need the same time altogether, and all get the same share of it.
 """
@@ -30,7 +30,7 @@ def processors() -> int:
 
 
 class Turns:
-    """Lets listeners compute in the order in which they asked, so many at once and no more.
+    """Lets threads compute in the order in which they asked, so many at once and no more.
 
     Parameters
     ----------
@@ -55,6 +55,15 @@ class Turns:
             yield
         finally:
             self._end()
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Give one's turn to somebody else for as long as the context lasts, then wait for one."""
+        self._end()
+        try:
+            yield
+        finally:
+            self._begin()
 
     def note(self, source: str, work: float) -> None:
         """Take down how many seconds a decision about a source took, waiting left out."""
@@ -84,18 +93,18 @@ class Turns:
         return self._total / self._at_once if len(self._usual) > 1 else 0.0
 
     def _begin(self) -> None:
+        called = threading.Lock()
+        called.acquire()
         with self._lock:
             if self._free:
                 self._free -= 1
                 return
-            called = threading.Lock()
-            called.acquire()
             self._waiting.append(called)
         called.acquire()
 
     def _end(self) -> None:
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._free += 1
+            called = self._waiting.popleft() if self._waiting else None
+            self._free += called is None
+        if called:
+            called.release()

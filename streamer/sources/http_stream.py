@@ -15,6 +15,8 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import unquote, urlsplit
@@ -23,6 +25,7 @@ from streamer.sources.address import ascii_url, redact
 from streamer.sources.base import SourceError, one_line
 from streamer.sources.decoding import Patience
 from streamer.sources.playlist import ENDINGS
+from streamer.turns import Turns
 
 USER_AGENT = "genre-stream"
 PLAYLIST_BYTES = 1 << 20
@@ -195,6 +198,17 @@ class HttpStream:
         self._position = 0
         self._titles: deque[tuple[int, str | None]] = deque([(0, None)])
         self._first = True
+        self._turns: Turns | None = None
+
+    @contextmanager
+    def decoded_in_turn(self, turns: Turns) -> Iterator[None]:
+        """Wait for a turn to decode; whenever a read waits for the network others have it."""
+        with turns.turn():
+            self._turns = turns
+            try:
+                yield
+            finally:
+                self._turns = None
 
     def read(self, size: int) -> bytes:
         """Return up to `size` audio bytes as soon as there are any; none at the end."""
@@ -231,7 +245,8 @@ class HttpStream:
 
     def _receive(self, size: int) -> bytes:
         try:
-            return self._response.read1(size)
+            with self._turns.pause() if self._turns else nullcontext():
+                return self._response.read1(size)
         except TimeoutError:
             raise SourceError(f"{self.name}: no data for {self._timeout:g} s") from None
         except (OSError, http.client.HTTPException, ValueError) as error:

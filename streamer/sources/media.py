@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,6 +19,7 @@ from streamer.sources.base import SourceError, SourceKind
 from streamer.sources.decoding import Patience, decode
 from streamer.sources.http_stream import HttpStream, Resource, open_resource
 from streamer.sources.threaded import Session, ThreadedSource
+from streamer.turns import Turns, processors
 
 QUIET_SECONDS = 10.0
 """A connection that brings no byte, or no audio, for so long is broken."""
@@ -29,6 +31,8 @@ RECONNECT = {"reconnect": "1", "reconnect_delay_max": "4"}
 """FFmpeg goes on where a web server's file broke off, if the server lets it; delays in seconds."""
 PLAYLISTS = 16
 """How many playlists may lead to one another before that counts as going in circles."""
+DECODING = Turns(processors())
+"""Radios are decoded in turn: hundreds that want the interpreter at once would hardly get on."""
 
 logger = logging.getLogger(__name__)
 
@@ -130,11 +134,12 @@ class MediaSource(ThreadedSource):
         if opened.http:
             opened.http.patience = patience
         try:
-            for block in decode(opened.container, opened.shown, title_at, patience):
-                session.put(replace(block, discontinuity=fresh))
-                if session.stopped.is_set():
-                    return
-                self._played, fresh = True, False
+            with opened.http.decoded_in_turn(DECODING) if opened.http else nullcontext():
+                for block in decode(opened.container, opened.shown, title_at, patience):
+                    session.put(replace(block, discontinuity=fresh))
+                    if session.stopped.is_set():
+                        return
+                    self._played, fresh = True, False
         except av.FFmpegError as error:
             raise self._failure(opened.shown, error, permanent=self._is_final(opened)) from None
         finally:

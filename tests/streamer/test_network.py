@@ -18,8 +18,9 @@ from support_listening import PATIENCE, read_all, read_one
 from support_radio import end, free_port, need
 from support_web import Conversation, files_at, scripted
 
-from streamer.sources import AudioBlock, SourceError, make_source
+from streamer.sources import AudioBlock, SourceError, make_source, media
 from streamer.sources.media import MediaSource
+from streamer.turns import Turns
 
 OK = "HTTP/1.1 200 OK"
 RTSP_SERVER = Path(__file__).parents[1] / "support_rtsp.py"
@@ -193,6 +194,25 @@ def test_a_radio_that_ends_is_said_to_have_ended_after_its_last_sample(mp3: byte
     assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
     assert str(error) == f"{url}/live: the stream has ended"
     assert not error.permanent
+
+
+def test_a_radio_that_sends_nothing_keeps_no_other_from_being_decoded(
+    mp3: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def talk(client: Conversation) -> None:
+        client.answer(OK, "content-type: audio/mpeg", "icy-name: r", body=mp3)
+        client.closing.wait(PATIENCE)
+
+    monkeypatch.setattr(media, "DECODING", Turns(1))
+    with scripted(talk) as url:
+        radios = [make_source(f"{number}={url}") for number in range(3)]
+        try:
+            for radio in radios:
+                radio.open()
+                assert read_one(radio).seconds > 0
+        finally:
+            for radio in radios:
+                radio.close()
 
 
 def test_a_chunked_stream_is_heard(mp3: bytes) -> None:

@@ -63,6 +63,19 @@ def test_as_many_compute_at_once_as_may_and_the_next_waits() -> None:
     assert served == ["next"]
 
 
+def test_who_pauses_lets_the_next_one_in_and_waits_for_another_turn() -> None:
+    turns, served = Turns(1), []
+    with turns.turn():
+        (next_one,) = asking(turns, ["next"], served)
+        with turns.pause():
+            next_one.join(PATIENCE)
+        assert served == ["next"]
+        (last,) = asking(turns, ["last"], served)
+        assert served == ["next"]
+    last.join(PATIENCE)
+    assert served == ["next", "last"]
+
+
 def test_a_crash_gives_the_turn_back() -> None:
     turns = Turns(1)
     with pytest.raises(ZeroDivisionError), turns.turn():
