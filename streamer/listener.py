@@ -243,10 +243,9 @@ class Listener:
         pipeline = self._ready_pipeline()
         self.dropped += block.dropped
         end = pipeline.position + block.seconds
-        with self._turns.turn():
+        with self._turns.turn() as started:
             if self._stopping.is_set():
                 return
-            started = time.monotonic()
             try:
                 events = pipeline.feed(
                     block.samples,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,23 @@ def processors() -> int:
         return os.cpu_count() or 1
 
 
+class _Call:
+    """What one thread waits for."""
+
+    def __init__(self) -> None:
+        self._given = 0.0
+        self._held = threading.Lock()
+        self._held.acquire()
+
+    def give(self) -> None:
+        self._given = time.monotonic()
+        self._held.release()
+
+    def wait(self) -> float:
+        self._held.acquire()
+        return self._given
+
+
 class Turns:
     """Lets threads compute in the order in which they asked, so many at once and no more.
 
@@ -41,18 +59,22 @@ class Turns:
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
         self._free = at_once
-        self._waiting: deque[threading.Lock] = deque()
+        self._waiting: deque[_Call] = deque()
         self._lock = threading.Lock()
         self._work: dict[str, deque[float]] = {}
         self._usual: dict[str, float] = {}
         self._total = 0.0
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for a turn; it lasts as long as the context."""
-        self._begin()
+    def turn(self) -> Iterator[float]:
+        """Wait for a turn; it lasts as long as the context.
+
+        The value is `time.monotonic()` when it was given, in seconds: a thread that has to be woken
+        takes part of its turn for that.
+        """
+        given = self._begin()
         try:
-            yield
+            yield given
         finally:
             self._end()
 
@@ -92,19 +114,18 @@ class Turns:
         """Seconds that one decision about every source takes in all; 0 if one source has all."""
         return self._total / self._at_once if len(self._usual) > 1 else 0.0
 
-    def _begin(self) -> None:
-        called = threading.Lock()
-        called.acquire()
+    def _begin(self) -> float:
+        call = _Call()
         with self._lock:
             if self._free:
                 self._free -= 1
-                return
-            self._waiting.append(called)
-        called.acquire()
+                return time.monotonic()
+            self._waiting.append(call)
+        return call.wait()
 
     def _end(self) -> None:
         with self._lock:
-            called = self._waiting.popleft() if self._waiting else None
-            self._free += called is None
-        if called:
-            called.release()
+            call = self._waiting.popleft() if self._waiting else None
+            self._free += call is None
+        if call:
+            call.give()

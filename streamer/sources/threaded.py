@@ -8,6 +8,8 @@ import time
 from abc import abstractmethod
 from collections import deque
 
+import numpy as np
+
 from streamer.sources.base import AudioBlock, Source, SourceEnded
 
 LIVE_SECONDS = 60.0
@@ -20,6 +22,9 @@ CATCH_UP = 1.001
 """Playing speed while too much waits, so that two clocks cannot drift apart."""
 CATCH_UP_SECONDS = 20.0
 """How much of a live source may wait before it is played at that speed; files never get there."""
+JOINED_SECONDS = 1.0
+"""What is due already is read in pieces of up to this much: a reader that is behind has the work of
+each piece only once."""
 RESUME_SECONDS = 10.0
 """A file that fell further behind than this (the process was suspended) goes on from now."""
 
@@ -95,12 +100,35 @@ class Session:
                 due = self._due() if self._blocks else None
                 now = time.monotonic()
                 if due is not None and (due <= now or not self._paced):
-                    return self._take(due)
+                    return self._join(self._take(due))
                 if due is None and self._end is not None:
                     raise self._end
                 if now >= deadline:
                     return None
                 self._changed.wait(min(deadline, due or deadline) - now)
+
+    def _join(self, first: AudioBlock) -> AudioBlock:
+        """Add to a block what follows on it without a seam and is due as well."""
+        blocks, seconds = [first], first.seconds
+        while self._paced and self._blocks:
+            following = self._blocks[0]
+            seconds += following.seconds
+            due = self._due()
+            if (
+                seconds > JOINED_SECONDS
+                or due > time.monotonic()
+                or following.discontinuity
+                or following.dropped
+                or following.title != first.title
+                or following.sample_rate != first.sample_rate
+                or following.samples.shape[1:] != first.samples.shape[1:]
+            ):
+                break
+            blocks.append(self._take(due))
+        if len(blocks) == 1:
+            return first
+        samples = np.concatenate([block.samples for block in blocks])
+        return dataclasses.replace(first, samples=samples, heard=blocks[-1].heard)
 
     def _due(self) -> float:
         """Return when the next block's last sample is heard (monotonic, in seconds)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 
@@ -119,3 +120,32 @@ def test_an_error_that_comes_of_stopping_is_not_told() -> None:
 
 def test_nothing_due_is_none_after_the_timeout() -> None:
     assert Session(paced=True).get(0.01) is None
+
+
+def test_what_is_due_already_is_read_in_pieces_of_a_second() -> None:
+    session = live_session(paced=True)
+    long_ago = time.monotonic() - 100.0
+    for number in range(25):
+        session.put(block(0.1, heard=long_ago + 0.1 * number))
+    pieces = [session.get(0.0) for _ in range(3)]
+    assert [piece.seconds for piece in pieces if piece] == pytest.approx([1.0, 1.0, 0.5])
+    assert [piece.heard for piece in pieces if piece] == pytest.approx(
+        [long_ago + 0.9, long_ago + 1.9, long_ago + 2.4]
+    )
+    assert session.get(0.0) is None
+
+
+def test_a_piece_ends_where_a_title_or_a_break_begins() -> None:
+    session = live_session(paced=True)
+    plain = block(0.1, heard=time.monotonic() - 100.0)
+    session.put(plain)
+    session.put(dataclasses.replace(plain, title="Song"))
+    session.put(dataclasses.replace(plain, title="Song"))
+    session.put(dataclasses.replace(plain, title="Song", discontinuity=True))
+    pieces = [session.get(0.0) for _ in range(3)]
+    assert [piece and (piece.title, piece.discontinuity) for piece in pieces] == [
+        (None, False),
+        ("Song", False),
+        ("Song", True),
+    ]
+    assert [piece.seconds for piece in pieces if piece] == pytest.approx([0.1, 0.2, 0.1])
