@@ -87,7 +87,7 @@ def test_a_crash_gives_the_turn_back() -> None:
 def test_a_round_takes_what_a_decision_about_every_source_usually_takes() -> None:
     turns = Turns(2)
     for number in range(10):
-        for work in (9.0, 0.2, 0.2):  # the first one set something up
+        for work in (9.0, 0.2, 0.2, 0.2, 0.2, 0.2):  # the first one set something up
             turns.note(f"source {number}", work)
     assert turns.round_seconds == pytest.approx(1.0)
     turns.note("source 0", 30.0)
@@ -106,3 +106,11 @@ def test_a_source_that_is_alone_or_gone_makes_no_round() -> None:
 
 def test_there_is_a_processor() -> None:
     assert processors() >= 1
+
+
+def test_work_that_is_now_short_and_now_long_makes_a_round_as_long_as_it_is() -> None:
+    turns = Turns(1)
+    for number in range(100):
+        for work in (0.1, 0.1, 0.1, 1.0, 1.0):
+            turns.note(str(number), work)
+    assert turns.round_seconds == pytest.approx(100 * 1.3 / 4)
