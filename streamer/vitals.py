@@ -55,7 +55,8 @@ class SourceVitals:
             return None
         if self.state == "failed":
             return self.detail or "failed"
-        if self.quiet_seconds <= max(QUIET_SECONDS, QUIET_HOPS * self.expected_seconds):
+        expected = max(self.hop_seconds, self.expected_seconds)
+        if self.quiet_seconds <= max(QUIET_SECONDS, QUIET_HOPS * expected):
             return None
         reason = f"no decision for {self.quiet_seconds:.0f} s"
         return f"{reason}: {self.detail}" if self.detail else reason
