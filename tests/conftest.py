@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -70,6 +71,15 @@ def _opened(path: Path) -> Iterator[int]:
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+
+
+@pytest.fixture(autouse=True)
+def root_logger_as_before() -> Iterator[None]:
+    """Undo where a test sends the log: another file may get the number of one that it closes."""
+    root, ours = logging.getLogger(), logging.getLogger("streamer")
+    before = root.handlers[:], root.level, ours.level
+    yield
+    root.handlers[:], root.level, ours.level = before
 
 
 @pytest.fixture

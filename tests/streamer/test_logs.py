@@ -3,18 +3,8 @@ import logging
 import os
 import sys
 
-import pytest
-
 from streamer import logs
 from streamer.complaint import complain
-
-
-@pytest.fixture(autouse=True)
-def root_logger_as_before():
-    root, ours = logging.getLogger(), logging.getLogger("streamer")
-    before = root.handlers[:], root.level, ours.level
-    yield
-    root.handlers[:], root.level, ours.level = before
 
 
 def journal_variables(file) -> dict[str, str]:
