@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from export.pictures import Windows
 from export.seal import open_session
 from streamer.contract import ModelContract
 from streamer.model import INPUT, OUTPUT, golden_spectrogram, softmax
+from streamer.turns import processors
 
 CONVERSION_TOLERANCE = 1e-4
 """Largest difference of a probability between Keras and the float32 graph."""
@@ -136,11 +136,6 @@ def costs(graphs: Mapping[str, bytes], contract: ModelContract) -> dict[str, Cos
         name: Cost(len(graph), one_thread=one[name], all_threads=many[name])
         for name, graph in graphs.items()
     }
-
-
-def processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _milliseconds(asks: Mapping[str, Ask], window: NDArray[np.float32]) -> dict[str, float]:

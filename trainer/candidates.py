@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from streamer.model import Classifier, Golden, ModelContract
 from streamer.spectrogram import SpectrogramSpec
+from streamer.turns import processors
 
 
 class RunClassifier(Classifier):
@@ -83,4 +83,4 @@ def load_candidate(path: Path) -> Classifier:
     """
     if path.is_dir():
         return RunClassifier(path)
-    return Classifier.load(path, threads=len(os.sched_getaffinity(0)))
+    return Classifier.load(path, threads=processors())

@@ -34,6 +34,7 @@ from streamer.spectrogram import (
     relative_to_peak,
     to_levels,
 )
+from streamer.turns import processors
 from trainer.audio import AudioError, read_audio
 from trainer.gtzan import (
     MANIFEST_FILE,
@@ -359,7 +360,7 @@ def _make_pictures(
     """Make pictures in parallel; yield the tracks that could not be read."""
     if not jobs:
         return
-    workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    workers = min(workers or processors(), len(jobs))
     # Not forked: the parent may have TensorFlow's threads, which a fork does not survive.
     context = multiprocessing.get_context("forkserver")
     with (
