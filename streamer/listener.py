@@ -151,9 +151,9 @@ class Listener:
         return self._pipeline.hop_seconds if self._pipeline else None
 
     @property
-    def expected_seconds(self) -> float:
-        """The time within which a decision is to be expected, as far as it is known, in seconds."""
-        return max(self.hop_seconds or 1.0, self._turns.round_seconds)
+    def round_seconds(self) -> float:
+        """The time that a decision about each of the listeners takes in all, in seconds."""
+        return self._turns.round_seconds
 
     def start(self) -> None:
         """Begin to listen."""

@@ -75,7 +75,8 @@ class Progress:
             self._due_since = self._clock() + self._first_seconds
             return True
         overdue = self._clock() - self._due_since
-        return overdue <= max(LEAST_QUIET_SECONDS, QUIET_HOPS * self.listener.expected_seconds)
+        expected = max(self.hop_seconds, self.listener.round_seconds)
+        return overdue <= max(LEAST_QUIET_SECONDS, QUIET_HOPS * expected)
 
     def is_stalled(self) -> bool:
         """Tell whether it is the source that brings nothing, rather than we who do nothing."""
@@ -94,7 +95,7 @@ class Progress:
             detail=listener.status.detail,
             quiet_seconds=self.quiet_seconds,
             hop_seconds=self.hop_seconds,
-            expected_seconds=listener.expected_seconds,
+            round_seconds=listener.round_seconds,
             audio_seconds=pipeline.position if pipeline else 0.0,
             inferences=pipeline.inferences if pipeline else 0,
             inference_seconds=pipeline.inference_seconds if pipeline else 0.0,

@@ -26,8 +26,8 @@ class SourceVitals:
     """Seconds since the last decision, or since the start before the first."""
     hop_seconds: float = 1.0
     """Seconds of sound between two decisions, as it is now."""
-    expected_seconds: float = 1.0
-    """Seconds within which a decision is to be expected; more than a hop while that must grow."""
+    round_seconds: float = 0.0
+    """Seconds that a decision about every source takes in all; over a hop if that must grow."""
     audio_seconds: float = 0.0
     """Seconds of sound taken in."""
     inferences: int = 0
@@ -55,7 +55,7 @@ class SourceVitals:
             return None
         if self.state == "failed":
             return self.detail or "failed"
-        expected = max(self.hop_seconds, self.expected_seconds)
+        expected = max(self.hop_seconds, self.round_seconds)
         if self.quiet_seconds <= max(QUIET_SECONDS, QUIET_HOPS * expected):
             return None
         reason = f"no decision for {self.quiet_seconds:.0f} s"
