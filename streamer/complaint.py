@@ -13,6 +13,11 @@ def complain(sentence: str) -> None:
     print(f"<3>{line}" if _to_journal() else f"genre-stream: {line}", file=sys.stderr)
 
 
+def why_no_text(error: OSError | UnicodeDecodeError) -> str:
+    """Return why a file could not be read as text."""
+    return getattr(error, "strerror", None) or "it is not text in UTF-8"
+
+
 def _to_journal() -> bool:
     """Tell whether the journal reads this, which adds the program's name and wants a priority."""
     if "JOURNAL_STREAM" not in os.environ:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from streamer import logs, messages
-from streamer.complaint import complain
+from streamer.complaint import complain, why_no_text
 from streamer.frames import FrameMaker, server_name
 from streamer.history import History, HistoryError
 from streamer.hub import Hub
@@ -414,7 +414,7 @@ def read_token(settings: Settings) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError) and not asked_for:
             return None
-        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        reason = why_no_text(error)
         raise InputError(f"token_file {path} cannot be read: {reason}") from None
     if asked_for and not token:
         raise InputError(f"token_file {path} is empty; write a long random word into it")

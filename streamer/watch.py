@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from streamer.cli import Parser
-from streamer.complaint import complain, leave_the_reader_alone
+from streamer.complaint import complain, leave_the_reader_alone, why_no_text
 from streamer.palette import COLOURS, ansi, colours
 from streamer.terminal import Terminal, prediction_line, state_line
 
@@ -126,7 +126,7 @@ def _read_token(file: Path | None) -> str | None:
     try:
         return None if file is None else file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        reason = why_no_text(error)
         raise WatchError(f"cannot read the token file {file}: {reason}") from None
 
 
