@@ -138,6 +138,16 @@ SOCKET_LAUNCHER = (
 """Starts genre-stream on a socket that listens already, as systemd does."""
 
 
+def daemon_on(listening, home, *arguments):
+    return daemon(
+        home,
+        *arguments,
+        command=(sys.executable, "-c", SOCKET_LAUNCHER),
+        pass_fds=(listening.fileno(),),
+        variables={"LISTEN_FDS": "1", "FROM": str(listening.fileno())},
+    )
+
+
 def test_a_connection_made_before_the_start_is_answered_on_the_socket_of_systemd(
     model, tone, tmp_path
 ):
@@ -145,13 +155,7 @@ def test_a_connection_made_before_the_start_is_answered_on_the_socket_of_systemd
         port = listening.getsockname()[1]
         early = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
         early.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        with daemon(
-            tmp_path,
-            *("--model", model, "--source", f"t={tone}"),
-            command=(sys.executable, "-c", SOCKET_LAUNCHER),
-            pass_fds=(listening.fileno(),),
-            variables={"LISTEN_FDS": "1", "FROM": str(listening.fileno())},
-        ) as running:
+        with daemon_on(listening, tmp_path, "--model", model, "--source", f"t={tone}") as running:
             assert early.recv(9) == b"HTTP/1.1 "
             assert running.port == port
         early.close()
@@ -160,13 +164,7 @@ def test_a_connection_made_before_the_start_is_answered_on_the_socket_of_systemd
 def test_a_socket_of_systemd_that_is_not_one_of_tcp_is_refused_in_one_line(model, tone, tmp_path):
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
-        with daemon(
-            tmp_path,
-            *("--model", model, "--source", f"t={tone}"),
-            command=(sys.executable, "-c", SOCKET_LAUNCHER),
-            pass_fds=(listening.fileno(),),
-            variables={"LISTEN_FDS": "1", "FROM": str(listening.fileno())},
-        ) as running:
+        with daemon_on(listening, tmp_path, "--model", model, "--source", f"t={tone}") as running:
             assert running.wait() == 2
     assert running.log == (
         f"genre-stream: the socket {tmp_path / 's'} that was handed over is not one of TCP; "
