@@ -5,10 +5,12 @@ What comes out depends on the samples alone, never on the pieces in which they c
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import av
 import numpy as np
+from av.filter import Graph
 from numpy.typing import ArrayLike, NDArray
 
 Samples = NDArray[np.float32]
@@ -103,7 +105,7 @@ class Resampler:
                 raise ValueError(f"a sample rate must be positive, not {rate}")
         self._source_rate = source_rate
         self._same = source_rate == target_rate
-        self._resampler = av.AudioResampler(format="flt", layout="mono", rate=target_rate)
+        self._graph = _resampling_graph(source_rate, target_rate)
         # swresample rounds its place between two samples at the end of every frame, so frames
         # have to be the same however the samples come.
         self._block = max(1, source_rate // BLOCKS_PER_SECOND)
@@ -127,14 +129,31 @@ class Resampler:
         if self._same:
             return np.empty(0, np.float32)
         rest = self._convert(self._pending) if len(self._pending) else self._pending
-        return np.concatenate([rest, *(_array(f) for f in self._resampler.resample(None))])
+        return np.concatenate([rest, _passed(self._graph, None)])
 
     def _convert(self, block: Samples) -> Samples:
         frame = av.AudioFrame.from_ndarray(block[None, :], format="flt", layout="mono")
         frame.sample_rate = self._source_rate
-        converted = [_array(f) for f in self._resampler.resample(frame)]
-        return np.concatenate(converted) if converted else np.empty(0, np.float32)
+        return _passed(self._graph, frame)
 
 
-def _array(frame: av.AudioFrame) -> Samples:
-    return np.asarray(frame.to_ndarray()[0], np.float32)
+def _resampling_graph(source_rate: int, target_rate: int) -> Graph:
+    """Return what `av.AudioResampler` makes, but for its threads: one for each processor."""
+    graph = Graph()
+    graph.threads = 1
+    graph.link_nodes(
+        graph.add("abuffer", sample_rate=f"{source_rate}", sample_fmt="flt", channel_layout="mono"),
+        graph.add("aformat", sample_rates=f"{target_rate}", sample_fmts="flt"),
+        graph.add("abuffersink"),
+    ).configure()
+    return graph
+
+
+def _passed(graph: Graph, frame: av.AudioFrame | None) -> Samples:
+    """Return the samples that are complete once `frame` has come, or the end (None)."""
+    graph.push(frame)
+    complete = [np.empty(0, np.float32)]
+    with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+        while True:
+            complete.append(graph.pull().to_ndarray()[0])
+    return np.concatenate(complete)

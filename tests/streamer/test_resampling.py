@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -50,6 +53,20 @@ def test_what_the_rate_can_hold_stays_and_the_rest_goes(
     inner = resampled(tone(hertz, rate), rate, [])[TARGET // 10 : -TARGET // 10]
     gain_db = 20 * np.log10(inner.std() / tone(hertz, rate).std())
     assert least_db < gain_db < most_db
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux counts a process's threads in /proc"
+)
+def test_resamplers_start_no_threads() -> None:
+    def threads() -> int:
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+    before = threads()
+    resamplers = [Resampler(44100, 22050) for _ in range(8)]
+    for resampler in resamplers:
+        resampler.push(np.zeros(44100, np.float32))
+    assert threads() == before
 
 
 def test_audio_at_the_right_rate_is_left_alone() -> None:
