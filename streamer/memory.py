@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 TRIM_SECONDS = 10.0
 """How often freed memory is given back; it takes milliseconds, and not those of the interpreter."""
@@ -48,3 +50,28 @@ def return_freed_memory() -> None:
     """Return all freed pages to the system; takes milliseconds. Does nothing without glibc."""
     if (trim := _glibc("malloc_trim")) is not None:
         trim(0)
+
+
+def allowed_memory(
+    membership: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")
+) -> int:
+    """Return how many bytes this process may have: all there are, or what its group is left.
+
+    Parameters
+    ----------
+    membership, groups
+        Where Linux tells the control group (version 2, see cgroups(7)) and its limits, which
+        systemd's ``MemoryMax=`` sets. What cannot be read limits nothing.
+    """
+    allowed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return allowed
+    group = next((Path(line[3:].lstrip("/")) for line in lines if line.startswith("0::")), Path())
+    for place in (group, *group.parents):
+        try:
+            allowed = min(allowed, int((groups / place / "memory.max").read_text()))
+        except (OSError, ValueError):  # ValueError: it says "max"
+            continue
+    return allowed

@@ -10,6 +10,7 @@ from collections import deque
 
 import numpy as np
 
+from streamer.memory import allowed_memory
 from streamer.sources.base import AudioBlock, Source, SourceEnded
 
 LIVE_SECONDS = 60.0
@@ -29,6 +30,38 @@ RESUME_SECONDS = 10.0
 """A file that fell further behind than this (the process was suspended) goes on from now."""
 
 
+class Waiting:
+    """What waits of all live sources together: bounded, however many fall behind at once.
+
+    Parameters
+    ----------
+    limit
+        Bytes that may wait in all. Beyond it a source that has more than an equal share of it loses
+        its oldest.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._sizes: dict[Session, int] = {}
+        self._total = 0
+        self._lock = threading.Lock()
+
+    def note(self, session: Session, size: int) -> None:
+        """Take down how many bytes wait in a session."""
+        with self._lock:
+            self._total += size - self._sizes.pop(session, 0)
+            if size:
+                self._sizes[session] = size
+
+    def is_too_much(self, size: int) -> bool:
+        """Tell whether one session with `size` bytes has to give some of them up."""
+        return self._total > self._limit and size * len(self._sizes) > self._limit
+
+
+WAITING = Waiting(allowed_memory() // 2)
+"""What waits in this process; the other half of its memory is for all that is done with it."""
+
+
 class Session:
     """One opening of a source: its queue, its end, and whether somebody still wants it.
 
@@ -40,9 +73,11 @@ class Session:
     paced
         Release each block only when its last sample would be heard, counted from the first block
         and never before the block arrived. Otherwise release blocks at once, as they are.
+    waiting
+        Among what its blocks count.
     """
 
-    def __init__(self, *, paced: bool) -> None:
+    def __init__(self, *, paced: bool, waiting: Waiting = WAITING) -> None:
         self.patient = True
         """Whether the producer waits while the queue is full, or the oldest block goes."""
         self.catch_up_seconds = CATCH_UP_SECONDS
@@ -52,6 +87,7 @@ class Session:
         self._changed = threading.Condition()
         self._seconds = 0.0
         self._bytes = 0
+        self._waiting = waiting
         self._dropped = 0
         self._heard: float | None = None
         self._end: Exception | None = None
@@ -71,8 +107,8 @@ class Session:
                 return
             self._blocks.append(block)
             self._seconds += block.seconds
-            self._bytes += block.samples.nbytes
-            while not self.patient and (self._seconds > LIVE_SECONDS or self._bytes > LIVE_BYTES):
+            self._count(block.samples.nbytes)
+            while not self.patient and self._is_too_much():
                 oldest = self._pop()
                 self._dropped += oldest.dropped + len(oldest.samples)
             self._changed.notify_all()
@@ -89,6 +125,7 @@ class Session:
         with self._changed:
             self.stopped.set()
             self._blocks.clear()
+            self._count(-self._bytes)
             self._end = SourceEnded()
             self._changed.notify_all()
 
@@ -156,8 +193,20 @@ class Session:
     def _pop(self) -> AudioBlock:
         block = self._blocks.popleft()
         self._seconds = self._seconds - block.seconds if self._blocks else 0.0
-        self._bytes -= block.samples.nbytes
+        self._count(-block.samples.nbytes)
         return block
+
+    def _count(self, more: int) -> None:
+        """Count the bytes that wait."""
+        self._bytes += more
+        self._waiting.note(self, self._bytes)
+
+    def _is_too_much(self) -> bool:
+        return (
+            self._seconds > LIVE_SECONDS
+            or self._bytes > LIVE_BYTES
+            or self._waiting.is_too_much(self._bytes)
+        )
 
 
 class ThreadedSource(Source):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from streamer.memory import allowed_memory
 
 PROGRAM = """
 from pathlib import Path
@@ -75,3 +78,26 @@ def test_freed_pages_between_blocks_in_use_go_back_to_the_system() -> None:
     fragmented, after = map(int, done.stdout.split())
     assert fragmented > 50_000
     assert after < fragmented / 4
+
+
+def test_a_process_may_have_the_memory_that_the_tightest_group_around_it_leaves(
+    tmp_path: Path,
+) -> None:
+    def limit(group: str, text: str) -> None:
+        (tmp_path / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / group / "memory.max").write_text(f"{text}\n")
+
+    membership = tmp_path / "cgroup"
+    everything = allowed_memory(membership, tmp_path)
+    pages = int(re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1])  # type: ignore[index]
+    assert everything == pytest.approx(pages * 1024, rel=0.01)
+    membership.write_text("4:memory:/elsewhere\n0::/system.slice/genre-stream.service\n")
+    limit("system.slice/genre-stream.service", "max")
+    assert allowed_memory(membership, tmp_path) == everything
+    limit("system.slice", "2000000")
+    assert allowed_memory(membership, tmp_path) == 2_000_000
+    limit("system.slice/genre-stream.service", "1000000")
+    assert allowed_memory(membership, tmp_path) == 1_000_000
+    membership.write_text("0::/\n")  # a container sees its own group as the root
+    limit(".", "3000000")
+    assert allowed_memory(membership, tmp_path) == 3_000_000

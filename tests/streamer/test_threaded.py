@@ -11,7 +11,7 @@ import pytest
 from support_listening import PATIENCE
 
 from streamer.sources import AudioBlock, SourceEnded, SourceError
-from streamer.sources.threaded import AHEAD_SECONDS, LIVE_SECONDS, Session
+from streamer.sources.threaded import AHEAD_SECONDS, LIVE_SECONDS, Session, Waiting
 
 
 def block(seconds: float, heard: float = 0.0, rate: int = 1000) -> AudioBlock:
@@ -35,6 +35,30 @@ def test_when_a_live_source_is_not_read_the_oldest_goes_and_is_counted() -> None
     second = session.get(0.0)
     assert second is not None
     assert (second.heard, second.dropped, second.discontinuity) == (11.0, 0, False)
+
+
+def test_live_sources_that_are_behind_together_share_a_limit_fairly() -> None:
+    eight_seconds = 8 * block(1.0).samples.nbytes
+    waiting = Waiting(eight_seconds)
+    sessions = [Session(paced=False, waiting=waiting) for _ in range(4)]
+    for session in sessions:
+        session.patient = False
+    alone = sessions[0]
+    for _ in range(10):
+        alone.put(block(1.0))
+    assert len(alone) == 8
+    for _ in range(10):
+        for session in sessions:
+            session.put(block(1.0))
+    assert [len(session) for session in sessions] == [2, 2, 2, 2]
+    after = alone.get(0.0)
+    assert after is not None
+    assert (after.dropped, after.discontinuity) == (18_000, True)
+    for session in sessions[1:]:
+        session.stop()
+    for _ in range(10):
+        alone.put(block(1.0))
+    assert len(alone) == 8
 
 
 def test_a_file_waits_for_its_reader_and_loses_nothing() -> None:
