@@ -13,6 +13,7 @@ from streamer.decision import Decision, Segment
 from streamer.pacing import Backoff, HopPacing
 from streamer.pipeline import Pipeline, SpectrogramColumns
 from streamer.sources.base import (
+    NO_THREAD,
     AudioBlock,
     Source,
     SourceEnded,
@@ -156,8 +157,11 @@ class Listener:
         return self._turns.round_seconds
 
     def start(self) -> None:
-        """Begin to listen."""
-        self._thread.start()
+        """Begin to listen; where the system gives no thread for it, the source has failed."""
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._tell(SourceState.FAILED, NO_THREAD)
 
     def ask_to_stop(self) -> None:
         """Let the thread end when it next looks up, without waking it."""

@@ -158,6 +158,8 @@ class Service:
         self._answer(signal.SIGHUP, self._start_reload)
         self._answer(signal.SIGUSR1, self._describe)
         self._announce()
+        # The thread for such chores is there before the sources take all that there may be.
+        await asyncio.to_thread(return_freed_memory)
         for name, (_, source) in self._inputs.items():
             self._listen(name, source)
         self._notifier.ready()

@@ -65,6 +65,10 @@ class SourceState(enum.StrEnum):
     FAILED = "failed"
 
 
+NO_THREAD = "the system gives this process no more threads (TasksMax= in its unit, or ulimit -u)"
+"""Why a source is not heard whose thread cannot be started."""
+
+
 @dataclass(frozen=True, slots=True)
 class AudioBlock:
     """A stretch of consecutive samples."""

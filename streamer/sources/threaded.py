@@ -11,7 +11,7 @@ from collections import deque
 import numpy as np
 
 from streamer.memory import allowed_memory
-from streamer.sources.base import AudioBlock, Source, SourceEnded
+from streamer.sources.base import NO_THREAD, AudioBlock, Source, SourceEnded, SourceError
 
 LIVE_SECONDS = 60.0
 """How much audio of a live source may wait to be read before the oldest goes."""
@@ -239,9 +239,13 @@ class ThreadedSource(Source):
         """Start the producing thread; what goes wrong there is raised by `read`."""
         self.close()
         session = self._session = Session(paced=self._paced)
-        threading.Thread(
+        thread = threading.Thread(
             target=self._run, args=(session,), name=f"source {self.name}", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            raise SourceError(NO_THREAD) from None
 
     def read(self, timeout: float) -> AudioBlock | None:
         """Return the next block, or None if `timeout` seconds brought none."""

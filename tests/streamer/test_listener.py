@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import threading
 import time
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +283,37 @@ def test_a_crash_is_logged_once_with_its_traceback_and_the_listener_begins_anew(
     assert crashes[0].exc_info is not None
     assert "clip" in crashes[0].getMessage()
     assert len(decisions(log)) >= 60
+
+
+@contextlib.contextmanager
+def no_room_for_threads() -> Iterator[None]:
+    """Ask for stacks that no memory holds, so that the system gives no thread."""
+    usual = threading.stack_size(1 << 46)
+    try:
+        yield
+    finally:
+        threading.stack_size(usual)
+
+
+def test_a_source_that_gets_no_thread_says_so_and_touches_no_other(
+    classifier: Temperamental, demo_clip: Path
+) -> None:
+    log, other_log = Log(), Log()
+    listener, other = (
+        Listener(make_source(f"clip={demo_clip}"), lambda: Pipeline(classifier), log)
+        for log in (log, other_log)
+    )
+    with running(other):
+        other_log.wait(lambda: bool(decisions(other_log)), "decisions")
+        with no_room_for_threads():
+            listener.start()
+            with pytest.raises(SourceError, match="no more threads"):
+                listener.source.open()
+        listener.stop()
+        assert log.states == [FAILED]
+        assert "TasksMax=" in log.statuses[0].detail
+        before = len(decisions(other_log))
+        other_log.wait(lambda: len(decisions(other_log)) > before, "more decisions")
 
 
 def test_five_crashes_in_a_minute_are_the_end_and_touch_no_other_source(
