@@ -24,7 +24,7 @@ from streamer.sources.base import (
 from streamer.turns import Turns
 
 READ_SECONDS = 0.5
-"""How long one read waits; the listener shows progress at least this often."""
+"""How long one read waits; a listener that is to stop looks up at least this often."""
 STALL_SECONDS = 3.0
 """A live source that brings nothing for so long is stalled."""
 STOP_SECONDS = 0.02
@@ -93,9 +93,6 @@ class Listener:
     ----------
     status : SourceStatus
         The last one emitted.
-    last_progress : float
-        `time.monotonic()` when the thread last went round its loop; it does so every half second
-        unless the pipeline hangs.
     retrying : bool
         Whether the source broke and the listener waits before it opens it again.
     reconnects, dropped, crashes : int
@@ -116,7 +113,6 @@ class Listener:
     ) -> None:
         self.source = source
         self.status = SourceStatus(source.name, source.kind, SourceState.CONNECTING, "")
-        self.last_progress = time.monotonic()
         self.retrying = False
         self.reconnects = 0
         self.dropped = 0
@@ -232,7 +228,7 @@ class Listener:
         last_block: float | None = None
         while not self._stopping.is_set():
             block = self.source.read(READ_SECONDS)
-            now = self.last_progress = time.monotonic()
+            now = time.monotonic()
             if block is not None:
                 last_block = now
                 if self.status.state is not SourceState.LIVE:
@@ -296,12 +292,7 @@ class Listener:
         self.retrying = True
         detail = f"{failure}; next attempt in {delay:.0f} s"
         self._tell(SourceState.STALLED if failure.stalled else SourceState.RECONNECTING, detail)
-        deadline = time.monotonic() + delay
-        while not self._stopping.is_set():
-            now = self.last_progress = time.monotonic()
-            if now >= deadline:
-                break
-            self._stopping.wait(min(READ_SECONDS, deadline - now))
+        self._stopping.wait(delay)
         self.retrying = False
         self.reconnects += 1
         if failure.stalled and not self._stopping.is_set():

@@ -241,22 +241,6 @@ def test_a_source_that_goes_quiet_is_stalled_before_it_is_broken(
     assert log.statuses[2].detail == "no audio for 0.2 s"
 
 
-def test_progress_is_shown_while_a_source_is_quiet_or_waited_for(
-    classifier: Temperamental,
-) -> None:
-    source = Unreliable((0.0, SourceError("refused")), (0.0, None))
-    log = Log()
-    listener = Listener(source, lambda: Pipeline(classifier), log, backoff=Backoff(1.0, 1.0))
-    with running(listener):
-        log.wait_for_states(RECONNECTING)
-        for _ in range(3):
-            seen = listener.last_progress
-            deadline = time.monotonic() + PATIENCE
-            while listener.last_progress == seen:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-
-
 def test_stopping_does_not_wait_for_the_next_attempt(classifier: Temperamental) -> None:
     log = Log()
     source = Unreliable((0.0, SourceError("refused")))
