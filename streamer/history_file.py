@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from streamer.messages import to_bytes
-from streamer.timeline import clock_text
+from streamer.messages import timestamp, to_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +187,7 @@ class HistoryQuery:
         Encoded row by row: as objects a day of rows would take ten times the length of the answer.
         """
         answer = io.BytesIO()
-        span = {"from": clock_text(self.from_), "to": clock_text(self.to)}
+        span = {"from": timestamp(self.from_), "to": timestamp(self.to)}
         answer.write(to_bytes(span).removesuffix(b"}"))
         for name, rows in (("segments", self.segments()), ("minutes", self.minutes())):
             answer.write(f',"{name}":['.encode())
@@ -284,7 +283,7 @@ def _minute(
 
 
 def _unix_text(seconds: float) -> str:
-    return clock_text(datetime.fromtimestamp(seconds, UTC))
+    return timestamp(datetime.fromtimestamp(seconds, UTC))
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
@@ -329,7 +328,7 @@ def day_before(to: datetime) -> datetime:
     try:
         return to - DAY
     except OverflowError:
-        raise ValueError(f"there is no day before {clock_text(to)}; say from, too") from None
+        raise ValueError(f"there is no day before {timestamp(to)}; say from, too") from None
 
 
 def open_history(path: Path) -> sqlite3.Connection:

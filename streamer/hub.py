@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from streamer import messages
-from streamer.timeline import Stretch, Timeline, clock_text
+from streamer.timeline import Stretch, Timeline
 
 Message = Mapping[str, Any]
 
@@ -256,7 +256,7 @@ class Hub:
         """Return what ``/api/state`` answers: the hello frame and the latest of each source."""
         state = self.hello()
         del state["type"]
-        state["time"] = clock_text(datetime.now(UTC))
+        state["time"] = messages.timestamp(datetime.now(UTC))
         state["sources"] = [
             {
                 "name": name,

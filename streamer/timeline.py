@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from streamer.messages import timestamp
+
 LEAST_STEP_SECONDS = 0.5
 """Less than this is no setting of the clock, but two clocks that were not read at one moment."""
 
@@ -41,8 +43,8 @@ class Stretch:
         """Return what the HTTP pages tell of a segment."""
         return {
             "source": self.source,
-            "start": clock_text(self.start),
-            "end": None if self.is_open else clock_text(self.end),
+            "start": timestamp(self.start),
+            "end": None if self.is_open else timestamp(self.end),
             "state": self.segment["state"],
             "genre": self.segment["genre"],
             "confidence": self.segment["confidence"],
@@ -176,8 +178,3 @@ def clock_offset() -> float:
     That one goes on while the machine sleeps, so this changes when the clock is set, and only then.
     """
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def clock_text(moment: datetime) -> str:
-    """Return a moment as the protocol writes it: UTC, ISO 8601, milliseconds."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
