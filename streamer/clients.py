@@ -171,7 +171,7 @@ class Client:
                     await self._outbox.waiting.wait()
             except TimeoutError:
                 if self._loop.time() >= self._last_sent + HEARTBEAT_SECONDS:
-                    frame = messages.encode(messages.heartbeat(datetime.now(UTC))).encode()
+                    frame = messages.encode(messages.heartbeat(datetime.now(UTC)))
                     self._outbox.offer("heartbeat", None, frame)
                 continue
             try:
@@ -216,7 +216,7 @@ class Client:
                 self._hub.subscribe(self._outbox, _parse_request(request))
             except SubscriptionError as error:
                 answer = messages.encode(messages.error(error.code, str(error)))
-                self._outbox.offer("error", None, answer.encode())
+                self._outbox.offer("error", None, answer)
 
 
 def _parse_request(text: str | bytes) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from streamer.messages import timestamp, to_bytes
+from streamer.messages import encode, timestamp
 
 logger = logging.getLogger(__name__)
 
@@ -188,13 +188,13 @@ class HistoryQuery:
         """
         answer = io.BytesIO()
         span = {"from": timestamp(self.from_), "to": timestamp(self.to)}
-        answer.write(to_bytes(span).removesuffix(b"}"))
+        answer.write(encode(span).removesuffix(b"}"))
         for name, rows in (("segments", self.segments()), ("minutes", self.minutes())):
             answer.write(f',"{name}":['.encode())
             for number, row in enumerate(rows):
-                answer.write(b"," * (number > 0) + to_bytes(row))
+                answer.write(b"," * (number > 0) + encode(row))
             answer.write(b"]")
-        answer.write(b"," + to_bytes({"truncated": self.truncated}).removeprefix(b"{"))
+        answer.write(b"," + encode({"truncated": self.truncated}).removeprefix(b"{"))
         return answer.getvalue()
 
     def csv(self, table: str) -> bytes:

@@ -211,7 +211,7 @@ class Hub:
     def publish(self, message: Message) -> None:
         """Tell a message to every client that wants it. Never waits for any of them."""
         kind, source = message["type"], message.get("source")
-        frame = messages.to_bytes(message)
+        frame = messages.encode(message)
         self._remember(kind, message, frame)
         for outbox in self._outboxes:
             if outbox.subscription.wants(kind, source):
@@ -222,7 +222,7 @@ class Hub:
     def join(self, outbox: Outbox) -> None:
         """Greet a new client and tell it the state of everything that it wants."""
         self._outboxes[outbox] = None
-        outbox.offer("hello", None, messages.to_bytes(self.hello()))
+        outbox.offer("hello", None, messages.encode(self.hello()))
         self._catch_up(outbox, Subscription((frozenset()), frozenset()))
 
     def leave(self, outbox: Outbox) -> None:

@@ -58,7 +58,7 @@ class _Lines:
         """Write one frame."""
         try:
             # In UTF-8 whatever the terminal takes: that is what JSON is written in.
-            sys.stdout.buffer.write(messages.to_bytes(message) + b"\n")
+            sys.stdout.buffer.write(messages.encode(message) + b"\n")
             sys.stdout.buffer.flush()
         except OSError as error:
             leave_the_reader_alone()

@@ -140,8 +140,8 @@ def error(code: str, message: str) -> Message:
     return {"type": "error", "code": code, "message": message}
 
 
-def encode(message: Mapping[str, Any]) -> str:
-    """Return a frame as compact JSON.
+def encode(message: Mapping[str, Any]) -> bytes:
+    """Return a frame as compact JSON; half a surrogate pair in a title becomes a question mark.
 
     Raises
     ------
@@ -151,14 +151,10 @@ def encode(message: Mapping[str, Any]) -> str:
     Examples
     --------
     >>> encode(error("bad_json", "not a JSON object"))
-    '{"type":"error","code":"bad_json","message":"not a JSON object"}'
+    b'{"type":"error","code":"bad_json","message":"not a JSON object"}'
     """
-    return json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def to_bytes(message: Mapping[str, Any]) -> bytes:
-    """Serialise a frame; half a surrogate pair in a title becomes a question mark."""
-    return encode(message).encode(errors="replace")
+    text = json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode(errors="replace")
 
 
 def timestamp(time: datetime) -> str:

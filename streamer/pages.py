@@ -53,7 +53,7 @@ class Page:
 
 def json_page(content: Mapping[str, Any], *, status: int = 200) -> Page:
     """Return a page of JSON."""
-    return Page(messages.to_bytes(content), "application/json", status)
+    return Page(messages.encode(content), "application/json", status)
 
 
 def text_page(status: int, text: str, headers: Mapping[str, str] | None = None) -> Page:

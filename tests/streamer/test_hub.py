@@ -129,7 +129,7 @@ def test_a_message_is_encoded_once_for_all_clients(monkeypatch):
 
     def encode(message):
         encoded.append(message["type"])
-        return json.dumps(message)
+        return json.dumps(message).encode()
 
     hub = Hub(hello("radio"))
     wires = [joined(hub) for _ in range(100)]

@@ -147,7 +147,7 @@ def test_json_never_holds_what_json_has_no_word_for(number: float) -> None:
 
 
 def test_frames_are_compact_and_keep_their_letters() -> None:
-    text = messages.encode(messages.segment("radio", SEGMENT))
+    text = messages.encode(messages.segment("radio", SEGMENT)).decode()
     assert '"title":"Artist - Söng"' in text
     assert json.loads(text) == messages.segment("radio", SEGMENT)
 
