@@ -181,11 +181,6 @@ class Hub:
         self._timeline = Timeline()
 
     @property
-    def source_names(self) -> list[str]:
-        """The names of all sources."""
-        return list(self._sources)
-
-    @property
     def outboxes(self) -> Iterable[Outbox]:
         """The outboxes of all clients."""
         return self._outboxes
@@ -223,7 +218,7 @@ class Hub:
         """Greet a new client and tell it the state of everything that it wants."""
         self._outboxes[outbox] = None
         outbox.offer("hello", None, messages.encode(self.hello()))
-        self._catch_up(outbox, Subscription((frozenset()), frozenset()))
+        self._catch_up(outbox, Subscription(messages=frozenset()))
 
     def leave(self, outbox: Outbox) -> None:
         """Forget a client."""

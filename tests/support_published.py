@@ -147,10 +147,11 @@ async def running_server(
 
 
 async def _show(**settings: Any) -> None:
-    async with running_server("radio", "hall", **settings) as (hub, server):
+    names = ("radio", "hall")
+    async with running_server(*names, **settings) as (hub, server):
         print(server.url, flush=True)
         for seq in range(1, 1_000_000):
-            for name in hub.source_names:
+            for name in names:
                 if seq % 10 == 1:
                     number = seq // 10
                     if number:
