@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from streamer import messages
+from streamer.contract import ModelContract
 from streamer.decision import Decision, Segment
 from streamer.listener import ListenerEvent, SourceStatus
+from streamer.sources import Source, SourceState
 
 
 class FrameMaker:
@@ -35,6 +38,16 @@ class FrameMaker:
         return messages.spectrogram(event.source, event.event)
 
 
-def server_name() -> str:
-    """Return this program's name and version, as the hello frame tells them."""
-    return f"genre-stream {version('genre-stream')}"
+def hello(
+    contract: ModelContract, sources: Iterable[Source], *, hop_seconds: float
+) -> dict[str, Any]:
+    """Return the frame that greets a client before anything was heard of the sources."""
+    return messages.hello(
+        f"genre-stream {version('genre-stream')}",
+        contract,
+        hop_seconds=hop_seconds,
+        sources=[
+            {"name": source.name, "kind": source.kind, "state": SourceState.CONNECTING}
+            for source in sources
+        ],
+    )

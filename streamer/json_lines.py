@@ -10,7 +10,7 @@ from typing import Any
 
 from streamer import logs, messages
 from streamer.complaint import complain, leave_the_reader_alone
-from streamer.frames import FrameMaker, server_name
+from streamer.frames import FrameMaker, hello
 from streamer.inputs import (
     InputError,
     load_classifier,
@@ -19,9 +19,8 @@ from streamer.inputs import (
     shared_turns,
 )
 from streamer.listener import Listener, ListenerEvent, SourceStatus, stop_all
-from streamer.model import Classifier
 from streamer.settings import Settings
-from streamer.sources import Source, SourceState
+from streamer.sources import SourceState
 
 STOP_SECONDS = 2.0
 """How long the sources may take to stop."""
@@ -89,7 +88,7 @@ def write_json_lines(settings: Settings) -> int:
         return 2
     lines = _Lines(inputs)
     sources = [source for _, source in inputs.values()]
-    lines.write(_hello(settings, classifier, sources))
+    lines.write(hello(classifier.contract, sources, hop_seconds=settings.hop_seconds))
     turns = shared_turns(settings)
     listeners = [Listener(source, factory, lines.write_event, turns=turns) for source in sources]
     for listener in listeners:
@@ -103,15 +102,3 @@ def write_json_lines(settings: Settings) -> int:
     for failure in lines.failures:
         complain(f"{failure.source}: {failure.detail}")
     return 1 if lines.failures else 0
-
-
-def _hello(settings: Settings, classifier: Classifier, sources: list[Source]) -> dict[str, Any]:
-    return messages.hello(
-        server_name(),
-        classifier.contract,
-        hop_seconds=settings.hop_seconds,
-        sources=[
-            {"name": source.name, "kind": source.kind, "state": SourceState.CONNECTING}
-            for source in sources
-        ],
-    )

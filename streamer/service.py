@@ -14,12 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from streamer import logs, messages
+from streamer import logs
 from streamer.complaint import complain, why_no_text
-from streamer.frames import FrameMaker, server_name
+from streamer.frames import FrameMaker, hello
 from streamer.history import History, HistoryError
 from streamer.hub import Hub
 from streamer.inputs import (
@@ -101,7 +102,7 @@ class Service:
             History(settings.history, settings.retention_days) if settings.history else None
         )
         self._metrics = Metrics(
-            version=server_name().split(" ")[1],
+            version=version("genre-stream"),
             model={"name": contract.name, "version": contract.version},
             vitals=self._vitals,
         )
@@ -112,11 +113,10 @@ class Service:
         if terminal:
             recorders.append(terminal.show)
         self._hub = Hub(
-            messages.hello(
-                server_name(),
+            hello(
                 contract,
+                (source for _, source in self._inputs.values()),
                 hop_seconds=settings.hop_seconds,
-                sources=[_introduction(source) for _, source in self._inputs.values()],
             ),
             recorders=recorders,
         )
@@ -380,10 +380,6 @@ async def _stay_small() -> None:
     while True:
         await asyncio.sleep(TRIM_SECONDS)
         await asyncio.to_thread(return_freed_memory)
-
-
-def _introduction(source: Source) -> dict[str, str]:
-    return {"name": source.name, "kind": source.kind, "state": SourceState.CONNECTING}
 
 
 def _is_private(addresses: list[tuple[str, int]]) -> bool:
