@@ -17,7 +17,7 @@ from streamer.sources import playlist
 from streamer.sources.address import default_name, is_url, redact
 from streamer.sources.base import SourceError, SourceKind
 from streamer.sources.decoding import Patience, decode
-from streamer.sources.http_stream import HttpStream, Resource, open_resource
+from streamer.sources.http_stream import USER_AGENT, HttpStream, Resource, open_resource
 from streamer.sources.threaded import Session, ThreadedSource
 from streamer.turns import Turns, processors
 
@@ -216,7 +216,7 @@ class MediaSource(ThreadedSource):
     ) -> _Opened:
         """Open a URL that FFmpeg itself is to read."""
         micros = str(round(self._quiet_seconds * 1e6))
-        options = {"rw_timeout": micros, "user_agent": "genre-stream", "live_start_index": "-1"}
+        options = {"rw_timeout": micros, "user_agent": USER_AGENT, "live_start_index": "-1"}
         options.update(more or {})
         if url.startswith("rtsp"):
             options = {"rtsp_flags": "prefer_tcp", "timeout": micros}
