@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from streamer import settings as schema
 from streamer.cli import COMMANDS, Parser
@@ -12,8 +13,8 @@ from streamer.cli import build_parser as build_daemon_parser
 
 SHELLS = ("bash", "zsh", "fish")
 
-FILES = ("source", "model", "token_file", "tls_cert", "tls_key", "history", "config", "file", "out")
-"""Options and arguments whose value may be a file."""
+FILES = ("source", "model", "token_file", "tls_cert", "tls_key", "history")
+"""Settings whose value may be a file."""
 
 WHERE = """\
 where the output belongs:
@@ -66,5 +67,5 @@ def _tell_values(action: argparse.Action) -> None:
     field = schema.Settings.model_fields.get(action.dest)
     if field is not None and schema.choices(field):
         action.choices = schema.choices(field)
-    if action.dest in FILES:
+    if action.dest in FILES or action.type is Path:
         action.complete = shtab.FILE  # type: ignore[attr-defined]

@@ -104,6 +104,8 @@ def test_bash_completes_options_commands_and_words(tmp_path, capsys):
     assert complete(script, "genre-stream", "--hop-s") == ["--hop-seconds"]
     assert complete(script, "genre-stream", "insta") == ["install-service"]
     assert complete(script, "genre-stream", "--smoothing", "h") == ["hmm"]
+    begun = str(script)[:-1]
+    assert complete(script, "genre-stream", "history", "--plot", begun) == [str(script)]
 
 
 def complete(script: Path, *words: str) -> list[str]:
