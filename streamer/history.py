@@ -21,14 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from streamer.history_file import (
-    ROW_LIMIT,
-    Excerpt,
     HistoryError,
     HistoryFile,
     HistoryQuery,
     open_history,
     open_query,
-    read_history,
 )
 from streamer.timeline import Stretch, Timeline, clock_offset
 
@@ -205,23 +202,11 @@ class History:
         if message["type"] in ("prediction", "segment"):
             self._put((message, clock_offset()))
 
-    def query(
-        self, from_: datetime | None = None, to: datetime | None = None, source: str | None = None
-    ) -> Excerpt:
-        """Return what all sources or one heard between two moments: the last day, unless told.
-
-        Raises
-        ------
-        HistoryError
-            If the file cannot be read.
-        """
-        return read_history(self._path, from_, to, source, running=self._session)
-
     def ask(
-        self, from_: datetime | None, to: datetime | None, source: str | None
+        self, from_: datetime | None = None, to: datetime | None = None, source: str | None = None
     ) -> AbstractContextManager[HistoryQuery]:
-        """Open the file for a question like that of `query`."""
-        return open_query(self._path, from_, to, source, self._session, ROW_LIMIT)
+        """Ask what all sources or one heard between two moments; see `open_query`."""
+        return open_query(self._path, from_, to, source, running=self._session)
 
     def close(self) -> None:
         """Write what waits and stop. A disk that does not answer is not waited for."""

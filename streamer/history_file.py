@@ -107,59 +107,6 @@ class HistoryError(Exception):
         self.damaged = damaged
 
 
-@dataclass(frozen=True, slots=True)
-class Excerpt:
-    """What a query found, oldest first."""
-
-    from_: datetime
-    to: datetime
-    segments: list[dict[str, Any]]
-    """`source`, `start`, `end`, `state`, `genre`, `confidence`, `title`; times as ISO 8601, `end`
-    None while open.
-    """
-    minutes: list[dict[str, Any]]
-    """`source`, `minute` (ISO 8601), `state`, `genre`, `seconds`, `confidence`, `level_dbfs`."""
-    truncated: bool
-    """Whether there is more than a query returns."""
-
-
-def read_history(
-    path: Path,
-    from_: datetime | None = None,
-    to: datetime | None = None,
-    source: str | None = None,
-    *,
-    running: int | None = None,
-    limit: int = ROW_LIMIT,
-) -> Excerpt:
-    """Read a history, whether or not a daemon is writing it.
-
-    Parameters
-    ----------
-    path
-        The SQLite file.
-    from_, to
-        Moments with a time zone; the last day unless told.
-    source
-        Name of one source, None for all.
-    running
-        The session of the daemon that is running; only its open segments have no end.
-    limit
-        Rows of each table at most.
-
-    Raises
-    ------
-    HistoryError
-        If the file is missing, damaged, or not a history.
-    ValueError
-        If `from_` is not told and the calendar has no day before `to`.
-    """
-    with open_query(path, from_, to, source, running, limit) as query:
-        segments = list(query.segments())
-        minutes = list(query.minutes())
-    return Excerpt(query.from_, query.to, segments, minutes, query.truncated)
-
-
 @dataclass(slots=True)
 class HistoryQuery:
     """A question to an open history."""
@@ -171,14 +118,20 @@ class HistoryQuery:
     running: int | None
     limit: int
     truncated: bool = False
-    """Whether rows had to be left out."""
+    """Whether rows of those asked for so far had to be left out: the newest."""
 
     def segments(self) -> Iterator[dict[str, Any]]:
-        """Yield rows as `Excerpt.segments` has them."""
+        """Yield `source`, `start`, `end`, `state`, `genre`, `confidence`, `title`, oldest first.
+
+        Times are ISO 8601, `end` is None while open.
+        """
         return self._rows(READ_SEGMENTS, _segment)
 
     def minutes(self) -> Iterator[dict[str, Any]]:
-        """Yield rows as `Excerpt.minutes` has them."""
+        """Yield `source`, `minute`, `state`, `genre`, `seconds`, `confidence`, `level_dbfs`.
+
+        Oldest first; `minute` is ISO 8601.
+        """
         return self._rows(READ_MINUTES, _minute)
 
     def json(self) -> bytes:
@@ -224,13 +177,35 @@ class HistoryQuery:
 @contextlib.contextmanager
 def open_query(
     path: Path,
-    from_: datetime | None,
-    to: datetime | None,
-    source: str | None,
-    running: int | None,
-    limit: int,
+    from_: datetime | None = None,
+    to: datetime | None = None,
+    source: str | None = None,
+    *,
+    running: int | None = None,
+    limit: int = ROW_LIMIT,
 ) -> Iterator[HistoryQuery]:
-    """Open a history for one question; see `read_history`."""
+    """Open a history for one question, whether or not a daemon is writing it.
+
+    Parameters
+    ----------
+    path
+        The SQLite file.
+    from_, to
+        Moments with a time zone; the last day unless told.
+    source
+        Name of one source, None for all.
+    running
+        The session of the daemon that is running; only its open segments have no end.
+    limit
+        Rows of each table at most.
+
+    Raises
+    ------
+    HistoryError
+        If the file is missing, damaged, or not a history; also while it is read.
+    ValueError
+        If `from_` is not told and the calendar has no day before `to`.
+    """
     to = to or datetime.now(UTC)
     try:
         with contextlib.closing(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamer.cli import Parser
 from streamer.complaint import complain
-from streamer.history_file import HistoryError, parse_moment, read_history
+from streamer.history_file import HistoryError, open_query, parse_moment
 from streamer.palette import colours
 
 if TYPE_CHECKING:
@@ -80,12 +80,11 @@ def _heard(
     """Return seconds heard: a row for each hour (local time), a column for each genre or state."""
     import pandas as pd
 
-    excerpt = read_history(
-        file, from_ or datetime.min.replace(tzinfo=UTC), to, source, limit=ALL_ROWS
-    )
-    if not excerpt.minutes:
+    since = from_ or datetime.min.replace(tzinfo=UTC)
+    with open_query(file, since, to, source, limit=ALL_ROWS) as query:
+        rows = pd.DataFrame(query.minutes())
+    if rows.empty:
         raise HistoryError(f"{file} holds nothing of the time and source asked for")
-    rows = pd.DataFrame(excerpt.minutes)
     rows["hour"] = pd.to_datetime([_local_hour(text) for text in rows["minute"]])
     rows["heard"] = rows["genre"].where(rows["state"] == "music", rows["state"])
     table = rows.pivot_table(

@@ -13,12 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from support_history import rows
 from support_published import prediction, segment
 
 from streamer import history as history_module
 from streamer import history_file
 from streamer.history import History, HistoryError
-from streamer.history_file import open_history, read_history
+from streamer.history_file import open_history, open_query
 
 PATIENCE = 60.0
 NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -39,7 +40,7 @@ def written(path, *messages):
     for message in messages:
         history.record(message)
     history.close()
-    return read_history(path, *ALWAYS)
+    return rows(open_query(path, *ALWAYS))
 
 
 def until(condition):
@@ -54,7 +55,7 @@ def begun(path, **first):
     history = History(path, FOREVER)
     history.record(at(0))
     history.record(segment(1, **first))
-    until(lambda: history.query(*ALWAYS).segments)
+    until(lambda: rows(history.ask(*ALWAYS)).segments)
     return history
 
 
@@ -103,7 +104,7 @@ def test_what_can_never_be_written_is_counted_and_not_in_the_way_of_what_comes_a
     until(lambda: history.write_errors)
     history.record(at(1))
     history.record(segment(1))
-    until(lambda: history.query(*ALWAYS).segments)
+    until(lambda: rows(history.ask(*ALWAYS)).segments)
     assert (history.write_errors, history.dropped) == (1, 2)
     history.close()
     assert len(caplog.messages) == 1
@@ -116,11 +117,11 @@ def test_an_open_segment_has_no_end_while_the_daemon_runs_and_ends_where_it_was_
     history = History(tmp_path / "h.db", FOREVER)
     history.record(at(0))
     history.record(segment(1))
-    until(lambda: history.query(*ALWAYS).segments)
-    assert history.query(*ALWAYS).segments[0]["end"] is None
+    until(lambda: rows(history.ask(*ALWAYS)).segments)
+    assert rows(history.ask(*ALWAYS)).segments[0]["end"] is None
     history.record(at(7))
     history.close()
-    assert read_history(tmp_path / "h.db", *ALWAYS).segments[0]["end"] == (
+    assert rows(open_query(tmp_path / "h.db", *ALWAYS)).segments[0]["end"] == (
         "2026-05-01T12:00:07.000Z"
     )
 
@@ -157,7 +158,7 @@ def test_a_clock_that_is_set_makes_no_segment_longer_not_even_if_its_messages_ha
         history.record(at(86_400 + 20, position=20.0))
         history.record(segment(1, end=20.0, final=True))
     history.close()
-    kept = read_history(path, *ALWAYS, "radio").segments
+    kept = rows(open_query(path, *ALWAYS, "radio")).segments
     assert [(row["start"], row["end"]) for row in kept] == [
         ("2026-05-02T12:00:00.000Z", "2026-05-02T12:00:20.000Z")
     ]
@@ -211,13 +212,15 @@ def test_a_query_chooses_time_and_source(tmp_path):
                 for number in (1, 2, 3)
             ),
         )
-    some = read_history(path, NOON + timedelta(seconds=150), NOON + timedelta(seconds=199), "hall")
+    some = rows(
+        open_query(path, NOON + timedelta(seconds=150), NOON + timedelta(seconds=199), "hall")
+    )
     assert [(row["source"], row["start"][11:19]) for row in some.segments] == [("hall", "12:01:40")]
     assert [row["minute"][11:16] for row in some.minutes] == ["12:03"]
-    few = read_history(path, *ALWAYS, limit=2)
+    few = rows(open_query(path, *ALWAYS, limit=2))
     assert (len(few.segments), few.truncated) == (2, True)
-    assert not read_history(path, *ALWAYS, limit=6).truncated
-    assert read_history(path).segments == []
+    assert not rows(open_query(path, *ALWAYS, limit=6)).truncated
+    assert rows(open_query(path)).segments == []
 
 
 def test_what_is_older_than_the_retention_is_removed(tmp_path):
@@ -232,9 +235,9 @@ def test_what_is_older_than_the_retention_is_removed(tmp_path):
         ]
     assert len(written(path, *messages).segments) == 2
     history = History(path, retention_days=7)
-    until(lambda: len(history.query(*ALWAYS).segments) == 1)
+    until(lambda: len(rows(history.ask(*ALWAYS)).segments) == 1)
     history.close()
-    kept = read_history(path, *ALWAYS)
+    kept = rows(open_query(path, *ALWAYS))
     assert kept.segments[0]["start"][:10] == young.isoformat()[:10]
     assert len(kept.minutes) == 1
 
@@ -254,7 +257,7 @@ def test_while_another_program_locks_the_file_nothing_is_lost_and_it_is_said_onc
     until(lambda: history.write_errors >= 3)
     other.execute("COMMIT")
     other.close()
-    until(lambda: len(history.query(*ALWAYS).segments) == 4)
+    until(lambda: len(rows(history.ask(*ALWAYS)).segments) == 4)
     history.close()
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
@@ -266,6 +269,7 @@ FULL_DISK = """
 import resource, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
+from support_history import rows
 from support_published import prediction, segment
 from streamer import history as module
 from streamer.history_file import parse_moment
@@ -274,7 +278,7 @@ path = Path(sys.argv[1])
 history = module.History(path, 365000)
 history.record(prediction(1))
 history.record(segment(1, end=10.0, final=True))
-while not history.query().segments:
+while not rows(history.ask()).segments:
     time.sleep(0.01)
 size = max(file.stat().st_size for file in path.parent.iterdir())
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -282,10 +286,10 @@ for number in range(2, 200):
     history.record(segment(number, end=10.0 * number, final=True, title="x" * 500))
 while history.write_errors < 3:
     time.sleep(0.01)
-print("full", history.query().segments[0]["title"], flush=True)
+print("full", rows(history.ask()).segments[0]["title"], flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 far = parse_moment("to", "2100-01-01")
-while len(history.query(to=far, from_=parse_moment("from", "2000-01-01")).segments) < 199:
+while len(rows(history.ask(to=far, from_=parse_moment("from", "2000-01-01"))).segments) < 199:
     time.sleep(0.01)
 history.close()
 print("resumed", flush=True)
@@ -308,6 +312,7 @@ START_WITHOUT = """
 import contextlib, resource, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
+from support_history import rows
 from support_published import prediction, segment
 from streamer import history as module
 from streamer.history_file import HistoryError
@@ -324,7 +329,7 @@ resource.setrlimit(limit, before)
 segments = []
 while not segments:
     with contextlib.suppress(HistoryError):
-        segments = history.query().segments
+        segments = rows(history.ask()).segments
 print(segments[0]["title"])
 history.close()
 """
@@ -383,7 +388,7 @@ def test_a_start_while_another_program_locks_the_file_waits_for_it(tmp_path, cap
     other.execute("COMMIT")
     other.close()
     until(lambda: f"the history {path} is written again" in caplog.messages)
-    assert history.query(*ALWAYS).segments[0]["title"] == "Song 1"
+    assert rows(history.ask(*ALWAYS)).segments[0]["title"] == "Song 1"
     history.close()
 
 
@@ -404,7 +409,7 @@ def test_when_the_writer_is_stuck_the_queue_stays_bounded_and_the_oldest_goes(
     assert history.dropped >= 199
     other.execute("COMMIT")
     other.close()
-    until(lambda: history.query(*ALWAYS).segments[-1]["title"] == "Song 302")
+    until(lambda: rows(history.ask(*ALWAYS)).segments[-1]["title"] == "Song 302")
     history.close()
 
 
@@ -431,7 +436,7 @@ def test_another_programs_database_is_left_alone(tmp_path):
     with pytest.raises(HistoryError, match=r"is not a history of genre-stream; choose another"):
         History(path)
     with pytest.raises(HistoryError, match=r"is not a history of genre-stream; choose another"):
-        read_history(path)
+        rows(open_query(path))
     assert path.read_bytes() == before
 
 
@@ -509,7 +514,10 @@ def test_a_history_that_becomes_damaged_while_it_is_written_is_replaced_likewise
     history.record(segment(2, start=10.0))
     until(lambda: list(tmp_path.glob("h.db.damaged-*")))
     history.close()
-    assert [row["title"] for row in read_history(path, *ALWAYS).segments] == ["Song 1", "Song 2"]
+    assert [row["title"] for row in rows(open_query(path, *ALWAYS)).segments] == [
+        "Song 1",
+        "Song 2",
+    ]
     assert history.write_errors == 1
     (said,) = caplog.messages
     assert re.match(r"the history .*h\.db is damaged: .*malformed; it is kept as", said)
@@ -574,7 +582,7 @@ def test_a_history_that_is_put_back_from_a_copy_is_gone_on_with(tmp_path):
     history = begun(path, end=1.0, final=True)
     copy.replace(path)
     history.record(segment(2, start=1.0, end=2.0, final=True))
-    until(lambda: len(history.query(*ALWAYS).segments) == 2)
+    until(lambda: len(rows(history.ask(*ALWAYS)).segments) == 2)
     history.close()
     assert sound_titles(path) == {"Copied", "Song 2"}
 
@@ -589,7 +597,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(HistoryError, match=r"^cannot open the history .*nowhere.*: unable to open"):
         History(tmp_path / "nowhere" / "h.db")
     with pytest.raises(HistoryError, match=r"^cannot read the history .*none\.db: unable to open"):
-        read_history(tmp_path / "none.db")
+        rows(open_query(tmp_path / "none.db"))
 
 
 WRITER = """
@@ -611,7 +619,10 @@ for number in itertools.count(1):
     history.record(segment | {"end": None, "final": False})
     time.sleep(random.uniform(0, 0.01))
     # As in real life a segment lasts until the one before it has been written.
-    while number > 1 and not any(row["title"] == before for row in history.query().segments):
+    while number > 1:
+        with history.ask() as query:
+            if any(row["title"] == before for row in query.segments()):
+                break
         time.sleep(0.001)
     history.record(segment | {"end": 10.0 * number + 10, "final": True})
     before = name

@@ -13,12 +13,13 @@ from urllib.request import urlopen
 import pytest
 import support_daemon
 from support_daemon import PATIENCE_SECONDS, ServiceManager, daemon
+from support_history import rows
 from support_model import make_model
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from streamer import notify
-from streamer.history_file import read_history
+from streamer.history_file import open_query
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_a_file_name_that_is_not_utf8_harms_neither_its_source_nor_the_others(
         running.signal(signal.SIGTERM)
         assert running.wait() == 0
     assert "Traceback" not in running.log
-    kept = read_history(tmp_path / "heard.db")
+    kept = rows(open_query(tmp_path / "heard.db"))
     assert {row["source"] for row in kept.minutes} == {"caf?", "t"}
 
 
