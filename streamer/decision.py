@@ -197,12 +197,27 @@ class Decision:
     """Level of the last hop, as in `Observation`."""
 
 
-def is_new_title(title: str | None, known: str | None) -> bool:
-    """Tell whether a title means that another song began than the last one known by its title.
+class Titles:
+    """What a source says is playing."""
 
-    A source that falls silent about titles, or begins to tell them, has not changed songs.
-    """
-    return bool(title) and bool(known) and title != known
+    def __init__(self) -> None:
+        self.now: str | None = None
+        """The title in force; empty if there is none, None if nothing was said of it."""
+        self._song: str | None = None
+
+    def is_cut(self, title: str | None, discontinuity: bool = False) -> bool:
+        """Tell whether another song begins with this title, or the sound broke off before it.
+
+        A source that falls silent about titles, or begins to tell them, has not changed songs.
+        """
+        return discontinuity or (bool(title) and bool(self._song) and title != self._song)
+
+    def take(self, title: str | None, discontinuity: bool = False) -> None:
+        """Take what the source says now."""
+        if title is not None or discontinuity:
+            self.now = title
+        if title or discontinuity:
+            self._song = title
 
 
 class Decider:
@@ -256,8 +271,7 @@ class Decider:
         )
         self._position = 0.0
         self._silent = False
-        self._title: str | None = None
-        self._song: str | None = None
+        self._titles = Titles()
         self._claimed: int | None = None
 
     def is_silence(self, level_dbfs: float) -> bool:
@@ -290,8 +304,9 @@ class Decider:
         silent = self.is_silence(observation.level_dbfs)
         window = None if silent else self._read(observation.window_probabilities)
         # What goes on may be the same song, but the title does not hold for it.
-        untitled = observation.title == "" and bool(self._title)
-        cut = self._is_cut(observation)
+        untitled = observation.title == "" and bool(self._titles.now)
+        cut = self._titles.is_cut(observation.title, observation.discontinuity)
+        self._titles.take(observation.title, observation.discontinuity)
         if cut:
             self._restart()
         break_position = None
@@ -324,15 +339,6 @@ class Decider:
                 f"window_probabilities must be {len(self._labels)} finite probabilities, not {read}"
             )
         return np.asarray(read / read.sum())
-
-    def _is_cut(self, observation: Observation) -> bool:
-        """Take note of the title; tell whether the sound was cut."""
-        cut = observation.discontinuity or is_new_title(observation.title, self._song)
-        if observation.title is not None or observation.discontinuity:
-            self._title = observation.title
-        if observation.title or observation.discontinuity:
-            self._song = observation.title
-        return cut
 
     def _restart(self) -> None:
         """Forget what was believed: what follows has nothing to do with it."""
@@ -387,7 +393,7 @@ class Decider:
             state=decision.state,
             genre=decision.genre,
             confidence=decision.confidence,
-            title=self._title or None,
+            title=self._titles.now or None,
             break_position=break_position,
             label=self._claimed,
             scores=None if window is None else log_floored(window),

@@ -18,7 +18,7 @@ from streamer.decision import (
     DecisionSettings,
     Observation,
     Segment,
-    is_new_title,
+    Titles,
 )
 from streamer.model import Classifier
 from streamer.resampling import Resampler, Samples, mix_down
@@ -128,8 +128,7 @@ class Pipeline:
         self._spectrogram = spectrogram
         self._resampler: Resampler | None = None
         self._source_rate = 0
-        self._title: str | None = None
-        self._song: str | None = None
+        self._titles = Titles()
         self._finished = False
         self._silent = False
         # Counted in samples at the model's rate since the first one:
@@ -200,15 +199,12 @@ class Pipeline:
             raise ValueError("the pipeline was finished: make a new one for more samples")
         mono = mix_down(samples)
         events: list[Event] = []
-        if discontinuity or is_new_title(title, self._song):
+        if self._titles.is_cut(title, discontinuity):
             events += self._end_stretch()
             self._cut = self._received
             self._discontinuity |= discontinuity
             self._restart_window(self._received)
-        if title is not None or discontinuity:
-            self._title = title
-        if title or discontinuity:
-            self._song = title
+        self._titles.take(title, discontinuity)
         if self._resampler is None or sample_rate != self._source_rate:
             events += self._end_stretch()
             self._resampler = Resampler(sample_rate, self._rate)
@@ -338,7 +334,7 @@ class Pipeline:
             hop_seconds=hop / self._rate,
             level_dbfs=level,
             window_probabilities=None if silent else self._classify(columns),
-            title=self._title,
+            title=self._titles.now,
             discontinuity=self._discontinuity,
             boundary=None if boundary is None else boundary / self._rate,
         )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamer.decision import Decider, DecisionSettings, Observation, Segment, State, is_new_title
+from streamer.decision import Decider, DecisionSettings, Observation, Segment, State, Titles
 
 LABELS = ("blues", "jazz", "rock")
 WINDOW_SECONDS = 5.0
@@ -17,7 +17,7 @@ class Radio:
         settings = DecisionSettings(look_back_seconds=look_back_seconds)
         self.decider = Decider(LABELS, None, settings, WINDOW_SECONDS)
         self.sound: list[str | None] = []
-        self.title: str | None = None
+        self.titles = Titles()
         self.cut = 0
         self.sent: list[list[Segment]] = []
 
@@ -30,9 +30,9 @@ class Radio:
         boundary: float | None = None,
     ) -> None:
         """Play seconds of a genre, or of silence (None)."""
-        if is_new_title(title, self.title):
+        if self.titles.is_cut(title):
             self.cut = len(self.sound)
-        self.title = title or self.title
+        self.titles.take(title)
         for _ in range(seconds):
             self.sound.append(label)
             now = float(len(self.sound))
