@@ -271,20 +271,18 @@ def load_image_network(run: Path) -> tuple[keras.Model, dict[str, Any]]:
         ) from error
 
 
-def load_run(run: Path, frames: int | None = None) -> tuple[keras.Model, dict[str, Any]]:
+def load_run(run: Path) -> tuple[keras.Model, dict[str, Any]]:
     """Load a finished run.
 
     Parameters
     ----------
     run : Path
         Folder with `run.json` and `model.keras`.
-    frames : int, optional
-        Columns of the windows it will be given; the run's own window by default.
 
     Returns
     -------
     model : keras.Model
-        Log-mel windows to logits.
+        Log-mel windows, as long as those of the training, to logits.
     facts : dict
         The content of `run.json`.
 
@@ -295,5 +293,5 @@ def load_run(run: Path, frames: int | None = None) -> tuple[keras.Model, dict[st
     """
     image_network, facts = load_image_network(run)
     spec = SpectrogramSpec.from_dict(facts["spec"])
-    window = frames or int(facts["window_frames"])
-    return with_preprocessing(image_network, spec, window, float(facts["input_scale"])), facts
+    frames, scale = int(facts["window_frames"]), float(facts["input_scale"])
+    return with_preprocessing(image_network, spec, frames, scale), facts
