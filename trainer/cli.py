@@ -350,10 +350,6 @@ def _add_set_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
-    _add_judged_options(parser)
-
-
 def _add_stream_options(parser: argparse.ArgumentParser) -> None:
     _add_judged_options(parser)
     _add_set_option(parser)
@@ -783,7 +779,7 @@ COMMANDS: dict[
         _add_average_options,
         "average the weights of runs that started from the same one",
     ),
-    "evaluate": (_run_evaluate, _add_evaluate_options, "judge a run or a model by its tracks"),
+    "evaluate": (_run_evaluate, _add_judged_options, "judge a run or a model by its tracks"),
     "stream-test": (_run_stream_test, _add_stream_options, "judge what a listener would get"),
     "robustness": (
         _run_robustness,
