@@ -6,7 +6,9 @@ an equaliser, a band limit, a room and a noise need no audio.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +65,11 @@ class Augmentation:
         lower, upper = self.noise_snr_db
         if lower > upper:
             raise ValueError(f"noise_snr_db must be a range, not from {lower:g} to {upper:g}")
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Augmentation:
+        """Read the strengths as they stand in `run.json`, which has lists for tuples."""
+        return cls(**{**fields, "noise_snr_db": tuple(fields["noise_snr_db"])})
 
 
 RANGES: dict[str, tuple[float, float]] = {

@@ -156,8 +156,6 @@ class FitSettings:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> FitSettings:
         """Read what `to_dict` returned."""
-        augmentation = dict(fields["augmentation"])
-        augmentation["noise_snr_db"] = tuple(augmentation["noise_snr_db"])
         background = fields["background"]
         return cls(
             **{
@@ -166,7 +164,7 @@ class FitSettings:
                 "out": Path(fields["out"]),
                 "background": None if background is None else Path(background),
                 "split": tuple(fields["split"]),
-                "augmentation": Augmentation(**augmentation),
+                "augmentation": Augmentation.from_dict(fields["augmentation"]),
             }
         )
 

@@ -422,7 +422,7 @@ def _examples(facts: Mapping[str, Any], tracks: Sequence[Track], book: _Book) ->
     if not chosen:
         return ""
     spec = _spec(facts)
-    strength = _augmentation(facts)
+    strength = Augmentation.from_dict(facts["settings"]["augmentation"])
     random = np.random.default_rng(facts["seed"])
     examples: list[tuple[str, list[Columns]]] = []
     for track in chosen:
@@ -437,12 +437,6 @@ def _examples(facts: Mapping[str, Any], tracks: Sequence[Track], book: _Book) ->
         f"{spec.n_mels} mel bands upwards, {spec.top_db:g} dB from dark to light.",
     )
     return f'<h2>What the network sees</h2><div class="figures">{drawing}</div>'
-
-
-def _augmentation(facts: Mapping[str, Any]) -> Augmentation:
-    fields = dict(facts["settings"]["augmentation"])
-    fields["noise_snr_db"] = tuple(fields["noise_snr_db"])
-    return Augmentation(**fields)
 
 
 def _left_out(facts: Mapping[str, Any], skipped: Sequence[Skipped]) -> str:
