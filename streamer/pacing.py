@@ -19,6 +19,12 @@ CALM = 0.4
 """Share of the hop under which it shrinks again."""
 WATCHED = 5
 """Decisions over whose median the work is measured, so that one hiccup changes nothing."""
+LONGEST_HOP_SECONDS = 30.0
+"""The hop never grows beyond this."""
+BEHIND_SECONDS = 5.0
+"""A backlog of more than this is worked off with a longer hop."""
+FORGIVE_SECONDS = 30.0
+"""Good audio after which earlier failures count no more."""
 
 
 class HopPacing:
@@ -28,17 +34,11 @@ class HopPacing:
     ----------
     shortest
         The hop to use while the machine keeps up, in seconds.
-    longest
-        The hop never grows beyond this, in seconds.
-    behind
-        A backlog of more seconds than this is worked off with a longer hop.
     """
 
-    def __init__(self, shortest: float, *, longest: float = 30.0, behind: float = 5.0) -> None:
+    def __init__(self, shortest: float) -> None:
         self.hop_seconds = shortest
         self.shortest = shortest
-        self._longest = longest
-        self._behind = behind
         self._work: deque[float] = deque(maxlen=WATCHED)
 
     def observe(self, work: float, lag: float, round_seconds: float = 0.0) -> float:
@@ -57,7 +57,7 @@ class HopPacing:
         self._work.append(work)
         watched = len(self._work) == WATCHED
         usual = max(median(self._work) if watched else 0.0, round_seconds)
-        behind = lag > max(self._behind, 3 * self.hop_seconds)
+        behind = lag > max(BEHIND_SECONDS, 3 * self.hop_seconds)
         full, comfort = (FULL_WHILE_BEHIND, COMFORT_WHILE_BEHIND) if behind else (FULL, COMFORT)
         if usual > full * self.hop_seconds:
             self._change(max(usual / comfort, self.hop_seconds))
@@ -66,7 +66,7 @@ class HopPacing:
         return self.hop_seconds
 
     def _change(self, hop_seconds: float) -> None:
-        hop_seconds = min(max(hop_seconds, self.shortest), self._longest)
+        hop_seconds = min(max(hop_seconds, self.shortest), LONGEST_HOP_SECONDS)
         if hop_seconds != self.hop_seconds:
             self.hop_seconds = hop_seconds
             self._work.clear()
@@ -79,23 +79,18 @@ class Backoff:
     ----------
     shortest, longest
         Limits of the wait in seconds.
-    forgive_after
-        Seconds of good audio after which earlier failures count no more.
     """
 
-    def __init__(
-        self, shortest: float = 1.0, longest: float = 60.0, forgive_after: float = 30.0
-    ) -> None:
+    def __init__(self, shortest: float = 1.0, longest: float = 60.0) -> None:
         self._shortest = shortest
         self._longest = longest
-        self._forgive_after = forgive_after
         self._failures = 0
         self._good_seconds = 0.0
 
     def good(self, seconds: float) -> None:
         """Count `seconds` of audio heard since the last failure."""
         self._good_seconds += seconds
-        if self._good_seconds >= self._forgive_after:
+        if self._good_seconds >= FORGIVE_SECONDS:
             self._failures = 0
 
     def failed(self) -> float:

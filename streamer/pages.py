@@ -102,14 +102,13 @@ class Pages:
         vitals: VitalsReader,
         history: History | None,
         metrics: Metrics | None,
-        folder: Path = DASHBOARD,
     ) -> None:
         self._hub = hub
         self._access = access
         self._vitals = vitals
         self._history = history
         self._metrics = metrics
-        self._files = read_files(folder)
+        self._files = read_files(DASHBOARD)
         self._querying = asyncio.Semaphore(HISTORY_QUERIES)
 
     async def answer(self, request: Request) -> Response:

@@ -86,7 +86,7 @@ def test_a_little_more_work_does_not_change_the_hop_of_a_source_that_is_behind()
 
 
 def test_the_hop_has_a_longest() -> None:
-    pacing = HopPacing(1.0, longest=30.0)
+    pacing = HopPacing(1.0)
     simulate(pacing, cost=100.0, seconds=2000)
     assert pacing.hop_seconds == 30.0
 
