@@ -22,6 +22,8 @@ from prometheus_client.metrics_core import (
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from streamer.segments import State
+from streamer.sources import SourceState
 from streamer.vitals import SourceVitals, VitalsReader
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 
 LATENCY_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the prediction latency's buckets, in seconds."""
-DECISION_STATES = ("music", "silence", "not_music", "uncertain")
-SOURCE_STATES = ("connecting", "live", "stalled", "reconnecting", "ended", "failed")
 
 _COUNTED_BY_SOURCES: tuple[tuple[str, str, Callable[[SourceVitals], float]], ...] = (
     ("audio_seconds", "Seconds of sound taken in.", lambda v: v.audio_seconds),
@@ -148,7 +148,7 @@ class _SourceCollector(Collector):
         yield _states(
             "genre_stream_source_state",
             "State of the source.",
-            SOURCE_STATES,
+            SourceState,
             {one.source: one.state for one in vitals},
         )
         present = {one.source for one in vitals} & set(self._predictions)
@@ -166,7 +166,7 @@ def _heard(predictions: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
     yield _states(
         "genre_stream_state",
         "What the last prediction says is heard.",
-        DECISION_STATES,
+        State,
         {source: message["state"] for source, message in predictions.items()},
     )
     genre = InfoMetricFamily(
