@@ -139,7 +139,7 @@ def columns_of(track: Track, spec: SpectrogramSpec) -> Columns:
     DatasetError, AudioError
         If it cannot be used.
     """
-    if track.path.suffix.lower() == ".png":
+    if track.is_picture:
         return from_levels(read_picture(track.path), spec.top_db)
     return log_mel(read_audio(track.path, spec.sample_rate), spec)
 

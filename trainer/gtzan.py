@@ -63,6 +63,11 @@ class Track:
     path: Path
     """Its audio file or picture."""
 
+    @property
+    def is_picture(self) -> bool:
+        """Tell a picture from audio."""
+        return self.path.suffix.lower() == ".png"
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:

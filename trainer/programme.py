@@ -69,11 +69,6 @@ class Programme:
     skipped: list[Skipped]
 
 
-def is_picture(track: Track) -> bool:
-    """Tell a picture from audio."""
-    return track.path.suffix.lower() == ".png"
-
-
 def make_programme(
     tracks: Sequence[Track],
     background: Sequence[Track],
@@ -100,12 +95,12 @@ def make_programme(
     DatasetError
         If audio and pictures are mixed or no track can be read.
     """
-    if len({is_picture(track) for track in [*tracks, *background]}) > 1:
+    if len({track.is_picture for track in [*tracks, *background]}) > 1:
         raise DatasetError(
             "--data and --background must both be audio or both be pictures in a stream test"
         )
     chance = random.Random(seed)
-    pictures = is_picture(tracks[0])
+    pictures = tracks[0].is_picture
     step = spec.hop_seconds if pictures else 1 / spec.sample_rate
     items: list[Item] = []
     blocks: list[NDArray[np.float32]] = []

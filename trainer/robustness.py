@@ -246,7 +246,7 @@ def robustness(
     DatasetError
         If the tracks are pictures or none can be read.
     """
-    if any(track.path.suffix.lower() == ".png" for track in [*tracks, *sounds]):
+    if any(track.is_picture for track in [*tracks, *sounds]):
         raise DatasetError("robustness needs audio, not pictures; give folders of audio")
     contract = candidate.contract
     other = contract.labels.index(contract.not_music) if contract.not_music else None
