@@ -137,29 +137,18 @@ def find_tracks(folder: Path) -> tuple[list[Track], list[Skipped]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"no such data folder: {folder}; it must hold one folder a genre")
-    pictures = is_picture_folder(folder)
-    suffixes = frozenset({".png"}) if pictures else AUDIO_SUFFIXES
-    tracks: dict[str, Track] = {}
-    skipped: list[Skipped] = []
-    for path in _candidates(folder, suffixes):
-        genre = path.parent.name
-        name = track_name(genre, path.stem)
-        reason = _fault_outside(path)
-        if not reason and name in tracks:
-            reason = f"has the same name as {tracks[name].path.name}"
-        if not reason and pictures:
-            reason = _picture_fault(path, folder)
-        if reason:
-            skipped.append(Skipped(_printable(path), reason))
-        else:
-            tracks[name] = Track(name, genre, path)
-    skipped += _skipped_by_prepare(folder)
+    suffixes = _suffixes(folder)
+    found = (
+        Track(track_name(path.parent.name, path.stem), path.parent.name, path)
+        for path in _candidates(folder, suffixes)
+    )
+    tracks, skipped = _sort_out(found, folder)
     if not tracks and not skipped:
         kinds = ", ".join(sorted(suffixes))
         raise DatasetError(
             f"no tracks in {folder}: it must hold one folder a genre with {kinds} files"
         )
-    return sorted(tracks.values(), key=lambda track: (track.genre, track.name)), skipped
+    return sorted(tracks, key=lambda track: (track.genre, track.name)), skipped
 
 
 def find_background(folder: Path) -> tuple[list[Track], list[Skipped]]:
@@ -182,28 +171,17 @@ def find_background(folder: Path) -> tuple[list[Track], list[Skipped]]:
     """
     if not folder.is_dir():
         raise DatasetError(f"no such background folder: {folder}")
-    pictures = is_picture_folder(folder)
-    suffixes = frozenset({".png"}) if pictures else AUDIO_SUFFIXES
-    clips: dict[str, Track] = {}
-    skipped = _skipped_by_prepare(folder)
+    suffixes = _suffixes(folder)
+    found = []
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or not path.is_file():
-            continue
-        first, *rest = path.relative_to(folder).with_suffix("").parts
-        group, stem = (first, "__".join(rest)) if rest else ("background", first)
-        name = f"{group}/{stem}"
-        reason = _fault_outside(path)
-        if not reason and name in clips:
-            reason = f"has the same name as {clips[name].path.name}"
-        if not reason and pictures:
-            reason = _picture_fault(path, folder)
-        if reason:
-            skipped.append(Skipped(_printable(path), reason))
-        else:
-            clips[name] = Track(name, group, path)
+        if path.suffix.lower() in suffixes and path.is_file():
+            first, *rest = path.relative_to(folder).with_suffix("").parts
+            group, stem = (first, "__".join(rest)) if rest else ("background", first)
+            found.append(Track(f"{group}/{stem}", group, path))
+    clips, skipped = _sort_out(found, folder)
     if not clips:
         raise DatasetError(f"no sounds in the background folder {folder}")
-    return list(clips.values()), skipped
+    return clips, skipped
 
 
 def divide_background(
@@ -226,6 +204,28 @@ def divide_background(
         for place, number in enumerate(generator.permutation(len(group))):
             (valid if place < held_back else train).append(group[number])
     return train, valid
+
+
+def _suffixes(folder: Path) -> frozenset[str]:
+    """Return the endings, in lower case, of the files in a folder that are taken for tracks."""
+    return frozenset({".png"}) if is_picture_folder(folder) else AUDIO_SUFFIXES
+
+
+def _sort_out(found: Iterable[Track], folder: Path) -> tuple[list[Track], list[Skipped]]:
+    """Divide what was found in a folder into what can be used and what cannot."""
+    usable: dict[str, Track] = {}
+    skipped: list[Skipped] = []
+    for track in found:
+        reason = _fault_outside(track.path)
+        if not reason and track.name in usable:
+            reason = f"has the same name as {usable[track.name].path.name}"
+        if not reason and track.is_picture:
+            reason = _picture_fault(track.path, folder)
+        if reason:
+            skipped.append(Skipped(_printable(track.path), reason))
+        else:
+            usable[track.name] = track
+    return list(usable.values()), skipped + _skipped_by_prepare(folder)
 
 
 def _candidates(folder: Path, suffixes: frozenset[str]) -> list[Path]:
