@@ -35,7 +35,10 @@ MIN_TRACKS = 5
 
 SPLITS = Path(__file__).parent / "splits"
 SETS = ("train", "valid", "test")
-SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
+VALID_SHARE = 0.1
+"""Share of the tracks to validate on; as many are to test on."""
+HELD_BACK_SHARE = 0.2
+"""Share of the sounds that are not music on which nothing is trained."""
 
 FAULT_FILTERED = (
     "fault-filtered (Kereliuk, Sturm and Larsen 2015): known faults removed, "
@@ -184,9 +187,7 @@ def find_background(folder: Path) -> tuple[list[Track], list[Skipped]]:
     return clips, skipped
 
 
-def divide_background(
-    clips: Sequence[Track], valid_share: float = 0.2
-) -> tuple[list[Track], list[Track]]:
+def divide_background(clips: Sequence[Track]) -> tuple[list[Track], list[Track]]:
     """Divide what `find_background` found into clips to train on and clips that are held back.
 
     Whole recordings are kept apart, in every group by the same share. Chance decides which, but the
@@ -200,7 +201,7 @@ def divide_background(
     train: list[Track] = []
     valid: list[Track] = []
     for group in groups.values():
-        held_back = max(1, round(valid_share * len(group))) if len(group) > 1 else 0
+        held_back = max(1, round(HELD_BACK_SHARE * len(group))) if len(group) > 1 else 0
         for place, number in enumerate(generator.permutation(len(group))):
             (valid if place < held_back else train).append(group[number])
     return train, valid
@@ -488,7 +489,7 @@ def _why(error: Exception) -> str:
 
 def _targets(count: int) -> dict[str, int]:
     """Return how many of `count` tracks each set gets; valid and test at least one."""
-    tenth = max(1, round(count * SHARES["valid"]))
+    tenth = max(1, round(count * VALID_SHARE))
     return {"train": count - 2 * tenth, "valid": tenth, "test": tenth}
 
 

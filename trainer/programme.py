@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.decision import Decision, DecisionSettings, State
+from streamer.decision import Decision, State
 from streamer.model import Classifier
 from streamer.pipeline import Event, Pipeline
 from streamer.spectrogram import SpectrogramSpec, from_levels
@@ -155,14 +155,10 @@ def _silence(spec: SpectrogramSpec, seconds: float, pictures: bool) -> NDArray[n
 
 
 def play(
-    classifier: Classifier,
-    programme: Programme,
-    *,
-    settings: DecisionSettings | None = None,
-    hop_seconds: float = 1.0,
+    classifier: Classifier, programme: Programme, *, hop_seconds: float = 1.0
 ) -> Iterator[list[Decision]]:
     """Play a programme through the daemon's pipeline; yield the decisions item by item."""
-    pipeline = Pipeline(classifier, settings=settings, hop_seconds=hop_seconds)
+    pipeline = Pipeline(classifier, hop_seconds=hop_seconds)
     spec = classifier.contract.spectrogram
     levels = _column_levels(programme, spec) if programme.blocks[0].ndim == 2 else None
     for block in programme.blocks:
