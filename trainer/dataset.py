@@ -7,14 +7,13 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamer.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
 from trainer.augment import NONE, Augmentation, change_over, mix, random_noise, resample_time, vary
-from trainer.gtzan import DatasetError, Track, divide_background, find_background
+from trainer.gtzan import DatasetError, Track
 from trainer.pictures import Levels, read_picture
 
 NOT_MUSIC = "not_music"
@@ -72,21 +71,6 @@ def load_songs(tracks: Sequence[Track], labels: Sequence[str]) -> list[Song]:
     """Read the pictures of `tracks`; labels are their genres."""
     index = {label: number for number, label in enumerate(labels)}
     return [Song(track.name, index[track.genre], read_picture(track.path)) for track in tracks]
-
-
-def load_background(folder: Path, label: int) -> tuple[list[Song], list[Song]]:
-    """Read a picture folder of sounds that are not music; return songs to train and to validate on.
-
-    Raises
-    ------
-    DatasetError
-        If there are none.
-    """
-    train, valid = (
-        [Song(clip.name, label, read_picture(clip.path)) for clip in clips]
-        for clips in divide_background(find_background(folder)[0])
-    )
-    return train, valid
 
 
 def repeated(levels: Levels, frames: int) -> Levels:

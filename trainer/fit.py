@@ -25,7 +25,6 @@ from trainer.dataset import (
     TrainingWindows,
     even_windows,
     labels_of,
-    load_background,
     load_songs,
 )
 from trainer.gtzan import (
@@ -34,6 +33,7 @@ from trainer.gtzan import (
     Split,
     Track,
     check_genres,
+    divide_background,
     find_background,
     find_tracks,
     split_tracks,
@@ -336,6 +336,7 @@ class _Training:
         self.learnt_before = learnt_before(settings)
         if settings.background:
             self._check_background_grid(settings.background)
+        self.background: tuple[list[Song], list[Song]] = ([], [])
         if earlier is None:
             self._divide()
         else:
@@ -396,9 +397,9 @@ class _Training:
             )
         self._say_what_leaks()
         self.labels = labels_of(tracks, settings.background is not None)
-        self.background: tuple[list[Song], list[Song]] = ([], [])
         if settings.background:
-            self.background = load_background(settings.background, self.labels.index(NOT_MUSIC))
+            clips, _ = find_background(settings.background)
+            self._load_background(*divide_background(clips))
 
     def _divide_as(self, earlier: Mapping[str, Any]) -> None:
         """Go on with the tracks and sounds that a run began with, whatever came to its folders."""
@@ -415,16 +416,19 @@ class _Training:
             notes=list(split["notes"]),
         )
         self.labels = list(earlier["labels"])
-        self.background = ([], [])
         if settings.background:
             clips, _ = find_background(settings.background)
-            heard, unheard = (
-                _named(clips, sounds[name], settings.background) for name in ("train", "valid")
+            self._load_background(
+                *(_named(clips, sounds[name], settings.background) for name in ("train", "valid"))
             )
-            self.background = (self._sounds(heard), self._sounds(unheard))
 
-    def _sounds(self, clips: Sequence[Track]) -> list[Song]:
-        return load_songs([replace(clip, genre=NOT_MUSIC) for clip in clips], self.labels)
+    def _load_background(self, heard: Sequence[Track], unheard: Sequence[Track]) -> None:
+        """Read the sounds to train on and those that are held back."""
+        train, valid = (
+            load_songs([replace(clip, genre=NOT_MUSIC) for clip in clips], self.labels)
+            for clips in (heard, unheard)
+        )
+        self.background = train, valid
 
     def _say_what_leaks(self) -> None:
         """Note which tracks to judge on the network knows from the run that it starts from."""

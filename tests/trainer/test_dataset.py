@@ -14,10 +14,9 @@ from trainer.dataset import (
     Song,
     TrainingWindows,
     even_windows,
-    load_background,
     load_songs,
 )
-from trainer.gtzan import find_tracks
+from trainer.gtzan import divide_background, find_background, find_tracks
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +125,8 @@ def test_windows_for_judging_span_the_whole_song_and_a_short_one_is_repeated() -
 
 
 def test_recordings_of_other_sounds_are_held_back_whole(folder: Path) -> None:
-    train, valid = load_background(folder, 2)
-    names = {song.name for song in train}, {song.name for song in valid}
+    train, valid = divide_background(find_background(folder)[0])
+    names = {clip.name for clip in train}, {clip.name for clip in valid}
     assert not names[0] & names[1]
     assert len(train) == 10
     assert len(valid) == 2

@@ -18,7 +18,6 @@ from streamer.model import Classifier
 from streamer.spectrogram import SpectrogramSpec
 from trainer.candidates import load_candidate
 from trainer.cli import main
-from trainer.dataset import load_background
 from trainer.evaluate import (
     as_text,
     columns_of,
@@ -27,7 +26,7 @@ from trainer.evaluate import (
     summary,
     write_evaluation,
 )
-from trainer.gtzan import DatasetError, Track, find_background, find_tracks
+from trainer.gtzan import DatasetError, Track, divide_background, find_background, find_tracks
 from trainer.pictures import prepare, prepare_background
 from trainer.sets import judged_sets
 
@@ -119,14 +118,14 @@ def test_a_model_file_is_judged_on_the_sounds_that_every_training_holds_back(
     model: Classifier, songs: Path, sounds: Path, tmp_path: Path
 ) -> None:
     pictures = prepare_background(sounds, tmp_path, SPEC, quiet=True).folder
-    trained_on, held_back = load_background(pictures, 0)
+    trained_on, held_back = divide_background(find_background(pictures)[0])
     assert len(trained_on) + len(held_back) == 4
     assert held_back
     for folder in (sounds, pictures):
         judged = judged_sets(model, data=songs, background=folder, split=["stratified"])
         for name in ("valid", "test"):
             assert [clip.name for clip in judged.background[name]] == [
-                song.name for song in held_back
+                clip.name for clip in held_back
             ]
             assert {clip.genre for clip in judged.background[name]} == {model.contract.not_music}
 
