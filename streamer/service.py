@@ -214,8 +214,8 @@ class Service:
                 self._end_if_all_is_over()
 
     def _end_if_all_is_over(self) -> None:
-        states = [progress.listener.status.state for progress in self._progress.values()]
-        if all(state in OVER for state in states) and not self._reloading.locked():
+        over = all(progress.is_over() for progress in self._progress.values())
+        if over and not self._reloading.locked():
             self._over.set()
 
     async def _watch(self) -> None:

@@ -43,7 +43,7 @@ export function assignColours(labels) {
 }
 
 /** Relative luminance as WCAG 2 defines it, 0 (black) to 1 (white), of "#rrggbb". */
-export function luminance(colour) {
+function luminance(colour) {
   const [red, green, blue] = [1, 3, 5].map((at) => {
     const value = parseInt(colour.slice(at, at + 2), 16) / 255;
     return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
