@@ -28,7 +28,6 @@ __all__ = [
     "list_devices",
     "make_device",
     "make_source",
-    "redact",
 ]
 
 
