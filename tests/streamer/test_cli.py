@@ -9,15 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import support_daemon
-from support_model import make_model
 
 from streamer import cli
 from streamer.history_file import open_history
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("model") / "thirds.onnx")
 
 
 @pytest.fixture(scope="module")

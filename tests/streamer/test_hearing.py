@@ -14,7 +14,7 @@ import pytest
 from support_daemon import daemon
 from support_model import make_model
 from support_radio import radio
-from support_sound import SoundServer, sound_server
+from support_sound import SoundServer
 from websockets.sync.client import connect
 
 import streamer
@@ -66,12 +66,6 @@ class Client:
 def client_of(port: int) -> Iterator[Client]:
     with connect(f"ws://127.0.0.1:{port}", open_timeout=PATIENCE) as socket:
         yield Client(socket)
-
-
-@pytest.fixture
-def sound(monkeypatch: pytest.MonkeyPatch) -> Iterator[SoundServer]:
-    with sound_server(monkeypatch) as server:
-        yield server
 
 
 def tone(frequency: int) -> tuple[str, ...]:

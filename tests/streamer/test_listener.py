@@ -16,7 +16,6 @@ import pytest
 from numpy.typing import NDArray
 from support_daemon import write_tone
 from support_listening import PATIENCE, Log, read_all, running
-from support_model import make_model
 from support_web import Conversation, scripted
 
 import streamer
@@ -83,11 +82,6 @@ class Unreliable(Source):
 
     def close(self) -> None:
         pass
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model") / "thirds.onnx")
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support_listening import PATIENCE, Log, read_one, running
-from support_model import make_model
-from support_sound import SoundServer, sound_server
+from support_sound import SoundServer
 
 from streamer.decision import Decision
 from streamer.listener import Listener
@@ -40,17 +38,6 @@ from streamer.sources.microphone import MicrophoneSource
 
 CONNECTING, LIVE = SourceState.CONNECTING, SourceState.LIVE
 STALLED, RECONNECTING = SourceState.STALLED, SourceState.RECONNECTING
-
-
-@pytest.fixture
-def sound(monkeypatch: pytest.MonkeyPatch) -> Iterator[SoundServer]:
-    with sound_server(monkeypatch) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
-    return Classifier.load(make_model(tmp_path_factory.mktemp("model") / "thirds.onnx"))
 
 
 def listener(source: Source, classifier: Classifier, log: Log) -> Listener:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from support_listening import Log, read_one, running
-from support_model import make_model
 from support_radio import Radio, radio
 
 from streamer.listener import Listener
@@ -27,11 +26,6 @@ RECONNECTING = SourceState.RECONNECTING
 def station(tmp_path: Path, demo_clip: Path) -> Iterator[Radio]:
     with radio(tmp_path, demo_clip) as station:
         yield station
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
-    return Classifier.load(make_model(tmp_path_factory.mktemp("model") / "thirds.onnx"))
 
 
 def listener(source: Source, classifier: Classifier, log: Log) -> Listener:

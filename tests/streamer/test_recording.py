@@ -7,16 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support_model import band_noise, make_model
+from support_model import band_noise
 
 import streamer
 from streamer.model import Classifier
 from streamer.recording import events
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model") / "thirds.onnx")
 
 
 def write_song(path: Path, rate: int = 44100) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support_daemon import run
 from support_listening import Log
-from support_model import band_noise, make_model
+from support_model import band_noise
 from support_songs import write_audio
 
 import streamer
@@ -21,11 +21,6 @@ from streamer.recording import events
 from streamer.sources import SourceState, make_source
 
 CLOCK = ("time", "latency_ms")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model") / "thirds.onnx")
 
 
 @pytest.fixture(scope="module", params=["song.wav", "song.mp3"])

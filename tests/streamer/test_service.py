@@ -14,17 +14,11 @@ import pytest
 import support_daemon
 from support_daemon import PATIENCE_SECONDS, ServiceManager, daemon
 from support_history import rows
-from support_model import make_model
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from streamer import notify
 from streamer.history_file import open_query
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("model") / "thirds.onnx")
 
 
 @pytest.fixture(scope="module")
