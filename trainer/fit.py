@@ -467,8 +467,8 @@ class _Training:
                 "valid_nll": validation.nll,
                 "valid_not_music": validation.not_music,
             }
-            self._checkpoint(epoch)
             self._append_history(row)
+            self._checkpoint(epoch)
             self._say(row)
             self.interruption.check()
             if board is not None:
@@ -672,6 +672,7 @@ class _Training:
         folder = self.settings.out / "checkpoints"
         state = self._state_path()
         if not state.exists():
+            self._forget_later_rows(0)
             return
         damaged = "damaged: restore it from a copy, or start a new run"
         try:
@@ -691,7 +692,7 @@ class _Training:
         self.console.print(f"continuing after epoch {last + 1}")
 
     def _forget_later_rows(self, epoch: int) -> None:
-        """Drop history of an epoch that was written but not check-pointed, or the other way."""
+        """Drop the rows of epochs whose checkpoint was never written: they are trained again."""
         path = self.settings.out / "history.csv"
         if not path.exists():
             return

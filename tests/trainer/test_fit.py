@@ -278,6 +278,23 @@ def test_two_runs_with_one_seed_give_the_same_weights_even_across_an_interruptio
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("step", ["_append_history", "_checkpoint"])
+def test_a_run_that_ended_between_two_files_has_each_epoch_once_when_it_is_continued(
+    data: Path, tmp_path: Path, step: str
+) -> None:
+    from trainer import fit
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit._Training, step, end)
+        assert fit_small(fit_command(data, out)) == 1
+    assert fit_small([*TRAIN, "fit", "--resume", str(out)]) == 0
+    assert [row["epoch"] for row in history(out)] == ["1", "2", "3"]
+
+
 def test_ctrl_c_ends_in_one_line_and_a_run_that_can_be_continued(
     data: Path, tmp_path: Path
 ) -> None:
