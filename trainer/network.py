@@ -173,7 +173,7 @@ def _load_pretrained(backbone: keras.Model, weights: str) -> None:
         )
     try:
         backbone.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
+    except DAMAGE as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise NetworkError(
             f"--weights {weights}: not weights of InceptionV3 without its top ({reason})"
