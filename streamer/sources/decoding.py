@@ -16,6 +16,9 @@ from streamer.sources.base import AudioBlock, SourceError, one_line
 
 BLOCK_SECONDS = 0.1
 """Frames are joined until a block is at least this long."""
+FROM_ELSEWHERE = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,crypto,data"}
+"""What bytes that are handed to FFmpeg may make it open: the segments of HLS, say, but no file of
+this computer and no port of its own. By itself FFmpeg bounds only what it has opened itself."""
 
 
 class Patience:

@@ -16,7 +16,7 @@ from av.container import InputContainer
 from streamer.sources import playlist
 from streamer.sources.address import default_name, is_url, redact
 from streamer.sources.base import SourceError, SourceKind
-from streamer.sources.decoding import Patience, decode
+from streamer.sources.decoding import FROM_ELSEWHERE, Patience, decode
 from streamer.sources.http_stream import USER_AGENT, HttpStream, Resource, open_resource
 from streamer.sources.threaded import Session, ThreadedSource
 from streamer.turns import Turns, processors
@@ -184,10 +184,13 @@ class MediaSource(ThreadedSource):
 
     def _open_stream(self, resource: Resource) -> _Opened:
         shown = redact(resource.url)
-        options = {"probesize": AUDIO_PROBE_BYTES} if resource.is_audio else {}
+        probing = {"probesize": AUDIO_PROBE_BYTES} if resource.is_audio else {}
         try:
             container = av.open(
-                resource.stream, mode="r", options=options, metadata_errors="replace"
+                resource.stream,
+                mode="r",
+                options=FROM_ELSEWHERE | probing,
+                metadata_errors="replace",
             )
         except av.FFmpegError as error:
             resource.stream.close()

@@ -363,6 +363,40 @@ def test_a_stream_of_which_only_the_picture_goes_on_is_broken() -> None:
         source.close()
 
 
+def hls_of(segment: str) -> bytes:
+    lines = ("#EXTM3U", "#EXT-X-TARGETDURATION:8", "#EXTINF:8,", segment, "#EXT-X-ENDLIST", "")
+    return "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize("content_type", ["audio/mpeg", "application/vnd.apple.mpegurl"])
+def test_a_server_that_answers_with_hls_of_a_file_here_is_not_obeyed(
+    tmp_path: Path, mp3: bytes, content_type: str
+) -> None:
+    file = tmp_path / "private.mp3"
+    file.write_bytes(mp3)
+
+    def play(client: Conversation) -> None:
+        if client.path == "/live":
+            client.answer("HTTP/1.1 302 Found", "Location: /live.m3u8", "Content-Length: 0")
+        else:
+            client.answer(OK, f"Content-Type: {content_type}", body=hls_of(file.as_uri()))
+
+    with scripted(play) as url:
+        error = failure(f"{url}/live")
+    assert str(error) == (
+        f"{url}/live.m3u8: this is not audio that FFmpeg can read, or it is damaged"
+    )
+
+
+def test_a_radio_does_not_choose_a_port_on_which_we_listen() -> None:
+    port = free_port()
+    place = "IN IP4 127.0.0.1"
+    session = f"v=0\no=- 0 0 {place}\ns=x\nc={place}\nt=0 0\nm=audio {port} RTP/AVP 0\n"
+    with scripted(playing(session.encode())) as url:
+        error = failure(f"{url}/live")
+    assert str(error) == f"{url}/live: this is not audio that FFmpeg can read, or it is damaged"
+
+
 def test_https_is_heard_if_its_certificate_is_trusted_and_only_then(
     tmp_path: Path, mp3: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

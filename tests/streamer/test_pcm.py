@@ -77,6 +77,17 @@ def test_what_is_no_container_asks_for_a_rate() -> None:
     assert caught.value.permanent
 
 
+def test_what_comes_through_a_pipe_makes_us_open_no_file(
+    demo_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "private.opus").write_bytes(demo_clip.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with pipe_with(b"ffconcat version 1.0\nfile private.opus\n", 4096) as pipe:
+        source = PipeSource(fast=True, pipe=pipe)
+        with pytest.raises(SourceError, match="not audio that FFmpeg can read"):
+            read_all(source)
+
+
 def test_an_empty_pipe_is_an_error_as_a_container_and_an_end_as_samples() -> None:
     with pipe_with(b"", 1) as pipe, pytest.raises(SourceError):
         read_all(PipeSource(fast=True, pipe=pipe))
