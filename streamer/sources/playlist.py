@@ -7,6 +7,8 @@ from urllib.parse import urljoin
 
 ENDINGS = (".m3u", ".m3u8", ".pls")
 """How the names of playlists end."""
+_FILE = re.compile(r"File([0-9]{1,9})\s*=\s*(\S.*)", re.IGNORECASE)
+"""An entry of a PLS playlist."""
 
 
 def is_hls(text: str) -> bool:
@@ -24,10 +26,9 @@ def entries(text: str) -> list[str]:
     """
     text = text.lstrip("\ufeff")
     if text.lstrip().lower().startswith("[playlist]"):
-        files = re.findall(
-            r"^\s*File(\d{1,9})\s*=\s*(\S.*?)\s*$", text, re.IGNORECASE | re.MULTILINE
-        )
-        return [location for _, location in sorted(files, key=lambda file: int(file[0]))]
+        found = (_FILE.fullmatch(line.strip()) for line in text.splitlines())
+        files = [(int(match[1]), match[2]) for match in found if match]
+        return [location for _, location in sorted(files, key=lambda file: file[0])]
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 

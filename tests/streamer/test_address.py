@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,17 @@ def test_credentials_and_queries_are_not_shown(text: str, shown: str) -> None:
 def test_no_password_is_shown_whatever_is_in_it(letters: str, mark: str) -> None:
     password = f"{letters}{mark}{letters}"
     assert letters not in redact(f"cannot open http://me:{password}@host.example:8000/live: no")
+
+
+def test_a_long_text_of_a_server_is_redacted_at_once() -> None:
+    def processor_seconds(length: int) -> float:
+        started = time.process_time()
+        for text in ("a." * length, "http://host/?" + "." * length + "x", "a://a:" * length):
+            redact(text)
+        return time.process_time() - started
+
+    # The square of sixteen is 256.
+    assert processor_seconds(32_000) < 64 * processor_seconds(2_000)
 
 
 @pytest.mark.parametrize(

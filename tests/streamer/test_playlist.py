@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from streamer.sources import playlist
@@ -15,6 +17,17 @@ def test_a_pls_lists_its_files_by_their_numbers() -> None:
         "[playlist]\nFile10=http://c/\nfile2 = http://b/ \nTitle2=x\nFile1=http://a/\nVersion=2\n"
     )
     assert playlist.entries(text) == ["http://a/", "http://b/", "http://c/"]
+
+
+def test_a_long_list_of_nothing_is_read_at_once() -> None:
+    def processor_seconds(length: int) -> float:
+        started = time.process_time()
+        for text in ("\n" * length + "x", "File1=a" + " " * length + "b", "File1" + " " * length):
+            playlist.entries(f"[playlist]\n{text}")
+        return time.process_time() - started
+
+    # The square of sixteen is 256.
+    assert processor_seconds(32_000) < 64 * processor_seconds(2_000)
 
 
 def test_an_hls_playlist_is_told_from_a_list_of_songs() -> None:
