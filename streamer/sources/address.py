@@ -8,9 +8,9 @@ import string
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]{1,31}://[^\s<>]+", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]{1,31}://(?:[^\s<>@/:]*:[^@/\n]*@)?[^\s<>]+", re.IGNORECASE)
 """A scheme has a bound, since a server writes some of what is searched for URLs: without one the
-search takes a time that grows with the square of the length."""
+search takes a time that grows with the square of the length. A password may hold blanks."""
 _NAME = re.compile(r"[^/\\:=?#@]{1,64}")
 
 
