@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 
 SourceKind = Literal["microphone", "loopback", "media", "pcm", "demo"]
 
+LONGEST_TITLE = 500
+LONGEST_ERROR = 4000
+"""Letters that are kept of what somebody else wrote: every client gets them, and the history."""
 
-def one_line(text: str) -> str:
-    r"""Return what somebody else wrote as one line without control characters.
+
+def one_line(text: str, longest: int = LONGEST_TITLE) -> str:
+    r"""Return what somebody else wrote as one line without control characters, cut to a length.
 
     A server chooses its words and titles, and they are shown in terminals.
 
@@ -24,9 +28,10 @@ def one_line(text: str) -> str:
     >>> one_line("Song\r\n \x1b[31mA\x07")
     'Song [31mA'
     """
-    return "".join(
+    line = "".join(
         letter for letter in " ".join(text.split()) if unicodedata.category(letter) != "Cc"
     )
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 class SourceError(Exception):
@@ -36,7 +41,7 @@ class SourceError(Exception):
     ----------
     message
         One sentence that names the source and says what to do. It never holds credentials; line
-        breaks and control characters are taken out of it.
+        breaks and control characters are taken out of it, and it is cut if it is long.
     permanent
         Whether trying again is pointless (no such file, 404). If not, the source should be opened
         again.
@@ -45,7 +50,7 @@ class SourceError(Exception):
     """
 
     def __init__(self, message: str, *, permanent: bool = False, stalled: bool = False) -> None:
-        super().__init__(one_line(message))
+        super().__init__(one_line(message, LONGEST_ERROR))
         self.permanent = permanent
         self.stalled = stalled
 
