@@ -101,10 +101,9 @@ def open_resource(url: str, timeout: float) -> Resource:
         If the server cannot be reached or refuses.
     """
     shown = redact(url)
-    opener = urllib.request.build_opener(_Handler, _TlsHandler)
     try:
         url = ascii_url(url)
-        response = opener.open(_request(url), timeout=timeout)
+        response = _opener().open(_request(url), timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
         reason = f"the server answered {error.code} {error.reason}"
@@ -125,6 +124,22 @@ def open_resource(url: str, timeout: float) -> Resource:
         is_playlist=bool(_PLAYLIST_TYPES.search(headers.get_content_type()))
         or (path.endswith(ENDINGS) and not _is_audio(headers)),
     )
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Return what speaks HTTP and nothing else: a redirect could lead to FTP, too."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+        _Handler,
+        _TlsHandler,
+    ):
+        opener.add_handler(handler())
+    return opener
 
 
 def _is_radio(headers: Message) -> bool:

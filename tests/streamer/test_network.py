@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import socket
 import ssl
 import subprocess
 import sys
@@ -361,6 +362,40 @@ def test_a_stream_of_which_only_the_picture_goes_on_is_broken() -> None:
     finally:
         end(sender)
         source.close()
+
+
+@pytest.mark.parametrize("place", ["ftp://127.0.0.1:{port}/song.mp3", "file:///etc/passwd"])
+def test_a_redirect_leads_to_http_and_nothing_else(place: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        target = place.format(port=listening.getsockname()[1])
+
+        def redirect(client: Conversation) -> None:
+            client.answer("HTTP/1.1 302 Found", f"Location: {target}", "Content-Length: 0")
+
+        with scripted(redirect) as url:
+            failure(f"{url}/live")
+        listening.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+
+def test_what_a_server_says_of_a_failure_is_cut_to_a_length() -> None:
+    with scripted(lambda client: client.answer(f"HTTP/1.1 500 {'no ' * 20_000}")) as url:
+        error = failure(f"{url}/live")
+    assert str(error).startswith(f"{url}/live: the server answered 500 no no no")
+    assert len(str(error)) == 4000
+
+
+def test_a_title_in_a_files_tags_is_cut_to_a_length(demo_clip: Path) -> None:
+    need("ffmpeg")
+    tags = ["-metadata", f"title={'la ' * 20_000}"]
+    song = _ffmpeg("-i", str(demo_clip), "-t", "4", *tags, "-f", "ogg", "-c:a", "libvorbis", "-")
+    with scripted(playing(song)) as url:
+        blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
+    title = blocks[0].title
+    assert title is not None
+    assert title.startswith("la la la")
+    assert len(title) <= 500
 
 
 def hls_of(segment: str) -> bytes:
