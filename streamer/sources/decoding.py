@@ -16,6 +16,9 @@ from streamer.sources.base import AudioBlock, SourceError, one_line
 
 BLOCK_SECONDS = 0.1
 """Frames are joined until a block is at least this long."""
+MOST_VALUES_PER_SECOND = 16_000_000
+"""Ten times as many as eight channels at 192 kHz have. A header may claim any rate, and what is
+held at once is measured in seconds."""
 FROM_ELSEWHERE = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,crypto,data"}
 """What bytes that are handed to FFmpeg may make it open: the segments of HLS, say, but no file of
 this computer and no port of its own. By itself FFmpeg bounds only what it has opened itself."""
@@ -97,7 +100,8 @@ def decode(
     Raises
     ------
     SourceError
-        If there is no audio, or nothing of it can be decoded, or `patience` is at its end.
+        If there is no audio, or nothing of it can be decoded, or its rate is beyond reason, or
+        `patience` is at its end.
     """
     stream = container.streams.best("audio")
     if stream is None:
@@ -122,6 +126,7 @@ def decode(
             title = tags
         for frame in frames:
             assert isinstance(frame, AudioFrame)
+            _check_rate(frame, shown)
             if frame.samples:
                 yield from joiner.add(samples_of(frame), frame.sample_rate, title)
                 if patience:
@@ -129,6 +134,16 @@ def decode(
     yield from joiner.rest()
     if not joiner.count:
         raise SourceError(f"{shown} holds no audio that can be decoded", permanent=True)
+
+
+def _check_rate(frame: AudioFrame, shown: str) -> None:
+    """Refuse sound that would take any amount of memory."""
+    rate, channels = frame.sample_rate, frame.layout.nb_channels
+    if rate * channels > MOST_VALUES_PER_SECOND:
+        raise SourceError(
+            f"{shown}: {rate} samples a second of {channels} channels are no sound to listen to",
+            permanent=True,
+        )
 
 
 def _tag_update(packet: av.Packet[Any]) -> dict[str, str] | None:

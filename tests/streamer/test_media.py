@@ -298,6 +298,17 @@ def test_opening_and_closing_leaves_no_thread_and_no_file_behind(tmp_path: Path)
         time.sleep(0.05)
 
 
+def test_a_rate_beyond_reason_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    rate = 2**31 - 1
+    song = write_wav(tmp_path / "fast.wav", noise(1.0, 8000, 1), rate)
+    with pytest.raises(SourceError) as caught:
+        read_all(make_source(str(song), fast=True))
+    assert str(caught.value) == (
+        f"{song}: {rate} samples a second of 1 channels are no sound to listen to"
+    )
+    assert caught.value.permanent
+
+
 def test_a_playlist_of_files_is_played_in_order(tmp_path: Path) -> None:
     for name, rate in [("a", 8000), ("b", 16000)]:
         write_wav(tmp_path / f"{name}.wav", noise(0.2, rate, 1), rate)
