@@ -179,8 +179,7 @@ class MediaSource(ThreadedSource):
         resource.stream.close()
         if playlist.is_hls(text):
             return self._open_ffmpeg(resource.url, self._quiet_seconds * HLS_QUIET_FACTOR)
-        found = (playlist.resolve(entry, resource.url) for entry in playlist.entries(text))
-        return _not_empty([entry for entry in found if entry], redact(resource.url))
+        return _not_empty(playlist.network_entries(text, resource.url), redact(resource.url))
 
     def _open_stream(self, resource: Resource) -> _Opened:
         shown = redact(resource.url)

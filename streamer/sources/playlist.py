@@ -7,6 +7,8 @@ from urllib.parse import urljoin
 
 ENDINGS = (".m3u", ".m3u8", ".pls")
 """How the names of playlists end."""
+MOST_ENTRIES = 10_000
+"""Entries of a playlist from the network that are played; a megabyte has room for many more."""
 _FILE = re.compile(r"File([0-9]{1,9})\s*=\s*(\S.*)", re.IGNORECASE)
 """An entry of a PLS playlist."""
 
@@ -31,6 +33,12 @@ def entries(text: str) -> list[str]:
         return [location for _, location in sorted(files, key=lambda file: file[0])]
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def network_entries(text: str, playlist_url: str) -> list[str]:
+    """Return the first `MOST_ENTRIES` of a playlist from the network that may be followed."""
+    found = (resolve(entry, playlist_url) for entry in entries(text)[:MOST_ENTRIES])
+    return [target for target in found if target]
 
 
 def resolve(entry: str, playlist_url: str) -> str | None:

@@ -51,3 +51,9 @@ def test_a_playlist_from_the_network_leads_only_into_the_network(
     entry: str, found: str | None
 ) -> None:
     assert playlist.resolve(entry, "http://host/radio/list.m3u") == found
+
+
+def test_of_an_endless_playlist_from_the_network_only_the_beginning_is_played() -> None:
+    text = "file:///etc/passwd\n" + "".join(f"{number}\n" for number in range(100_000))
+    found = playlist.network_entries(text, "http://host/list.m3u")
+    assert found == [f"http://host/{number}" for number in range(9_999)]
