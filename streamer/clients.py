@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import websockets.asyncio.server as wire
 from websockets.exceptions import ConnectionClosed
@@ -24,6 +25,8 @@ from streamer.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+HANDSHAKE_SECONDS = 10.0
+"""How long a client may take for the handshake of TLS; to send its request; to take the answer."""
 BEHIND_SECONDS = 10.0
 """How long a client may stay behind."""
 HEARTBEAT_SECONDS = 15.0
@@ -87,25 +90,76 @@ class Connection(wire.ServerConnection):
     """A connection that is counted, and of which no more is read than a second allows."""
 
     def __init__(
-        self, protocol: ServerProtocol, server: wire.Server, *, book: Connections, **limits: Any
+        self,
+        protocol: ServerProtocol,
+        server: wire.Server,
+        *,
+        book: Connections,
+        tls: ssl.SSLContext | None = None,
+        **limits: Any,
     ) -> None:
         super().__init__(protocol, server, **limits)
         self._book = book
+        self._tls = tls
+        self._securing: asyncio.Task[None] | None = None
+        self._begun = False
+        """Whether what comes is for the library: with TLS, not before the handshake is over."""
+        self._early = b""
+        """What came with the end of that handshake."""
         self._may_read = float(RECEIVED_AT_ONCE)
         self._counted_at = self.loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to count this connection."""
-        super().connection_made(transport)
+        """Begin to count this connection: also one that is still to say a word of TLS."""
+        if self._tls is None:
+            self._begun = True
+            super().connection_made(transport)
+        else:
+            self.transport = cast(asyncio.Transport, transport)
+            self._securing = self.loop.create_task(self._secure(self.transport, self._tls))
         self._book.add(self)
+
+    async def _secure(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
+        """Make the connection one of TLS.
+
+        Done here, since asyncio's server would tell us of a connection only after the handshake.
+        """
+        try:
+            secured = await self.loop.start_tls(
+                transport,
+                self,
+                tls,
+                server_side=True,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=CLOSING_SECONDS,
+            )
+        except OSError:  # TLS's own errors, too
+            secured = None
+        if secured is None or self not in self._book.strangers:
+            transport.abort()
+            self._book.remove(self)
+            return
+        self._begun = True
+        super().connection_made(secured)
+        if self._early:
+            self.data_received(self._early)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count it no more."""
         self._book.remove(self)
-        super().connection_lost(exc)
+        if self._begun:
+            super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """Take note that nothing more will come."""
+        if self._begun:
+            super().eof_received()
 
     def data_received(self, data: bytes) -> None:
         """Take what came, and think about when to take more."""
+        if not self._begun:
+            self._early += data
+            return
         super().data_received(data)
         if self.transport.get_write_buffer_size() > UNREAD_LIMIT:
             self.transport.abort()

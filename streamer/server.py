@@ -19,6 +19,7 @@ from websockets.http11 import Request, Response
 from streamer.access import Access, RefusedError, single
 from streamer.clients import (
     CLOSING_SECONDS,
+    HANDSHAKE_SECONDS,
     MAX_STRANGERS,
     Client,
     Connection,
@@ -33,8 +34,6 @@ from streamer.vitals import VitalsReader
 
 REQUEST_BYTES = 4096
 """Largest frame that a client may send."""
-HANDSHAKE_SECONDS = 10.0
-"""How long a client may take to send its request, and to take the answer."""
 STOPPING_SECONDS = 0.4
 """How long clients may take to say goodbye when the server stops."""
 MAX_CLIENTS = 500
@@ -178,9 +177,10 @@ class Server:
         server = await wire.serve(
             self._serve_client,
             **place,
-            ssl=self._tls,
             process_request=self._answer,
-            create_connection=partial(Connection, book=self._connections),  # type: ignore[arg-type]
+            create_connection=partial(  # type: ignore[arg-type]
+                Connection, book=self._connections, tls=self._tls
+            ),
             compression=None,
             server_header=None,
             open_timeout=HANDSHAKE_SECONDS,

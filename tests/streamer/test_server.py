@@ -621,6 +621,30 @@ def test_with_a_certificate_the_same_is_served_over_tls(tmp_path):
     within_patience(scenario())
 
 
+def test_connections_that_never_speak_tls_give_way_to_one_that_does(tmp_path, monkeypatch):
+    for module in (clients, server_module):
+        monkeypatch.setattr(module, "HANDSHAKE_SECONDS", 1000.0, raising=False)
+    cert, key = make_certificate(tmp_path)
+    trust = ssl.create_default_context(cafile=cert)
+
+    async def scenario():
+        async with running_server(tls_cert=cert, tls_key=key) as (_, server):
+            place = server.addresses[0]
+            silent = [
+                await asyncio.open_connection(*place) for _ in range(clients.MAX_STRANGERS + 1)
+            ]
+            with contextlib.suppress(ConnectionError):
+                assert await silent[0][0].read() == b""
+            assert (await fetch(f"{server.url}healthz", ssl=trust))[0] == 200
+            silent[-1][1].write(b"GET / HTTP/1.1\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                await silent[-1][0].read()
+            for _, writer in silent:
+                writer.close()
+
+    within_patience(scenario())
+
+
 def test_a_certificate_that_is_none_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "cert.pem").write_text("none")
     with pytest.raises(ServerError, match=r"^cannot use the certificate .*cert\.pem with the key "):
