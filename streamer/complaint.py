@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from pathlib import Path
 
 
 def complain(sentence: str) -> None:
     """Say in one line on standard error what is wrong, with which value, and what to do."""
-    line = " ".join(sentence.split())
+    line = harmless(" ".join(sentence.split()))
     print(f"<3>{line}" if _to_journal() else f"genre-stream: {line}", file=sys.stderr)
+
+
+def harmless(line: str) -> str:
+    r"""Return a line without control characters, which could tell a terminal to do anything.
+
+    Examples
+    --------
+    >>> harmless("Song \x1b[31mA\x07")
+    'Song [31mA'
+    """
+    return "".join(letter for letter in line if unicodedata.category(letter) != "Cc")
 
 
 def why_no_text(error: OSError | UnicodeDecodeError) -> str:

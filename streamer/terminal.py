@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from streamer.complaint import harmless
 from streamer.outlet import Outlet
 
 UP_AND_CLEAR = "\x1b[{}A\r\x1b[J"
@@ -101,7 +102,7 @@ def prediction_line(message: Mapping[str, Any]) -> str:
     bar = "█" * full + "░" * (BAR_CELLS - full)
     what = message["genre"] or MARKS[message["state"]]
     clock = f"{minutes}:{seconds:02d}"
-    return (
+    return harmless(
         f"{message['source']:<12} {clock:>5}  {what:<10} {share * 100:3.0f} % {bar} "
         f"{message['level_dbfs']:4.0f} dBFS"
     )
@@ -110,4 +111,4 @@ def prediction_line(message: Mapping[str, Any]) -> str:
 def state_line(message: Mapping[str, Any]) -> str:
     """Write a source's state as one line."""
     detail = f": {message['detail']}" if message["detail"] else ""
-    return f"{message['source']:<12} {message['state']}{detail}"
+    return harmless(f"{message['source']:<12} {message['state']}{detail}")

@@ -32,6 +32,7 @@ FRAME_BYTES = 16 * 1024 * 1024
 """Largest frame taken from a server."""
 
 
+NO_GENRE_STREAM = "the server is not a genre-stream"
 DIM = "\x1b[2m"
 Show = Callable[[str], None]
 
@@ -137,7 +138,12 @@ async def _watch(url: str, token: str | None, sources: list[str] | None, show: S
         try:
             async for frame in _frames(url, token, sources):
                 wait = FIRST_WAIT_SECONDS
-                show(frame)
+                try:
+                    show(frame)
+                except UnicodeError:  # of the terminal's
+                    raise
+                except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+                    raise WatchError(NO_GENRE_STREAM) from None
         except _LostError as error:
             complain(f"{_place(url)}: {error}; trying again in {wait:.0f} s")
         await asyncio.sleep(wait * random.uniform(0.8, 1.2))
@@ -221,8 +227,8 @@ def _parse(text: str) -> dict[str, Any]:
     try:
         frame = json.loads(text)
         kind = frame["type"]
-    except (ValueError, TypeError, KeyError):
-        raise WatchError("the server is not a genre-stream") from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise WatchError(NO_GENRE_STREAM) from None
     if kind == "hello" and frame["protocol"] != PROTOCOL:
         raise WatchError(f"the server speaks protocol {frame['protocol']}; update genre-stream")
     if kind == "error":

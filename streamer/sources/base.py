@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-import unicodedata
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from streamer.complaint import harmless
 
 SourceKind = Literal["microphone", "loopback", "media", "pcm", "demo"]
 
@@ -28,9 +29,7 @@ def one_line(text: str, longest: int = LONGEST_TITLE) -> str:
     >>> one_line("Song\r\n \x1b[31mA\x07")
     'Song [31mA'
     """
-    line = "".join(
-        letter for letter in " ".join(text.split()) if unicodedata.category(letter) != "Cc"
-    )
+    line = harmless(" ".join(text.split()))
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 

@@ -12,6 +12,7 @@ import pytest
 from support_certificate import make_certificate
 from support_published import prediction, running_server, source_state
 from support_schema import check_frame
+from websockets.asyncio.server import serve
 
 from streamer import watch
 from streamer.palette import ansi
@@ -300,3 +301,52 @@ def test_a_token_file_that_cannot_be_read_is_one_line(content, reason, tmp_path,
 )
 def test_addresses_may_be_written_as_people_know_them(text, url):
     assert watch.websocket_url(text) == url
+
+
+@contextlib.asynccontextmanager
+async def foreign_server(*frames):
+    """Serve frames to whoever connects; the value is the URL."""
+
+    async def tell(connection):
+        for frame in frames:
+            await connection.send(json.dumps(frame))
+        await connection.wait_closed()
+
+    async with serve(tell, "127.0.0.1", 0) as server:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+def test_a_server_that_is_not_ours_has_no_say_over_the_terminal():
+    frame = {
+        "type": "source",
+        "source": "ra\x1b]0;title\x07dio",
+        "state": "live\x1b[2J",
+        "detail": "here\nis \x9b31mmore",
+    }
+
+    async def scenario():
+        async with foreign_server(frame) as url, watching(url) as watcher:
+            assert await line(watcher.stdout) == "ra]0;titledio live[2J: hereis 31mmore"
+
+    within_patience(scenario())
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"type": "hello"},
+        {"type": "source", "source": "radio"},
+        {"type": "prediction", "source": "radio", "state": "music", "position": 1e999},
+        {"type": "prediction", "source": [], "state": "music"},
+        {"type": "error"},
+        ["prediction"],
+    ],
+)
+def test_a_server_whose_frames_are_not_ours_is_named_in_one_line(frame):
+    async def scenario():
+        async with foreign_server(frame) as url, watching(url) as watcher:
+            _, complaint = await watcher.communicate()
+            assert complaint.decode() == "genre-stream: the server is not a genre-stream\n"
+            assert watcher.returncode == 1
+
+    within_patience(scenario())
