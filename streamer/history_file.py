@@ -316,6 +316,9 @@ def open_history(path: Path) -> sqlite3.Connection:
     """
     if os.access(path, os.F_OK) and not path.is_file():
         raise HistoryError(f"the history {path} is not a file; choose another name")
+    # What is heard in a room is nobody else's business; the files beside it get the same mode.
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
         connection = sqlite3.connect(
             path, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False

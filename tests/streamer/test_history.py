@@ -90,6 +90,20 @@ def test_segments_are_kept_in_clock_time(tmp_path):
     ]
 
 
+def test_nobody_else_may_read_a_new_history(tmp_path):
+    history = begun(tmp_path / "h.db")
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()}
+    assert modes == {"h.db": "0o600", "h.db-wal": "0o600", "h.db-shm": "0o600"}
+    history.close()
+
+
+def test_who_may_read_a_history_that_is_there_is_left_as_it_is(tmp_path):
+    (tmp_path / "h.db").touch()
+    (tmp_path / "h.db").chmod(0o640)
+    begun(tmp_path / "h.db").close()
+    assert (tmp_path / "h.db").stat().st_mode & 0o777 == 0o640
+
+
 def test_a_title_with_half_a_character_is_kept(tmp_path):
     kept = written(tmp_path / "h.db", at(0), segment(1, title="caf\udce9"))
     assert kept.segments[0]["title"] == "caf?"
