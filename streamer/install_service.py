@@ -123,12 +123,30 @@ def shipped(name: str) -> str:
 def unit_files(program: Path, *, user: bool, systemd_version: int) -> dict[str, str]:
     """Return the files to install: where each belongs, and its text."""
     names = USER_FILES if user else SYSTEM_FILES
-    files = {where: shipped(name).replace(PROGRAM, str(program)) for name, where in names.items()}
+    command = as_command(program)
+    files = {where: shipped(name).replace(PROGRAM, command) for name, where in names.items()}
     if systemd_version >= GROWING_DELAY_SINCE:
         for where in list(files):
             if where.endswith(".service"):
                 files[f"{where}.d/growing-delay.conf"] = GROWING_DELAY
     return files
+
+
+def as_command(program: Path) -> str:
+    """Write a path as the first word of ExecStart= in systemd.service(5).
+
+    Raises
+    ------
+    InstallError
+        If a unit cannot name it.
+    """
+    path = str(program)
+    if not path.isprintable() or set(path) & set("\"'\\"):
+        raise InstallError(
+            f"{path!a} has characters that a unit cannot name; install into /opt/genre-stream"
+        )
+    escaped = path.replace("%", "%%")
+    return f'"{escaped}"' if " " in path else escaped
 
 
 def _write(files: Mapping[str, str], below: Path) -> None:

@@ -21,6 +21,31 @@ def test_the_units_start_the_program_of_this_installation():
     assert "/opt/genre-stream/bin" not in "".join(files.values())
 
 
+def test_a_program_in_an_unusual_folder_is_named_so_that_systemd_finds_it(tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    program = tmp_path / "my 100%n pro$grams/genre-stream"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    files = unit_files(program, user=False, systemd_version=252)
+    unit = tmp_path / "genre-stream.service"
+    unit.write_text(files["etc/systemd/system/genre-stream.service"])
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True
+    )
+    assert "genre-stream" not in checked.stderr
+
+
+@pytest.mark.parametrize("name", ['a"b', "a'b", "a\\b", "a\nExecStart=b"])
+def test_a_program_that_no_unit_can_name_is_refused_in_one_line(name, monkeypatch, capsys):
+    monkeypatch.setattr(install_service, "this_program", lambda: Path(f"/opt/{name}/genre-stream"))
+    assert cli.main(["install-service", "--print"]) == 1
+    error = capsys.readouterr().err
+    assert error.endswith(" characters that a unit cannot name; install into /opt/genre-stream\n")
+    assert error.count("\n") == 1
+
+
 def test_a_systemd_that_can_is_told_to_wait_longer_after_each_failure():
     files = unit_files(PROGRAM, user=True, systemd_version=254)
     delay = files[".config/systemd/user/genre-stream.service.d/growing-delay.conf"]
