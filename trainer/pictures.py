@@ -56,6 +56,10 @@ Image.MAX_IMAGE_PIXELS = None
 MAX_CELLS = 2**30
 """Largest picture that is read, in bands times columns: a day in 128 bands every 10 ms."""
 
+FORMATS = ("PNG",)
+"""What Pillow may take a picture for. By a file's content alone it would take it for PostScript,
+too, and have that run by another program."""
+
 ORIGIN_KEY = "genre-stream"
 """Keyword of the PNG text chunk that says what a picture was made from."""
 
@@ -75,7 +79,7 @@ def read_picture(path: Path) -> Levels:
         reason, without the path.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             if picture.mode != "L":
                 raise DatasetError(f"not an 8-bit grey picture but mode {picture.mode}")
             if picture.width * picture.height > MAX_CELLS:
@@ -307,7 +311,7 @@ def _prepare(
 def _origin(path: Path) -> _Origin | None:
     """Return what a picture says it was made from, or None if it does not say."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             return _Origin(**json.loads(picture.info[ORIGIN_KEY]))
     except (OSError, SyntaxError, ValueError, KeyError, TypeError):
         return None

@@ -51,6 +51,22 @@ def test_a_picture_has_the_highest_band_on_top_and_comes_back_with_the_lowest_fi
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_what_only_calls_itself_a_picture_is_run_by_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/it-ran\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "a.png").write_text(
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 128\n%%EndComments\nshowpage\n"
+        '%ImageData: 100 128 8 1 0 1 1 "x"\n%%EOF\n'
+    )
+    with pytest.raises(DatasetError, match="damaged picture"):
+        read_picture(tmp_path / "a.png")
+    assert not (tmp_path / "it-ran").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"", "damaged picture"), (b"\x89PNG\r\n\x1a\nnonsense", "damaged picture")],
