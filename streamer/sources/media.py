@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections import deque
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -224,6 +225,8 @@ class MediaSource(ThreadedSource):
             options = {"rtsp_flags": "prefer_tcp", "timeout": micros}
         elif url.startswith("udp"):
             options = {"timeout": micros}
+        elif url.startswith("https"):
+            options.update(_trust())
         shown = redact(url)
         try:
             container = av.open(
@@ -247,6 +250,15 @@ class MediaSource(ThreadedSource):
             reason = (getattr(error, "strerror", None) or type(error).__name__).lower()
         gone = (av.error.HTTPNotFoundError, av.error.ProtocolNotFoundError)
         return SourceError(f"{shown}: {reason}", permanent=permanent or isinstance(error, gone))
+
+
+def _trust() -> dict[str, str]:
+    """Return what makes FFmpeg trust the certificates that Python does: by itself it trusts any.
+
+    HLS does not hand it on to what a playlist names.
+    """
+    bundle = ssl.get_default_verify_paths().cafile
+    return {"tls_verify": "1", "ca_file": bundle} if bundle else {}
 
 
 def _beside(path: Path, entry: str) -> str:

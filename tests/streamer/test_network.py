@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support_certificate import make_certificate
 from support_listening import PATIENCE, read_all, read_one
 from support_radio import end, free_port, need
 from support_web import Conversation, files_at, scripted
@@ -467,6 +468,31 @@ def test_https_is_heard_if_its_certificate_is_trusted_and_only_then(
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
     assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+
+
+@pytest.mark.parametrize("intruder", [False, True])
+def test_a_file_over_https_is_heard_only_if_every_connection_is_trusted(
+    tmp_path: Path, mp3: bytes, monkeypatch: pytest.MonkeyPatch, intruder: bool
+) -> None:
+    (tmp_path / "trusted").mkdir()
+    (tmp_path / "other").mkdir()
+    certificate, key = make_certificate(tmp_path / "trusted")
+    other = make_certificate(tmp_path / "other")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+
+    def play(client: Conversation) -> None:
+        if intruder:
+            tls.load_cert_chain(*other)
+        client.answer(OK, "Content-Type: audio/mpeg", f"Content-Length: {len(mp3)}", body=mp3)
+
+    with scripted(play, tls=tls) as url:
+        if intruder:
+            assert failure(f"{url}/song.mp3").permanent is False
+        else:
+            blocks = read_all(MediaSource(f"{url}/song.mp3", fast=True))
+            assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
 
 
 def test_a_host_that_does_not_exist_is_said_so() -> None:
