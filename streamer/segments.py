@@ -154,7 +154,6 @@ class SegmentTracker:
         ended = self._settle()
         ended.append(self._open.segment(max(position, self._open.start), final=True))
         self._open = None
-        self._verdicts.clear()
         return ended
 
     def _begin(self, verdict: Verdict, start: float) -> list[Segment]:
@@ -225,8 +224,10 @@ class SegmentTracker:
 
     def _boundary(self, before: _Stretch, verdict: Verdict) -> float:
         """Return where `before` went over into what `verdict` says, in seconds."""
-        split = _best_split(self._verdicts, before.verdict.label, verdict.label)
-        first = self._verdicts[min(split, len(self._verdicts) - 1)]
+        # What was heard earlier, even the same as now, is no part of it.
+        verdicts = [v for v in self._verdicts if v.position >= before.verdict.position]
+        split = _best_split(verdicts, before.verdict.label, verdict.label)
+        first = verdicts[min(split, len(verdicts) - 1)]
         # A window speaks for its middle; the change lies between this one's and the last one's.
         middle = first.position - (first.hop_seconds + self._window_seconds) / 2
         latest = verdict.position - verdict.hop_seconds

@@ -74,6 +74,21 @@ def test_the_boundary_is_put_where_the_music_changed() -> None:
     assert start == end == pytest.approx(30, abs=1)
 
 
+@pytest.mark.parametrize("look_back_seconds", [10.0, 60.0])
+def test_a_genre_that_comes_back_leaves_what_lay_between_its_length(
+    look_back_seconds: float,
+) -> None:
+    radio = Radio(look_back_seconds)
+    radio.play("jazz", 60)
+    radio.play("rock", 15)
+    radio.play("jazz", 60)
+    assert [final[1:] for final in radio.finals()] == [
+        ("jazz", 0.0, 60.0),
+        ("rock", 60.0, 75.0),
+        ("jazz", 75.0, 135.0),
+    ]
+
+
 def test_hesitation_between_two_songs_is_no_segment() -> None:
     radio = Radio()
     for label in ("jazz", "rock", "blues"):
