@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.decision import (
+    RANGES,
     Decider,
     Decision,
     DecisionSettings,
@@ -82,8 +83,9 @@ def test_to_ask_whether_a_level_is_silence_changes_nothing() -> None:
     assert not decider.is_silence(-59.9)
 
 
-def test_after_silence_the_belief_begins_anew() -> None:
-    listening = Listening()
+@pytest.mark.parametrize("smoothing", ["hmm", "ema", "none"])
+def test_after_silence_the_belief_begins_anew(smoothing: str) -> None:
+    listening = Listening(smoothing=smoothing)
     for _ in range(30):
         listening.hear({"blues": 0.97})
     listening.hear(level=-90.0)
@@ -122,6 +124,15 @@ def test_a_broken_stream_makes_the_belief_begin_anew() -> None:
     assert listening.hear({"jazz": 0.7}, discontinuity=True).genre == "jazz"
 
 
+def test_after_a_break_without_a_title_the_next_title_is_that_of_what_is_heard() -> None:
+    listening = Listening()
+    listening.hear(SURE, title="A - one")
+    listening.hear(SURE, discontinuity=True)
+    listening.hear(SURE, title="B - two")
+    told = [(s.id, s.title, s.final) for s in listening.segments]
+    assert told[1:] == [(1, "A - one", True), (2, None, False), (2, "B - two", False)]
+
+
 def test_a_loud_hop_without_a_window_is_uncertain() -> None:
     listening = Listening()
     decision = listening.hear()
@@ -149,6 +160,8 @@ def test_two_labels_too_close_are_uncertain() -> None:
     assert Listening(**settings).hear({"jazz": 0.5, "rock": 0.41}).state is State.UNCERTAIN
     # The margin counts against everything, also what is not music.
     assert Listening(**settings).hear({"jazz": 0.5, "noise": 0.41}).state is State.UNCERTAIN
+    settings["min_margin"] = 0.25
+    assert Listening(**settings).hear({"jazz": 0.5, "rock": 0.25}).genre == "jazz"
 
 
 def test_what_is_claimed_needs_less_to_stay_than_to_come() -> None:
@@ -178,6 +191,41 @@ def test_another_label_must_earn_its_claim_in_full() -> None:
     assert listening.hear({"rock": 0.6}).genre == "rock"
 
 
+@pytest.mark.parametrize(
+    "pause", [{"level": -90.0}, {"window": {"jazz": 0.5}, "discontinuity": True}]
+)
+def test_what_was_claimed_before_a_pause_must_earn_its_claim_again(pause: dict[str, Any]) -> None:
+    listening = Listening(
+        smoothing="none", min_confidence=0.6, confidence_hysteresis=0.3, min_margin=0.0
+    )
+    listening.hear({"jazz": 0.9})
+    assert listening.hear({"jazz": 0.5}).genre == "jazz"
+    listening.hear(**pause)
+    assert listening.hear({"jazz": 0.5}).state is State.UNCERTAIN
+
+
+@pytest.mark.parametrize(
+    ("faster", "slower"),
+    [
+        ({"dwell_seconds": 5.0}, {"dwell_seconds": 500.0}),
+        ({"evidence_weight": 1.0}, {"evidence_weight": 0.25}),
+        ({"smoothing": "ema", "ema_seconds": 2.0}, {"smoothing": "ema", "ema_seconds": 10.0}),
+    ],
+)
+def test_the_settings_say_how_fast_the_belief_turns(
+    faster: dict[str, Any], slower: dict[str, Any]
+) -> None:
+    def seconds_to_turn(settings: dict[str, Any]) -> float:
+        listening = Listening(**settings)
+        for _ in range(30):
+            listening.hear({"jazz": 0.7})
+        while listening.hear({"rock": 0.7}).genre != "rock":
+            assert listening.position < 200
+        return listening.position - 30
+
+    assert seconds_to_turn(faster) < seconds_to_turn(slower)
+
+
 @pytest.mark.parametrize("smoothing", ["hmm", "ema"])
 def test_smoothing_outlasts_one_odd_window_but_not_a_new_song(smoothing: str) -> None:
     listening = Listening(smoothing=smoothing)
@@ -199,16 +247,25 @@ def test_probabilities_come_as_they_were_and_as_they_are_believed() -> None:
     assert list(decision.probabilities) == list(LABELS)
 
 
+claims = st.tuples(st.sampled_from(LABELS), st.floats(0.3, 0.97)).map(
+    lambda claim: np.array(
+        [claim[1] if label == claim[0] else (1 - claim[1]) / 3 for label in LABELS], np.float32
+    )
+)
+anything = (
+    st.lists(st.floats(0, 1), min_size=4, max_size=4)
+    .filter(lambda p: sum(p) > 1e-3)
+    .map(lambda p: np.array(p, np.float32) / np.float32(sum(p)))
+)
+# Breaks are rare, so that there is much between them.
 observations = st.fixed_dictionaries(
     {
-        "hop_seconds": st.floats(0.1, 10),
-        "level_dbfs": st.sampled_from([-120.0, -61.0, -58.0, -20.0, -20.0, -20.0, 0.0]),
-        "window_probabilities": st.none()
-        | st.lists(st.floats(0, 1), min_size=4, max_size=4)
-        .filter(lambda p: sum(p) > 1e-3)
-        .map(lambda p: np.array(p, np.float32) / np.float32(sum(p))),
-        "title": st.sampled_from([None, None, "", "one", "two"]),
-        "discontinuity": st.sampled_from([False, False, False, True]),
+        "hop_seconds": st.sampled_from([1.0, 1.0, 0.5]) | st.floats(0.1, 10),
+        "level_dbfs": st.sampled_from([-20.0] * 12 + [-120.0, -61.0, -58.0, 0.0]),
+        "window_probabilities": st.one_of(claims, claims, claims, anything, st.none()),
+        "title": st.sampled_from([None] * 12 + ["", "one", "one", "two"]),
+        "discontinuity": st.sampled_from([False] * 15 + [True]),
+        "boundary": st.sampled_from([None, 0.3, 1.0, 1.5]),
     }
 )
 
@@ -231,7 +288,12 @@ def test_every_decision_keeps_its_promises(
     sent: list[Segment] = []
     for fields in observed:
         position += fields["hop_seconds"]
-        decision, segments = decider.update(Observation(position=position, **fields))
+        hops_ago = fields["boundary"]
+        boundary = None if hops_ago is None else position - hops_ago * fields["hop_seconds"]
+        decision, segments = decider.update(
+            Observation(position=position, **{**fields, "boundary": boundary})
+        )
+        assert len({segment.id for segment in segments}) == len(segments)
         sent += segments
         assert abs(sum(decision.probabilities.values()) - 1) < 1e-9
         assert abs(sum(decision.window_probabilities.values()) - 1) < 1e-9
@@ -255,6 +317,8 @@ def assert_tell_where_we_are(sent: list[Segment], position: float, decision: Dec
     assert [segment.id for segment in opened] == [max(latest)]
     assert (opened[0].state, opened[0].genre) == (decision.state, decision.genre)
     assert opened[0].start < position
+    for number in range(1, max(latest)):
+        assert latest[number].end == latest[number + 1].start
 
 
 def assert_complete(sent: list[Segment], position: float) -> None:
@@ -279,7 +343,14 @@ def assert_complete(sent: list[Segment], position: float) -> None:
 
 @pytest.mark.parametrize(
     "window",
-    [[0.5, 0.5], [0.0] * 4, [0.5, 0.5, np.nan, 0.0], [1.5, -0.5, 0.0, 0.0], [[1.0, 0.0, 0.0, 0.0]]],
+    [
+        [0.5, 0.5],
+        [0.0] * 4,
+        [0.5, 0.5, np.nan, 0.0],
+        [np.inf, 0.0, 0.0, 0.0],
+        [1.5, -0.5, 0.0, 0.0],
+        [[1.0, 0.0, 0.0, 0.0]],
+    ],
 )
 def test_probabilities_that_are_none_are_refused(window: list[Any]) -> None:
     with pytest.raises(ValueError, match="window_probabilities must be 4 finite probabilities"):
@@ -317,6 +388,16 @@ def test_settings_that_cannot_be_are_refused_by_name_and_value(
     with pytest.raises(DecisionSettingsError) as refusal:
         DecisionSettings.from_mapping(settings)
     assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_a_setting_may_have_its_least_and_its_greatest_value_and_none_beyond(name: str) -> None:
+    low, high = RANGES[name]
+    for value in (low, high):
+        assert getattr(DecisionSettings.from_mapping({name: value}), name) == value
+    for value in (low - 0.001, high + 0.001):
+        with pytest.raises(DecisionSettingsError, match=f"{name} must be a number from"):
+            DecisionSettings.from_mapping({name: value})
 
 
 def test_settings_come_from_the_model_and_then_from_the_user() -> None:

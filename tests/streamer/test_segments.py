@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -145,6 +147,16 @@ def test_a_title_that_comes_late_is_added() -> None:
     assert [s.title for s in radio.decider.finish()] == ["one"]
 
 
+def test_a_title_holds_while_the_source_says_nothing_of_it() -> None:
+    radio = Radio()
+    radio.play("jazz", 10, title="one")
+    radio.play("jazz", 10)
+    radio.play(None, 4)
+    radio.play("jazz", 10)
+    finals = [s for sent in radio.sent for s in sent if s.final] + radio.decider.finish()
+    assert [(s.title, s.end) for s in finals] == [("one", 20.0), ("one", 24.0), ("one", 34.0)]
+
+
 def test_a_title_that_is_taken_back_holds_no_longer_and_the_next_one_is_a_new_song() -> None:
     radio = Radio()
     radio.play("jazz", 20, title="one")
@@ -185,3 +197,82 @@ def test_a_return_to_the_same_genre_is_not_hidden() -> None:
     radio.play("jazz", 30)
     genres = [final[1] for final in radio.finals()]
     assert genres in (["jazz", None, "jazz"], ["jazz", "rock", "jazz"])
+
+
+JAZZ, ROCK = np.array([0.05, 0.9, 0.05]), np.array([0.05, 0.05, 0.9])
+BLUES = np.array([0.9, 0.05, 0.05])
+UNSURE = np.array([0.38, 0.22, 0.4])
+"""Blues or rock."""
+RATHER_JAZZ = np.array([0.29, 0.42, 0.29])
+"""Too little for a claim."""
+
+
+def told(*windows: tuple[np.ndarray, int]) -> list[tuple[str, float, float | None]]:
+    """What becomes of windows one second apart, each of which speaks for itself."""
+    decider = Decider(LABELS, None, DecisionSettings(smoothing="none"), WINDOW_SECONDS)
+    heard = [window for window, seconds in windows for _ in range(seconds)]
+    sent: list[Segment] = []
+    for now, window in enumerate(heard, 1):
+        sent += decider.update(Observation(float(now), 1.0, LOUD, window))[1]
+    finals = [segment for segment in [*sent, *decider.finish()] if segment.final]
+    return [(s.genre or s.state.value, s.start, s.end) for s in finals]
+
+
+def test_a_genre_that_is_claimed_is_a_segment_however_short() -> None:
+    assert told((JAZZ, 20), (ROCK, 3), (BLUES, 20)) == [
+        ("jazz", 0.0, 18.0),
+        ("rock", 18.0, 21.0),
+        ("blues", 21.0, 43.0),
+    ]
+
+
+def test_hesitation_is_part_of_what_follows_unless_that_is_what_was_before() -> None:
+    assert told((JAZZ, 20), (UNSURE, 4), (ROCK, 20)) == [("jazz", 0.0, 18.0), ("rock", 18.0, 44.0)]
+    assert told((JAZZ, 20), (UNSURE, 4), (JAZZ, 20)) == [
+        ("jazz", 0.0, 18.0),
+        ("uncertain", 18.0, 22.0),
+        ("jazz", 22.0, 44.0),
+    ]
+
+
+def test_what_is_uncertain_for_longer_than_a_window_is_a_segment() -> None:
+    assert [what for what, _, _ in told((JAZZ, 20), (UNSURE, 8), (ROCK, 20))] == [
+        "jazz",
+        "uncertain",
+        "rock",
+    ]
+
+
+def test_hesitation_at_the_begin_is_part_of_what_follows_if_it_spoke_for_it_and_was_short() -> None:
+    assert told((RATHER_JAZZ, 5), (JAZZ, 20)) == [("jazz", 0.0, 25.0)]
+    assert [what for what, _, _ in told((RATHER_JAZZ, 15), (JAZZ, 20))] == ["uncertain", "jazz"]
+    assert told((UNSURE, 5), (JAZZ, 20)) == [("uncertain", 0.0, 3.0), ("jazz", 3.0, 25.0)]
+
+
+def test_hesitation_does_not_count_for_the_confidence_of_what_follows() -> None:
+    decider = Decider(LABELS, None, DecisionSettings(smoothing="none"), WINDOW_SECONDS)
+    for now, window in enumerate([RATHER_JAZZ, RATHER_JAZZ, JAZZ, JAZZ], 1):
+        decider.update(Observation(float(now), 1.0, LOUD, window))
+    assert [segment.confidence for segment in decider.finish()] == [pytest.approx(0.9)]
+
+
+def test_silence_that_began_before_the_title_changed_takes_the_new_titles_segment_over() -> None:
+    radio = Radio()
+    radio.play("jazz", 20, title="one")
+    radio.play("jazz", 1, title="two")
+    radio.play(None, 4, boundary=19.4)
+    radio.play("rock", 10)
+    assert radio.finals() == [
+        (State.MUSIC, "jazz", 0.0, 20.0),
+        (State.SILENCE, None, 20.0, 25.0),
+        (State.MUSIC, "rock", 25.0, 35.0),
+    ]
+
+
+def test_what_is_remembered_does_not_grow_with_the_time() -> None:
+    radio = Radio()
+    radio.play("jazz", 60)
+    radio.play("rock", 60)
+    size = len(pickle.dumps(radio.decider))
+    radio.play("rock", 600)
+    assert len(pickle.dumps(radio.decider)) == size
