@@ -247,7 +247,7 @@ class SegmentTracker:
         if self._closing is not None:
             # Counted from the change: a boundary moves for better reasons than that time passes.
             oldest = self._settled_at - 2 * self._look_back_seconds
-        while len(self._verdicts) > 1 and self._verdicts[0].position < oldest:
+        while self._verdicts[0].position < oldest:
             del self._verdicts[0]
 
 

@@ -256,11 +256,30 @@ def test_hesitation_does_not_count_for_the_confidence_of_what_follows() -> None:
     assert [segment.confidence for segment in decider.finish()] == [pytest.approx(0.9)]
 
 
-def test_silence_that_began_before_the_title_changed_takes_the_new_titles_segment_over() -> None:
+def test_a_boundary_moves_when_hesitation_turns_out_to_be_what_spoke_later() -> None:
+    decider = Decider(LABELS, None, DecisionSettings(smoothing="none"), WINDOW_SECONDS)
+    rather_blues = np.array([0.42, 0.33, 0.25])
+    sent = []
+    for now, window in enumerate([*[JAZZ] * 20, *[rather_blues] * 3, *[ROCK] * 20], 1):
+        segments = decider.update(Observation(float(now), 1.0, LOUD, window))[1]
+        if segments:
+            sent.append((now, [(s.id, s.genre, s.start, s.end, s.final) for s in segments]))
+    assert sent == [
+        (1, [(1, "jazz", 0.0, None, False)]),
+        (21, [(1, "jazz", 0.0, 18.0, False), (2, None, 18.0, None, False)]),
+        (24, [(1, "jazz", 0.0, 21.0, False), (2, "rock", 21.0, None, False)]),
+        (31, [(1, "jazz", 0.0, 21.0, True)]),
+    ]
+
+
+@pytest.mark.parametrize("boundary", [19.4, 20.0])
+def test_silence_that_began_before_the_title_changed_takes_the_new_titles_segment_over(
+    boundary: float,
+) -> None:
     radio = Radio()
     radio.play("jazz", 20, title="one")
     radio.play("jazz", 1, title="two")
-    radio.play(None, 4, boundary=19.4)
+    radio.play(None, 4, boundary=boundary)
     radio.play("rock", 10)
     assert radio.finals() == [
         (State.MUSIC, "jazz", 0.0, 20.0),
