@@ -66,16 +66,13 @@ def events(
     model: str | os.PathLike[str] | Classifier | None = None,
     settings: DecisionSettings | None = None,
     hop_seconds: float = 1.0,
-    spectrogram: bool = False,
 ) -> Iterator[Event]:
-    """Yield all events of a recording: `replay` with segments and, if asked for, spectrogram.
+    """Yield all events of a recording: `replay` with segments.
 
     Takes and raises what `replay` does.
     """
     classifier = model if isinstance(model, Classifier) else _load(model)
-    pipeline = Pipeline(
-        classifier, settings=settings, hop_seconds=hop_seconds, spectrogram=spectrogram
-    )
+    pipeline = Pipeline(classifier, settings=settings, hop_seconds=hop_seconds)
     # With a name given, whatever "=" the location holds belongs to it.
     source = make_source(f"replay={os.fspath(path_or_url)}", fast=True)
     for block in _blocks(source):

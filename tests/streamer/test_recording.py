@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from support_model import band_noise
+from support_songs import write_audio
 
 import streamer
 from streamer.model import Classifier
@@ -49,6 +53,34 @@ def test_a_replay_equals_the_samples_fed_by_hand(model: Path, tmp_path: Path) ->
     pipeline = streamer.Pipeline(Classifier.load(model))
     by_hand = pipeline.feed(samples / np.float32(32768), 22050) + pipeline.finish()
     assert repr(list(events(song, model=model))) == repr(by_hand)
+
+
+def test_a_replay_takes_less_time_than_the_recording(model: Path, tmp_path: Path) -> None:
+    song = write_audio(tmp_path / "song.wav", np.zeros(300 * 8000, np.float32), 8000)
+    began = time.monotonic()
+    assert len(list(streamer.replay(song, model=model))) == 298
+    assert time.monotonic() - began < 300
+
+
+def test_a_recording_tells_its_title(model: Path, tmp_path: Path) -> None:
+    song = tmp_path / "song.flac"
+    with soundfile.SoundFile(song, "w", 22050, 1) as file:
+        file.title, file.artist = "Song", "Artist"
+        file.write(band_noise("low", 5, 22050))
+    segments = [e for e in events(song, model=model) if isinstance(e, streamer.Segment)]
+    assert {segment.title for segment in segments} == {"Artist - Song"}
+
+
+def test_a_replay_that_is_given_up_leaves_nothing_running(model: Path, demo_clip: Path) -> None:
+    before = set(threading.enumerate())
+    replayed = streamer.replay(demo_clip, model=model)
+    next(replayed)
+    begun = set(threading.enumerate()) - before
+    assert begun
+    replayed.close()
+    for thread in begun:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def test_hop_and_settings_are_the_callers(model: Path, tmp_path: Path) -> None:
