@@ -50,9 +50,7 @@ class Subscription:
     """Types out of `MESSAGE_TYPES`."""
 
     def wants(self, kind: str, source: str | None) -> bool:
-        """Tell whether a message of this type about this source goes to the client."""
-        if kind not in ASKED_FOR:
-            return True
+        """Tell whether a message about this source goes to the client; `kind` is in `ASKED_FOR`."""
         return kind in self.messages and (self.sources is None or source in self.sources)
 
     @classmethod
@@ -280,7 +278,7 @@ class Hub:
                         outbox.offer(kind, name, frame)
 
     def _remember(self, kind: str, message: Message, frame: bytes) -> None:
-        if kind not in ASKED_FOR or kind == "spectrogram":
+        if kind == "spectrogram":
             return
         source = self._sources.get(message["source"])
         if source is None:  # removed, and this is the last that was on its way

@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -6,7 +7,14 @@ from hypothesis import strategies as st
 from support_published import hello, prediction, segment, source_state, spectrogram
 
 from streamer import hub as hub_module
-from streamer.hub import CONTROL_LIMIT, Hub, Outbox, Subscription, SubscriptionError
+from streamer.hub import (
+    CONTROL_LIMIT,
+    RECENT_SEGMENTS,
+    Hub,
+    Outbox,
+    Subscription,
+    SubscriptionError,
+)
 
 
 class Wire:
@@ -166,7 +174,7 @@ def test_without_a_subscription_all_but_spectrograms_come():
 
 def test_a_subscription_chooses_sources_and_messages():
     hub = Hub(hello("radio", "hall"))
-    wire = joined(hub)
+    wire, _ = joined(hub), joined(hub)
     hub.subscribe(wire.outbox, {"sources": ["hall"], "messages": ["spectrogram", "segment"]})
     assert hub.wanted("spectrogram")
     for source in ("radio", "hall"):
@@ -206,6 +214,7 @@ def test_predictions_that_wait_and_are_no_longer_wanted_are_not_sent():
     [
         ({"sources": "radio"}, "bad_subscribe", "sources must be a list of strings"),
         ({"sources": [1]}, "bad_subscribe", "sources must be a list of strings"),
+        ({"sources": ["radio", 1]}, "bad_subscribe", "sources must be a list of strings"),
         ({"messages": None}, "bad_subscribe", "messages must be a list of strings"),
         ({"messages": ["predictions"]}, "bad_subscribe", "messages: 'predictions' is none of"),
         ({"sources": ["\ud800"]}, "unknown_source", r"no source is named '\ud800'"),
@@ -252,26 +261,59 @@ def test_the_state_tells_segments_in_clock_time_oldest_first_and_open_ones_last(
     hub.publish(at_ten)
     hub.publish(segment(1))
     hub.publish(segment(1, end=10.0, final=True))
-    hub.publish(segment(2, title=None))
+    hub.publish(segment(2, end=11.0, final=True))
+    hub.publish(segment(3, title=None))
     state = hub.state()
     assert [(row["start"], row["end"], row["title"]) for row in state["segments"]] == [
         ("2026-05-01T12:00:00.000Z", "2026-05-01T12:00:10.000Z", "Song 1"),
-        ("2026-05-01T12:00:10.000Z", None, None),
+        ("2026-05-01T12:00:10.000Z", "2026-05-01T12:00:11.000Z", "Song 2"),
+        ("2026-05-01T12:00:20.000Z", None, None),
     ]
     assert state["sources"][0]["prediction"] == at_ten
+    assert datetime.fromisoformat(state["time"]) <= datetime.now(UTC)
     assert "type" not in state
+
+
+def test_the_state_tells_the_newest_thousand_of_the_segments_that_ended():
+    hub = Hub(hello("radio"))
+    for number in range(1, RECENT_SEGMENTS + 4):
+        hub.publish(segment(number, final=True, end=10.0 * number))
+    titles = [row["title"] for row in hub.state()["segments"]]
+    assert titles == [f"Song {number}" for number in range(4, RECENT_SEGMENTS + 4)]
+
+
+def test_what_a_source_had_not_ended_when_it_began_again_has_ended():
+    hub = Hub(hello("radio"))
+    hub.publish(prediction(10))
+    hub.publish(segment(1))
+    hub.publish(prediction(1))
+    assert [row["end"] is None for row in hub.state()["segments"]] == [False]
+    assert joined(hub).kinds == ["hello", "prediction"]
+
+
+def test_what_clients_missed_is_counted_also_when_they_have_left():
+    hub = Hub(hello("radio"))
+    wires = [joined(hub, is_open=False) for _ in range(2)]
+    for seq in range(4):
+        hub.publish(prediction(seq))
+    hub.leave(wires[0].outbox)
+    assert hub.skipped == 6
 
 
 def test_sources_may_come_and_go():
     hub = Hub(hello("radio"))
     hub.add_source("hall", "media")
     hub.publish(prediction(1, "hall"))
+    hub.publish(segment(1, "hall"))
     assert [source["name"] for source in hub.hello()["sources"]] == ["radio", "hall"]
     assert hub.hello()["sources"][1] == {"name": "hall", "kind": "media", "state": "connecting"}
     hub.remove_source("hall")
     hub.publish(prediction(2, "hall"))
     assert [source["name"] for source in hub.hello()["sources"]] == ["radio"]
     assert joined(hub).kinds == ["hello"]
+    (left,) = hub.state()["segments"]
+    assert left["source"] == "hall"
+    assert left["end"] is not None
 
 
 def test_who_comes_late_is_told_both_segments_whose_boundary_may_still_move():
