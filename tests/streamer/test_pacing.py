@@ -28,6 +28,7 @@ def test_a_machine_that_keeps_up_decides_as_often_as_asked() -> None:
 
 def test_one_hiccup_changes_nothing() -> None:
     pacing = HopPacing(1.0)
+    assert pacing.observe(4.0, 0.1) == 1.0  # the first decision sets things up
     for _ in range(50):
         assert [pacing.observe(work, 0.1) for work in (0.1, 0.1, 4.0, 0.1, 0.1, 0.1)] == [1.0] * 6
 
@@ -83,6 +84,28 @@ def test_a_little_more_work_does_not_change_the_hop_of_a_source_that_is_behind()
     pacing.observe(0.05, 60.0, round_seconds=2.0)
     settled = pacing.hop_seconds
     assert pacing.observe(0.05, 60.0, round_seconds=2.1) == settled
+
+
+@pytest.mark.parametrize(("lag", "grows"), [(4.0, False), (6.0, True)])
+def test_work_that_fits_but_leaves_no_room_to_catch_up_makes_the_hop_grow_only_when_behind(
+    lag: float, grows: bool
+) -> None:
+    pacing = HopPacing(1.0)
+    for _ in range(5):
+        pacing.observe(0.7, lag)
+    assert (pacing.hop_seconds > 1.0) is grows
+
+
+def test_a_long_hop_is_not_behind_for_being_long() -> None:
+    pacing = HopPacing(10.0)
+    assert [pacing.observe(7.0, 25.0) for _ in range(20)] == [10.0] * 20
+
+
+def test_while_a_source_is_behind_its_hop_does_not_shrink() -> None:
+    pacing = HopPacing(1.0)
+    pacing.observe(0.05, 0.1, round_seconds=10.0)
+    longer = pacing.hop_seconds
+    assert [pacing.observe(0.05, 60.0) for _ in range(20)] == [longer] * 20
 
 
 def test_the_hop_has_a_longest() -> None:

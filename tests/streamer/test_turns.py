@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -102,6 +103,36 @@ def test_a_source_that_is_alone_or_gone_makes_no_round() -> None:
     assert turns.round_seconds == pytest.approx(1.0)
     turns.forget("hall")
     assert turns.round_seconds == 0.0
+
+
+def test_a_source_that_is_gone_is_left_out_and_what_it_took_is_forgotten() -> None:
+    turns = Turns(1)
+    for source in ("hall", "radio", "file"):
+        for _ in range(5):
+            turns.note(source, 0.5)
+    turns.forget("hall")
+    assert turns.round_seconds == pytest.approx(1.0)
+    turns.note("hall", 9.0)  # it is back, and sets something up
+    assert turns.round_seconds == pytest.approx(1.0)
+
+
+def test_a_turn_tells_when_it_was_given() -> None:
+    turns, given = Turns(1), []
+
+    def serve() -> None:
+        with turns.turn() as moment:
+            given.append(moment)
+
+    asked = time.monotonic()
+    with turns.turn() as moment:
+        assert asked <= moment <= time.monotonic()
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        while not turns.waiting:
+            pass
+        still_busy = time.monotonic()
+    thread.join(PATIENCE)
+    assert still_busy <= given[0] <= time.monotonic()
 
 
 def test_there_is_a_processor() -> None:
