@@ -45,6 +45,13 @@ def test_nothing_is_lost_or_delayed(rate: int) -> None:
     np.testing.assert_allclose(samples[inner], expected[inner], atol=1e-4)
 
 
+@pytest.mark.parametrize("rate", RATES)
+def test_what_is_held_back_is_less_than_a_tenth_of_a_second(rate: int) -> None:
+    resampler = Resampler(rate, TARGET)
+    done = sum(len(resampler.push(piece)) for piece in np.array_split(tone(441, rate), 10))
+    assert 0.9 * TARGET < done <= TARGET
+
+
 @pytest.mark.parametrize("rate", [44100, 48000, 96000, 192000])
 @pytest.mark.parametrize(("hertz", "least_db", "most_db"), [(9000, -0.1, 0.1), (13000, -200, -60)])
 def test_what_the_rate_can_hold_stays_and_the_rest_goes(
