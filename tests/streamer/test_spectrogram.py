@@ -203,7 +203,14 @@ def test_picture_levels_survive_the_way_through_decibels(levels: list[int]) -> N
         ({"n_fft": 2047}, "spectrogram n_fft must be even, not 2047"),
         ({"top_db": float("nan")}, "spectrogram top_db must be a finite number, not nan"),
         ({"top_db": -80.0}, "spectrogram top_db must be positive, not -80.0"),
+        ({"top_db": 0}, "spectrogram top_db must be positive, not 0"),
         ({"fmin": "0"}, "spectrogram fmin must be a finite number, not '0'"),
+        ({"fmin": True}, "spectrogram fmin must be a finite number, not True"),
+        (
+            {"fmin": 1000.0, "fmax": 1010.0},
+            "spectrogram fmin 1000.0 and fmax 1010.0 are closer than one Fourier bin "
+            "(10.7666 Hz); raise n_fft",
+        ),
         (
             {"fmax": 12000.0},
             "spectrogram fmin 0.0 and fmax 12000.0 must satisfy 0 <= fmin < fmax <= 11025 "
@@ -234,7 +241,8 @@ def test_columns_are_counted_in_seconds() -> None:
     spec = dataclasses.replace(SpectrogramSpec(), sample_rate=20000, hop_length=1000, fmax=1e4)
     assert spec.hop_seconds == 0.05
     assert spec.frames_in(5) == 100
-    assert spec.frames_in(0.001) == 1
+    assert spec.frames_in(5.01) == 101
+    assert spec.frames_in(0) == spec.frames_in(0.001) == 1
 
 
 @pytest.mark.parametrize("shape", [(0,), (10, 2)])
