@@ -60,6 +60,15 @@ def test_a_prediction_without_a_genre_says_null(state: State) -> None:
     assert (frame["state"], frame["genre"], frame["confidence"]) == (state.value, None, 1.0)
 
 
+def test_the_confidence_of_a_genre_is_its_probability_as_it_is_told() -> None:
+    thirds = DECISION.window_probabilities
+    decision = dataclasses.replace(
+        DECISION, genre="blues", confidence=thirds["blues"], probabilities=thirds
+    )
+    frame = messages.prediction("radio", 0, decision, NOW, 0.0)
+    assert frame["confidence"] == frame["probabilities"]["blues"] == 0.3334
+
+
 def test_a_segment_has_the_fields_of_the_protocol() -> None:
     assert check_frame(messages.segment("radio", SEGMENT)) == {
         "type": "segment",
