@@ -69,6 +69,8 @@ def _redact_url(url: str) -> str:
     shown, mark, secret = re.fullmatch(
         r"([^?#]*)([?#]?)(.*)", host + slash + path, re.DOTALL
     ).groups()  # type: ignore[union-attr] # it matches any text
+    # A proxy's path may be another URL.
+    shown = re.sub("://[^/@]*@", "://", shown)
     # Punctuation after the URL belongs to the sentence around it.
     tail = secret[len(secret.rstrip(":,;.)\"'")) :]
     return f"{scheme}://{shown}" + (f"{mark}…{tail}" if mark else "")

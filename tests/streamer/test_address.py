@@ -25,6 +25,8 @@ from streamer.sources.address import default_name, is_url, redact, split_name
         ("https://host/a?token=secret", "https://host/a?…"),
         ("https://host/a#secret", "https://host/a#…"),
         ("https://host/@user/stream", "https://host/@user/stream"),
+        ("https://proxy/http://me:secret@host/live", "https://proxy/http://host/live"),
+        ("https://proxy/http://me:secret@host/a?b: no", "https://proxy/http://host/a?…: no"),
         ("rtsp://cam:secret@10.0.0.1:554/1?k=secret: refused", "rtsp://10.0.0.1:554/1?…: refused"),
         ("a http://u:secret@b/ and https://c/?secret", "a http://b/ and https://c/?…"),
     ],
