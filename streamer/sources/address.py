@@ -86,8 +86,8 @@ def split_name(text: str) -> tuple[str | None, str]:
     >>> split_name("http://host/live?a=b")
     (None, 'http://host/live?a=b')
     """
-    name, equals, location = text.partition("=")
-    if equals and location and _NAME.fullmatch(name.strip()) and not os.access(text, os.F_OK):
+    name, _, location = text.partition("=")
+    if location and _NAME.fullmatch(name.strip()) and not os.access(text, os.F_OK):
         return _in_unicode(name.strip()), location
     return None, text
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.sources.address import default_name, is_url, redact, split_name
+from streamer.sources.address import ascii_url, default_name, is_url, redact, split_name
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,9 @@ from streamer.sources.address import default_name, is_url, redact, split_name
         ("https://host/a?token=secret", "https://host/a?…"),
         ("https://host/a#secret", "https://host/a#…"),
         ("https://host/@user/stream", "https://host/@user/stream"),
+        ("http://host:8000/@user/stream", "http://host:8000/@user/stream"),
+        ("https://host/user@name/stream", "https://host/user@name/stream"),
+        ("http://me:secret@host:8000/user@name", "http://host:8000/user@name"),
         ("https://proxy/http://me:secret@host/live", "https://proxy/http://host/live"),
         ("https://proxy/http://me:secret@host/a?b: no", "https://proxy/http://host/a?…: no"),
         ("rtsp://cam:secret@10.0.0.1:554/1?k=secret: refused", "rtsp://10.0.0.1:554/1?…: refused"),
@@ -61,6 +64,7 @@ def test_a_long_text_of_a_server_is_redacted_at_once() -> None:
         ("song.flac", None, "song.flac"),
         ("my kitchen=song.flac", "my kitchen", "song.flac"),
         ("stdin=-", "stdin", "-"),
+        (" radio =song.flac", "radio", "song.flac"),
         ("./a=b.flac", None, "./a=b.flac"),
         ("sysdefault:CARD=PCH", None, "sysdefault:CARD=PCH"),
         ("=song.flac", None, "=song.flac"),
@@ -92,6 +96,7 @@ def test_a_signed_url_longer_than_any_path_has_a_name() -> None:
         ("/music/My Song.flac", "My Song"),
         ("file:///music/My%20Song.flac", "My Song"),
         ("http://me:secret@host:8000/live.mp3?token=1", "host:8000/live.mp3"),
+        ("http://host/", "host"),
         ("udp://@239.0.0.1:1234", "239.0.0.1:1234"),
     ],
 )
@@ -115,6 +120,33 @@ def test_a_name_is_unicode_though_its_location_need_not_be(location: bytes, name
 def test_a_name_that_is_given_is_unicode_and_its_location_is_left_as_it_is() -> None:
     location = os.fsdecode(b"caf\xe9.wav")
     assert split_name(os.fsdecode(b"caf\xe9=caf\xe9.wav")) == ("caf?", location)
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        (b"http://host", "http://host"),
+        (b"http://host/a%20b?c=d", "http://host/a%20b?c=d"),
+        (b"http://me:secret@host:8000/a b", "http://me:secret@host:8000/a%20b"),
+        (b"http://[::1]:8000/live", "http://[::1]:8000/live"),
+        (b"http://host/caf\xe9", "http://host/caf%E9"),
+    ],
+)
+def test_a_url_is_asked_for_in_ascii_and_otherwise_as_it_is(url: bytes, asked: str) -> None:
+    assert ascii_url(os.fsdecode(url)) == asked
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http:///live", "it names no host"),
+        ("https://:8000/live", "it names no host"),
+        ("http://host:99999/live", "Port out of range"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_refused(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ascii_url(url)
 
 
 def test_a_drive_letter_is_no_scheme() -> None:

@@ -12,10 +12,9 @@ def test_an_m3u_lists_its_lines_without_comments() -> None:
     assert playlist.entries(text) == ["http://a/live", "song.mp3"]
 
 
-def test_a_pls_lists_its_files_by_their_numbers() -> None:
-    text = (
-        "[playlist]\nFile10=http://c/\nfile2 = http://b/ \nTitle2=x\nFile1=http://a/\nVersion=2\n"
-    )
+@pytest.mark.parametrize("header", ["[playlist]", "\ufeff\r\n[Playlist]\r"])
+def test_a_pls_lists_its_files_by_their_numbers(header: str) -> None:
+    text = f"{header}\nFile10=http://c/\nfile2 = http://b/ \nTitle2=x\nFile1=http://a/\nVersion=2\n"
     assert playlist.entries(text) == ["http://a/", "http://b/", "http://c/"]
 
 
