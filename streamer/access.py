@@ -41,8 +41,9 @@ class Access:
         self._token = None if token is None else token.encode()
         self._origins = frozenset(map(origin_as_sent, origins))
         own = socket.gethostname().lower()
+        first = own.split(".")[0]
         listed = (urlsplit(origin).hostname for origin in self._origins)
-        self._hosts = {"localhost", own, f"{own}.local", own.split(".")[0], *filter(None, listed)}
+        self._hosts = {"localhost", own, first, f"{first}.local", *filter(None, listed)}
 
     def check_place(self, headers: Headers) -> None:
         """Turn away pages of other sites, so that none a user visits can listen in.
