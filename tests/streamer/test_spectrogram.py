@@ -83,6 +83,15 @@ def test_synthetic_sound_gives_librosas_spectrogram(kind: str, spec: Spectrogram
     assert_like_librosa(synthetic(kind, spec.sample_rate), spec)
 
 
+def test_bands_between_two_fourier_bins_are_dark() -> None:
+    spec = SpectrogramSpec(n_fft=64, n_mels=512)
+    dark = ~mel_filterbank(spec).any(axis=1)
+    assert dark[:32].all()
+    columns = log_mel(synthetic("noise", spec.sample_rate), spec)
+    np.testing.assert_allclose(columns[dark], -100, atol=1e-4)
+    assert columns[~dark].min() > -100
+
+
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
 def test_the_demo_clip_gives_librosas_spectrogram(demo_clip: Path, spec: SpectrogramSpec) -> None:
     import av
