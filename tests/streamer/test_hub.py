@@ -67,6 +67,7 @@ def test_a_client_that_is_behind_gets_control_frames_in_order_and_then_the_newes
         hub.publish(prediction(10 * seq, "hall"))
         hub.publish(segment(seq + 1))
         hub.publish(source_state("live", "hall", detail=str(seq)))
+    assert len(wire.outbox) == 1 + 5 + 5 + 2
     wire.drain()
     assert wire.kinds[:3] == ["hello", "segment", "source"]
     assert [frame["id"] for frame in wire.told if frame["type"] == "segment"] == [1, 2, 3, 4, 5]
@@ -75,6 +76,19 @@ def test_a_client_that_is_behind_gets_control_frames_in_order_and_then_the_newes
         ("hall", 40),
     ]
     assert wire.outbox.skipped == 8
+
+
+def test_a_client_that_is_behind_gets_the_newest_columns_of_the_spectrogram():
+    hub = Hub(hello("radio"))
+    wire = joined(hub, is_open=False)
+    hub.subscribe(wire.outbox, {"messages": ["spectrogram"]})
+    for seq in range(5):
+        hub.publish(spectrogram(seq))
+    wire.drain()
+    assert [(frame["type"], frame.get("position")) for frame in wire.told] == [
+        ("hello", None),
+        ("spectrogram", 4.0),
+    ]
 
 
 def test_frames_are_never_written_past_those_that_wait():
