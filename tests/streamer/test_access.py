@@ -90,6 +90,11 @@ def test_pages_of_our_own_and_of_listed_places_may_connect(
     assert access.allowed_origin(headers) == (origin if elsewhere else None)
 
 
+def test_the_case_of_a_host_does_not_matter_to_its_own_pages() -> None:
+    headers = Headers(Host="LocalHost:8765", Origin="http://localhost:8765")
+    assert refusal(Access(), headers) is None
+
+
 def test_a_page_from_the_disk_may_connect_if_that_is_listed() -> None:
     headers = Headers(Host="localhost", Origin="null")
     assert refusal(Access(origins=["null"]), headers) is None
@@ -101,6 +106,7 @@ def test_a_page_from_the_disk_may_connect_if_that_is_listed() -> None:
         (None, "", False),
         (None, "token=secret", True),
         (None, "token=guess", False),
+        (None, "token=\udcff", False),
         (None, "token=guess&token=%20secret%20", True),
         ("Bearer secret", "", True),
         ("bearer  secret ", "", True),

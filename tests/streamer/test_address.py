@@ -130,6 +130,7 @@ def test_a_name_that_is_given_is_unicode_and_its_location_is_left_as_it_is() -> 
         (b"http://me:secret@host:8000/a b", "http://me:secret@host:8000/a%20b"),
         (b"http://[::1]:8000/live", "http://[::1]:8000/live"),
         (b"http://host/caf\xe9", "http://host/caf%E9"),
+        (b"udp://@:1234", "udp://@:1234"),
     ],
 )
 def test_a_url_is_asked_for_in_ascii_and_otherwise_as_it_is(url: bytes, asked: str) -> None:

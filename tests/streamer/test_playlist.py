@@ -8,7 +8,7 @@ from streamer.sources import playlist
 
 
 def test_an_m3u_lists_its_lines_without_comments() -> None:
-    text = "\ufeff#EXTM3U\r\n#EXTINF:-1,A radio\r\nhttp://a/live\r\n\r\nsong.mp3\r\n"
+    text = "\ufeff#EXTM3U\r\n#EXTINF:-1,A radio\r\nhttp://a/live\r\n\r\n  song.mp3 \r\n"
     assert playlist.entries(text) == ["http://a/live", "song.mp3"]
 
 
