@@ -3,16 +3,18 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
 from support_schema import check_frame
 
 from streamer.decision import Decision, Segment, State
-from streamer.frames import FrameMaker, server_name
+from streamer.frames import FrameMaker, hello
 from streamer.listener import Heard, SourceStatus
+from streamer.model import Classifier
 from streamer.pipeline import SpectrogramColumns
-from streamer.sources import SourceState
+from streamer.sources import SourceState, make_source
 
 DECISION = Decision(
     position=3.0,
@@ -70,5 +72,12 @@ def test_all_else_becomes_the_frame_of_its_kind() -> None:
     assert (frames[0]["state"], frames[0]["detail"]) == ("stalled", "no sound")
 
 
-def test_the_program_greets_with_its_name_and_version() -> None:
-    assert server_name() == f"genre-stream {version('genre-stream')}"
+def test_clients_are_greeted_with_program_model_and_sources(
+    classifier: Classifier, demo_clip: Path
+) -> None:
+    contract = classifier.contract
+    frame = check_frame(hello(contract, [make_source(f"clip={demo_clip}")], hop_seconds=0.5))
+    assert frame["server"] == f"genre-stream {version('genre-stream')}"
+    assert frame["model"] == {"name": contract.name, "version": contract.version}
+    assert frame["hop_seconds"] == 0.5
+    assert frame["sources"] == [{"name": "clip", "kind": "media", "state": "connecting"}]
