@@ -154,12 +154,12 @@ class Service:
         self._count_down = _last_resort(STOP_SECONDS)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._take_stop_signal)
+        # The thread for such chores is there before the sources take all that there may be.
+        await asyncio.to_thread(return_freed_memory)
         await self._server.start()
         self._answer(signal.SIGHUP, self._start_reload)
         self._answer(signal.SIGUSR1, self._describe)
         self._announce()
-        # The thread for such chores is there before the sources take all that there may be.
-        await asyncio.to_thread(return_freed_memory)
         for name, (_, source) in self._inputs.items():
             self._listen(name, source)
         self._notifier.ready()
