@@ -6,6 +6,7 @@ What comes out depends on the samples alone, never on the pieces in which they c
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import av
@@ -104,8 +105,8 @@ class Resampler:
             if rate < 1:
                 raise ValueError(f"a sample rate must be positive, not {rate}")
         self._source_rate = source_rate
-        self._same = source_rate == target_rate
-        self._graph = _resampling_graph(source_rate, target_rate)
+        same = source_rate == target_rate
+        self._graph = None if same else _resampling_graph(source_rate, target_rate)
         # swresample rounds its place between two samples at the end of every frame, so frames
         # have to be the same however the samples come.
         self._block = max(1, source_rate // BLOCKS_PER_SECOND)
@@ -113,28 +114,26 @@ class Resampler:
 
     def push(self, samples: Samples) -> Samples:
         """Take the next samples, shape (n,); return those at the other rate that are complete."""
-        if self._same:
+        if self._graph is None:
             return samples
         pending = np.concatenate([self._pending, samples])
         whole = len(pending) - len(pending) % self._block
         self._pending = pending[whole:].copy()
-        done = [
-            self._convert(pending[start : start + self._block])
-            for start in range(0, whole, self._block)
-        ]
-        return np.concatenate(done) if done else np.empty(0, np.float32)
+        starts = range(0, whole, self._block)
+        frames = [self._frame(pending[start : start + self._block]) for start in starts]
+        return _passed(self._graph, frames)
 
     def flush(self) -> Samples:
         """End the stretch; return the rest of it. Nothing may be pushed afterwards."""
-        if self._same:
+        if self._graph is None:
             return np.empty(0, np.float32)
-        rest = self._convert(self._pending) if len(self._pending) else self._pending
-        return np.concatenate([rest, _passed(self._graph, None)])
+        rest = [self._frame(self._pending)] if len(self._pending) else []
+        return _passed(self._graph, [*rest, None])
 
-    def _convert(self, block: Samples) -> Samples:
+    def _frame(self, block: Samples) -> av.AudioFrame:
         frame = av.AudioFrame.from_ndarray(block[None, :], format="flt", layout="mono")
         frame.sample_rate = self._source_rate
-        return _passed(self._graph, frame)
+        return frame
 
 
 def _resampling_graph(source_rate: int, target_rate: int) -> Graph:
@@ -149,11 +148,12 @@ def _resampling_graph(source_rate: int, target_rate: int) -> Graph:
     return graph
 
 
-def _passed(graph: Graph, frame: av.AudioFrame | None) -> Samples:
-    """Return the samples that are complete once `frame` has come, or the end (None)."""
-    graph.push(frame)
+def _passed(graph: Graph, frames: Iterable[av.AudioFrame | None]) -> Samples:
+    """Return the samples that are complete once `frames` have come; None is the end."""
     complete = [np.empty(0, np.float32)]
-    with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
-        while True:
-            complete.append(graph.pull().to_ndarray()[0])
+    for frame in frames:
+        graph.push(frame)
+        with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+            while True:
+                complete.append(graph.pull().to_ndarray()[0])
     return np.concatenate(complete)
