@@ -154,7 +154,7 @@ class Service:
         self._count_down = _last_resort(STOP_SECONDS)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._take_stop_signal)
-        # The thread for such chores is there before the sources take all that there may be.
+        # The thread for this chore and others is there before the sources take all there may be.
         await asyncio.to_thread(return_freed_memory)
         await self._server.start()
         self._answer(signal.SIGHUP, self._start_reload)

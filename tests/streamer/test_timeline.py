@@ -21,6 +21,16 @@ def seconds(stretch):
     return (stretch.start - NOON).total_seconds(), (stretch.end - NOON).total_seconds()
 
 
+def after_a_pause():
+    """Return a timeline whose source paused for an hour, ten seconds into an open segment."""
+    timeline = Timeline()
+    timeline.hear(at(9))
+    timeline.place(segment(1))
+    timeline.hear(at(10))
+    timeline.hear(at(3610, position=11))
+    return timeline
+
+
 def test_an_open_segment_grows_with_every_prediction():
     timeline = Timeline()
     timeline.hear(at(1))
@@ -49,11 +59,7 @@ def test_while_a_boundary_may_still_move_there_are_two_segments_that_may_change(
 
 
 def test_a_pause_lies_between_the_segment_before_it_and_the_one_after_it():
-    timeline = Timeline()
-    timeline.hear(at(9))
-    timeline.place(segment(1))
-    timeline.hear(at(10))
-    timeline.hear(at(3610, position=11))
+    timeline = after_a_pause()
     ended = timeline.place(segment(1, end=10.0, final=True))
     begun = timeline.place(segment(2, start=10.0))
     assert seconds(ended) == (0, 10)
@@ -61,11 +67,7 @@ def test_a_pause_lies_between_the_segment_before_it_and_the_one_after_it():
 
 
 def test_a_boundary_that_is_found_before_a_pause_lies_before_it():
-    timeline = Timeline()
-    timeline.hear(at(9))
-    timeline.place(segment(1))
-    timeline.hear(at(10))
-    timeline.hear(at(3610, position=11))
+    timeline = after_a_pause()
     assert seconds(timeline.place(segment(1, end=8.0))) == (0, 8)
     assert seconds(timeline.place(segment(2, start=8.0))) == (8, 3610)
 
