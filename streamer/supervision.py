@@ -11,12 +11,10 @@ from types import FrameType
 
 from streamer.listener import Listener
 from streamer.sources import SourceState
-from streamer.vitals import SourceVitals
+from streamer.vitals import SourceVitals, longest_quiet
 
 LEAST_QUIET_SECONDS = 3.0
 """A source may be without a decision for this long, however short its hop is."""
-QUIET_HOPS = 3
-"""Hops for which a source may be without a decision."""
 
 CALLERS = 4
 """How many functions of each thread are named."""
@@ -75,8 +73,9 @@ class Progress:
             self._due_since = self._clock() + self._first_seconds
             return True
         overdue = self._clock() - self._due_since
-        expected = max(self.hop_seconds, self.listener.round_seconds)
-        return overdue <= max(LEAST_QUIET_SECONDS, QUIET_HOPS * expected)
+        return overdue <= longest_quiet(
+            LEAST_QUIET_SECONDS, self.hop_seconds, self.listener.round_seconds
+        )
 
     def is_stalled(self) -> bool:
         """Tell whether it is the source that brings nothing, rather than we who do nothing."""

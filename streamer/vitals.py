@@ -8,8 +8,13 @@ from dataclasses import dataclass
 QUIET_SECONDS = 10.0
 """Seconds without a decision that every source may take, to connect and to fill its first window.
 """
-QUIET_HOPS = 3.0
+QUIET_HOPS = 3
 """Hops without a decision that a source may take."""
+
+
+def longest_quiet(least: float, hop_seconds: float, round_seconds: float) -> float:
+    """Return the seconds that a source may be without a decision, `least` at least."""
+    return max(least, QUIET_HOPS * max(hop_seconds, round_seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,8 @@ class SourceVitals:
             return None
         if self.state == "failed":
             return self.detail or "failed"
-        expected = max(self.hop_seconds, self.round_seconds)
-        if self.quiet_seconds <= max(QUIET_SECONDS, QUIET_HOPS * expected):
+        allowed = longest_quiet(QUIET_SECONDS, self.hop_seconds, self.round_seconds)
+        if self.quiet_seconds <= allowed:
             return None
         reason = f"no decision for {self.quiet_seconds:.0f} s"
         return f"{reason}: {self.detail}" if self.detail else reason
