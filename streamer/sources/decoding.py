@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -22,6 +22,32 @@ held at once is measured in seconds."""
 FROM_ELSEWHERE = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,crypto,data"}
 """What bytes that are handed to FFmpeg may make it open: the segments of HLS, say, but no file of
 this computer and no port of its own. By itself FFmpeg bounds only what it has opened itself."""
+
+METADATA_ERRORS: dict[str, Any] = (
+    {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+"""PyAV before 19 refuses files with tags that are not UTF-8 unless told otherwise; from 19 on it
+decodes them as given here and takes no such argument."""
+
+
+def open_container(file: object, **options: Any) -> InputContainer:
+    """Open a container for reading, with PyAV 18 or 19.
+
+    Bytes of tags that are not UTF-8 become surrogates; `song_title` replaces them.
+
+    Parameters
+    ----------
+    file
+        A path, a URL, or an object with a method `read`.
+    options
+        Arguments of `av.open`.
+
+    Raises
+    ------
+    av.FFmpegError
+        If it cannot be opened.
+    """
+    return cast(InputContainer, av.open(cast(Any, file), mode="r", **METADATA_ERRORS, **options))
 
 
 class Patience:
@@ -74,8 +100,13 @@ def samples_of(frame: AudioFrame) -> NDArray[np.float32]:
 
 def song_title(metadata: Mapping[str, str]) -> str | None:
     """Return "artist - title" from a container's or a stream's tags, or what there is of it."""
-    tags = {key.lower(): one_line(value) for key, value in metadata.items()}
+    tags = {key.lower(): one_line(_without_surrogates(value)) for key, value in metadata.items()}
     return " - ".join(part for key in ("artist", "title") if (part := tags.get(key))) or None
+
+
+def _without_surrogates(text: str) -> str:
+    """Replace what was not UTF-8 by U+FFFD."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def decode(

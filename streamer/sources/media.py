@@ -17,7 +17,7 @@ from av.container import InputContainer
 from streamer.sources import playlist
 from streamer.sources.address import default_name, is_url, redact
 from streamer.sources.base import SourceError, SourceKind
-from streamer.sources.decoding import FROM_ELSEWHERE, Patience, decode
+from streamer.sources.decoding import FROM_ELSEWHERE, Patience, decode, open_container
 from streamer.sources.http_stream import USER_AGENT, HttpStream, Resource, open_resource
 from streamer.sources.threaded import Session, ThreadedSource
 from streamer.turns import Turns, processors
@@ -186,12 +186,7 @@ class MediaSource(ThreadedSource):
         shown = redact(resource.url)
         probing = {"probesize": AUDIO_PROBE_BYTES} if resource.is_audio else {}
         try:
-            container = av.open(
-                resource.stream,
-                mode="r",
-                options=FROM_ELSEWHERE | probing,
-                metadata_errors="replace",
-            )
+            container = open_container(resource.stream, options=FROM_ELSEWHERE | probing)
         except av.FFmpegError as error:
             resource.stream.close()
             raise self._failure(shown, error) from None
@@ -209,7 +204,7 @@ class MediaSource(ThreadedSource):
                 if not playlist.is_hls(text):
                     found = [_beside(path, entry) for entry in playlist.entries(text)]
                     return _not_empty(found, str(path))
-            container = av.open(f"file:{path}", mode="r", metadata_errors="replace")
+            container = open_container(f"file:{path}")
         except (OSError, av.FFmpegError) as error:
             raise self._failure(str(path), error, permanent=True) from None
         return _Opened(container, str(path), live=False)
@@ -229,13 +224,7 @@ class MediaSource(ThreadedSource):
             options.update(_trust())
         shown = redact(url)
         try:
-            container = av.open(
-                url,
-                mode="r",
-                options=options,
-                metadata_errors="replace",
-                timeout=(quiet_seconds, quiet_seconds),
-            )
+            container = open_container(url, options=options, timeout=(quiet_seconds, quiet_seconds))
         except av.FFmpegError as error:
             raise self._failure(shown, error) from None
         return _Opened(container, shown, not container.duration, quiet_seconds)

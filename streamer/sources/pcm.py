@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from streamer.sources.base import AudioBlock, SourceError
-from streamer.sources.decoding import BLOCK_SECONDS, FROM_ELSEWHERE, decode
+from streamer.sources.decoding import BLOCK_SECONDS, FROM_ELSEWHERE, decode, open_container
 from streamer.sources.threaded import AHEAD_SECONDS, Session, ThreadedSource
 
 SHOWN = "standard input"
@@ -87,9 +87,7 @@ class PipeSource(ThreadedSource):
 
     def _read_container(self, pipe: BufferedReader, session: Session) -> None:
         try:
-            with av.open(
-                _Pipe(pipe), mode="r", options=FROM_ELSEWHERE, metadata_errors="replace"
-            ) as container:
+            with open_container(_Pipe(pipe), options=FROM_ELSEWHERE) as container:
                 for block in decode(container, SHOWN, None):
                     session.put(block)
                     if session.stopped.is_set():

@@ -108,6 +108,12 @@ def test_the_tags_of_a_song_steer_no_terminal(tmp_path: Path) -> None:
     }
 
 
+def test_tags_that_are_not_utf_8_are_shown_with_replacement_characters(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.flac", "flac", tags={"TITLE": "caf#"})
+    path.write_bytes(path.read_bytes().replace(b"caf#", b"caf\xe9"))
+    assert {block.title for block in read_all(make_source(str(path), fast=True))} == {"caf\ufffd"}
+
+
 @pytest.mark.parametrize("codec", ["libvorbis", "libopus", "flac"])
 def test_a_new_song_in_an_ogg_stream_brings_its_own_title(
     tmp_path: Path, demo_clip: Path, codec: str
