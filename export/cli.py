@@ -12,8 +12,8 @@ from export.errors import ExportError, UsageError, check_utf8
 from export.inspection import describe
 from export.place import check_writable
 from export.run import read_run
-from streamer.complaint import leave_the_reader_alone
-from streamer.model import Classifier, ModelError
+from streamer.core.model import Classifier, ModelError
+from streamer.system.console import leave_the_reader_alone
 
 PROGRAM = "genre-export"
 

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from streamer.model import INPUT
+from streamer.core.model import INPUT
 
 SMALLEST = 1024
 """Weights with fewer numbers than this stay float32: they are a thousandth of a file."""

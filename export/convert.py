@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from export.errors import ExportError, UsageError
 from export.run import Run
-from streamer.model import INPUT, OUTPUT
+from streamer.core.model import INPUT, OUTPUT
 
 OPSET, IR_VERSION = 18, 8
 """The ONNX dialect of the files: every onnxruntime that `pyproject.toml` allows reads it."""

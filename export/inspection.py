@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from streamer.contract import CONTRACT, ModelContract
+from streamer.core.contract import CONTRACT, ModelContract
 
 
 def describe(path: Path, contract: ModelContract) -> str:

@@ -12,8 +12,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from export.errors import UsageError
-from streamer.contract import ModelContract
-from streamer.spectrogram import SpecError, SpectrogramSpec, from_levels, relative_to_peak
+from streamer.core.contract import ModelContract
+from streamer.core.spectrogram import SpecError, SpectrogramSpec, from_levels, relative_to_peak
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from export.errors import ExportError, UsageError
-from streamer.model import Classifier, ModelError
+from streamer.core.model import Classifier, ModelError
 
 
 def check_writable(path: Path) -> None:

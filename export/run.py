@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import UsageError, check_utf8
-from streamer.contract import CONTRACT, ModelContract, ModelError
+from streamer.core.contract import CONTRACT, ModelContract, ModelError
 
 REQUIRED = (
     "labels",

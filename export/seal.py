@@ -9,8 +9,8 @@ import onnx
 import onnxruntime
 
 from export.errors import ExportError
-from streamer.contract import METADATA_KEY, Golden, ModelContract
-from streamer.model import (
+from streamer.core.contract import METADATA_KEY, Golden, ModelContract
+from streamer.core.model import (
     INPUT,
     OUTPUT,
     golden_spectrogram,

@@ -15,7 +15,7 @@ from export.place import write
 from export.quiet import quiet_stderr
 from export.run import Run
 from export.seal import seal
-from streamer.contract import ModelContract
+from streamer.core.contract import ModelContract
 
 # TensorFlow says a lot while it is imported, before any of its settings are read.
 with quiet_stderr():
@@ -36,7 +36,7 @@ class Order:
     out: Path
     """The file to write, in a place where that is possible."""
     precision: str = "int8"
-    """One of `streamer.contract.PRECISIONS`."""
+    """One of `streamer.core.contract.PRECISIONS`."""
     calibrate: Path | None = None
     """Pictures to take the ranges of activations from; needed for `static`."""
     verify: Path | None = None

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from export.errors import ExportError
 from export.pictures import Windows
 from export.seal import open_session
-from streamer.contract import ModelContract
-from streamer.model import INPUT, OUTPUT, golden_spectrogram, softmax
-from streamer.turns import processors
+from streamer.core.contract import ModelContract
+from streamer.core.model import INPUT, OUTPUT, golden_spectrogram, softmax
+from streamer.system.scheduler import processors
 
 CONVERSION_TOLERANCE = 1e-4
 """Largest difference of a probability between Keras and the float32 graph."""

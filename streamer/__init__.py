@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from streamer.decision import Decision, DecisionSettings, Segment, State
-    from streamer.model import Classifier, ModelError
-    from streamer.pipeline import Pipeline, SpectrogramColumns
-    from streamer.recording import replay
+    from streamer.core.decision import Decision, DecisionSettings, Segment, State
+    from streamer.core.model import Classifier, ModelError
+    from streamer.core.pipeline import Pipeline, SpectrogramColumns
+    from streamer.engine.replay import replay
     from streamer.sources import SourceError
 
 __all__ = [
@@ -44,16 +44,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Classifier": "streamer.model",
-    "Decision": "streamer.decision",
-    "DecisionSettings": "streamer.decision",
-    "ModelError": "streamer.model",
-    "Pipeline": "streamer.pipeline",
-    "Segment": "streamer.decision",
+    "Classifier": "streamer.core.model",
+    "Decision": "streamer.core.decision",
+    "DecisionSettings": "streamer.core.decision",
+    "ModelError": "streamer.core.model",
+    "Pipeline": "streamer.core.pipeline",
+    "Segment": "streamer.core.decision",
     "SourceError": "streamer.sources",
-    "SpectrogramColumns": "streamer.pipeline",
-    "State": "streamer.decision",
-    "replay": "streamer.recording",
+    "SpectrogramColumns": "streamer.core.pipeline",
+    "State": "streamer.core.decision",
+    "replay": "streamer.engine.replay",
 }
 
 

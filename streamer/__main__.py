@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """Run genre-stream; return its exit status."""
     try:
-        from streamer.cli import main as run
+        from streamer.commands.run import main as run
     except KeyboardInterrupt:
         return 130
     return run()

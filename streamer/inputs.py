@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from streamer.decision import DecisionSettings, DecisionSettingsError
-from streamer.model import DEFAULT_MODEL, Classifier, ModelError
-from streamer.pipeline import Pipeline
+from streamer.core.decision import DecisionSettings, DecisionSettingsError
+from streamer.core.model import DEFAULT_MODEL, Classifier, ModelError
+from streamer.core.pipeline import Pipeline
 from streamer.settings import Settings
 from streamer.sources import Source, SourceError, make_device, make_source
-from streamer.turns import Turns, processors
+from streamer.system.scheduler import Turns, processors
 
 
 class InputError(Exception):

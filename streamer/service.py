@@ -18,11 +18,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from streamer import logs
-from streamer.complaint import complain, why_no_text
-from streamer.frames import FrameMaker, hello
-from streamer.history import History, HistoryError
-from streamer.hub import Hub
+from streamer.core.pipeline import SpectrogramColumns
+from streamer.engine.health import SourceVitals
+from streamer.engine.listener import Heard, Listener, ListenerEvent, SourceStatus, stop_all
+from streamer.engine.mailbox import Mailbox
+from streamer.engine.watchdog import OVER, Progress, needs_restart, threads_and_tasks
 from streamer.inputs import (
     InputError,
     load_classifier,
@@ -30,19 +30,19 @@ from streamer.inputs import (
     pipeline_factory,
     shared_turns,
 )
-from streamer.listener import Heard, Listener, ListenerEvent, SourceStatus, stop_all
-from streamer.mailbox import Mailbox
-from streamer.memory import TRIM_SECONDS, return_freed_memory, share_one_heap
-from streamer.metrics import Metrics
-from streamer.notify import Notifier, ignore_requests, inherited_sockets
-from streamer.outlet import Outlet
-from streamer.pipeline import SpectrogramColumns
-from streamer.server import Server, ServerError
 from streamer.settings import HEAR, Settings, SettingsError, extra
+from streamer.sinks.history.writer import History, HistoryError
+from streamer.sinks.metrics import Metrics
+from streamer.sinks.terminal import Terminal
+from streamer.sinks.websocket.frames import FrameMaker, hello
+from streamer.sinks.websocket.hub import Hub
+from streamer.sinks.websocket.server import Server, ServerError
 from streamer.sources import Source, SourceState
-from streamer.supervision import OVER, Progress, needs_restart, threads_and_tasks
-from streamer.terminal import Terminal
-from streamer.vitals import SourceVitals
+from streamer.system import logs
+from streamer.system.background_writer import Outlet
+from streamer.system.console import complain, why_no_text
+from streamer.system.memory import TRIM_SECONDS, return_freed_memory, share_one_heap
+from streamer.system.notify import Notifier, ignore_requests, inherited_sockets
 
 STOP_SECONDS = 2.0
 """An orderly stop takes no longer; then the process ends as it stands."""

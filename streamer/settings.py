@@ -220,7 +220,7 @@ class Settings(BaseSettings):
     @field_validator("origin")
     @classmethod
     def _refuse_what_no_browser_sends(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        from streamer.access import origin_as_sent
+        from streamer.sinks.websocket.access import origin_as_sent
 
         for origin in value:
             origin_as_sent(origin)
@@ -494,8 +494,8 @@ def sample_config() -> str:
 
 def _embedded_decision() -> Mapping[str, object]:
     """Return the decision settings that hold where neither settings nor another model are given."""
-    from streamer.decision import DecisionSettings
-    from streamer.model import Classifier
+    from streamer.core.decision import DecisionSettings
+    from streamer.core.model import Classifier
 
     own = Classifier.load().contract.decision
     return asdict(DecisionSettings.from_mapping(own))

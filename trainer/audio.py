@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from streamer.spectrogram import Samples
+from streamer.core.spectrogram import Samples
 from trainer.gtzan import MIN_SECONDS
 
 ONLY_FFMPEG = frozenset({".m4a"})

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.spectrogram import Columns, SpectrogramSpec, hz_to_mel, relative_to_peak
+from streamer.core.spectrogram import Columns, SpectrogramSpec, hz_to_mel, relative_to_peak
 
 Random = np.random.Generator
 

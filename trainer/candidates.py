@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.model import Classifier, Golden, ModelContract
-from streamer.spectrogram import SpectrogramSpec
-from streamer.turns import processors
+from streamer.core.model import Classifier, Golden, ModelContract
+from streamer.core.spectrogram import SpectrogramSpec
+from streamer.system.scheduler import processors
 
 
 class RunClassifier(Classifier):
@@ -35,7 +35,7 @@ class RunClassifier(Classifier):
         self.contract = contract_of(self.facts)
 
     def logits(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the network's raw answers; see `streamer.model.Classifier.logits`."""
+        """Return the network's raw answers; see `streamer.core.model.Classifier.logits`."""
         import keras
 
         frames = spectrograms.shape[2]
@@ -78,7 +78,7 @@ def load_candidate(path: Path) -> Classifier:
 
     Raises
     ------
-    trainer.network.NetworkError, trainer.gtzan.DatasetError, streamer.model.ModelError
+    trainer.network.NetworkError, trainer.gtzan.DatasetError, streamer.core.model.ModelError
         If it is neither or is damaged.
     """
     if path.is_dir():

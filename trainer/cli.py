@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from streamer.model import Classifier
-    from streamer.spectrogram import SpectrogramSpec
+    from streamer.core.model import Classifier
+    from streamer.core.spectrogram import SpectrogramSpec
     from trainer.gtzan import Skipped
     from trainer.sets import JudgedSets
 
@@ -574,7 +574,7 @@ def _prepare(
 
 
 def _spec(options: argparse.Namespace) -> SpectrogramSpec:
-    from streamer.spectrogram import SpectrogramSpec
+    from streamer.core.spectrogram import SpectrogramSpec
 
     spec = SpectrogramSpec()
     changes: dict[str, Any] = {}

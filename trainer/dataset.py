@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
+from streamer.core.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
 from trainer.augment import NONE, Augmentation, change_over, mix, random_noise, resample_time, vary
 from trainer.gtzan import DatasetError, Track
 from trainer.pictures import Levels, read_picture

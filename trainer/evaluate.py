@@ -16,8 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from streamer.model import Classifier, ModelContract, softmax
-from streamer.spectrogram import Columns, SpectrogramSpec, from_levels, log_mel, relative_to_peak
+from streamer.core.model import Classifier, ModelContract, softmax
+from streamer.core.spectrogram import (
+    Columns,
+    SpectrogramSpec,
+    from_levels,
+    log_mel,
+    relative_to_peak,
+)
 from trainer.audio import AudioError, read_audio
 from trainer.candidates import RunClassifier
 from trainer.gtzan import DatasetError, Skipped, Track

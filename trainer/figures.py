@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from streamer.spectrogram import Columns
+from streamer.core.spectrogram import Columns
 
 # A dollar sign in the name of a genre or a track begins no formula.
 rcParams["text.parse_math"] = False

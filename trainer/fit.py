@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from streamer.spectrogram import SpectrogramSpec
+from streamer.core.spectrogram import SpectrogramSpec
 from trainer.augment import Augmentation
 from trainer.dataset import (
     NOT_MUSIC,

@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 
-from streamer.spectrogram import SpectrogramSpec
+from streamer.core.spectrogram import SpectrogramSpec
 from trainer.run_folder import read_facts
 from trainer.writing import replacing
 

@@ -27,14 +27,14 @@ from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from streamer.spectrogram import (
+from streamer.core.spectrogram import (
     SpecError,
     SpectrogramSpec,
     log_mel,
     relative_to_peak,
     to_levels,
 )
-from streamer.turns import processors
+from streamer.system.scheduler import processors
 from trainer.audio import AudioError, read_audio
 from trainer.gtzan import (
     MANIFEST_FILE,

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.decision import Decision, State
-from streamer.model import Classifier
-from streamer.pipeline import Event, Pipeline
-from streamer.spectrogram import SpectrogramSpec, from_levels
+from streamer.core.decision import Decision, State
+from streamer.core.model import Classifier
+from streamer.core.pipeline import Event, Pipeline
+from streamer.core.spectrogram import SpectrogramSpec, from_levels
 from trainer.audio import AudioError, read_audio
 from trainer.gtzan import DatasetError, Skipped, Track
 from trainer.pictures import read_picture

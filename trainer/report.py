@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from streamer.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
+from streamer.core.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
 from trainer import figures
 from trainer.augment import Augmentation, vary
 from trainer.gtzan import DatasetError, Skipped, Track, find_background, find_tracks

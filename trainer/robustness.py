@@ -18,8 +18,8 @@ import pandas as pd
 import soxr
 from numpy.typing import NDArray
 
-from streamer.model import Classifier
-from streamer.spectrogram import Columns, Samples, SpectrogramSpec, log_mel
+from streamer.core.model import Classifier
+from streamer.core.spectrogram import Columns, Samples, SpectrogramSpec, log_mel
 from trainer.audio import AudioError, decode_with_ffmpeg, read_audio
 from trainer.evaluate import judge, score
 from trainer.gtzan import DatasetError, Track

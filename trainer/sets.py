@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from streamer.model import Classifier
+from streamer.core.model import Classifier
 from trainer.candidates import RunClassifier
 from trainer.gtzan import (
     DatasetError,

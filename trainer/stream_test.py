@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from streamer.contract import ModelContract
-from streamer.decision import Decider, Decision, DecisionSettings, Observation, State
-from streamer.model import Classifier
+from streamer.core.contract import ModelContract
+from streamer.core.decision import Decider, Decision, DecisionSettings, Observation, State
+from streamer.core.model import Classifier
 from trainer.gtzan import DatasetError
 from trainer.measures import calibration_error
 from trainer.pictures import progress_bar
@@ -395,7 +395,7 @@ def stream_test(
     limit : int, optional
         Play only so many tracks, a seeded choice.
     gap_seconds, hop_seconds, seed
-        See `make_programme` and `streamer.pipeline.Pipeline`.
+        See `make_programme` and `streamer.core.pipeline.Pipeline`.
     quiet : bool
         Show no progress bar.
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.complaint import harmless
+from streamer.system.console import harmless
 
 SourceKind = Literal["microphone", "loopback", "media", "pcm", "demo"]
 

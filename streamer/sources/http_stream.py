@@ -25,7 +25,7 @@ from streamer.sources.address import ascii_url, redact
 from streamer.sources.base import SourceError, one_line
 from streamer.sources.decoding import Patience
 from streamer.sources.playlist import ENDINGS
-from streamer.turns import Turns
+from streamer.system.scheduler import Turns
 
 USER_AGENT = "genre-stream"
 PLAYLIST_BYTES = 1 << 20

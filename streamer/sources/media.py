@@ -20,7 +20,7 @@ from streamer.sources.base import SourceError, SourceKind
 from streamer.sources.decoding import FROM_ELSEWHERE, Patience, decode, open_container
 from streamer.sources.http_stream import USER_AGENT, HttpStream, Resource, open_resource
 from streamer.sources.threaded import Session, ThreadedSource
-from streamer.turns import Turns, processors
+from streamer.system.scheduler import Turns, processors
 
 QUIET_SECONDS = 10.0
 """A connection that brings no byte, or no audio, for so long is broken."""

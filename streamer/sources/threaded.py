@@ -10,8 +10,8 @@ from collections import deque
 
 import numpy as np
 
-from streamer.memory import allowed_memory
 from streamer.sources.base import NO_THREAD, AudioBlock, Source, SourceEnded, SourceError
+from streamer.system.memory import allowed_memory
 
 LIVE_SECONDS = 60.0
 """How much audio of a live source may wait to be read before the oldest goes."""

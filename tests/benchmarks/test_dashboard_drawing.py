@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support_browser import Page, broadcast, chromium, why_no_browser
-from support_published import prediction, segment, spectrogram
+from support.browser import Page, broadcast, chromium, why_no_browser
+from support.published import prediction, segment, spectrogram
 
 MEASURED_SECONDS = 10
 

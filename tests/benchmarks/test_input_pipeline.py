@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support_pictures import write_pictures
+from support.pictures import write_pictures
 
-from streamer.spectrogram import SpectrogramSpec
+from streamer.core.spectrogram import SpectrogramSpec
 
 
 @pytest.mark.benchmark

@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from streamer.model import Classifier, golden_spectrogram, session_options
+from streamer.core.model import Classifier, golden_spectrogram, session_options
 
 ROUNDS = 40
 
@@ -74,7 +74,7 @@ def test_int8_weights_run_as_fast_as_float32_weights(
 IDLING = """
 import json, sys, time
 from pathlib import Path
-from streamer.model import Classifier, golden_spectrogram
+from streamer.core.model import Classifier, golden_spectrogram
 
 classifier = Classifier.load(Path(sys.argv[1]), threads=int(sys.argv[2]))
 window = golden_spectrogram(classifier.contract.spectrogram, classifier.contract.window_frames)

@@ -10,10 +10,10 @@ from pathlib import Path
 import librosa
 import numpy as np
 import pytest
-from support_model import band_noise
-from support_songs import write_audio
+from support.model import band_noise
+from support.songs import write_audio
 
-from streamer.spectrogram import SpectrogramSpec
+from streamer.core.spectrogram import SpectrogramSpec
 from trainer.pictures import prepare
 
 SONGS = 120

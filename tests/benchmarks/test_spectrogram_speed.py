@@ -7,7 +7,7 @@ import librosa
 import numpy as np
 import pytest
 
-from streamer.spectrogram import LogMelStream, SpectrogramSpec
+from streamer.core.spectrogram import LogMelStream, SpectrogramSpec
 
 WINDOW_SECONDS = 10
 LEAST_RATIO = 20

@@ -4,7 +4,7 @@ import sys
 import time
 
 import pytest
-from support_daemon import ServiceManager, daemon
+from support.daemon import ServiceManager, daemon
 
 IMPORTS = (
     "import numpy, onnxruntime, av, websockets.asyncio.server, prometheus_client, pydantic_settings"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support_browser import Broadcast, Page, broadcast, chromium, why_no_browser, why_no_npm
+from support.browser import Broadcast, Page, broadcast, chromium, why_no_browser, why_no_npm
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from selenium.webdriver.common.keys import Keys
-from support_browser import Broadcast, Page
-from support_published import LABELS, prediction, segment, source_state, spectrogram
+from support.browser import Broadcast, Page
+from support.published import LABELS, prediction, segment, source_state, spectrogram
 
-from streamer.palette import colours
+from streamer.sinks.colours import colours
 
 DEFICIENCIES = {
     "none": np.eye(3),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from support_browser import Page, wait_for
-from support_daemon import daemon
+from support.browser import Page, wait_for
+from support.daemon import daemon
 
 DEMO = ("--source", "demo", "--loop")
 HEARS = "document.getElementById('now').dataset.look !== 'waiting'"

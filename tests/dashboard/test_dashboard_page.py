@@ -10,17 +10,17 @@ from urllib.parse import quote
 import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from support_browser import Broadcast, Page, wait_for
-from support_published import LABELS, prediction, segment, source_state
+from support.browser import Broadcast, Page, wait_for
+from support.published import LABELS, prediction, segment, source_state
 
-from streamer.messages import timestamp
-from streamer.palette import colours
+from streamer.sinks.colours import colours
+from streamer.sinks.websocket.messages import timestamp
 
 Serve = Callable[..., Broadcast]
 
 DASH = "\N{EN DASH}"
 """What stands where a number is not known."""
-DASHBOARD = Path(__file__).parents[2] / "streamer" / "dashboard"
+DASHBOARD = Path(__file__).parents[2] / "streamer" / "sinks" / "websocket" / "dashboard"
 
 
 def bars(page: Page) -> list[float]:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support_browser import Broadcast, Page, wait_for
-from support_published import MELS, prediction, spectrogram
+from support.browser import Broadcast, Page, wait_for
+from support.published import MELS, prediction, spectrogram
 
 COLUMN_PIXELS = 2
 """Width of a column on a screen with one pixel a CSS pixel."""

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import support_run
+import support.run
 from PIL import Image
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished run around a network of a few thousand weights."""
-    return support_run.write_run(
-        tmp_path_factory.mktemp("runs") / "tiny", support_run.tiny_network()
+    return support.run.write_run(
+        tmp_path_factory.mktemp("runs") / "tiny", support.run.tiny_network()
     )
 
 
@@ -24,7 +24,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of pictures: smooth noise, 10 tracks of 200 columns in two genres."""
     root = tmp_path_factory.mktemp("pictures")
     draw = np.random.default_rng(11)
-    (root / "spectrogram.json").write_text(json.dumps(support_run.FACTS["spec"]))
+    (root / "spectrogram.json").write_text(json.dumps(support.run.FACTS["spec"]))
     for genre in ("blues", "rock"):
         (root / genre).mkdir()
         for number in range(5):

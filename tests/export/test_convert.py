@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
-import support_run
+import support.run
 from onnx import numpy_helper
 
 from export.cli import main
@@ -27,8 +27,8 @@ from export.pictures import read_windows
 from export.place import check_writable, write
 from export.run import read_run
 from export.steps import Order, export
-from streamer.contract import METADATA_KEY
-from streamer.model import Classifier, ModelError, golden_spectrogram
+from streamer.core.contract import METADATA_KEY
+from streamer.core.model import Classifier, ModelError, golden_spectrogram
 from trainer.gtzan import find_tracks
 from trainer.network import with_preprocessing
 
@@ -72,7 +72,7 @@ def test_the_exporter_prepares_images_exactly_as_the_trainer_does(
     tiny_run: Path, tmp_path: Path, scale: float
 ) -> None:
     images = keras.saving.load_model(tiny_run / "model.keras")
-    run = read_run(support_run.write_run(tmp_path / "run", images, input_scale=scale))
+    run = read_run(support.run.write_run(tmp_path / "run", images, input_scale=scale))
     spec = run.contract.spectrogram
     for frames in (77, 90):
         trained = with_preprocessing(images, spec, frames, scale)
@@ -140,7 +140,7 @@ def test_the_static_file_computes_with_integers(files: dict[str, Path]) -> None:
 
 def test_the_contract_is_the_run_s_and_holds_no_paths(files: dict[str, Path]) -> None:
     contract = Classifier.load(files["int8"]).contract
-    facts = support_run.FACTS
+    facts = support.run.FACTS
     assert contract.name == "tiny"
     assert contract.precision == "int8"
     assert list(contract.labels) == facts["labels"]
@@ -180,7 +180,7 @@ def test_an_exported_file_loads_where_no_framework_is_installed(files: dict[str,
         "for name in ('tensorflow', 'keras', 'onnx', 'tf2onnx', 'torch'):\n"
         "    sys.modules[name] = None  # importing it raises ImportError\n"
         "from pathlib import Path\n"
-        "from streamer.model import Classifier\n"
+        "from streamer.core.model import Classifier\n"
         "print(Classifier.load(Path(sys.argv[1])).contract.name)\n"
     )
     done = subprocess.run(
@@ -212,9 +212,9 @@ def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced(
 def test_a_table_compares_the_file_with_keras_on_tracks_it_was_not_trained_on(
     tiny_run: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    split = {**support_run.FACTS["split"], "train": ["blues.00000", "rock.00004"]}
+    split = {**support.run.FACTS["split"], "train": ["blues.00000", "rock.00004"]}
     images = keras.saving.load_model(tiny_run / "model.keras")
-    run = support_run.write_run(tmp_path / "run", images, split=split)
+    run = support.run.write_run(tmp_path / "run", images, split=split)
     lines: list[str] = []
     export(
         Order(read_run(run), tmp_path / "a.onnx", verify=pictures, min_agreement=0.8), lines.append
@@ -234,7 +234,7 @@ def test_a_comparison_on_nothing_but_training_tracks_says_so(
     names = [track.track for track in read_windows(pictures, read_run(tiny_run).contract)]
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
-    support_run.write_facts(run, split={**support_run.FACTS["split"], "train": names})
+    support.run.write_facts(run, split={**support.run.FACTS["split"], "train": names})
     lines: list[str] = []
     export(
         Order(read_run(run), tmp_path / "a.onnx", verify=pictures, min_agreement=0.8), lines.append
@@ -254,8 +254,8 @@ def test_tracks_of_one_s_own_music_that_were_trained_on_are_left_out(
     assert [track.track for track in read_windows(own, contract)] == names
     assert names[4:6] == ["blues.00004", "rock/song 0"]
 
-    split = {**support_run.FACTS["split"], "train": names[2:8]}
-    run = support_run.write_facts(tmp_path / "run", split=split, learnt_before=names[:2])
+    split = {**support.run.FACTS["split"], "train": names[2:8]}
+    run = support.run.write_facts(tmp_path / "run", split=split, learnt_before=names[:2])
     (run / "model.keras").touch()
     left = read_windows(own, contract, leave_out=read_run(run).trained_on)
     assert [track.track for track in left] == names[8:]
@@ -277,7 +277,7 @@ def _ruin(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with all answers turned round."""
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.shape[-1:] == (len(support_run.LABELS),):
+        if values.shape[-1:] == (len(support.run.LABELS),):
             tensor.CopyFrom(numpy_helper.from_array(-values, tensor.name))
     return model
 
@@ -299,7 +299,7 @@ def test_a_network_that_answers_nan_is_refused(tiny_run: Path, tmp_path: Path) -
     images = keras.saving.load_model(tiny_run / "model.keras")
     kernel, bias = images.layers[-1].get_weights()
     images.layers[-1].set_weights([kernel * np.nan, bias])
-    run = support_run.write_run(tmp_path / "run", images)
+    run = support.run.write_run(tmp_path / "run", images)
     with pytest.raises(
         ExportError, match=r"^the network answers with NaN or infinity: train again"
     ):
@@ -308,7 +308,7 @@ def test_a_network_that_answers_nan_is_refused(tiny_run: Path, tmp_path: Path) -
 
 def test_a_run_whose_network_has_other_classes_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     images = keras.saving.load_model(tiny_run / "model.keras")
-    run = support_run.write_run(tmp_path / "run", images, labels=["one", "two"])
+    run = support.run.write_run(tmp_path / "run", images, labels=["one", "two"])
     with pytest.raises(UsageError, match=r"model\.keras has 10 classes and run\.json 2 labels"):
         export(Order(read_run(run), tmp_path / "model.onnx"), silent)
 
@@ -343,7 +343,7 @@ def _spoil_method(network: bytearray, method: int) -> None:
 def test_a_damaged_keras_file_is_refused(
     tiny_run: Path, tmp_path: Path, spoil: Callable[[bytearray], None]
 ) -> None:
-    run = support_run.write_facts(tmp_path / "run")
+    run = support.run.write_facts(tmp_path / "run")
     network = bytearray((tiny_run / "model.keras").read_bytes())
     spoil(network)
     (run / "model.keras").write_bytes(network)
@@ -365,7 +365,7 @@ def test_windows_lie_one_after_the_other_and_are_relative_to_their_own_peak(
 
 
 def _empty(folder: Path) -> str:
-    (folder / "spectrogram.json").write_text(json.dumps(support_run.FACTS["spec"]))
+    (folder / "spectrogram.json").write_text(json.dumps(support.run.FACTS["spec"]))
     return r"holds no picture of 39 columns or more at GENRE/TRACK\.png: make pictures with"
 
 
@@ -374,7 +374,7 @@ def _no_grid(_folder: Path) -> str:
 
 
 def _other_grid(folder: Path) -> str:
-    spec = {**support_run.FACTS["spec"], "hop_length": 512}
+    spec = {**support.run.FACTS["spec"], "hop_length": 512}
     (folder / "spectrogram.json").write_text(json.dumps(spec))
     return r"^the pictures in .* are on another grid than the model: make them again with"
 

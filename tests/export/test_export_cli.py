@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import support_run
-from support_model import make_model
+import support.run
+from support.model import make_model
 
 from export.cli import main
 from export.inspection import describe
-from streamer.model import Classifier
+from streamer.core.model import Classifier
 
 
 def tell(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
@@ -30,7 +30,7 @@ def tell(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
 def fake_run(folder: Path, **changes: Any) -> Path:
     """Write a run whose network is never opened."""
     folder.mkdir()
-    facts = {**support_run.FACTS, **changes}
+    facts = {**support.run.FACTS, **changes}
     kept = {name: value for name, value in facts.items() if value != "left out"}
     (folder / "run.json").write_text(json.dumps(kept))
     (folder / "model.keras").touch()
@@ -101,7 +101,7 @@ def test_a_folder_that_is_no_run_is_refused(
         2,
         f"{tmp_path / 'run.json'} does not describe a training run",
     )
-    (tmp_path / "run.json").write_text(json.dumps(support_run.FACTS))
+    (tmp_path / "run.json").write_text(json.dumps(support.run.FACTS))
     assert tell(capsys, tmp_path, "--out", out) == (
         2,
         f"run {tmp_path} has no model.keras yet: finish the run with --resume",

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import support_run
+import support.run
 from PIL import Image
 
 from export.pictures import read_windows
 from export.run import read_run
 from export.steps import Order, export
-from streamer.model import Classifier
+from streamer.core.model import Classifier
 
 TRACKS = 10
 """Tracks of each genre that the head is fitted to. The file is judged on the same ones: there the
@@ -24,7 +24,7 @@ def copy_windows(source: Path, target: Path) -> Path:
     """Copy the first 65 columns of some pictures of each genre."""
     target.mkdir()
     (target / "spectrogram.json").write_bytes((source / "spectrogram.json").read_bytes())
-    for genre in support_run.LABELS:
+    for genre in support.run.LABELS:
         (target / genre).mkdir()
         for path in sorted((source / genre).glob("*.png"))[:TRACKS]:
             with Image.open(path) as picture:
@@ -38,14 +38,14 @@ def test_inception_keeps_its_answers_on_a_hundred_real_pictures(
 ) -> None:
     pictures = shared / "gtzan" / "spectrograms"
     windows = copy_windows(pictures, tmp_path / "windows")
-    anything = support_run.write_run(tmp_path / "anything", support_run.tiny_network())
+    anything = support.run.write_run(tmp_path / "anything", support.run.tiny_network())
     tracks = read_windows(windows, read_run(anything).contract)
-    network = support_run.inception_network(
+    network = support.run.inception_network(
         shared / "inception_v3" / "inception_v3_notop.weights.h5",
         np.concatenate([track.spectrograms for track in tracks]),
         [track.genre for track in tracks],
     )
-    run = support_run.write_run(tmp_path / "run", network)
+    run = support.run.write_run(tmp_path / "run", network)
 
     lines: list[str] = []
     out = tmp_path / "model.onnx"

@@ -34,8 +34,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import soundfile
-from support_daemon import PATIENCE_SECONDS, Daemon, daemon
-from support_model import make_model
+from support.daemon import PATIENCE_SECONDS, Daemon, daemon
+from support.model import make_model
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 

@@ -10,7 +10,7 @@ import signal
 import sys
 
 import streamer.service  # noqa: F401 - imported here so that no child has to
-from streamer import cli
+from streamer.commands import run as cli
 
 
 def become_a_daemon(pipe: str, arguments: list[str]) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_model import make_model
-from support_sound import SoundServer, sound_server
+from support.model import make_model
+from support.sound import SoundServer, sound_server
 
-from streamer.model import Classifier
+from streamer.core.model import Classifier
 
 
 @pytest.fixture(scope="session")

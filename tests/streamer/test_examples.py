@@ -14,7 +14,7 @@ MODULES = [
     "streamer",
     *(module.name for module in pkgutil.walk_packages(streamer.__path__, "streamer.")),
 ]
-WITH_MODEL = {"streamer", "streamer.pipeline", "streamer.recording"}
+WITH_MODEL = {"streamer", "streamer.core.pipeline", "streamer.engine.replay"}
 """Their examples use the embedded model."""
 
 

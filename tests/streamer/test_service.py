@@ -11,19 +11,19 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-import support_daemon
-from support_daemon import PATIENCE_SECONDS, ServiceManager, daemon
-from support_history import rows
+import support.daemon
+from support.daemon import PATIENCE_SECONDS, ServiceManager, daemon
+from support.history import rows
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from streamer import notify
-from streamer.history_file import open_query
+from streamer.sinks.history.database import open_query
+from streamer.system import notify
 
 
 @pytest.fixture(scope="module")
 def tone(tmp_path_factory):
-    return support_daemon.write_tone(tmp_path_factory.mktemp("tone") / "tone.flac", (4000, 30.0))
+    return support.daemon.write_tone(tmp_path_factory.mktemp("tone") / "tone.flac", (4000, 30.0))
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_the_watchdog_goes_on_in_silence(model, manager, tmp_path):
 SOCKET_LAUNCHER = (
     "import os, sys; os.dup2(int(os.environ['FROM']), 3);"
     "os.environ['LISTEN_PID'] = str(os.getpid());"
-    "os.execv(sys.executable, [sys.executable, '-m', 'streamer.cli', *sys.argv[1:]])"
+    "os.execv(sys.executable, [sys.executable, '-m', 'streamer.commands.run', *sys.argv[1:]])"
 )
 """Starts genre-stream on a socket that listens already, as systemd does."""
 
@@ -180,7 +180,7 @@ def test_sigterm_ends_open_segments_tells_clients_1001_and_leaves_with_0(model, 
         assert closing.value.rcvd.code == 1001
         assert running.wait() == 0
     assert "ending as it stands" not in running.log
-    kept = support_daemon.run(tmp_path, "history", database, "--csv").stdout
+    kept = support.daemon.run(tmp_path, "history", database, "--csv").stdout
     assert "high" in kept
 
 
@@ -232,14 +232,14 @@ def test_a_second_signal_ends_it_at_once(model, tone, tmp_path):
 
 
 def test_when_every_file_has_ended_it_ends_with_0(model, tmp_path):
-    short = support_daemon.write_tone(tmp_path / "short.flac", (4000, 5.0))
+    short = support.daemon.write_tone(tmp_path / "short.flac", (4000, 5.0))
     with daemon(tmp_path, "--model", model, "--source", short, "--fast") as running:
         assert running.wait() == 0
     assert "short: ended" in running.log
 
 
 def test_when_every_file_is_over_and_one_failed_it_says_which_and_ends_with_1(model, tmp_path):
-    short = support_daemon.write_tone(tmp_path / "short.flac", (4000, 5.0))
+    short = support.daemon.write_tone(tmp_path / "short.flac", (4000, 5.0))
     (tmp_path / "text.wav").write_text("no sound")
     arguments = ("--source", short, "--source", tmp_path / "text.wav", "--fast")
     with daemon(tmp_path, "--model", model, *arguments) as running:
@@ -261,7 +261,7 @@ def test_a_port_that_is_taken_is_one_line_and_status_1(model, tone, tmp_path):
 def test_sighup_adds_removes_and_changes_sources_without_touching_the_others(
     model, tone, tmp_path, manager
 ):
-    other = support_daemon.write_tone(tmp_path / "other.flac", (200, 30.0))
+    other = support.daemon.write_tone(tmp_path / "other.flac", (200, 30.0))
     config = tmp_path / "config.toml"
 
     def settle(*sources, more=""):
@@ -300,7 +300,7 @@ NAMES = ("stays", "leaves", "changes", "comes")
 
 
 def test_sighup_does_not_play_again_what_has_ended(model, tone, tmp_path):
-    short = support_daemon.write_tone(tmp_path / "short.flac", (4000, 3.5))
+    short = support.daemon.write_tone(tmp_path / "short.flac", (4000, 3.5))
     arguments = ("--model", model, "--source", short, "--source", f"stays={tone}")
     with daemon(tmp_path, *arguments) as running, client(running.port) as connection:
         running.wait_for_line(lambda line: "short: ended" in line)
@@ -378,8 +378,8 @@ def test_sigusr1_describes_every_thread_and_queue(model, tone, tmp_path):
 def test_in_a_terminal_it_shows_the_address_and_one_live_line(model, tone, tmp_path):
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [*support_daemon.COMMAND, "--port", "0", "--model", model, "--source", f"t={tone}"],
-        env=support_daemon.environment(tmp_path),
+        [*support.daemon.COMMAND, "--port", "0", "--model", model, "--source", f"t={tone}"],
+        env=support.daemon.environment(tmp_path),
         stdin=subprocess.DEVNULL,
         stderr=follower,
     )
@@ -399,7 +399,7 @@ def test_when_its_terminal_is_closed_it_ends(model, tone, tmp_path):
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [
-            *support_daemon.COMMAND,
+            *support.daemon.COMMAND,
             "--port",
             "0",
             "--model",
@@ -408,7 +408,7 @@ def test_when_its_terminal_is_closed_it_ends(model, tone, tmp_path):
             f"t={tone}",
             "--loop",
         ],
-        env=support_daemon.environment(tmp_path),
+        env=support.daemon.environment(tmp_path),
         stdin=subprocess.DEVNULL,
         stderr=follower,
     )
@@ -440,7 +440,7 @@ def test_it_serves_and_ends_in_order_although_nobody_reads_its_terminal_or_log(
         variables = {"LISTEN_FDS": "1", "FROM": str(listening.fileno())}
         process = subprocess.Popen(
             [sys.executable, "-c", SOCKET_LAUNCHER, "--model", model, "--source", f"t={tone}"],
-            env=support_daemon.environment(tmp_path, **variables),
+            env=support.daemon.environment(tmp_path, **variables),
             stdin=subprocess.DEVNULL,
             stderr=stderr,
             pass_fds=(listening.fileno(),),
@@ -467,8 +467,8 @@ def test_what_does_not_stop_in_time_is_ended_even_if_nothing_can_be_logged(tmp_p
     )
     process = subprocess.run(
         [sys.executable, "-c", hanging],
-        env=support_daemon.environment(tmp_path),
-        cwd=support_daemon.REPOSITORY,
+        env=support.daemon.environment(tmp_path),
+        cwd=support.daemon.REPOSITORY,
         timeout=PATIENCE_SECONDS,
     )
     assert process.returncode == 1

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from streamer import settings as schema
-from streamer.decision import RANGES, DecisionSettings
-from streamer.model import Classifier
+from streamer.core.decision import RANGES, DecisionSettings
+from streamer.core.model import Classifier
 from streamer.settings import Settings, SettingsError, load
 
 SAMPLE = Path(__file__).parents[2] / "systemd" / "config.toml"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from streamer import cli, install_service
-from streamer.install_service import shipped, unit_files
+from streamer.commands import install_service
+from streamer.commands import run as cli
+from streamer.commands.install_service import shipped, unit_files
 from streamer.settings import config_files
 
 PROGRAM = Path("/opt/somewhere/bin/genre-stream")

@@ -10,19 +10,19 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import support_daemon
-from support_model import make_model
+import support.daemon
+from support.model import make_model
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "systemd" / "README.md"
 
 IN_THE_WHEEL = (
     "streamer/py.typed",
-    "streamer/protocol.schema.json",
-    "streamer/PROTOCOL.md",
-    "streamer/dashboard/index.html",
-    "streamer/dashboard/dashboard.js",
-    "streamer/dashboard/dashboard.css",
+    "streamer/sinks/websocket/protocol.schema.json",
+    "streamer/sinks/websocket/PROTOCOL.md",
+    "streamer/sinks/websocket/dashboard/index.html",
+    "streamer/sinks/websocket/dashboard/dashboard.js",
+    "streamer/sinks/websocket/dashboard/dashboard.css",
     "streamer/demo/demo.opus",
     "streamer/models/gtzan.onnx",
     "streamer/models/README.md",
@@ -86,8 +86,8 @@ def test_the_way_that_the_readme_describes_for_debian_ends_in_a_serving_daemon(
     text = config.read_text().replace('#source = ["radio=', 'source = ["demo"] # ["radio=')
     assert 'source = ["demo"]' in text
     config.write_text(text)
-    manager = support_daemon.ServiceManager(tmp_path / "notify")
-    with support_daemon.daemon(
+    manager = support.daemon.ServiceManager(tmp_path / "notify")
+    with support.daemon.daemon(
         tmp_path,
         *("--config", config, "--model", make_model(tmp_path / "thirds.onnx")),
         command=(program,),

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import support_daemon
-from support_model import make_model
-from support_sandbox import REPOSITORY, UNIT, sandboxed, settings, write_seccomp_filter
+import support.daemon
+from support.model import make_model
+from support.sandbox import REPOSITORY, UNIT, sandboxed, settings, write_seccomp_filter
 from websockets.sync.client import connect
 
-from streamer import install_service
+from streamer.commands import install_service
 
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (package systemd)"
@@ -185,15 +185,15 @@ def test_the_sandbox_of_these_tests_forbids_what_the_unit_forbids(sandbox, tmp_p
 def test_the_daemon_runs_under_the_restrictions_of_the_unit(sandbox, tmp_path):
     command, descriptor = sandbox
     model = make_model(tmp_path / "thirds.onnx")
-    tone = support_daemon.write_tone(tmp_path / "tone.flac", (4000, 30.0))
-    manager = support_daemon.ServiceManager(tmp_path / "notify")
+    tone = support.daemon.write_tone(tmp_path / "tone.flac", (4000, 30.0))
+    manager = support.daemon.ServiceManager(tmp_path / "notify")
     (tmp_path / "token").write_text("\n")
     arguments = ("--model", model, "--source", f"t={tone}", "--loop")
-    with support_daemon.daemon(
+    with support.daemon.daemon(
         Path("/nonexistent"),
         *arguments,
         *("--history", tmp_path / "state" / "history.db"),
-        command=tuple(command(*support_daemon.COMMAND)),
+        command=tuple(command(*support.daemon.COMMAND)),
         pass_fds=(descriptor,),
         variables={"NOTIFY_SOCKET": str(manager.path), "CREDENTIALS_DIRECTORY": str(tmp_path)},
     ) as running:
@@ -201,7 +201,7 @@ def test_the_daemon_runs_under_the_restrictions_of_the_unit(sandbox, tmp_path):
         with connect(f"ws://127.0.0.1:{running.port}/") as connection:
             frame = {}
             while frame.get("genre") != "high":
-                frame = json.loads(connection.recv(timeout=support_daemon.PATIENCE_SECONDS))
+                frame = json.loads(connection.recv(timeout=support.daemon.PATIENCE_SECONDS))
         child = _only_child(running.process.pid)
         os.kill(child, signal.SIGTERM)
         assert running.wait() == 0
@@ -214,7 +214,7 @@ def test_the_daemon_runs_under_the_restrictions_of_the_unit(sandbox, tmp_path):
 def test_sound_cards_are_looked_for_under_the_restrictions_of_the_unit(sandbox):
     command, descriptor = sandbox
     result = subprocess.run(
-        command(*support_daemon.COMMAND, "--list-devices"),
+        command(*support.daemon.COMMAND, "--list-devices"),
         cwd=REPOSITORY,
         pass_fds=[descriptor],
         capture_output=True,

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from streamer.spectrogram import SpectrogramSpec, log_mel
+from streamer.core.spectrogram import SpectrogramSpec, log_mel
 from trainer.augment import (
     NONE,
     RANGES,

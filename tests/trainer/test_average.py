@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support_pictures import write_pictures
-from support_run import FACTS, tiny_network, write_run
+from support.pictures import write_pictures
+from support.run import FACTS, tiny_network, write_run
 
 from trainer.cli import main
 from trainer.writing import replacing, write_json

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support_pictures import SPEC, write_pictures
+from support.pictures import SPEC, write_pictures
 
 from trainer.augment import NONE, Augmentation
 from trainer.dataset import (

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support_model import band_noise, make_model
-from support_run import FACTS, tiny_network, write_run
-from support_songs import write_audio, write_songs
+from support.model import band_noise, make_model
+from support.run import FACTS, tiny_network, write_run
+from support.songs import write_audio, write_songs
 
-from streamer.model import Classifier
-from streamer.spectrogram import SpectrogramSpec
+from streamer.core.model import Classifier
+from streamer.core.spectrogram import SpectrogramSpec
 from trainer.candidates import load_candidate
 from trainer.cli import main
 from trainer.evaluate import (

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support_pictures import write_pictures
+from support.pictures import write_pictures
 
 from trainer.writing import write_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamer.spectrogram import SpectrogramSpec
+from streamer.core.spectrogram import SpectrogramSpec
 
 keras = pytest.importorskip("keras")
 

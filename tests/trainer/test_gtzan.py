@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support_pictures import write_pictures
+from support.pictures import write_pictures
 
 from trainer.gtzan import (
     DatasetError,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, log_loss, top_k_accuracy_score
 
-from streamer.model import softmax
+from streamer.core.model import softmax
 from trainer.measures import (
     bootstrap_interval,
     calibration_error,

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support_model import band_noise
-from support_songs import SUFFIXES, write_audio, write_songs
+from support.model import band_noise
+from support.songs import SUFFIXES, write_audio, write_songs
 
-from streamer.spectrogram import SpectrogramSpec, from_levels, log_mel, relative_to_peak
+from streamer.core.spectrogram import SpectrogramSpec, from_levels, log_mel, relative_to_peak
 from trainer.audio import AudioError, read_audio
 from trainer.gtzan import DatasetError, find_tracks
 from trainer.pictures import (
@@ -144,7 +144,7 @@ def test_pictures_hold_what_the_daemon_hears(tmp_path: Path, suffix: str) -> Non
 
 
 def _columns_in_the_daemon(blocks: list[np.ndarray], rate: int) -> np.ndarray:  # type: ignore[type-arg]
-    from streamer.resampling import Resampler, mix_down
+    from streamer.core.resampling import Resampler, mix_down
 
     resampler = Resampler(rate, SPEC.sample_rate)
     samples = [resampler.push(mix_down(block).samples) for block in blocks]

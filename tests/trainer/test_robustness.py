@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from support_model import band_noise, make_model
-from support_pictures import write_pictures
-from support_run import FACTS
-from support_songs import write_audio, write_songs
+from support.model import band_noise, make_model
+from support.pictures import write_pictures
+from support.run import FACTS
+from support.songs import write_audio, write_songs
 
 from trainer.cli import main
 from trainer.gtzan import Track

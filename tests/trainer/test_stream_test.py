@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support_model import band_noise, make_model
-from support_run import FACTS
-from support_songs import write_audio, write_songs
+from support.model import band_noise, make_model
+from support.run import FACTS
+from support.songs import write_audio, write_songs
 
-from streamer.decision import Decision, DecisionSettings, State
-from streamer.model import Classifier
-from streamer.spectrogram import SpectrogramSpec
+from streamer.core.decision import Decision, DecisionSettings, State
+from streamer.core.model import Classifier
+from streamer.core.spectrogram import SpectrogramSpec
 from trainer.candidates import load_candidate
 from trainer.gtzan import DatasetError, find_background, find_tracks
 from trainer.pictures import prepare, prepare_background

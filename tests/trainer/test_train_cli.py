@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from support_model import LABELS, band_noise, make_model
-from support_pictures import write_pictures
-from support_songs import SUFFIXES, write_audio, write_songs
+from support.model import LABELS, band_noise, make_model
+from support.pictures import write_pictures
+from support.songs import SUFFIXES, write_audio, write_songs
 
 from trainer.augment import Augmentation
 from trainer.cli import AUGMENTATIONS, FIT_OPTIONS, _augmentation, main

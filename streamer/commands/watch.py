@@ -1,0 +1,278 @@
+"""genre-stream watch: follow a running genre-stream in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from streamer.commands.run import Parser
+from streamer.sinks.colours import COLOURS, ansi, colours
+from streamer.sinks.terminal import Terminal, prediction_line, state_line
+from streamer.system.console import complain, leave_the_reader_alone, why_no_text
+
+PROTOCOL = 1
+
+DEFAULT_URL = "ws://127.0.0.1:8765/"
+FIRST_WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 30.0
+"""Waits between two tries to connect double from the first to the longest."""
+SILENT_SECONDS = 45.0
+"""A server that is silent for three heartbeats is gone."""
+FRAME_BYTES = 16 * 1024 * 1024
+"""Largest frame taken from a server."""
+
+
+NO_GENRE_STREAM = "the server is not a genre-stream"
+DIM = "\x1b[2m"
+Show = Callable[[str], None]
+
+
+class WatchError(Exception):
+    """Trying again would not help; the message is one sentence."""
+
+
+class _LostError(Exception):
+    """There is no connection (any more); the message says why."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the sub-command's options."""
+    parser = Parser(
+        prog="genre-stream watch", description="Follow a running genre-stream in the terminal."
+    )
+    parser.add_argument(
+        "url",
+        nargs="?",
+        default=DEFAULT_URL,
+        metavar="URL",
+        help="of the server, as ws://, http:// or HOST:PORT (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--source", action="append", metavar="NAME", help="only this source; may be repeated"
+    )
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="file with the token that the server wants"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="write the frames as they come, one JSON object a line"
+    )
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Watch until interrupted; return the exit status."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        url = websocket_url(arguments.url)
+        token = _read_token(arguments.token_file)
+    except WatchError as error:
+        complain(str(error))
+        return 2
+    screen = _Screen()
+    show = _print_frame if arguments.json else screen.show
+    try:
+        asyncio.run(_watch(url, token, arguments.source, show))
+    except WatchError as error:
+        complain(str(error))
+        return 1
+    except BrokenPipeError:
+        leave_the_reader_alone()
+    finally:
+        screen.finish()
+    return 0
+
+
+def websocket_url(text: str) -> str:
+    """Return the WebSocket URL of a server that a person named.
+
+    Raises
+    ------
+    WatchError
+        If there is no host in it, or no host can be named so.
+
+    Examples
+    --------
+    >>> websocket_url("https://radio.example/listen"), websocket_url("localhost:8765")
+    ('wss://radio.example/listen', 'ws://localhost:8765/')
+    """
+    from websockets.exceptions import InvalidURI
+    from websockets.uri import parse_uri
+
+    url = text if "://" in text else f"ws://{text}"
+    try:
+        parts = urlsplit(url)
+        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+        if scheme not in ("ws", "wss") or not parts.hostname or parts.port == 0:
+            raise ValueError
+        # Looking the host up would raise what is wrong with its name only after we have begun.
+        parts.hostname.encode("idna")
+        url = parts._replace(scheme=scheme, path=parts.path or "/", fragment="").geturl()
+        parse_uri(url)
+    except (ValueError, InvalidURI):
+        raise WatchError(f"{text} is no address of a server; write ws://HOST:PORT/") from None
+    return url
+
+
+def _read_token(file: Path | None) -> str | None:
+    try:
+        return None if file is None else file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = why_no_text(error)
+        raise WatchError(f"cannot read the token file {file}: {reason}") from None
+
+
+async def _watch(url: str, token: str | None, sources: list[str] | None, show: Show) -> None:
+    """Show what the server says, and come back whenever it went away."""
+    wait = FIRST_WAIT_SECONDS
+    while True:
+        try:
+            async for frame in _frames(url, token, sources):
+                wait = FIRST_WAIT_SECONDS
+                try:
+                    show(frame)
+                except UnicodeError:  # of the terminal's
+                    raise
+                except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+                    raise WatchError(NO_GENRE_STREAM) from None
+        except _LostError as error:
+            complain(f"{_place(url)}: {error}; trying again in {wait:.0f} s")
+        await asyncio.sleep(wait * random.uniform(0.8, 1.2))
+        wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+
+
+async def _frames(url: str, token: str | None, sources: list[str] | None) -> AsyncIterator[str]:
+    """Yield the frames of one connection.
+
+    Raises
+    ------
+    _LostError
+        When there is no connection (any more).
+    WatchError
+        If there will never be one.
+    """
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    try:
+        async with connect(
+            url, additional_headers=headers, compression=None, max_size=FRAME_BYTES
+        ) as connection:
+            if sources:
+                await connection.send(json.dumps({"type": "subscribe", "sources": sources}))
+            while True:
+                async with asyncio.timeout(SILENT_SECONDS):
+                    yield str(await connection.recv())
+    except InvalidStatus as error:
+        raise _refusal(url, error.response.status_code, bytes(error.response.body or b"")) from None
+    except ConnectionClosed as error:
+        reason = f": {error.rcvd.reason}" if error.rcvd and error.rcvd.reason else ""
+        raise _LostError(f"the connection was closed{reason}") from None
+    except TimeoutError:
+        raise _LostError("the server does not answer") from None
+    except InvalidHandshake:
+        raise _LostError("what answers there is not a WebSocket server") from None
+    except ssl.SSLCertVerificationError as error:
+        raise WatchError(
+            f"{_place(url)}: its certificate is not trusted ({error.verify_message}); "
+            "name a file with its authority in SSL_CERT_FILE"
+        ) from None
+    except OSError as error:
+        raise _LostError(_network_reason(error)) from None
+
+
+def _refusal(url: str, status: int, body: bytes) -> Exception:
+    """Return what to raise for a server that does not let us in."""
+    said = body.decode(errors="replace").strip()
+    answer = f"{_place(url)} answered {status}" + (f": {said}" if said else "")
+    if status == 401:
+        return WatchError(f"{answer}; give the token with --token-file")
+    return WatchError(answer) if 400 <= status < 500 else _LostError(f"it answered {status}")
+
+
+def _network_reason(error: OSError) -> str:
+    """Say why there is no connection; asyncio's own words name an address and a number."""
+    if isinstance(error, socket.gaierror):
+        return "there is no such host"
+    if isinstance(error, ssl.SSLError):
+        return "what answers there does not speak TLS"
+    return os.strerror(error.errno).lower() if error.errno else "nobody answers there"
+
+
+def _place(url: str) -> str:
+    """Return a URL without what may be secret in it."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}{'' if parts.port is None else f':{parts.port}'}{parts.path}"
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """Return a frame.
+
+    Raises
+    ------
+    WatchError
+        If the server says what no genre-stream of our protocol says.
+    """
+    try:
+        frame = json.loads(text)
+        kind = frame["type"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise WatchError(NO_GENRE_STREAM) from None
+    if kind == "hello" and frame["protocol"] != PROTOCOL:
+        raise WatchError(f"the server speaks protocol {frame['protocol']}; update genre-stream")
+    if kind == "error":
+        raise WatchError(f"the server says: {frame['message']}")
+    return dict(frame)
+
+
+def _print_frame(text: str) -> None:
+    """Write a frame on a line of its own."""
+    _parse(text)
+    print(text, flush=True)
+
+
+class _Screen:
+    """One coloured line a source on a terminal; elsewhere a line whenever something changes."""
+
+    def __init__(self) -> None:
+        self._labels: list[str] = []
+        self._terminal = Terminal(sys.stdout, self._paint) if sys.stdout.isatty() else None
+        self._last: dict[str, tuple[str | None, ...]] = {}
+
+    def show(self, text: str) -> None:
+        """Show a frame, if it is of a kind that is shown."""
+        frame = _parse(text)
+        if frame["type"] == "hello":
+            self._labels = frame["labels"]
+        elif self._terminal is not None:
+            self._terminal.show(frame)
+        elif frame["type"] in ("prediction", "source"):
+            self._print_change(frame)
+
+    def finish(self) -> None:
+        """Let the terminal take what it was shown last."""
+        if self._terminal is not None:
+            self._terminal.drain()
+
+    def _paint(self, frame: Mapping[str, Any]) -> str:
+        genre = frame.get("genre")
+        return DIM if genre is None else ansi(colours(self._labels).get(genre, COLOURS[0]))
+
+    def _print_change(self, frame: Mapping[str, Any]) -> None:
+        now = (frame["type"], frame["state"], frame.get("genre"), frame.get("detail"))
+        if self._last.get(frame["source"]) == now:
+            return
+        self._last[frame["source"]] = now
+        line = prediction_line if frame["type"] == "prediction" else state_line
+        print(line(frame), flush=True)

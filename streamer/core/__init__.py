@@ -1,0 +1,1 @@
+"""Pure parts of the pipeline: no clock, thread, socket or file but the model's."""

@@ -1,0 +1,307 @@
+"""The model file: checked against its contract when it is loaded, then asked for genres.
+
+A model file is one ONNX file. All preprocessing that follows the spectrogram is part of its graph;
+what its user must know beside that stands in its metadata (`streamer.core.contract`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from streamer.core.contract import METADATA_KEY, Golden, ModelContract, ModelError, spec_key
+from streamer.core.spectrogram import SpectrogramSpec, from_levels
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "Classifier",
+    "Golden",
+    "ModelContract",
+    "ModelError",
+    "golden_spectrogram",
+    "softmax",
+]
+
+INPUT, OUTPUT = "spectrogram", "logits"
+"""Names of the graph's only input and only output."""
+
+GOLDEN_TOLERANCE = 0.02
+"""Largest difference of a golden logit between two processors; a wrong spectrogram moves the
+logits far more, rounding in float32 far less."""
+
+DEFAULT_MODEL = Path(__file__).parents[1] / "models" / "gtzan.onnx"
+"""The model that is used when none is named."""
+
+
+def golden_spectrogram(spec: SpectrogramSpec, frames: int, seed: int = 0) -> NDArray[np.float32]:
+    """Return the spectrogram that every model of this grid is asked about when it is loaded.
+
+    The cells are picture levels drawn from SHAKE-256, which gives the same bytes on every machine
+    and with every version of numpy. Every field of the spec goes into the draw, so a file whose
+    spec was changed afterwards does not recognise its own golden question.
+
+    Parameters
+    ----------
+    spec : SpectrogramSpec
+        The model's grid.
+    frames : int
+        Columns.
+    seed : int
+        Another seed is another spectrogram; model files use 0.
+
+    Returns
+    -------
+    float32, shape (1, n_mels, frames)
+        dB in `[-top_db, 0]`.
+    """
+    key = json.dumps([seed, frames, *spec_key(spec)])
+    drawn = hashlib.shake_256(key.encode()).digest(spec.n_mels * frames)
+    levels = np.frombuffer(drawn, np.uint8).reshape(1, spec.n_mels, frames)
+    return from_levels(levels, spec.top_db)
+
+
+def spectrogram_digest(spectrogram: NDArray[np.float32]) -> str:
+    """Return the SHA-256 of a spectrogram as little-endian float32, in hexadecimal."""
+    return hashlib.sha256(spectrogram.astype("<f4").tobytes()).hexdigest()
+
+
+def softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    """Return `exp(logits / temperature)` normalised over the last axis."""
+    scaled = logits.astype(np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
+
+
+class Classifier:
+    """A network that names the genre of spectrograms, and the contract it came with.
+
+    One instance serves any number of threads. It is made by `Classifier.load`.
+    """
+
+    contract: ModelContract
+
+    def __init__(self, session: onnxruntime.InferenceSession, contract: ModelContract) -> None:
+        self._session = session
+        self.contract = contract
+
+    @classmethod
+    def load(cls, path: Path = DEFAULT_MODEL, *, threads: int = 1) -> Classifier:
+        """Load a model file, check its contract and ask it its golden question.
+
+        Parameters
+        ----------
+        path : Path
+            The `.onnx` file.
+        threads : int
+            Threads that share one inference. Callers on several threads do not share them.
+
+        Raises
+        ------
+        ModelError
+            If the file cannot be read, is not a model of this contract, or answers the golden
+            question differently from when it was made.
+        ValueError
+            If `threads` is less than 1.
+        """
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
+        path = Path(path)
+        _check_readable(path)
+        try:
+            session = _open_session(path, threads, integers=False)
+            contract = _read_contract(session)
+            if contract.precision == "static":
+                session = _open_session(path, threads, integers=True)
+            classifier = cls(session, contract)
+            classifier._check_golden()
+        except ModelError as error:
+            raise ModelError(f"model {path} {error}") from None
+        return classifier
+
+    def logits(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the network's raw answers.
+
+        Parameters
+        ----------
+        spectrograms : float32, shape (batch, n_mels, frames)
+            dB relative to each window's loudest cell, in `[-top_db, 0]`, row 0 the lowest band;
+            see `streamer.core.spectrogram.relative_to_peak`, which is not applied here.
+
+        Returns
+        -------
+        float32, shape (batch, classes)
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit the model or there are fewer than `min_frames` columns.
+        """
+        bands, fewest = self.contract.spectrogram.n_mels, self.contract.min_frames
+        if (
+            spectrograms.ndim != 3
+            or spectrograms.shape[1] != bands
+            or spectrograms.shape[2] < fewest
+        ):
+            raise ValueError(
+                f"spectrograms must have shape (batch, {bands}, {fewest} or more), "
+                f"not {spectrograms.shape}"
+            )
+        inputs = {INPUT: np.ascontiguousarray(spectrograms, np.float32)}
+        (answer,) = self._session.run([OUTPUT], inputs)
+        return np.asarray(answer, np.float32)
+
+    def predict(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return calibrated probabilities, `softmax(logits / temperature)`.
+
+        Takes, returns and raises what `logits` does; rows sum to 1.
+        """
+        return softmax(self.logits(spectrograms), self.contract.temperature)
+
+    def _check_golden(self) -> None:
+        contract, golden = self.contract, self.contract.golden
+        question = golden_spectrogram(contract.spectrogram, golden.frames)
+        if spectrogram_digest(question) != golden.spectrogram_sha256:
+            raise ModelError(
+                "does not recognise its golden spectrogram: its spectrogram settings were changed "
+                "after it was exported; export it again"
+            )
+        if golden.contract_sha256 not in (None, contract.digest):
+            raise ModelError(
+                "has labels or settings that were changed after it was exported; export it again"
+            )
+        try:
+            answer = self.logits(question)
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise ModelError(f"fails on its golden spectrogram: {_one_line(error)}") from None
+        if answer.shape != (1, len(golden.logits)):
+            raise ModelError(f"answers with shape {answer.shape} for {len(golden.logits)} labels")
+        if not np.isfinite(answer).all():
+            raise ModelError("answers its golden spectrogram with NaN or infinity; export it again")
+        difference = float(np.abs(answer[0] - golden.logits).max())
+        if difference > GOLDEN_TOLERANCE:
+            raise ModelError(
+                f"gives another answer to its golden spectrogram than when it was exported (a "
+                f"logit differs by {difference:.3g}, {GOLDEN_TOLERANCE:g} is allowed): its graph "
+                "was changed or this onnxruntime computes it differently; export it again"
+            )
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise ModelError(f"model {path} is a folder: name the .onnx file")
+        if path.exists() and not path.is_file():
+            raise ModelError(f"model {path} is not a regular file: name the .onnx file")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise ModelError(f"model {path} is an empty file: copy or export it again")
+    except OSError as error:
+        raise ModelError(
+            f"model {path} cannot be read ({error.strerror}): check the path and its permissions"
+        ) from None
+
+
+def session_options(threads: int, *, integers: bool = False) -> onnxruntime.SessionOptions:
+    """Return the options under which model files run.
+
+    Threads do not spin between predictions, so an idle daemon costs nothing. Weights stored as
+    int8 are turned into float32 once, when the file is loaded, unless `integers` asks for
+    computation with integers, which only pays for graphs with quantised activations.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.disable_quant_qdq", "0" if integers else "1")
+    return options
+
+
+def _open_session(path: Path, threads: int, *, integers: bool) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(
+            str(path),
+            session_options(threads, integers=integers),
+            providers=["CPUExecutionProvider"],
+        )
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise ModelError(_why_not_loaded(path, error)) from None
+
+
+def _why_not_loaded(path: Path, error: Exception) -> str:
+    kind, reason = type(error).__name__, _one_line(error)
+    if kind == "InvalidProtobuf":
+        with path.open("rb") as file:
+            # ONNX files begin with the tag of `ir_version`.
+            if file.read(1) != b"\x08":
+                return "is not an ONNX file"
+        return "is damaged or cut short: copy or export it again"
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    for sign, fault in (
+        ("No graph was found", "is cut short and holds no graph: copy or export it again"),
+        ("External data", "keeps its weights in another file: export it as one file"),
+        ("not a registered function", f"uses operators that {runtime} does not have"),
+        ("No opset import", f"uses operators that {runtime} does not have"),
+        ("opset", f"is written in another dialect of ONNX than {runtime} reads"),
+        ("IR version", f"is written in another dialect of ONNX than {runtime} reads"),
+    ):
+        if sign in reason:
+            return f"{fault} ({reason})"
+    return f"has a graph that {runtime} cannot run ({reason})"
+
+
+def _one_line(error: Exception) -> str:
+    """Return what onnxruntime says, without its error numbers and places in its source."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"^Load model from .*? failed:", "", text)
+    text = re.sub(r"/onnxruntime_src/.*?\) (?=[A-Z])", "", text)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _read_contract(session: onnxruntime.InferenceSession) -> ModelContract:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise ModelError("carries no genre_stream contract: make it with genre-export")
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ModelError("has a contract that is not JSON; export it again") from None
+    if not isinstance(metadata, dict):
+        raise ModelError("has a contract that is not a JSON object; export it again")
+    try:
+        contract = ModelContract.from_metadata(metadata)
+    except ModelError as error:
+        raise ModelError(f"has a contract that cannot be used: {error}") from None
+    _check_signature(session, contract)
+    return contract
+
+
+def _check_signature(session: onnxruntime.InferenceSession, contract: ModelContract) -> None:
+    bands, classes = contract.spectrogram.n_mels, len(contract.labels)
+    for kind, nodes, name, rank, axis, size in (
+        ("input", session.get_inputs(), INPUT, 3, 1, bands),
+        ("output", session.get_outputs(), OUTPUT, 2, 1, classes),
+    ):
+        names = ", ".join(node.name for node in nodes)
+        if names != name:
+            raise ModelError(f"must have one {kind} called {name}, not {names or 'none'}")
+        shape = list(nodes[0].shape or [])
+        fits = len(shape) == rank and all(
+            (length == size) if index == axis else not isinstance(length, int)
+            for index, length in enumerate(shape)
+        )
+        if nodes[0].type != "tensor(float)" or not fits:
+            wanted = ["any"] * rank
+            wanted[axis] = str(size)
+            raise ModelError(
+                f"has an {kind} {name} of {nodes[0].type} {shape}; "
+                f"its contract asks for tensor(float) [{', '.join(wanted)}]"
+            )

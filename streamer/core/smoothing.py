@@ -1,0 +1,139 @@
+"""Gathering the evidence of successive windows into one belief.
+
+Pure numbers: probabilities in, probabilities out, in float64. `streamer.core.decision` says when a
+filter starts afresh and what is made of its belief.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Probabilities = NDArray[np.float64]
+"""Shape (labels,), summing to 1."""
+
+LEAST_PROBABILITY = 1e-9
+"""Floor under a window's probabilities: no single window rules a label out for good."""
+
+
+class Smoother(Protocol):
+    """What turns one window's probabilities into a belief, given the windows before."""
+
+    def restart(self) -> None:
+        """Forget everything: what comes has nothing to do with what was."""
+
+    def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
+        """Take the window that ends `hop_seconds` after the last one; return the belief."""
+
+
+def normalised(logs: Probabilities) -> Probabilities:
+    """Return `exp(logs)` divided by its sum, without overflow."""
+    powers = np.exp(logs - logs.max())
+    return np.asarray(powers / powers.sum())
+
+
+def log_floored(probabilities: Probabilities) -> Probabilities:
+    """Return the logarithm, floored at `LEAST_PROBABILITY`."""
+    return np.log(np.maximum(probabilities, LEAST_PROBABILITY))
+
+
+class HiddenMarkov:
+    """Bayesian filter of a hidden Markov model: its forward pass, one step a window.
+
+    With belief b, labels s (n of them), window x and hop h, a step is::
+
+        predict   b'(s) = 1/n + (b(s) - 1/n) exp(-(h / dwell) n / (n - 1))
+        update    b(s) ~ b'(s) p(s|x)^w
+
+    Predict: labels change as a continuous-time Markov chain that leaves a label after `dwell`
+    seconds on average, for any other with equal probability, so two half hops are one hop.
+    Update: the network's posterior p(s|x) stands for the likelihood p(x|s), to which it is
+    proportional where the classes were trained in equal shares. Windows overlap; each second of
+    sound would count window/hop times. So each window counts with the share of it that is new,
+    w = weight min(1, h / window), and the first one, all of which is new, with w = 1.
+
+    Sources: forward pass: L. Rabiner, "A tutorial on hidden Markov models", Proc. IEEE 77(2),
+    1989, section III.A. Posteriors as scaled likelihoods: H. Bourlard and N. Morgan,
+    "Connectionist Speech Recognition", 1994, chapter 7. Chain with equal rates: T. Jukes and
+    C. Cantor, "Evolution of protein molecules", 1969, for n = 4.
+
+    Parameters
+    ----------
+    labels : int
+        Number of labels, at least 2.
+    dwell_seconds : float
+        Mean time for which a label goes on.
+    window_seconds : float
+        Length of a window.
+    weight : float
+        Factor on the evidence of all windows but the first.
+
+    Examples
+    --------
+    >>> belief = HiddenMarkov(2, dwell_seconds=20, window_seconds=5)
+    >>> belief.update(np.array([0.8, 0.2]), hop_seconds=1).round(3).tolist()
+    [0.8, 0.2]
+    >>> belief.update(np.array([0.8, 0.2]), hop_seconds=1).round(3).tolist()
+    [0.817, 0.183]
+    """
+
+    def __init__(
+        self, labels: int, *, dwell_seconds: float, window_seconds: float, weight: float = 1.0
+    ) -> None:
+        self._change_rate = labels / (labels - 1) / dwell_seconds
+        self._window_seconds = window_seconds
+        self._weight = weight
+        self._uniform = np.full(labels, 1 / labels)
+        self._belief: Probabilities | None = None
+
+    def restart(self) -> None:
+        """Believe in all labels alike."""
+        self._belief = None
+
+    def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
+        """Take the window that ends `hop_seconds` after the last one; return the belief."""
+        if self._belief is None:
+            predicted, weight = self._uniform, 1.0
+        else:
+            kept = math.exp(-hop_seconds * self._change_rate)
+            predicted = self._uniform + (self._belief - self._uniform) * kept
+            weight = self._weight * min(1.0, hop_seconds / self._window_seconds)
+        self._belief = normalised(log_floored(predicted) + weight * log_floored(window))
+        return self._belief
+
+
+class MovingAverage:
+    """Exponential moving average of log-probabilities with a time constant in seconds."""
+
+    def __init__(self, *, seconds: float) -> None:
+        self._seconds = seconds
+        self._logs: Probabilities | None = None
+
+    def restart(self) -> None:
+        """Start from the next window."""
+        self._logs = None
+
+    def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
+        """Take the window that ends `hop_seconds` after the last one; return the average."""
+        logs = log_floored(window)
+        if self._logs is None:
+            self._logs = logs
+        else:
+            self._logs = self._logs + (logs - self._logs) * -math.expm1(
+                -hop_seconds / self._seconds
+            )
+        return normalised(self._logs)
+
+
+class NoSmoothing:
+    """Each window speaks for itself."""
+
+    def restart(self) -> None:
+        """Nothing to forget."""
+
+    def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
+        """Return the window's probabilities."""
+        return window

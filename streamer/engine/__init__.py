@@ -1,0 +1,1 @@
+"""Many sources on one model: reading, scheduling, pacing, health."""

@@ -1,0 +1,1 @@
+"""Protocol 1, the dashboard and the HTTP pages on one port."""

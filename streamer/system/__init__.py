@@ -1,0 +1,1 @@
+"""Logs, systemd, memory and console output."""

@@ -1,0 +1,339 @@
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import support.daemon
+
+from streamer.commands import run as cli
+from streamer.sinks.history.database import open_history
+
+
+@pytest.fixture(scope="module")
+def tone(tmp_path_factory):
+    return support.daemon.write_tone(tmp_path_factory.mktemp("tone") / "tone.flac", (4000, 20.0))
+
+
+LIKE_ANY_USER = (
+    ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+)
+"""Without what lets root read everything."""
+
+FAST_JSON = ("--fast", "--json")
+
+WRONG_USAGE = [
+    ([], "nothing to hear; usage: genre-stream (--device DEVICE | --source LOCATION)... [options]"),
+    (["--sorce", "x"], "unknown option --sorce (did you mean --source?); see genre-stream --help"),
+    (["--sorce=x"], "unknown option --sorce (did you mean --source?); see genre-stream --help"),
+    (["-q"], "unknown option -q; see genre-stream --help"),
+    (["song.flac"], "unexpected argument 'song.flac'; to hear it say --source song.flac"),
+    (["wach"], "unexpected argument 'wach' (did you mean watch?)"),
+    (["--port"], "argument --port: expected one argument; see genre-stream --help"),
+    (["--source", "demo", "--port", "x"], "--port x: input should be a valid integer, unable to"),
+    (["--source", "demo", "--hop-seconds", "0"], "--hop-seconds 0: input should be greater than"),
+    (["--source", "demo", "--tls-cert", "c"], '--tls-cert "c": needs tls_key as well'),
+    (["--config", "/no/such.toml"], "/no/such.toml: no such settings file"),
+    (["--source", "demo", "--model", "/no.onnx"], "model /no.onnx cannot be read"),
+    (["--source", "a=demo", "--source", "a=demo"], "two sources are named 'a'; give one another"),
+    (["--source", "/no/such.flac"], "/no/such.flac: no such file"),
+    (["--source", "demo", "--token-file", "/none"], "token_file /none cannot be read: "),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG_USAGE)
+def test_wrong_usage_is_one_line_and_status_2(
+    arguments, sentence, model, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if "--model" not in arguments and "--source" in arguments:
+        arguments = [*arguments, "--model", str(model)]
+    try:
+        status = cli.main(arguments)
+    except SystemExit as leaving:
+        status = leaving.code
+    assert status == 2
+    written = capfd.readouterr()
+    assert written.err.startswith(f"genre-stream: {sentence}")
+    assert written.err.count("\n") == 1
+    assert written.out == ""
+
+
+LOCKED = {
+    "source": "song.wav: permission denied; check the path",
+    "config": "song.wav: cannot be read: Permission denied",
+    "model": "song.wav cannot be read (Permission denied): check the path and its permissions",
+    "token-file": "song.wav cannot be read: Permission denied",
+    "credentials": "token cannot be read: Permission denied",
+}
+
+
+@pytest.mark.parametrize("asked", LOCKED)
+def test_a_file_in_a_folder_that_the_user_may_not_enter_is_one_line_and_status_2(
+    asked, model, tmp_path
+):
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    (locked / "song.wav").touch()
+    variables = {"CREDENTIALS_DIRECTORY": str(locked)} if asked == "credentials" else {}
+    arguments = [] if variables else [f"--{asked}", locked / "song.wav"]
+    arguments += [] if asked == "source" else ["--source", "demo"]
+    arguments += [] if asked == "model" else ["--model", model]
+    locked.chmod(0)
+    result = subprocess.run(
+        [*LIKE_ANY_USER, *support.daemon.COMMAND, *map(str, arguments), "--check"],
+        env=support.daemon.environment(tmp_path, **variables),
+        cwd=support.daemon.REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    locked.chmod(0o700)
+    assert result.returncode == 2
+    assert result.stderr.startswith("genre-stream: ")
+    assert result.stderr.endswith(f"{locked}/{LOCKED[asked]}\n")
+    assert result.stderr.count("\n") == 1
+
+
+def test_help_names_every_setting_and_command(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["--help"])
+    assert leaving.value.code == 0
+    text = capsys.readouterr().out
+    for word in (*map(cli.schema.option, cli.schema.Settings.model_fields), *cli.COMMANDS):
+        assert word in text
+
+
+def test_help_imports_none_of_the_heavy_libraries():
+    program = (
+        "import sys; from streamer.commands.run import build_parser; build_parser().format_help();"
+        "print([m for m in ('numpy', 'onnxruntime', 'av', 'websockets', 'sounddevice')"
+        " if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout == "[]\n", result.stderr
+
+
+def test_the_version_is_that_of_the_distribution(tmp_path):
+    result = support.daemon.run(tmp_path, "--version")
+    assert result.stdout.startswith("genre-stream 0.")
+
+
+def test_print_config_shows_what_holds(tmp_path):
+    result = support.daemon.run(tmp_path, "--print-config", "--port", "1")
+    assert result.returncode == 0
+    assert "port = 1                                  # command line\n" in result.stdout
+
+
+def test_check_tries_each_part_and_listens_to_nothing(model, tmp_path):
+    result = support.daemon.run(
+        tmp_path, "--check", "--source", "demo", "--model", model, "--port", 0
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == [
+        "sources",
+        "model",
+        "access",
+        "history",
+        "port",
+    ]
+
+
+def test_check_leaves_no_history_behind_that_was_not_there(model, tmp_path):
+    kept, new = tmp_path / "kept.db", tmp_path / "new.db"
+    open_history(kept).close()
+    for history in (kept, new):
+        arguments = ("--source", "demo", "--model", model, "--port", 0, "--history", history)
+        result = support.daemon.run(tmp_path, "--check", *arguments)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert f"history: {history}\n" in result.stdout
+    assert sorted(tmp_path.glob("*.db*")) == [kept]
+
+
+def test_check_says_that_the_port_is_taken(model, tmp_path):
+    with support.daemon.socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = support.daemon.run(
+            tmp_path, "--check", "--source", "demo", "--model", model, "--port", port
+        )
+    assert result.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in result.stderr
+
+
+def test_json_lines_are_the_frames_that_clients_get(model, tone, tmp_path):
+    result = support.daemon.run(
+        tmp_path, "--source", f"t={tone}", "--model", model, "--fast", "--json"
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    frames = [json.loads(line) for line in result.stdout.splitlines()]
+    assert frames[0]["type"] == "hello"
+    assert frames[-1] == {"type": "source", "source": "t", "state": "ended", "detail": ""}
+    predictions = [frame for frame in frames if frame["type"] == "prediction"]
+    assert [frame["seq"] for frame in predictions] == list(range(len(predictions)))
+    assert len(predictions) >= 16
+    assert predictions[-1]["genre"] == "high"
+    segments = [frame for frame in frames if frame["type"] == "segment"]
+    assert segments[-1]["final"]
+
+
+def test_several_sources_are_written_as_lines_of_one_stream(model, tone, tmp_path):
+    result = support.daemon.run(
+        tmp_path,
+        *("--source", f"a={tone}", "--source", f"b={tone}"),
+        *("--model", model, "--fast", "--json"),
+    )
+    frames = [json.loads(line) for line in result.stdout.splitlines()]
+    of = {name: [f for f in frames if f.get("source") == name] for name in "ab"}
+    decisions = {
+        name: [(f["position"], f["genre"]) for f in of[name] if f["type"] == "prediction"]
+        for name in "ab"
+    }
+    assert decisions["a"] == decisions["b"] != []
+
+
+def test_a_file_that_cannot_be_heard_is_one_line_and_status_1(model, tmp_path):
+    text = tmp_path / "text.wav"
+    text.write_text("this is no sound")
+    (tmp_path / "empty.flac").touch()
+    for name in ("text.wav", "empty.flac"):
+        result = support.daemon.run(
+            tmp_path, "--source", tmp_path / name, "--model", model, "--fast", "--json"
+        )
+        assert result.returncode == 1, name
+        assert result.stderr.startswith("genre-stream: "), name
+        assert result.stderr.count("\n") == 1, name
+        assert name in result.stderr
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(model, tone, tmp_path):
+    process = subprocess.Popen(
+        [*support.daemon.COMMAND, *FAST_JSON, "--loop", "--source", tone, "--model", model],
+        env=support.daemon.environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().startswith('{"type":"hello"')
+    process.stdout.close()
+    assert process.wait(support.daemon.PATIENCE_SECONDS) == 0
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["--print-config"],
+        ["completion", "bash"],
+        ["--check", "--source", "demo"],
+        [*FAST_JSON, "--loop", "--source", "demo"],
+    ],
+)
+def test_a_disk_that_is_full_is_one_line_and_status_1(arguments, buffered, model, tmp_path):
+    needs_model = ["--model", model] if "--source" in arguments else []
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [*support.daemon.COMMAND, *arguments, *needs_model],
+            env=support.daemon.environment(tmp_path, PYTHONUNBUFFERED="" if buffered else "1"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=support.daemon.PATIENCE_SECONDS,
+        )
+    assert result.returncode == 1
+    assert result.stderr == "genre-stream: cannot write the output: No space left on device\n"
+
+
+def test_an_interrupt_before_anything_is_imported_ends_it_quietly(tmp_path):
+    program = (
+        "import importlib.abc, signal, sys\n"
+        "class Interrupter(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'pydantic': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupter())\n"
+        "from streamer.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, "--source", "demo"],
+        env=support.daemon.environment(tmp_path),
+        cwd=support.daemon.REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_ends_json_lines_quietly_and_in_order(number, status, model, tone, tmp_path):
+    process = subprocess.Popen(
+        [*support.daemon.COMMAND, "--source", str(tone), "--loop", "--model", str(model), "--json"],
+        env=support.daemon.environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().startswith('{"type":"hello"')
+    while '"prediction"' not in process.stdout.readline():
+        pass
+    process.send_signal(number)
+    rest, complaints = process.communicate(timeout=support.daemon.PATIENCE_SECONDS)
+    assert process.returncode == status
+    assert complaints == ""
+    segment, source = [json.loads(line) for line in rest.splitlines()[-2:]]
+    assert (segment["type"], segment["final"]) == ("segment", True)
+    assert source == {"type": "source", "source": "tone", "state": "ended", "detail": "stopped"}
+
+
+def run_closing(closed, home, *arguments):
+    """Run genre-stream from a shell that closes some of its standard streams."""
+    command = shlex.join([*support.daemon.COMMAND, *map(str, arguments)])
+    return subprocess.run(
+        ["sh", "-c", f"{command} {closed}"],
+        env=support.daemon.environment(home),
+        cwd=support.daemon.REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=support.daemon.PATIENCE_SECONDS,
+    )
+
+
+def test_it_serves_although_its_standard_streams_are_closed(model, tone, tmp_path):
+    database = tmp_path / "heard.db"
+    arguments = ("--source", tone, "--model", model, "--fast", "--port", "0")
+    done = run_closing("<&- >&- 2>&-", tmp_path, *arguments, "--history", database)
+    assert done.returncode == 0
+    assert "high" in support.daemon.run(tmp_path, "history", database, "--csv").stdout
+
+
+def test_a_complaint_does_not_go_to_the_output_because_standard_error_is_closed(tmp_path):
+    done = run_closing("2>&-", tmp_path, "--source", tmp_path / "nowhere.wav", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_closed_standard_input_is_refused(model, tmp_path):
+    raw = ("--source", "-", "--rate", "8000", "--channels", "1", "--model", model)
+    done = run_closing("<&-", tmp_path, *raw, *FAST_JSON)
+    said = "genre-stream: standard input is closed; send sound into it\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_raw_samples_are_read_from_standard_input(model, tmp_path):
+    tone = np.sin(2 * np.pi * 200 * np.arange(8000 * 6) / 8000)
+    raw_input = ["--source", "-", "--rate", "8000", "--channels", "2"]
+    raw = np.repeat((tone * 20000).astype("<i2"), 2).tobytes()
+    result = subprocess.run(
+        [*support.daemon.COMMAND, *FAST_JSON, *raw_input, "--model", model],
+        env=support.daemon.environment(tmp_path),
+        input=raw,
+        capture_output=True,
+        timeout=support.daemon.PATIENCE_SECONDS,
+    )
+    frames = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [f["genre"] for f in frames if f["type"] == "prediction"][-1] == "low"
+    assert result.returncode == 0

@@ -1,0 +1,352 @@
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+from support.certificate import make_certificate
+from support.published import prediction, running_server, source_state
+from support.schema import check_frame
+from websockets.asyncio.server import serve
+
+from streamer.commands import watch
+from streamer.sinks.colours import ansi
+
+PATIENCE = 90.0
+COMMAND = [
+    sys.executable,
+    "-u",
+    "-c",
+    "import sys; from streamer.commands.run import main; sys.exit(main())",
+]
+
+
+def within_patience(coroutine):
+    async def patient():
+        async with asyncio.timeout(PATIENCE):
+            return await coroutine
+
+    return asyncio.run(patient())
+
+
+@contextlib.asynccontextmanager
+async def watching(*arguments, **options):
+    """Run genre-stream watch."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        "watch",
+        *map(str, arguments),
+        **{"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE} | options,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+async def line(stream):
+    return (await stream.readline()).decode().rstrip("\n")
+
+
+def test_a_line_is_written_whenever_something_else_is_heard():
+    async def scenario():
+        async with (
+            running_server() as (hub, server),
+            watching(server.url) as watcher,
+        ):
+            await until(lambda: list(hub.outboxes))
+            hub.publish(prediction(1, genre="jazz", confidence=0.83, level_dbfs=-21.4))
+            hub.publish(prediction(2, genre="jazz"))
+            hub.publish(prediction(65, state="silence", genre=None, confidence=1.0))
+            hub.publish(source_state("stalled", detail="no sound for 3 s"))
+            assert await line(watcher.stdout) == (
+                "radio         0:01  jazz        83 % ████████░░  -21 dBFS"
+            )
+            assert (await line(watcher.stdout)).startswith("radio         1:05  silence    100 % ")
+            assert await line(watcher.stdout) == "radio        stalled: no sound for 3 s"
+
+    within_patience(scenario())
+
+
+def test_on_a_terminal_each_source_has_one_line_in_the_colour_of_its_genre():
+    async def scenario():
+        terminal, other_end = pty.openpty()
+        async with (
+            running_server("radio", "hall") as (hub, server),
+            watching(server.url, stdout=other_end),
+        ):
+            os.close(other_end)
+            hub.publish(prediction(1, "radio", genre="jazz"))
+            hub.publish(prediction(1, "hall", state="silence", genre=None))
+            seen = ""
+            while "silence" not in seen:
+                seen += (await asyncio.to_thread(os.read, terminal, 4096)).decode()
+            hub.publish(prediction(2, "radio", genre="rock"))
+            while "rock" not in seen or "\x1b[2A" not in seen:
+                seen += (await asyncio.to_thread(os.read, terminal, 4096)).decode()
+        os.close(terminal)
+        assert f"{ansi('#92dadd')}radio         0:01  jazz" in seen
+        assert f"{watch.DIM}hall          0:01  silence" in seen
+        assert f"{ansi('#bd1f01')}radio         0:02  rock" in seen
+
+    within_patience(scenario())
+
+
+def test_with_json_the_frames_are_written_as_they_come_and_sources_can_be_chosen():
+    async def scenario():
+        async with (
+            running_server("radio", "hall") as (hub, server),
+            watching(server.url, "--json", "--source", "hall") as watcher,
+        ):
+            await until(lambda: any(outbox.subscription.sources for outbox in hub.outboxes))
+            for source in ("radio", "hall"):
+                hub.publish(prediction(7, source))
+            frames = [check_frame(json.loads(await line(watcher.stdout))) for _ in range(2)]
+            assert [(frame["type"], frame.get("source")) for frame in frames] == [
+                ("hello", None),
+                ("prediction", "hall"),
+            ]
+
+    within_patience(scenario())
+
+
+def test_when_the_server_is_gone_for_a_while_the_watcher_comes_back():
+    async def scenario():
+        async with contextlib.AsyncExitStack() as stack:
+            async with running_server() as (_, server):
+                url, port = server.url, server.addresses[0][1]
+                watcher = await stack.enter_async_context(watching(url, "--json"))
+                assert json.loads(await line(watcher.stdout))["type"] == "hello"
+            said = await line(watcher.stderr)
+            assert said.startswith(f"genre-stream: ws://127.0.0.1:{port}/: the connection was clo")
+            assert said.endswith(": the server stops; trying again in 1 s")
+            assert "connection refused; trying again in 2 s" in await line(watcher.stderr)
+            async with running_server(port=port):
+                assert json.loads(await line(watcher.stdout))["type"] == "hello"
+
+    within_patience(scenario())
+
+
+def test_the_token_is_read_from_a_file_and_without_it_the_watcher_says_what_to_do(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("open sesame\n")
+
+    async def scenario():
+        async with running_server(token="open sesame") as (_, server):
+            async with watching(server.url, "--json", "--token-file", token) as watcher:
+                assert json.loads(await line(watcher.stdout))["type"] == "hello"
+            async with watching(f"{server.url}?token=guess", "--json") as watcher:
+                assert await watcher.wait() == 1
+                assert await line(watcher.stderr) == (
+                    f"genre-stream: {server.url.replace('http', 'ws')} answered 401: this needs "
+                    "the token: Bearer in a header or ?token=TOKEN; "
+                    "give the token with --token-file"
+                )
+
+    within_patience(scenario())
+
+
+def test_a_certificate_is_trusted_only_if_its_authority_is_named(tmp_path):
+    cert, key = make_certificate(tmp_path)
+
+    async def scenario():
+        async with running_server(tls_cert=cert, tls_key=key) as (_, server):
+            async with watching(server.url, "--json") as watcher:
+                assert await watcher.wait() == 1
+                assert await line(watcher.stderr) == (
+                    f"genre-stream: {server.url.replace('https', 'wss')}: its certificate is not "
+                    "trusted (self-signed certificate); "
+                    "name a file with its authority in SSL_CERT_FILE"
+                )
+            trusting = os.environ | {"SSL_CERT_FILE": str(cert)}
+            async with watching(server.url, "--json", env=trusting) as watcher:
+                assert json.loads(await line(watcher.stdout))["type"] == "hello"
+
+    within_patience(scenario())
+
+
+@pytest.mark.parametrize(
+    ("answer", "scheme", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "ws", "it answered 200"),
+        (b"220 mail.example ESMTP\r\n", "ws", "what answers there is not a WebSocket server"),
+        (b"220 mail.example ESMTP\r\n", "wss", "what answers there does not speak TLS"),
+        (b"", "ws", "what answers there is not a WebSocket server"),
+    ],
+)
+def test_what_is_no_genre_stream_is_said_to_be_none(answer, scheme, said):
+    async def serve(reader, writer):
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async def scenario():
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as other:
+            port = other.sockets[0].getsockname()[1]
+            async with watching(f"{scheme}://127.0.0.1:{port}/") as watcher:
+                assert await line(watcher.stderr) == (
+                    f"genre-stream: {scheme}://127.0.0.1:{port}/: {said}; trying again in 1 s"
+                )
+
+    within_patience(scenario())
+
+
+def test_it_watches_although_its_output_is_closed():
+    async def scenario():
+        async with running_server() as (hub, server):
+            command = shlex.join([*COMMAND, "watch", server.url])
+            watcher = await asyncio.create_subprocess_shell(
+                f"exec {command} >&-", stderr=asyncio.subprocess.PIPE
+            )
+            await until(lambda: list(hub.outboxes))
+            hub.publish(prediction(1))
+            watcher.send_signal(signal.SIGINT)
+            assert await watcher.wait() == 130
+            assert await watcher.stderr.read() == b""
+
+    within_patience(scenario())
+
+
+def test_a_source_that_is_not_there_is_said():
+    async def scenario():
+        async with (
+            running_server() as (_, server),
+            watching(server.url, "--source", "nowhere") as watcher,
+        ):
+            assert await watcher.wait() == 1
+            assert await line(watcher.stderr) == (
+                "genre-stream: the server says: no source is named 'nowhere'; see the hello frame"
+            )
+
+    within_patience(scenario())
+
+
+def test_who_reads_the_output_may_stop():
+    async def scenario():
+        async with running_server() as (hub, server):
+            command = " ".join(f"'{part}'" for part in [*COMMAND, "watch", server.url, "--json"])
+            reader = await asyncio.create_subprocess_shell(
+                f"({command}; echo $? >&2) | head -1",
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            assert json.loads(await line(reader.stdout))["type"] == "hello"
+            await until(lambda: hub.publish(prediction(1)) or not list(hub.outboxes))
+            assert (await reader.communicate())[1].decode() == "0\n"
+
+    within_patience(scenario())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://radio.example",
+        "ws://",
+        "http://:80/",
+        "ws://host:99999",
+        "ws://a..b:1/",
+        "ws://somebody@host/",
+    ],
+)
+def test_an_address_that_is_none_is_refused(url):
+    done = subprocess.run([*COMMAND, "watch", url], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"genre-stream: {url} is no address of a server; write ws://HOST:PORT/\n"
+    )
+
+
+def test_an_option_that_is_none_is_refused_in_one_line():
+    done = subprocess.run([*COMMAND, "watch", "--foo"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "genre-stream: unrecognized arguments: --foo; see genre-stream watch --help\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "No such file or directory"), (b"\xff\xfe", "it is not text in UTF-8")],
+)
+def test_a_token_file_that_cannot_be_read_is_one_line(content, reason, tmp_path, capsys):
+    token = tmp_path / "token"
+    if content is not None:
+        token.write_bytes(content)
+    assert watch.main(["--token-file", str(token)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"genre-stream: cannot read the token file {token}: {reason}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("localhost:8765", "ws://localhost:8765/"),
+        ("radio.example", "ws://radio.example/"),
+        ("http://[::1]:8765/", "ws://[::1]:8765/"),
+        ("https://radio.example/listen?token=x#top", "wss://radio.example/listen?token=x"),
+        ("wss://radio.example", "wss://radio.example/"),
+    ],
+)
+def test_addresses_may_be_written_as_people_know_them(text, url):
+    assert watch.websocket_url(text) == url
+
+
+@contextlib.asynccontextmanager
+async def foreign_server(*frames):
+    """Serve frames to whoever connects; the value is the URL."""
+
+    async def tell(connection):
+        for frame in frames:
+            await connection.send(json.dumps(frame))
+        await connection.wait_closed()
+
+    async with serve(tell, "127.0.0.1", 0) as server:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+def test_a_server_that_is_not_ours_has_no_say_over_the_terminal():
+    frame = {
+        "type": "source",
+        "source": "ra\x1b]0;title\x07dio",
+        "state": "live\x1b[2J",
+        "detail": "here\nis \x9b31mmore",
+    }
+
+    async def scenario():
+        async with foreign_server(frame) as url, watching(url) as watcher:
+            assert await line(watcher.stdout) == "ra]0;titledio live[2J: hereis 31mmore"
+
+    within_patience(scenario())
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"type": "hello"},
+        {"type": "source", "source": "radio"},
+        {"type": "prediction", "source": "radio", "state": "music", "position": 1e999},
+        {"type": "prediction", "source": [], "state": "music"},
+        {"type": "error"},
+        ["prediction"],
+    ],
+)
+def test_a_server_whose_frames_are_not_ours_is_named_in_one_line(frame):
+    async def scenario():
+        async with foreign_server(frame) as url, watching(url) as watcher:
+            _, complaint = await watcher.communicate()
+            assert complaint.decode() == "genre-stream: the server is not a genre-stream\n"
+            assert watcher.returncode == 1
+
+    within_patience(scenario())

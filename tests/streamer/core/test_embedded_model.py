@@ -1,0 +1,93 @@
+"""What the embedded model makes of real music, through the program that people start."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamer import Classifier, Decision, Pipeline
+from streamer.core.spectrogram import from_levels
+from streamer.demo.render import SECTION_SECONDS
+from trainer.pictures import read_picture
+
+PROGRAM = [sys.executable, "-m", "streamer.commands.run"]
+
+
+@pytest.fixture(scope="module")
+def tracks(shared: Path) -> list[Path]:
+    """Return the recordings of the validation list: the model was not trained on them."""
+    listed = (shared / "gtzan" / "splits" / "fault_filtered_valid.txt").read_text().split()
+    found = [shared / "gtzan" / "audio" / name.split(".")[0] / f"{name}.flac" for name in listed]
+    return [path for path in found if path.is_file()]
+
+
+def last_predictions(frames: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return each source's last prediction."""
+    messages = [json.loads(frame) for frame in frames]
+    return {m["source"]: m for m in messages if m["type"] == "prediction"}
+
+
+def most_probable(probabilities: Mapping[str, float]) -> str:
+    return max(probabilities, key=lambda label: probabilities[label])
+
+
+@pytest.fixture(scope="module")
+def by_audio(tracks: list[Path], gtzan_model: Path) -> dict[str, dict[str, Any]]:
+    """Return what the program says about every track at its end."""
+    sources = [word for path in tracks for word in ("--source", f"{path.stem}={path}")]
+    done = subprocess.run(
+        [*PROGRAM, "--fast", "--json", *sources], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return last_predictions(done.stdout.splitlines())
+
+
+@pytest.mark.shared
+def test_the_last_word_is_the_right_genre_for_most_unheard_tracks(
+    tracks: list[Path], by_audio: dict[str, dict[str, Any]]
+) -> None:
+    assert len(by_audio) == len(tracks) == 49
+    genres = {name: last["genre"] for name, last in by_audio.items()}
+    right = [name for name, genre in genres.items() if name.split(".")[0] == genre]
+    assert len(right) / len(tracks) >= 0.6, genres
+
+
+@pytest.mark.shared
+def test_pictures_of_the_same_tracks_are_told_the_same_genre(
+    shared: Path, by_audio: dict[str, dict[str, Any]]
+) -> None:
+    classifier = Classifier.load(threads=2)
+    same = 0
+    for name, prediction in by_audio.items():
+        picture = shared / "gtzan" / "spectrograms" / name.split(".")[0] / f"{name}.png"
+        columns = from_levels(read_picture(picture), classifier.contract.spectrogram.top_db)
+        events = Pipeline(classifier).feed_columns(columns, level_dbfs=-20.0)
+        last = [event for event in events if isinstance(event, Decision)][-1]
+        same += most_probable(last.probabilities) == most_probable(prediction["probabilities"])
+    assert same / len(by_audio) >= 0.85
+
+
+def test_four_of_the_demos_five_pieces_are_told_before_they_end(
+    demo_clip: Path, gtzan_model: Path
+) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "--fast", "--json", "--source", "demo"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    predictions = [message for message in messages if message["type"] == "prediction"]
+    assert len(predictions) > 55
+    ends = {round(message["position"]): message["genre"] for message in predictions}
+    last = [ends[round(SECTION_SECONDS * number) - 2] for number in range(1, 5)]
+    assert last == ["classical", "jazz", "reggae", "disco"]
+    assert messages[-1]["type"] == "source"
+    assert messages[-1]["state"] == "ended"

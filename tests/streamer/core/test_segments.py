@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from streamer.core.decision import Decider, DecisionSettings, Observation, Segment, State, Titles
+
+LABELS = ("blues", "jazz", "rock")
+WINDOW_SECONDS = 5.0
+LOUD, SILENT = -20.0, -90.0
+
+
+class Radio:
+    """A source of windows one second apart, whose sound is known."""
+
+    def __init__(self, look_back_seconds: float = 10.0) -> None:
+        settings = DecisionSettings(look_back_seconds=look_back_seconds)
+        self.decider = Decider(LABELS, None, settings, WINDOW_SECONDS)
+        self.sound: list[str | None] = []
+        self.titles = Titles()
+        self.cut = 0
+        self.sent: list[list[Segment]] = []
+
+    def play(
+        self,
+        label: str | None,
+        seconds: int,
+        *,
+        title: str | None = None,
+        boundary: float | None = None,
+    ) -> None:
+        """Play seconds of a genre, or of silence (None)."""
+        if self.titles.is_cut(title):
+            self.cut = len(self.sound)
+        self.titles.take(title)
+        for _ in range(seconds):
+            self.sound.append(label)
+            now = float(len(self.sound))
+            level = SILENT if label is None else LOUD
+            window = None if label is None else self.window()
+            observation = Observation(now, 1.0, level, window, title, boundary=boundary)
+            self.sent.append(self.decider.update(observation)[1])
+
+    def window(self) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
+        """What a good model says of the last five seconds since any silence or new title."""
+        heard: list[str] = []
+        for label in reversed(self.sound[max(self.cut, len(self.sound) - int(WINDOW_SECONDS)) :]):
+            if label is None:
+                break
+            heard.append(label)
+        if len(heard) < 3:
+            return None
+        shares = np.array([heard.count(label) / len(heard) for label in LABELS])
+        return 0.85 * shares + 0.05
+
+    def finals(self) -> list[tuple[State, str | None, float, float | None]]:
+        everything = [segment for sent in self.sent for segment in sent] + self.decider.finish()
+        return [(s.state, s.genre, s.start, s.end) for s in everything if s.final]
+
+
+def test_one_song_is_one_segment_from_its_first_second() -> None:
+    radio = Radio()
+    radio.play("jazz", 30)
+    assert [len(sent) for sent in radio.sent] == [1, 0, 1] + 27 * [0]
+    assert radio.finals() == [(State.MUSIC, "jazz", 0.0, 30.0)]
+
+
+def test_the_boundary_is_put_where_the_music_changed() -> None:
+    radio = Radio()
+    radio.play("jazz", 30)
+    radio.play("rock", 30)
+    (_, _, _, end), (_, genre, start, _) = radio.finals()
+    assert genre == "rock"
+    assert start == end == pytest.approx(30, abs=1)
+
+
+@pytest.mark.parametrize("look_back_seconds", [10.0, 60.0])
+def test_a_genre_that_comes_back_leaves_what_lay_between_its_length(
+    look_back_seconds: float,
+) -> None:
+    radio = Radio(look_back_seconds)
+    radio.play("jazz", 60)
+    radio.play("rock", 15)
+    radio.play("jazz", 60)
+    assert [final[1:] for final in radio.finals()] == [
+        ("jazz", 0.0, 60.0),
+        ("rock", 60.0, 75.0),
+        ("jazz", 75.0, 135.0),
+    ]
+
+
+def test_hesitation_between_two_songs_is_no_segment() -> None:
+    radio = Radio()
+    for label in ("jazz", "rock", "blues"):
+        radio.play(label, 25)
+    states = [segment.state for sent in radio.sent for segment in sent]
+    assert State.UNCERTAIN in states
+    assert [final[1] for final in radio.finals()] == ["jazz", "rock", "blues"]
+
+
+def test_a_change_is_told_at_once_and_final_when_it_can_no_longer_move() -> None:
+    radio = Radio(look_back_seconds=10.0)
+    radio.play("jazz", 30)
+    radio.play("rock", 30)
+    told = next(i for i, sent in enumerate(radio.sent) if any(s.id == 2 for s in sent))
+    before, after = radio.sent[told]
+    assert (before.id, before.end, before.final) == (1, after.start, False)
+    assert (after.id, after.end, after.final) == (2, None, False)
+    final = next(i for i, sent in enumerate(radio.sent) if any(s.final for s in sent))
+    assert final == told + 10
+
+
+def test_silence_is_a_segment_with_sharp_edges() -> None:
+    radio = Radio()
+    radio.play("jazz", 20)
+    radio.play(None, 4)
+    radio.play("rock", 20)
+    assert radio.finals() == [
+        (State.MUSIC, "jazz", 0.0, 20.0),
+        (State.SILENCE, None, 20.0, 24.0),
+        (State.MUSIC, "rock", 24.0, 44.0),
+    ]
+
+
+def test_a_boundary_that_is_known_is_kept() -> None:
+    radio = Radio()
+    radio.play("jazz", 20, title="one")
+    radio.play("rock", 20, title="two", boundary=20.3)
+    assert [final[2] for final in radio.finals()] == [0.0, 20.3]
+
+
+def test_a_new_title_begins_a_segment_even_of_the_same_genre() -> None:
+    radio = Radio()
+    radio.play("jazz", 20, title="one")
+    radio.play("jazz", 20, title="two")
+    finals = [s for sent in radio.sent for s in sent if s.final] + radio.decider.finish()
+    assert [(s.title, s.start, s.end) for s in finals] == [("one", 0.0, 20.0), ("two", 20.0, 40.0)]
+
+
+def test_a_title_that_comes_late_is_added() -> None:
+    radio = Radio()
+    radio.play("jazz", 10)
+    radio.play("jazz", 1, title="one")
+    assert [(s.id, s.title, s.final) for s in radio.sent[-1]] == [(1, "one", False)]
+    assert [s.title for s in radio.decider.finish()] == ["one"]
+
+
+def test_a_title_holds_while_the_source_says_nothing_of_it() -> None:
+    radio = Radio()
+    radio.play("jazz", 10, title="one")
+    radio.play("jazz", 10)
+    radio.play(None, 4)
+    radio.play("jazz", 10)
+    finals = [s for sent in radio.sent for s in sent if s.final] + radio.decider.finish()
+    assert [(s.title, s.end) for s in finals] == [("one", 20.0), ("one", 24.0), ("one", 34.0)]
+
+
+def test_a_title_that_is_taken_back_holds_no_longer_and_the_next_one_is_a_new_song() -> None:
+    radio = Radio()
+    radio.play("jazz", 20, title="one")
+    radio.play("jazz", 20, title="")
+    radio.play("jazz", 20, title="two")
+    finals = [s for sent in radio.sent for s in sent if s.final] + radio.decider.finish()
+    assert [(s.title, s.genre, s.start, s.end) for s in finals] == [
+        ("one", "jazz", 0.0, 20.0),
+        (None, "jazz", 20.0, 40.0),
+        ("two", "jazz", 40.0, 60.0),
+    ]
+
+
+def test_the_confidence_of_a_segment_is_the_mean_of_its_decisions() -> None:
+    settings = DecisionSettings(smoothing="none")
+    decider = Decider(LABELS, None, settings, WINDOW_SECONDS)
+    decider.update(Observation(1.0, 1.0, LOUD, np.array([0.9, 0.05, 0.05])))
+    decider.update(Observation(4.0, 3.0, LOUD, np.array([0.7, 0.15, 0.15])))
+    (segment,) = decider.finish()
+    assert segment.confidence == pytest.approx((0.9 + 3 * 0.7) / 4)
+
+
+def test_a_source_that_ends_ends_its_segment_where_it_ended() -> None:
+    radio = Radio()
+    radio.play("jazz", 10)
+    assert [segment.end for segment in radio.decider.finish(10.4)] == [10.4]
+    assert radio.decider.finish(10.4) == []
+
+
+def test_a_source_that_was_never_heard_has_no_segments() -> None:
+    assert Radio().decider.finish(3.0) == []
+
+
+def test_a_return_to_the_same_genre_is_not_hidden() -> None:
+    radio = Radio()
+    radio.play("jazz", 30)
+    radio.play("rock", 10)
+    radio.play("jazz", 30)
+    genres = [final[1] for final in radio.finals()]
+    assert genres in (["jazz", None, "jazz"], ["jazz", "rock", "jazz"])
+
+
+JAZZ, ROCK = np.array([0.05, 0.9, 0.05]), np.array([0.05, 0.05, 0.9])
+BLUES = np.array([0.9, 0.05, 0.05])
+UNSURE = np.array([0.38, 0.22, 0.4])
+"""Blues or rock."""
+RATHER_JAZZ = np.array([0.29, 0.42, 0.29])
+"""Too little for a claim."""
+
+
+def told(*windows: tuple[np.ndarray, int]) -> list[tuple[str, float, float | None]]:
+    """What becomes of windows one second apart, each of which speaks for itself."""
+    decider = Decider(LABELS, None, DecisionSettings(smoothing="none"), WINDOW_SECONDS)
+    heard = [window for window, seconds in windows for _ in range(seconds)]
+    sent: list[Segment] = []
+    for now, window in enumerate(heard, 1):
+        sent += decider.update(Observation(float(now), 1.0, LOUD, window))[1]
+    finals = [segment for segment in [*sent, *decider.finish()] if segment.final]
+    return [(s.genre or s.state.value, s.start, s.end) for s in finals]
+
+
+def test_a_genre_that_is_claimed_is_a_segment_however_short() -> None:
+    assert told((JAZZ, 20), (ROCK, 3), (BLUES, 20)) == [
+        ("jazz", 0.0, 18.0),
+        ("rock", 18.0, 21.0),
+        ("blues", 21.0, 43.0),
+    ]
+
+
+def test_hesitation_is_part_of_what_follows_unless_that_is_what_was_before() -> None:
+    assert told((JAZZ, 20), (UNSURE, 4), (ROCK, 20)) == [("jazz", 0.0, 18.0), ("rock", 18.0, 44.0)]
+    assert told((JAZZ, 20), (UNSURE, 4), (JAZZ, 20)) == [
+        ("jazz", 0.0, 18.0),
+        ("uncertain", 18.0, 22.0),
+        ("jazz", 22.0, 44.0),
+    ]
+
+
+def test_what_is_uncertain_for_longer_than_a_window_is_a_segment() -> None:
+    assert [what for what, _, _ in told((JAZZ, 20), (UNSURE, 8), (ROCK, 20))] == [
+        "jazz",
+        "uncertain",
+        "rock",
+    ]
+
+
+def test_hesitation_at_the_begin_is_part_of_what_follows_if_it_spoke_for_it_and_was_short() -> None:
+    assert told((RATHER_JAZZ, 5), (JAZZ, 20)) == [("jazz", 0.0, 25.0)]
+    assert [what for what, _, _ in told((RATHER_JAZZ, 15), (JAZZ, 20))] == ["uncertain", "jazz"]
+    assert told((UNSURE, 5), (JAZZ, 20)) == [("uncertain", 0.0, 3.0), ("jazz", 3.0, 25.0)]
+
+
+def test_hesitation_does_not_count_for_the_confidence_of_what_follows() -> None:
+    decider = Decider(LABELS, None, DecisionSettings(smoothing="none"), WINDOW_SECONDS)
+    for now, window in enumerate([RATHER_JAZZ, RATHER_JAZZ, JAZZ, JAZZ], 1):
+        decider.update(Observation(float(now), 1.0, LOUD, window))
+    assert [segment.confidence for segment in decider.finish()] == [pytest.approx(0.9)]
+
+
+def test_a_boundary_moves_when_hesitation_turns_out_to_be_what_spoke_later() -> None:
+    decider = Decider(LABELS, None, DecisionSettings(smoothing="none"), WINDOW_SECONDS)
+    rather_blues = np.array([0.42, 0.33, 0.25])
+    sent = []
+    for now, window in enumerate([*[JAZZ] * 20, *[rather_blues] * 3, *[ROCK] * 20], 1):
+        segments = decider.update(Observation(float(now), 1.0, LOUD, window))[1]
+        if segments:
+            sent.append((now, [(s.id, s.genre, s.start, s.end, s.final) for s in segments]))
+    assert sent == [
+        (1, [(1, "jazz", 0.0, None, False)]),
+        (21, [(1, "jazz", 0.0, 18.0, False), (2, None, 18.0, None, False)]),
+        (24, [(1, "jazz", 0.0, 21.0, False), (2, "rock", 21.0, None, False)]),
+        (31, [(1, "jazz", 0.0, 21.0, True)]),
+    ]
+
+
+@pytest.mark.parametrize("boundary", [19.4, 20.0])
+def test_silence_that_began_before_the_title_changed_takes_the_new_titles_segment_over(
+    boundary: float,
+) -> None:
+    radio = Radio()
+    radio.play("jazz", 20, title="one")
+    radio.play("jazz", 1, title="two")
+    radio.play(None, 4, boundary=boundary)
+    radio.play("rock", 10)
+    assert radio.finals() == [
+        (State.MUSIC, "jazz", 0.0, 20.0),
+        (State.SILENCE, None, 20.0, 25.0),
+        (State.MUSIC, "rock", 25.0, 35.0),
+    ]
+
+
+def test_what_is_remembered_does_not_grow_with_the_time() -> None:
+    radio = Radio()
+    radio.play("jazz", 60)
+    radio.play("rock", 60)
+    size = len(pickle.dumps(radio.decider))
+    radio.play("rock", 600)
+    assert len(pickle.dumps(radio.decider)) == size

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from streamer.core.smoothing import (
+    HiddenMarkov,
+    MovingAverage,
+    NoSmoothing,
+    Smoother,
+    log_floored,
+    normalised,
+)
+
+WINDOW_SECONDS = 5.0
+
+
+def filter_of(labels: int = 3, dwell_seconds: float = 20.0, weight: float = 1.0) -> HiddenMarkov:
+    return HiddenMarkov(
+        labels, dwell_seconds=dwell_seconds, window_seconds=WINDOW_SECONDS, weight=weight
+    )
+
+
+def odds(belief: NDArray[np.float64]) -> float:
+    return float(np.log(belief[0] / belief[1]))
+
+
+windows = st.lists(
+    st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda p: sum(p) > 1e-3),
+    min_size=1,
+    max_size=30,
+).map(lambda rows: [np.array(row) / sum(row) for row in rows])
+
+
+@pytest.mark.parametrize("smoother", [filter_of(), MovingAverage(seconds=5.0), NoSmoothing()])
+@given(windows=windows, hop_seconds=st.floats(1e-3, 100))
+def test_beliefs_are_probabilities(
+    smoother: Smoother, windows: list[NDArray[np.float64]], hop_seconds: float
+) -> None:
+    smoother.restart()
+    for window in windows:
+        belief = smoother.update(window, hop_seconds)
+        assert belief.dtype == np.float64
+        assert (belief >= 0).all()
+        assert abs(belief.sum() - 1) < 1e-12
+
+
+def test_the_filter_is_the_forward_pass_of_a_hidden_markov_model() -> None:
+    generator = np.random.default_rng(3)
+    labels, dwell, hop = 4, 12.0, 1.0
+    # The transition matrix over one hop: the exponential of the matrix of rates.
+    rates = np.full((labels, labels), 1 / dwell / (labels - 1))
+    np.fill_diagonal(rates, -1 / dwell)
+    values, vectors = np.linalg.eigh(rates * hop)
+    transition = vectors @ np.diag(np.exp(values)) @ vectors.T
+    belief = filter_of(labels, dwell)
+    alpha = np.full(labels, 1 / labels)
+    for step in range(50):
+        window = generator.dirichlet(np.full(labels, 0.3)).clip(1e-6)
+        if step == 0:
+            alpha = alpha * window
+        else:
+            alpha = (alpha @ transition) * window ** (hop / WINDOW_SECONDS)
+        alpha /= alpha.sum()
+        np.testing.assert_allclose(belief.update(window, hop), alpha, atol=1e-7)
+
+
+def test_the_first_window_counts_in_full() -> None:
+    window = np.array([0.7, 0.2, 0.1])
+    belief = filter_of()
+    np.testing.assert_allclose(belief.update(window, 1.0), window)
+    belief.update(np.array([0.1, 0.1, 0.8]), 1.0)
+    belief.restart()
+    np.testing.assert_allclose(belief.update(window, 1.0), window)
+
+
+def test_a_second_of_sound_counts_once_however_much_the_windows_overlap() -> None:
+    window = np.array([0.6, 0.3, 0.1])
+    for hops in (1, 5, 50):
+        belief = filter_of(dwell_seconds=1e9)
+        belief.update(window, 1.0)
+        for _ in range(hops):
+            last = belief.update(window, WINDOW_SECONDS / hops)
+        assert odds(last) == pytest.approx(2 * math.log(0.6 / 0.3))
+
+
+def test_a_hop_longer_than_the_window_counts_no_more_than_the_window() -> None:
+    window = np.array([0.6, 0.3, 0.1])
+    belief = filter_of(dwell_seconds=1e9)
+    belief.update(window, 1.0)
+    assert odds(belief.update(window, 60.0)) == pytest.approx(2 * math.log(0.6 / 0.3))
+
+
+def test_the_weight_of_evidence_spares_the_first_window() -> None:
+    window = np.array([0.6, 0.3, 0.1])
+    belief = filter_of(dwell_seconds=1e9, weight=0.5)
+    assert odds(belief.update(window, 1.0)) == pytest.approx(math.log(2))
+    assert odds(belief.update(window, WINDOW_SECONDS)) == pytest.approx(1.5 * math.log(2))
+
+
+def test_two_half_hops_without_evidence_are_one_hop() -> None:
+    start, flat = np.array([0.9, 0.06, 0.04]), np.full(3, 1 / 3)
+    once, twice = filter_of(), filter_of()
+    once.update(start, 1.0)
+    twice.update(start, 1.0)
+    twice.update(flat, 0.5)
+    np.testing.assert_allclose(twice.update(flat, 0.5), once.update(flat, 1.0), atol=1e-12)
+
+
+def test_belief_fades_when_nothing_speaks_for_it() -> None:
+    belief = filter_of()
+    belief.update(np.array([0.98, 0.01, 0.01]), 1.0)
+    for _ in range(200):
+        last = belief.update(np.full(3, 1 / 3), 1.0)
+    np.testing.assert_allclose(last, 1 / 3, atol=1e-4)
+
+
+def test_one_window_rules_no_label_out_for_good() -> None:
+    belief = filter_of()
+    belief.update(np.array([1.0, 0.0, 0.0]), 1.0)
+    for _ in range(10):
+        last = belief.update(np.array([0.0, 1.0, 0.0]), 1.0)
+    assert last.argmax() == 1
+
+
+def test_a_single_odd_window_does_not_turn_the_belief() -> None:
+    belief = filter_of()
+    for _ in range(20):
+        belief.update(np.array([0.8, 0.1, 0.1]), 1.0)
+    assert belief.update(np.array([0.1, 0.8, 0.1]), 1.0).argmax() == 0
+
+
+def test_the_moving_average_follows_with_its_time_constant() -> None:
+    average = MovingAverage(seconds=4.0)
+    before, after = np.array([0.8, 0.1, 0.1]), np.array([0.1, 0.8, 0.1])
+    average.update(before, 1.0)
+    for _ in range(8):
+        belief = average.update(after, 0.5)
+    expected = log_floored(after) + (log_floored(before) - log_floored(after)) * math.exp(-1)
+    np.testing.assert_allclose(belief, normalised(expected))
+
+
+def test_no_smoothing_tells_each_window_as_it_is() -> None:
+    window = np.array([0.5, 0.25, 0.25])
+    np.testing.assert_array_equal(NoSmoothing().update(window, 1.0), window)
+
+
+def test_logs_far_apart_do_not_overflow() -> None:
+    np.testing.assert_array_equal(normalised(np.array([-1e4, 1e4])), [0, 1])

@@ -1,0 +1,90 @@
+"""The same recording gives the same decisions, however it is heard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.daemon import run
+from support.listening import Log
+from support.model import band_noise
+from support.songs import write_audio
+
+import streamer
+from streamer.core.model import Classifier
+from streamer.core.pipeline import Event, Pipeline
+from streamer.engine.listener import Heard, Listener
+from streamer.engine.replay import events
+from streamer.sources import SourceState, make_source
+
+CLOCK = ("time", "latency_ms")
+
+
+@pytest.fixture(scope="module", params=["song.wav", "song.mp3"])
+def song(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten seconds: a low sound, a pause, a high sound; in stereo at a rate not the model's."""
+    rate = 44100
+    pause = np.zeros(round(2.2 * rate), np.float32)
+    sound = [band_noise("low", 4, rate), pause, band_noise("high", 4, rate)]
+    samples = np.repeat(np.concatenate(sound)[:, None], 2, axis=1)
+    return write_audio(tmp_path_factory.mktemp("songs") / request.param, samples, rate)
+
+
+def frames(model: Path, song: Path, home: Path) -> list[dict[str, Any]]:
+    done = run(home, "--source", song, "--fast", "--json", "--model", model)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_json_lines_are_the_same_in_every_run(model: Path, song: Path, tmp_path: Path) -> None:
+    first, second = (
+        [
+            {k: v for k, v in frame.items() if k not in CLOCK}
+            for frame in frames(model, song, tmp_path)
+        ]
+        for _ in range(2)
+    )
+    assert first == second
+    replayed = list(streamer.replay(song, model=model))
+    predictions = [frame for frame in first if frame["type"] == "prediction"]
+    assert [(p["position"], p["state"], p["genre"]) for p in predictions] == [
+        (round(d.position, 3), d.state, d.genre) for d in replayed
+    ]
+    assert [p["genre"] for p in predictions][:1] == ["low"]
+    assert [p["genre"] for p in predictions][-1:] == ["high"]
+
+
+def test_a_recording_heard_live_gives_what_its_replay_gives(model: Path, song: Path) -> None:
+    classifier = Classifier.load(model)
+    log = Log()
+    # The hop stays as it is, however busy the machine.
+    listener = Listener(make_source(str(song)), lambda: Pipeline(classifier), log, paced=False)
+    listener.start()
+    log.wait(lambda: listener.status.state is SourceState.ENDED, "the end of the song")
+    listener.stop()
+    heard: list[Event] = [event.event for event in log.events if isinstance(event, Heard)]
+    assert repr(heard) == repr(list(events(song, model=classifier)))
+
+
+@pytest.mark.shared
+def test_real_music_replays_alike_with_the_embedded_model(shared: Path, gtzan_model: Path) -> None:
+    track = shared / "gtzan" / "audio" / "disco" / "disco.00000.flac"
+    first, second = (repr(list(events(track, model=gtzan_model))) for _ in range(2))
+    assert first == second
+    classifier = Classifier.load(gtzan_model)
+    samples, rate = _decoded(track)
+    pipeline = Pipeline(classifier)
+    in_pieces: list[Event] = []
+    for piece in np.array_split(samples, 997):
+        in_pieces += pipeline.feed(piece, rate)
+    assert repr(in_pieces + pipeline.finish()) == first
+
+
+def _decoded(path: Path) -> tuple[np.ndarray[Any, np.dtype[np.float32]], int]:
+    import soundfile
+
+    samples, rate = soundfile.read(path, dtype="float32")
+    return samples, rate

@@ -1,0 +1,342 @@
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.published import hello, prediction, segment, source_state, spectrogram
+
+from streamer.sinks.websocket import hub as hub_module
+from streamer.sinks.websocket.hub import (
+    CONTROL_LIMIT,
+    RECENT_SEGMENTS,
+    Hub,
+    Outbox,
+    Subscription,
+    SubscriptionError,
+)
+
+
+class Wire:
+    """A client's end: takes frames while `open`, and remembers them."""
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        self.open = is_open
+        self.frames: list[bytes] = []
+        self.outbox = Outbox(self._write)
+
+    def _write(self, frame: bytes) -> bool:
+        if self.open:
+            self.frames.append(frame)
+        return self.open
+
+    def drain(self) -> None:
+        """Take what waits, as the client's sender does."""
+        while (frame := self.outbox.take()) is not None:
+            self.frames.append(frame)
+
+    @property
+    def told(self) -> list[dict]:
+        return [json.loads(frame) for frame in self.frames]
+
+    @property
+    def kinds(self) -> list[str]:
+        return [frame["type"] for frame in self.told]
+
+
+def joined(hub: Hub, *, is_open: bool = True) -> Wire:
+    wire = Wire(is_open=is_open)
+    hub.join(wire.outbox)
+    return wire
+
+
+def test_a_client_that_keeps_up_is_told_everything_at_once():
+    hub = Hub(hello("radio"))
+    wire = joined(hub)
+    for seq in range(5):
+        hub.publish(prediction(seq))
+    assert [frame["seq"] for frame in wire.told if frame["type"] == "prediction"] == [0, 1, 2, 3, 4]
+    assert wire.outbox.skipped == 0
+
+
+def test_a_client_that_is_behind_gets_control_frames_in_order_and_then_the_newest_of_each_source():
+    hub = Hub(hello("radio", "hall"))
+    wire = joined(hub, is_open=False)
+    for seq in range(5):
+        hub.publish(prediction(seq, "radio"))
+        hub.publish(prediction(10 * seq, "hall"))
+        hub.publish(segment(seq + 1))
+        hub.publish(source_state("live", "hall", detail=str(seq)))
+    assert len(wire.outbox) == 1 + 5 + 5 + 2
+    wire.drain()
+    assert wire.kinds[:3] == ["hello", "segment", "source"]
+    assert [frame["id"] for frame in wire.told if frame["type"] == "segment"] == [1, 2, 3, 4, 5]
+    assert [(frame["source"], frame["seq"]) for frame in wire.told[-2:]] == [
+        ("radio", 4),
+        ("hall", 40),
+    ]
+    assert wire.outbox.skipped == 8
+
+
+def test_a_client_that_is_behind_gets_the_newest_columns_of_the_spectrogram():
+    hub = Hub(hello("radio"))
+    wire = joined(hub, is_open=False)
+    hub.subscribe(wire.outbox, {"messages": ["spectrogram"]})
+    for seq in range(5):
+        hub.publish(spectrogram(seq))
+    wire.drain()
+    assert [(frame["type"], frame.get("position")) for frame in wire.told] == [
+        ("hello", None),
+        ("spectrogram", 4.0),
+    ]
+
+
+def test_frames_are_never_written_past_those_that_wait():
+    hub = Hub(hello("radio"))
+    wire = joined(hub, is_open=False)
+    hub.publish(segment(1))
+    wire.open = True
+    hub.publish(segment(2))
+    assert wire.frames == []
+    wire.drain()
+    hub.publish(segment(3))
+    assert [frame["id"] for frame in wire.told[1:]] == [1, 2, 3]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("prediction"), st.sampled_from(["a", "b"])),
+            st.tuples(st.just("segment"), st.sampled_from(["a", "b"])),
+            st.tuples(st.sampled_from(["open", "shut", "take"]), st.none()),
+        ),
+        max_size=60,
+    )
+)
+def test_whatever_happens_control_frames_stay_in_order_and_the_newest_prediction_arrives(steps):
+    wire = Wire()
+    offered: dict[str, list[int]] = {"segment": [], "a": [], "b": []}
+    for number, (step, source) in enumerate(steps):
+        if step in ("open", "shut"):
+            wire.open = step == "open"
+        elif step == "take":
+            frame = wire.outbox.take()
+            wire.frames += [] if frame is None else [frame]
+        else:
+            key = source if step == "prediction" else step
+            offered[key].append(number)
+            wire.outbox.offer(step, source, json.dumps([key, number]).encode())
+    wire.drain()
+    told = [json.loads(frame) for frame in wire.frames]
+    assert [number for key, number in told if key == "segment"] == offered["segment"]
+    for source in ("a", "b"):
+        numbers = [number for key, number in told if key == source]
+        assert numbers == sorted(set(numbers) & set(offered[source]))
+        assert numbers[-1:] == offered[source][-1:]
+
+
+def test_a_client_for_whom_too_many_control_frames_wait_is_given_up():
+    hub = Hub(hello("radio"))
+    wire = joined(hub, is_open=False)
+    for number in range(CONTROL_LIMIT - 1):
+        hub.publish(segment(number + 1))
+    assert not wire.outbox.overflowed
+    hub.publish(segment(CONTROL_LIMIT))
+    assert wire.outbox.overflowed
+    assert len(wire.outbox) == CONTROL_LIMIT
+
+
+def test_a_message_is_encoded_once_for_all_clients(monkeypatch):
+    encoded = []
+
+    def encode(message):
+        encoded.append(message["type"])
+        return json.dumps(message).encode()
+
+    hub = Hub(hello("radio"))
+    wires = [joined(hub) for _ in range(100)]
+    monkeypatch.setattr(hub_module.messages, "encode", encode)
+    hub.publish(prediction(1))
+    assert encoded == ["prediction"]
+    assert all(wire.frames[-1] is wires[0].frames[-1] for wire in wires)
+
+
+def test_who_comes_late_is_told_the_latest_prediction_and_the_open_segment_of_each_source():
+    hub = Hub(hello("radio", "hall"))
+    hub.publish(source_state("stalled", "hall", detail="no sound"))
+    for seq in range(3):
+        hub.publish(prediction(seq, "radio"))
+    hub.publish(segment(1, "radio", end=10.0, final=True))
+    hub.publish(segment(2, "radio"))
+    hub.publish(segment(2, "radio", confidence=0.5))
+    wire = joined(hub)
+    assert wire.kinds == ["hello", "prediction", "segment"]
+    greeting, latest, open_segment = wire.told
+    assert [source["state"] for source in greeting["sources"]] == ["live", "stalled"]
+    assert latest["seq"] == 2
+    assert (open_segment["id"], open_segment["confidence"]) == (2, 0.5)
+
+
+def test_without_a_subscription_all_but_spectrograms_come():
+    hub = Hub(hello("radio"))
+    wire = joined(hub)
+    assert not hub.wanted("spectrogram")
+    for message in (spectrogram(1), prediction(1), segment(1), source_state("ended")):
+        hub.publish(message)
+    assert wire.kinds == ["hello", "prediction", "segment", "source"]
+
+
+def test_a_subscription_chooses_sources_and_messages():
+    hub = Hub(hello("radio", "hall"))
+    wire, _ = joined(hub), joined(hub)
+    hub.subscribe(wire.outbox, {"sources": ["hall"], "messages": ["spectrogram", "segment"]})
+    assert hub.wanted("spectrogram")
+    for source in ("radio", "hall"):
+        for message in (prediction(1, source), spectrogram(1, source), segment(1, source)):
+            hub.publish(message)
+    assert [(frame["type"], frame.get("source")) for frame in wire.told] == [
+        ("hello", None),
+        ("spectrogram", "hall"),
+        ("segment", "hall"),
+    ]
+
+
+def test_what_a_new_subscription_adds_is_told_at_once_and_only_that():
+    hub = Hub(hello("radio", "hall"))
+    for source in ("radio", "hall"):
+        hub.publish(prediction(7, source))
+        hub.publish(segment(1, source))
+    wire = joined(hub)
+    hub.subscribe(wire.outbox, {"sources": ["radio"], "messages": ["prediction"]})
+    assert wire.kinds == ["hello", *["prediction", "segment"] * 2]
+    hub.subscribe(wire.outbox, {"sources": ["*"], "messages": ["prediction"]})
+    assert [(frame["type"], frame["source"]) for frame in wire.told[5:]] == [("prediction", "hall")]
+
+
+def test_predictions_that_wait_and_are_no_longer_wanted_are_not_sent():
+    hub = Hub(hello("radio", "hall"))
+    wire = joined(hub, is_open=False)
+    hub.publish(prediction(1, "radio"))
+    hub.publish(prediction(1, "hall"))
+    hub.subscribe(wire.outbox, {"sources": ["hall"]})
+    wire.drain()
+    assert [frame.get("source") for frame in wire.told] == [None, "hall"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "said"),
+    [
+        ({"sources": "radio"}, "bad_subscribe", "sources must be a list of strings"),
+        ({"sources": [1]}, "bad_subscribe", "sources must be a list of strings"),
+        ({"sources": ["radio", 1]}, "bad_subscribe", "sources must be a list of strings"),
+        ({"messages": None}, "bad_subscribe", "messages must be a list of strings"),
+        ({"messages": ["predictions"]}, "bad_subscribe", "messages: 'predictions' is none of"),
+        ({"sources": ["\ud800"]}, "unknown_source", r"no source is named '\ud800'"),
+        ({"sources": ["x" * 4000]}, "unknown_source", "no source is named 'xxx"),
+    ],
+)
+def test_a_bad_subscription_is_refused_with_a_reason_and_the_old_one_holds(request_, code, said):
+    hub = Hub(hello("radio"))
+    wire = joined(hub)
+    with pytest.raises(SubscriptionError) as refusal:
+        hub.subscribe(wire.outbox, request_)
+    assert refusal.value.code == code
+    assert str(refusal.value).startswith(said)
+    assert len(str(refusal.value)) < 200
+    assert wire.outbox.subscription == Subscription()
+
+
+def test_a_client_that_left_is_told_nothing_more():
+    hub = Hub(hello("radio"))
+    wire = joined(hub)
+    hub.leave(wire.outbox)
+    hub.publish(prediction(1))
+    assert wire.kinds == ["hello"]
+
+
+def test_recorders_get_every_message():
+    heard: list[str] = []
+    hub = Hub(hello("radio"), recorders=[lambda message: heard.append(message["type"])])
+    hub.publish(prediction(1))
+    hub.publish(spectrogram(1))
+    assert heard == ["prediction", "spectrogram"]
+
+
+def test_a_title_with_half_a_character_is_still_sent():
+    hub = Hub(hello("radio"))
+    wire = joined(hub)
+    hub.publish(segment(1, title="caf\udce9"))
+    assert wire.told[-1]["title"] == "caf?"
+
+
+def test_the_state_tells_segments_in_clock_time_oldest_first_and_open_ones_last():
+    hub = Hub(hello("radio"))
+    at_ten = prediction(10) | {"time": "2026-05-01T12:00:10.000Z"}
+    hub.publish(at_ten)
+    hub.publish(segment(1))
+    hub.publish(segment(1, end=10.0, final=True))
+    hub.publish(segment(2, end=11.0, final=True))
+    hub.publish(segment(3, title=None))
+    state = hub.state()
+    assert [(row["start"], row["end"], row["title"]) for row in state["segments"]] == [
+        ("2026-05-01T12:00:00.000Z", "2026-05-01T12:00:10.000Z", "Song 1"),
+        ("2026-05-01T12:00:10.000Z", "2026-05-01T12:00:11.000Z", "Song 2"),
+        ("2026-05-01T12:00:20.000Z", None, None),
+    ]
+    assert state["sources"][0]["prediction"] == at_ten
+    assert datetime.fromisoformat(state["time"]) <= datetime.now(UTC)
+    assert "type" not in state
+
+
+def test_the_state_tells_the_newest_thousand_of_the_segments_that_ended():
+    hub = Hub(hello("radio"))
+    for number in range(1, RECENT_SEGMENTS + 4):
+        hub.publish(segment(number, final=True, end=10.0 * number))
+    titles = [row["title"] for row in hub.state()["segments"]]
+    assert titles == [f"Song {number}" for number in range(4, RECENT_SEGMENTS + 4)]
+
+
+def test_what_a_source_had_not_ended_when_it_began_again_has_ended():
+    hub = Hub(hello("radio"))
+    hub.publish(prediction(10))
+    hub.publish(segment(1))
+    hub.publish(prediction(1))
+    assert [row["end"] is None for row in hub.state()["segments"]] == [False]
+    assert joined(hub).kinds == ["hello", "prediction"]
+
+
+def test_what_clients_missed_is_counted_also_when_they_have_left():
+    hub = Hub(hello("radio"))
+    wires = [joined(hub, is_open=False) for _ in range(2)]
+    for seq in range(4):
+        hub.publish(prediction(seq))
+    hub.leave(wires[0].outbox)
+    assert hub.skipped == 6
+
+
+def test_sources_may_come_and_go():
+    hub = Hub(hello("radio"))
+    hub.add_source("hall", "media")
+    hub.publish(prediction(1, "hall"))
+    hub.publish(segment(1, "hall"))
+    assert [source["name"] for source in hub.hello()["sources"]] == ["radio", "hall"]
+    assert hub.hello()["sources"][1] == {"name": "hall", "kind": "media", "state": "connecting"}
+    hub.remove_source("hall")
+    hub.publish(prediction(2, "hall"))
+    assert [source["name"] for source in hub.hello()["sources"]] == ["radio"]
+    assert joined(hub).kinds == ["hello"]
+    (left,) = hub.state()["segments"]
+    assert left["source"] == "hall"
+    assert left["end"] is not None
+
+
+def test_who_comes_late_is_told_both_segments_whose_boundary_may_still_move():
+    hub = Hub(hello("radio"))
+    hub.publish(prediction(12))
+    hub.publish(segment(1))
+    hub.publish(segment(1, end=10.0))
+    hub.publish(segment(2))
+    assert [frame["id"] for frame in joined(hub).told[2:]] == [1, 2]
+    hub.publish(segment(1, end=9.5, final=True))
+    assert [frame["id"] for frame in joined(hub).told[2:]] == [2]
+    assert [row["end"] is None for row in hub.state()["segments"]] == [False, True]

@@ -1,0 +1,720 @@
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import re
+import socket
+import ssl
+import subprocess
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+from support.certificate import make_certificate
+from support.published import (
+    hello,
+    prediction,
+    running_server,
+    segment,
+    source_state,
+    spectrogram,
+)
+from support.schema import check_frame
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
+
+from streamer.engine.health import SourceVitals
+from streamer.sinks.websocket import connections as clients
+from streamer.sinks.websocket import server as server_module
+from streamer.sinks.websocket.hub import Hub
+from streamer.sinks.websocket.server import Server, ServerError
+
+PATIENCE = 60.0
+"""Seconds that any wait may take on a busy machine."""
+TOKEN = "open sesame+/=&"
+
+
+def within_patience(coroutine):
+    async def patient():
+        async with asyncio.timeout(PATIENCE):
+            return await coroutine
+
+    return asyncio.run(patient())
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+async def told(connection, count):
+    return [check_frame(json.loads(await connection.recv())) for _ in range(count)]
+
+
+def websocket(server, path="/"):
+    return server.url.replace("http", "ws", 1).rstrip("/") + path
+
+
+async def fetch(url, method="GET", **options):
+    """Return status, headers and body."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, url, **options) as response,
+    ):
+        return response.status, response.headers, await response.text()
+
+
+async def metric(server, name):
+    _, _, text = await fetch(f"{server.url}metrics")
+    return float(re.search(rf"^{name}(?:{{.*}})? (.*)$", text, re.MULTILINE)[1])
+
+
+def test_a_client_is_greeted_on_any_path_and_told_the_latest_before_anything_new():
+    async def scenario():
+        async with running_server("radio", "hall") as (hub, server):
+            hub.publish(prediction(3, "radio"))
+            hub.publish(segment(1, "radio"))
+            async with connect(websocket(server, "/any/path?at=all")) as connection:
+                greeting, latest, open_segment = await told(connection, 3)
+                hub.publish(prediction(4, "hall"))
+                (new,) = await told(connection, 1)
+        assert greeting == hello("radio", "hall")
+        assert (latest["seq"], open_segment["id"]) == (3, 1)
+        assert (new["source"], new["seq"]) == ("hall", 4)
+
+    within_patience(scenario())
+
+
+def test_a_subscription_filters_what_comes():
+    async def scenario():
+        async with (
+            running_server("radio", "hall") as (hub, server),
+            connect(websocket(server)) as connection,
+        ):
+            await told(connection, 1)
+            request = {"type": "subscribe", "sources": ["hall"], "messages": ["spectrogram"]}
+            await connection.send(json.dumps(request))
+            await until(lambda: hub.wanted("spectrogram"))
+            for source in ("radio", "hall"):
+                hub.publish(prediction(1, source))
+                hub.publish(spectrogram(1, source))
+            hub.publish(spectrogram(2, "hall"))
+            assert [
+                (frame["type"], frame["source"], frame["position"])
+                for frame in await told(connection, 2)
+            ] == [("spectrogram", "hall", 1.0), ("spectrogram", "hall", 2.0)]
+
+    within_patience(scenario())
+
+
+@pytest.mark.parametrize(
+    ("garbage", "code"),
+    [
+        ("", "bad_json"),
+        ("{", "bad_json"),
+        ("[" * 4096, "bad_json"),
+        ("9" * 4096, "bad_json"),
+        ("[]", "bad_json"),
+        ("null", "bad_json"),
+        ("{}", "unknown_type"),
+        ('{"type": "publish"}', "unknown_type"),
+        ('{"type": {"type": []}}', "unknown_type"),
+        ('{"type": "subscribe", "sources": {}}', "bad_subscribe"),
+        ('{"type": "subscribe", "sources": ["\\ud800"]}', "unknown_source"),
+        (b"\x00\xff", "bad_frame"),
+    ],
+)
+def test_garbage_is_answered_with_an_error_and_the_connection_stays_open(garbage, code):
+    async def scenario():
+        async with running_server() as (hub, server), connect(websocket(server)) as connection:
+            await told(connection, 1)
+            await connection.send(garbage)
+            (error,) = await told(connection, 1)
+            assert (error["type"], error["code"]) == ("error", code)
+            hub.publish(prediction(1))
+            assert (await told(connection, 1))[0]["seq"] == 1
+
+    within_patience(scenario())
+
+
+def test_a_frame_of_more_than_4_kib_closes_the_connection_with_1009():
+    async def scenario():
+        async with running_server() as (_, server), connect(websocket(server)) as connection:
+            await told(connection, 1)
+            await connection.send(" " * 4096)
+            assert (await told(connection, 1))[0]["code"] == "bad_json"
+            await connection.send(" " * 4097)
+            with pytest.raises(ConnectionClosedError) as closed:
+                await connection.recv()
+            assert closed.value.rcvd.code == 1009
+
+    within_patience(scenario())
+
+
+def test_when_the_server_stops_every_client_is_closed_with_1001_though_some_do_not_read():
+    async def scenario():
+        async with contextlib.AsyncExitStack() as stack:
+            async with running_server() as (hub, server):
+                await stack.enter_async_context(open_deaf(server))
+                await stack.enter_async_context(open_socket(server))
+                connection = await stack.enter_async_context(connect(websocket(server)))
+                await told(connection, 1)
+                await until(lambda: len(list(hub.outboxes)) == 2)
+                flood(hub)
+                receiving = asyncio.create_task(receive_all(connection))
+                await asyncio.sleep(0)
+            assert (await receiving).rcvd.code == 1001
+
+    within_patience(scenario())
+
+
+def test_a_client_that_is_sent_nothing_else_gets_heartbeats(monkeypatch):
+    monkeypatch.setattr(clients, "HEARTBEAT_SECONDS", 0.1)
+
+    async def scenario():
+        async with running_server() as (_, server), connect(websocket(server)) as connection:
+            assert [frame["type"] for frame in await told(connection, 3)] == [
+                "hello",
+                "heartbeat",
+                "heartbeat",
+            ]
+
+    within_patience(scenario())
+
+
+def test_a_client_that_is_sent_predictions_gets_no_heartbeats(monkeypatch):
+    monkeypatch.setattr(clients, "HEARTBEAT_SECONDS", 2.0)
+
+    async def scenario():
+        async with running_server() as (hub, server), connect(websocket(server)) as connection:
+            long_pauses, loop = 0, asyncio.get_running_loop()
+            for seq in range(30):
+                hub.publish(prediction(seq))
+                before = loop.time()
+                await asyncio.sleep(0.1)
+                long_pauses += loop.time() - before > 1.9
+            hub.publish(source_state("ended"))
+            kinds = []
+            while "source" not in kinds:
+                kinds += [frame["type"] for frame in await told(connection, 1)]
+            assert kinds.count("prediction") == 30
+            assert kinds.count("heartbeat") <= long_pauses
+
+    within_patience(scenario())
+
+
+def test_a_client_that_stays_behind_is_closed_with_1013_and_the_one_beside_it_misses_nothing(
+    monkeypatch,
+):
+    monkeypatch.setattr(clients, "BEHIND_SECONDS", 0.4)
+    monkeypatch.setattr(clients, "PING_SECONDS", PATIENCE)
+    monkeypatch.setattr(clients, "CLOSING_SECONDS", PATIENCE)
+
+    async def scenario():
+        async with (
+            running_server() as (hub, server),
+            connect(websocket(server), max_queue=1) as behind,
+            connect(websocket(server)) as well_behaved,
+        ):
+            await told(well_behaved, 1)
+            received = asyncio.create_task(receive_all(behind, slowly_until=lambda: closed))
+            closed = False
+            seqs = itertools.count()
+            while await metric(server, "genre_stream_slow_clients_closed_total") == 0:
+                hub.publish(prediction(seq := next(seqs), probabilities={"x" * 400_000: 1.0}))
+                assert (await told(well_behaved, 1))[0]["seq"] == seq
+            closed = True
+            ending = await received
+            assert (ending.rcvd.code, ending.rcvd.reason) == (1013, "behind for 0 s")
+
+    within_patience(scenario())
+
+
+def test_a_client_that_answers_no_ping_is_closed_though_the_kernel_takes_all_it_is_sent(
+    monkeypatch,
+):
+    monkeypatch.setattr(clients, "BEHIND_SECONDS", 0.5)
+    monkeypatch.setattr(clients, "PING_SECONDS", 0.1)
+
+    async def scenario():
+        async with running_server() as (hub, server), open_deaf(server):
+            await until(lambda: list(hub.outboxes))
+            await until(lambda: not list(hub.outboxes))
+            assert await metric(server, "genre_stream_slow_clients_closed_total") == 1
+
+    within_patience(scenario())
+
+
+def test_a_client_that_control_frames_had_to_be_left_out_for_is_closed_though_it_reads_again():
+    async def scenario():
+        async with (
+            running_server() as (hub, server),
+            connect(websocket(server), max_queue=1) as behind,
+        ):
+            await until(lambda: list(hub.outboxes))
+            flood(hub)
+            for number in range(300):
+                hub.publish(segment(number + 1))
+            assert (await receive_all(behind)).rcvd.code == 1013
+
+    within_patience(scenario())
+
+
+def test_compression_is_off_and_the_server_does_not_say_what_it_is_made_of():
+    async def scenario():
+        async with running_server() as (_, server), connect(websocket(server)) as connection:
+            assert "Sec-WebSocket-Extensions" in connection.request.headers
+            assert "Sec-WebSocket-Extensions" not in connection.response.headers
+            assert "Server" not in connection.response.headers
+
+    within_patience(scenario())
+
+
+def test_a_token_may_hold_any_letter():
+    async def scenario():
+        async with running_server(token="s\N{LATIN SMALL LETTER E WITH ACUTE}same") as (_, server):
+            reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(server.url).port)
+            writer.write(
+                b"GET /api/state HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+                b"Authorization: Bearer s\xc3\xa9same\r\n\r\n"
+            )
+            assert (await reader.readline()).split()[1] == b"200"
+            writer.close()
+
+    within_patience(scenario())
+
+
+def test_only_who_knows_the_token_may_listen_and_it_is_never_logged(caplog):
+    caplog.set_level(logging.DEBUG)
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    wrong = {"Authorization": "Bearer guess"}
+    query = "/?token=open%20sesame%2B%2F%3D%26"
+
+    async def scenario():
+        async with running_server(token=TOKEN) as (_, server):
+            for path, headers in (("/", right), (query, {}), (f"{query}&x=1", {})):
+                async with connect(websocket(server, path), additional_headers=headers) as client:
+                    assert (await told(client, 1))[0]["type"] == "hello"
+            for path, headers in (("/", {}), ("/", wrong), ("/?token=guess", {}), (query, wrong)):
+                with pytest.raises(InvalidStatus) as refused:
+                    await connect(websocket(server, path), additional_headers=headers)
+                assert refused.value.response.status_code == 401
+            for page in ("metrics", "api/state", "api/history"):
+                assert (await fetch(server.url + page))[0] == 401
+                assert (await fetch(server.url + page, headers=wrong))[0] == 401
+                assert (await fetch(server.url + page, headers=right))[0] != 401
+            assert (await fetch(server.url))[0] == 200
+            assert json.loads((await fetch(f"{server.url}healthz"))[2]) == {"status": "ok"}
+            details = json.loads((await fetch(f"{server.url}healthz", headers=right))[2])
+            assert details["sources"]["radio"]["healthy"]
+
+    within_patience(scenario())
+    ours = [record for record in caplog.records if record.name.startswith("streamer")]
+    assert not [record for record in ours if "sesame" in record.getMessage()]
+    assert not [record for record in ours if "sesame" in str(record.exc_info)]
+
+
+@pytest.mark.parametrize(
+    ("headers", "settings", "welcome"),
+    [
+        ({}, {}, True),
+        ({"Origin": "http://{host}"}, {}, True),
+        ({"Origin": "https://{host}"}, {}, True),
+        ({"Origin": "http://evil.example"}, {}, False),
+        ({"Origin": "null"}, {}, False),
+        ({"Origin": "http://127.0.0.1:1"}, {}, False),
+        ({"Origin": "https://Radio.example"}, {"origins": ["https://radio.example/"]}, True),
+        ({"Origin": "http://radio.example"}, {"origins": ["https://radio.example"]}, False),
+        (
+            {"Origin": "https://xn--radio-kln-67a.example"},
+            {"origins": ["https://Radio-Köln.example:443/"]},
+            True,
+        ),
+        ({"Origin": "http://evil.example", "Host": "evil.example"}, {}, False),
+        ({"Host": "evil.example"}, {}, False),
+        ({"Host": "localhost"}, {}, True),
+        ({"Host": "[::1]:8765"}, {}, True),
+        ({"Host": "radio.example"}, {"origins": ["https://radio.example"]}, True),
+        ({"Host": "any.example"}, {"token": "t"}, True),
+        ({"Host": "evil.example/<script>"}, {}, False),
+    ],
+)
+def test_pages_of_other_sites_cannot_listen_in(headers, settings, welcome):
+    async def scenario():
+        async with running_server(**settings) as (_, server):
+            host = server.url.split("/")[2]
+            sent = {name: value.replace("{host}", host) for name, value in headers.items()}
+            path = "/healthz?token=t"
+            status, answer, _ = await fetch(server.url.rstrip("/") + path, headers=sent)
+            assert (status == 200) is welcome
+            listed = welcome and "adio" in sent.get("Origin", "")
+            assert answer.get("Access-Control-Allow-Origin") == (sent["Origin"] if listed else None)
+            with contextlib.ExitStack() as stack:
+                if not welcome:
+                    stack.enter_context(pytest.raises(InvalidStatus))
+                await raw_connect(websocket(server, path), sent)
+
+    within_patience(scenario())
+
+
+async def raw_connect(url, headers):
+    """Connect with headers that the library would not let us choose."""
+    host = url.split("/")[2]
+    reader, writer = await asyncio.open_connection(host.split(":")[0], int(host.split(":")[1]))
+    fields = {
+        "Host": host,
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    } | headers
+    lines = [f"GET /{url.split('/', 3)[3]} HTTP/1.1", *(f"{k}: {v}" for k, v in fields.items())]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    status = int((await reader.readline()).split()[1])
+    writer.close()
+    if status != 101:
+        from websockets.http11 import Headers, Response
+
+        raise InvalidStatus(Response(status, "", Headers()))
+
+
+def test_the_dashboard_is_served_with_a_strict_policy_and_an_entity_tag():
+    async def scenario():
+        async with running_server() as (_, server):
+            status, headers, page = await fetch(server.url)
+            assert status == 200
+            assert page.lower().startswith("<!doctype html>")
+            assert headers["Content-Type"] == "text/html; charset=utf-8"
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            host = server.url.split("/")[2]
+            assert headers["Content-Security-Policy"] == (
+                "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+                f"connect-src 'self' ws://{host} wss://{host}; "
+                "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            )
+            again = await fetch(server.url, headers={"If-None-Match": headers["ETag"]})
+            assert (again[0], again[2]) == (304, "")
+
+    within_patience(scenario())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../server.py",
+        "/..%2fserver.py",
+        "/dashboard/../../pyproject.toml",
+        "//etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/..\\server.py",
+        "http://127.0.0.1/",
+        "file:///etc/passwd",
+        "*",
+        "/index.html/",
+        "/.",
+        "/" + "a" * 4000,
+        "/[",
+    ],
+)
+def test_there_is_no_way_to_any_other_file(path):
+    async def scenario():
+        async with running_server() as (_, server):
+            host, port = server.addresses[0]
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            answer = (await reader.read()).decode()
+            writer.close()
+            assert answer.startswith("HTTP/1.1 404 ")
+            assert answer.endswith(
+                "there is no such page; see / /healthz /metrics /api/state /api/history\n"
+            )
+
+    within_patience(scenario())
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "X"])
+def test_methods_other_than_get_and_head_are_refused(method):
+    async def scenario():
+        async with running_server() as (_, server):
+            for page in ("", "api/state"):
+                status, headers, _ = await fetch(server.url + page, method)
+                assert (status, headers["Allow"]) == (405, "GET, HEAD")
+
+    within_patience(scenario())
+
+
+@pytest.mark.parametrize("sent", ["", "GET / HT", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"])
+def test_who_takes_too_long_to_ask_is_cut_off(sent, monkeypatch):
+    monkeypatch.setattr(server_module, "HANDSHAKE_SECONDS", 0.2)
+
+    async def scenario():
+        async with running_server() as (_, server):
+            reader, writer = await asyncio.open_connection(*server.addresses[0])
+            writer.write(sent.encode())
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            writer.close()
+
+    within_patience(scenario())
+
+
+def test_a_request_with_a_body_is_cut_off():
+    async def scenario():
+        async with running_server() as (_, server):
+            with pytest.raises(aiohttp.ServerDisconnectedError):
+                await fetch(f"{server.url}api/state", "POST", data=b"x" * 100)
+
+    within_patience(scenario())
+
+
+def test_head_tells_what_get_would_without_the_body():
+    async def scenario():
+        async with running_server() as (_, server):
+            for page in ("", "healthz", "api/history", "nothing"):
+                status, headers, body = await fetch(server.url + page)
+                assert body
+                head = await fetch(server.url + page, "HEAD")
+                assert (head[0], head[2]) == (status, "")
+                assert head[1]["Content-Length"] == headers["Content-Length"]
+
+    within_patience(scenario())
+
+
+def test_healthz_tells_which_source_makes_no_progress_and_why():
+    vitals = [
+        SourceVitals("radio", "live", quiet_seconds=2.0),
+        SourceVitals("file", "ended", quiet_seconds=900.0),
+    ]
+
+    async def scenario():
+        async with running_server("radio", "file", vitals=lambda: vitals) as (_, server):
+            status, _, body = await fetch(f"{server.url}healthz")
+            assert (status, json.loads(body)["status"]) == (200, "ok")
+            vitals.append(SourceVitals("hall", "reconnecting", "refused", quiet_seconds=31.4))
+            vitals.append(SourceVitals("slow", "live", quiet_seconds=40.0, hop_seconds=20.0))
+            vitals.append(SourceVitals("gone", "failed", "404 Not Found"))
+            status, headers, body = await fetch(f"{server.url}healthz")
+            assert (status, headers["Content-Type"]) == (503, "application/json")
+            health = json.loads(body)
+            assert health["status"] == "failing"
+            assert {name: told["reason"] for name, told in health["sources"].items()} == {
+                "radio": None,
+                "file": None,
+                "hall": "no decision for 31 s: refused",
+                "slow": None,
+                "gone": "404 Not Found",
+            }
+
+    within_patience(scenario())
+
+
+def test_the_state_is_there_for_those_who_only_ask_now_and_then():
+    async def scenario():
+        async with running_server() as (hub, server):
+            hub.publish(prediction(1))
+            hub.publish(source_state("stalled", detail="no sound"))
+            status, _, body = await fetch(f"{server.url}api/state")
+            assert status == 200
+            (source,) = json.loads(body)["sources"]
+            assert (source["state"], source["detail"]) == ("stalled", "no sound")
+            assert source["prediction"]["seq"] == 1
+
+    within_patience(scenario())
+
+
+def test_the_history_can_be_asked_for_as_json_and_as_csv(tmp_path):
+    async def scenario():
+        async with running_server(history=tmp_path / "h.db") as (hub, server):
+            hub.publish(prediction(10))
+            hub.publish(segment(1, end=10.0, final=True))
+            found = {"segments": []}
+            while not found["segments"]:
+                found = json.loads((await fetch(f"{server.url}api/history?source=radio"))[2])
+            (row,) = found["segments"]
+            assert (row["genre"], row["title"]) == ("blues", "Song 1")
+            for request in ("?format=csv", ""):
+                _, headers, text = await fetch(
+                    f"{server.url}api/history{request}", headers={"Accept": "text/csv"}
+                )
+                assert headers["Content-Type"] == "text/csv; charset=utf-8"
+                lines = text.splitlines()
+                assert lines[0] == "source,start,end,state,genre,confidence,title"
+                assert lines[1].startswith("radio,20")
+            _, _, text = await fetch(f"{server.url}api/history?format=csv&table=minutes")
+            assert text.splitlines()[0].startswith("source,minute,state,genre,seconds")
+            long_ago = f"{server.url}api/history?from=2001-01-01T00:00:00Z&to=2001-01-02"
+            assert json.loads((await fetch(long_ago))[2])["segments"] == []
+            other = await fetch(f"{server.url}api/history?source=hall")
+            assert json.loads(other[2])["segments"] == []
+
+    within_patience(scenario())
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("from=yesterday", "from must be a moment such as 2026-05-01T12:00:00Z, not 'yesterday'"),
+        ("to=9999-12-31T23:59:59-23:00", "to must be a moment"),
+        ("to=0001-01-01T00:00:00Z", "there is no day before 0001-01-01T00:00:00.000Z; say from"),
+        ("format=xml", "format must be json or csv"),
+        ("table=users", "table must be segments or minutes"),
+        ("&".join(f"a{n}=1" for n in range(99)), "the query has too many parameters"),
+    ],
+)
+def test_a_bad_question_to_the_history_is_answered_with_what_is_wrong(tmp_path, query, said):
+    async def scenario():
+        async with running_server(history=tmp_path / "h.db") as (_, server):
+            status, _, body = await fetch(f"{server.url}api/history?{query}")
+            assert status == 400
+            assert body.startswith(said)
+
+    within_patience(scenario())
+
+
+def test_without_a_history_there_is_none_to_ask():
+    async def scenario():
+        async with running_server() as (_, server):
+            status, _, body = await fetch(f"{server.url}api/history")
+            assert (status, body) == (
+                404,
+                "no history is kept; start the daemon with --history FILE.db\n",
+            )
+
+    within_patience(scenario())
+
+
+def test_more_clients_than_allowed_are_asked_to_come_back_later():
+    async def scenario():
+        async with running_server(max_clients=2) as (_, server):
+            async with connect(websocket(server)), connect(websocket(server)):
+                with pytest.raises(InvalidStatus) as refused:
+                    await connect(websocket(server))
+                assert refused.value.response.status_code == 503
+                assert refused.value.response.headers["Retry-After"] == "10"
+                assert (await fetch(f"{server.url}healthz"))[0] == 200
+            while True:
+                with contextlib.suppress(InvalidStatus):
+                    async with connect(websocket(server)) as connection:
+                        assert await told(connection, 1)
+                        return
+
+    within_patience(scenario())
+
+
+def test_with_a_certificate_the_same_is_served_over_tls(tmp_path):
+    cert, key = make_certificate(tmp_path)
+    trust = ssl.create_default_context(cafile=cert)
+
+    async def scenario():
+        async with running_server(tls_cert=cert, tls_key=key, token=TOKEN) as (hub, server):
+            assert server.url.startswith("https://")
+            bearer = {"Authorization": f"Bearer {TOKEN}"}
+            assert (await fetch(server.url, ssl=trust))[0] == 200
+            async with connect(websocket(server), ssl=trust, additional_headers=bearer) as client:
+                hub.publish(prediction(1))
+                assert [frame["type"] for frame in await told(client, 2)] == ["hello", "prediction"]
+                receiving = asyncio.create_task(receive_all(client))
+                await server.close()
+                assert (await receiving).rcvd.code == 1001
+
+    within_patience(scenario())
+
+
+def test_connections_that_never_speak_tls_give_way_to_one_that_does(tmp_path, monkeypatch):
+    for module in (clients, server_module):
+        monkeypatch.setattr(module, "HANDSHAKE_SECONDS", 1000.0, raising=False)
+    cert, key = make_certificate(tmp_path)
+    trust = ssl.create_default_context(cafile=cert)
+
+    async def scenario():
+        async with running_server(tls_cert=cert, tls_key=key) as (_, server):
+            place = server.addresses[0]
+            silent = [
+                await asyncio.open_connection(*place) for _ in range(clients.MAX_STRANGERS + 1)
+            ]
+            with contextlib.suppress(ConnectionError):
+                assert await silent[0][0].read() == b""
+            assert (await fetch(f"{server.url}healthz", ssl=trust))[0] == 200
+            silent[-1][1].write(b"GET / HTTP/1.1\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                await silent[-1][0].read()
+            for _, writer in silent:
+                writer.close()
+
+    within_patience(scenario())
+
+
+def test_a_certificate_that_is_none_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "cert.pem").write_text("none")
+    with pytest.raises(ServerError, match=r"^cannot use the certificate .*cert\.pem with the key "):
+        Server(Hub(hello()), tls_cert=tmp_path / "cert.pem")
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path, capfd):
+    cert, key = make_certificate(tmp_path)
+    locked = tmp_path / "locked.pem"
+    lock = ["openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked]
+    subprocess.run(lock, check=True)
+    with pytest.raises(ServerError, match=r"^the key .*locked\.pem is locked with a passphrase"):
+        Server(Hub(hello()), tls_cert=cert, tls_key=locked)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_port_that_is_taken_is_refused_in_one_sentence():
+    async def scenario():
+        async with running_server() as (_, server):
+            port = server.addresses[0][1]
+            with pytest.raises(ServerError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: .*--p"):
+                await Server(Hub(hello()), port=port).start()
+
+    within_patience(scenario())
+
+
+def test_listening_sockets_may_be_handed_in():
+    async def scenario():
+        given = [socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))]
+        expected = [listening.getsockname() for listening in given]
+        async with running_server(sockets=given) as (_, server):
+            assert server.addresses == expected
+            for host, port in expected:
+                async with connect(f"ws://{host}:{port}/") as connection:
+                    assert await told(connection, 1)
+
+    within_patience(scenario())
+
+
+@contextlib.asynccontextmanager
+async def open_socket(server):
+    """Open a connection and say nothing."""
+    with socket.create_connection(server.addresses[0]) as stranger:
+        yield stranger
+
+
+@contextlib.asynccontextmanager
+async def open_deaf(server):
+    """Open a WebSocket connection that never reads."""
+    host, port = server.addresses[0]
+    with socket.create_connection((host, port)) as deaf:
+        deaf.sendall(
+            f"GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            "Sec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        yield deaf
+
+
+def flood(hub):
+    """Publish more than the kernel's buffers hold."""
+    for number in range(20):
+        hub.publish(segment(1, title=str(number) * 400_000))
+
+
+async def receive_all(connection, slowly_until=lambda: True):
+    """Receive, not before a moment, until the connection is closed; return how it was."""
+    await until(slowly_until)
+    try:
+        while True:
+            await connection.recv()
+    except ConnectionClosed as closed:
+        return closed

@@ -1,0 +1,341 @@
+"""Files: formats, faults, pacing. Network streams are in test_radio.py and test_network.py."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+import time
+import wave
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from support.listening import read_all, read_one
+from support.radio import need
+
+from streamer.sources import SourceEnded, SourceError, make_source
+from streamer.sources.media import MediaSource
+
+
+def noise(seconds: float, rate: int, channels: int) -> NDArray[np.int16]:
+    frames = round(seconds * rate)
+    return np.random.default_rng(rate + channels).integers(
+        -20000, 20000, (frames, channels), dtype=np.int16
+    )
+
+
+def write_wav(path: Path, samples: NDArray[np.int16], rate: int) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(samples.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return path
+
+
+def encode(path: Path, codec: str, rate: int = 48000, tags: dict[str, str] | None = None) -> Path:
+    """Write two seconds of a stereo tone with `codec`."""
+    with av.open(str(path), "w") as container:
+        container.metadata.update(tags or {})
+        stream = container.add_stream(codec, rate=rate)
+        stream.layout = "stereo"
+        time_axis = np.arange(2 * rate) / rate
+        tone = (0.5 * np.sin(2 * np.pi * 440 * time_axis)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(np.stack([tone, tone]), "fltp", "stereo")
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(stream.format, "stereo", rate, stream.frame_size or None)
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 96000, 192000])
+@pytest.mark.parametrize("channels", [1, 2, 6, 8])
+def test_samples_pass_unchanged_at_every_rate_and_with_up_to_eight_channels(
+    tmp_path: Path, rate: int, channels: int
+) -> None:
+    written = noise(0.35, rate, channels)
+    path = write_wav(tmp_path / "noise.wav", written, rate)
+    blocks = read_all(make_source(str(path), fast=True))
+    assert {block.sample_rate for block in blocks} == {rate}
+    heard = np.concatenate([block.samples for block in blocks])
+    assert heard.dtype == np.float32
+    np.testing.assert_array_equal(heard, written.astype(np.float32) / 32768)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.flac", "flac"),
+        ("a.mp3", "libmp3lame"),
+        ("a.wv", "wavpack"),
+        ("a.opus", "libopus"),
+        ("a.m4a", "aac"),
+        ("a.mka", "pcm_f32le"),
+        ("a.mka", "pcm_u8"),
+        ("a.mka", "pcm_s24le"),
+        ("a.mka", "pcm_f64le"),
+    ],
+)
+def test_every_format_gives_the_tone_that_was_written(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    blocks = read_all(make_source(str(encode(tmp_path / name, codec)), fast=True))
+    heard = np.concatenate([block.samples for block in blocks])
+    assert heard.shape[1] == 2
+    assert len(heard) / blocks[0].sample_rate == pytest.approx(2.0, abs=0.15)
+    middle = heard[len(heard) // 4 : len(heard) // 2]
+    assert np.abs(middle).max() == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_song_is_titled_by_its_tags(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.flac", "flac", tags={"ARTIST": "Ärzte", "TITLE": "Lied"})
+    assert {block.title for block in read_all(make_source(str(path), fast=True))} == {
+        "Ärzte - Lied"
+    }
+
+
+def test_the_tags_of_a_song_steer_no_terminal(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.flac", "flac", tags={"TITLE": "One\n \x1b[31mline\x07"})
+    assert {block.title for block in read_all(make_source(str(path), fast=True))} == {
+        "One [31mline"
+    }
+
+
+def test_tags_that_are_not_utf_8_are_shown_with_replacement_characters(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.flac", "flac", tags={"TITLE": "caf#"})
+    path.write_bytes(path.read_bytes().replace(b"caf#", b"caf\xe9"))
+    assert {block.title for block in read_all(make_source(str(path), fast=True))} == {"caf\ufffd"}
+
+
+@pytest.mark.parametrize("codec", ["libvorbis", "libopus", "flac"])
+def test_a_new_song_in_an_ogg_stream_brings_its_own_title(
+    tmp_path: Path, demo_clip: Path, codec: str
+) -> None:
+    need("ffmpeg")
+    chain = b""
+    for title in ("One", "Two"):
+        song = ["-i", str(demo_clip), "-t", "2", "-metadata:s:a", f"title={title}", "-c:a", codec]
+        chain += subprocess.run(
+            ["ffmpeg", "-v", "error", *song, "-f", "ogg", "-"], check=True, stdout=subprocess.PIPE
+        ).stdout
+    (tmp_path / "a.ogg").write_bytes(chain)
+    blocks = read_all(make_source(str(tmp_path / "a.ogg"), fast=True))
+    assert sum(block.seconds for block in blocks) == pytest.approx(4.0, abs=0.1)
+    titles = [block.title for block in blocks]
+    assert titles == sorted(titles, key=str)
+    assert set(titles) == {"One", "Two"}
+
+
+def test_the_picture_in_a_song_is_ignored(tmp_path: Path, demo_clip: Path) -> None:
+    path = tmp_path / "film.mkv"
+    with av.open(str(path), "w") as container, av.open(str(demo_clip)) as clip:
+        picture = container.add_stream("mpeg4", rate=25)
+        picture.width, picture.height = 64, 64
+        sound = container.add_stream_from_template(clip.streams.audio[0])
+        frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), "rgb24")
+        container.mux(picture.encode(frame))
+        for packet in clip.demux(clip.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = sound
+                container.mux(packet)
+        container.mux(picture.encode(None))
+    blocks = read_all(make_source(str(path), fast=True))
+    assert sum(block.seconds for block in blocks) == pytest.approx(65, abs=0.2)
+
+
+def failure(path: Path) -> SourceError:
+    with pytest.raises(SourceError) as caught:
+        read_all(MediaSource(str(path), fast=True))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+    return caught.value
+
+
+def test_a_missing_file_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"nothing\.wav: no such file") as caught:
+        make_source(str(tmp_path / "nothing.wav"))
+    assert caught.value.permanent
+
+
+def test_a_path_that_cannot_even_be_looked_for_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    endless = tmp_path / ("x" * 300)
+    with pytest.raises(SourceError) as caught:
+        make_source(f"long={endless}")
+    assert str(caught.value) == f"{endless}: file name too long; check the path"
+    assert caught.value.permanent
+
+
+def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
+    error = failure(tmp_path / "gone.wav")
+    assert "no such file" in str(error)
+    assert error.permanent
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").touch()
+    assert "the file is empty" in str(failure(tmp_path / "empty.wav"))
+
+
+def test_a_folder_is_named(tmp_path: Path) -> None:
+    assert "is a directory" in str(failure(tmp_path))
+    with pytest.raises(SourceError, match="this is a folder") as caught:
+        make_source(str(tmp_path))
+    assert caught.value.permanent
+
+
+@pytest.mark.parametrize("name", ["text.wav", "text.mp3", "text.ogg", "text"])
+def test_a_text_is_not_heard_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("This is a text about music.\n" * 500)
+    assert failure(tmp_path / name).permanent
+
+
+def test_a_picture_has_no_audio(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.png"), "w") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 8, 8, "rgb24"
+        frame = av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), "rgb24")
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    assert "no audio" in str(failure(tmp_path / "a.png"))
+
+
+def test_a_header_without_samples_holds_no_audio(tmp_path: Path) -> None:
+    write_wav(tmp_path / "header.wav", np.zeros((0, 1), np.int16), 44100)
+    assert failure(tmp_path / "header.wav").permanent
+
+
+def test_a_damaged_stretch_costs_only_itself(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp3", "libmp3lame")
+    damaged = bytearray(path.read_bytes())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 500] = bytes(500)
+    path.write_bytes(damaged)
+    blocks = read_all(make_source(str(path), fast=True))
+    assert sum(block.seconds for block in blocks) > 1.5
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_no_damage_does_worse_than_an_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = encode(tmp_path_factory.mktemp("damage") / "a.flac", "flac")
+    damaged = bytearray(path.read_bytes())
+    for _ in range(20):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(damaged[: data.draw(st.integers(1, len(damaged)))])
+    with contextlib.suppress(SourceError):
+        read_all(make_source(str(path), fast=True))
+
+
+def test_a_file_is_heard_in_real_time(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "noise.wav", noise(1.5, 8000, 1), 8000)
+    blocks = read_all(make_source(str(path)))
+    heard = [block.heard for block in blocks]
+    durations = [block.seconds for block in blocks]
+    # Deadlines follow the samples, not the moments at which somebody happened to read.
+    np.testing.assert_allclose(np.diff(heard), durations[1:], atol=1e-6)
+    assert time.monotonic() >= heard[-1] >= heard[0] + 1.3
+
+
+def test_a_late_reader_finds_the_deadlines_where_they_were(tmp_path: Path) -> None:
+    source = make_source(str(write_wav(tmp_path / "n.wav", noise(2, 8000, 1), 8000)))
+    source.open()
+    first = read_one(source)
+    time.sleep(0.5)
+    late = [read_one(source) for _ in range(4)]
+    source.close()
+    assert late[-1].heard - first.heard == pytest.approx(sum(block.seconds for block in late))
+    assert not any(block.discontinuity or block.dropped for block in late)
+
+
+def test_a_loop_begins_again_and_says_that_it_does_not_continue(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "noise.wav", noise(0.25, 8000, 1), 8000)
+    once = len(read_all(make_source(str(path), fast=True)))
+    source = make_source(str(path), fast=True, loop=True)
+    source.open()
+    blocks = [read_one(source) for _ in range(3 * once)]
+    source.close()
+    fresh = [index for index, block in enumerate(blocks) if block.discontinuity]
+    assert fresh == [once, 2 * once]
+    np.testing.assert_array_equal(blocks[0].samples, blocks[once].samples)
+
+
+def test_a_source_can_be_opened_again(tmp_path: Path) -> None:
+    source = make_source(str(write_wav(tmp_path / "n.wav", noise(0.3, 8000, 1), 8000)), fast=True)
+    first, second = read_all(source), read_all(source)
+    assert sum(len(block.samples) for block in first) == sum(len(b.samples) for b in second)
+    assert not first[0].discontinuity
+    assert second[0].discontinuity
+
+
+def test_closing_ends_a_read_and_may_be_repeated(tmp_path: Path) -> None:
+    source = make_source(str(write_wav(tmp_path / "n.wav", noise(5, 8000, 1), 8000)))
+    source.open()
+    read_one(source)
+    source.close()
+    source.close()
+    with pytest.raises(SourceEnded):
+        source.read(0.0)
+
+
+def test_opening_and_closing_leaves_no_thread_and_no_file_behind(tmp_path: Path) -> None:
+    def left() -> tuple[int, int]:
+        names = [thread.name for thread in threading.enumerate()]
+        return names.count("source leaky"), len(list(Path("/proc/self/fd").iterdir()))
+
+    path = write_wav(tmp_path / "n.wav", noise(5, 8000, 1), 8000)
+    source = make_source(f"leaky={path}")
+    before = left()
+    for number in range(50):
+        source.open()
+        if number % 2:
+            read_one(source)
+        source.close()
+    deadline = time.monotonic() + 60
+    while any(now > then for now, then in zip(left(), before, strict=True)):
+        assert time.monotonic() < deadline, (before, left())
+        time.sleep(0.05)
+
+
+def test_a_rate_beyond_reason_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    rate = 2**31 - 1
+    song = write_wav(tmp_path / "fast.wav", noise(1.0, 8000, 1), rate)
+    with pytest.raises(SourceError) as caught:
+        read_all(make_source(str(song), fast=True))
+    assert str(caught.value) == (
+        f"{song}: {rate} samples a second of 1 channels are no sound to listen to"
+    )
+    assert caught.value.permanent
+
+
+def test_a_playlist_of_files_is_played_in_order(tmp_path: Path) -> None:
+    for name, rate in [("a", 8000), ("b", 16000)]:
+        write_wav(tmp_path / f"{name}.wav", noise(0.2, rate, 1), rate)
+    entries = ["#EXTM3U", "a.wav", "missing.wav", "http://[oops/x", "file://[oops/x", "b.wav", ""]
+    (tmp_path / "list.m3u").write_text("\n".join(entries))
+    blocks = read_all(make_source(str(tmp_path / "list.m3u"), fast=True))
+    assert [block.sample_rate for block in blocks] == [8000, 8000, 16000, 16000]
+    assert [block.discontinuity for block in blocks] == [False, False, True, False]
+
+
+def test_an_empty_playlist_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.pls").write_text("[playlist]\n")
+    assert "names nothing" in str(failure(tmp_path / "list.pls"))
+
+
+def test_a_playlist_that_lists_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.m3u").write_text("list.m3u\n")
+    assert "too many playlists" in str(failure(tmp_path / "list.m3u"))
+
+
+def test_the_demo_is_a_source_of_its_own_kind() -> None:
+    source = make_source("demo", fast=True)
+    assert (source.name, source.kind) == ("demo", "demo")
+    assert sum(block.seconds for block in read_all(source)) == pytest.approx(65, abs=0.1)

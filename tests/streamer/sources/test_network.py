@@ -1,0 +1,717 @@
+"""HTTP beyond what a radio does, HLS, RTSP and UDP."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.certificate import make_certificate
+from support.listening import PATIENCE, read_all, read_one
+from support.radio import end, free_port, need
+from support.web import Conversation, files_at, scripted
+
+from streamer.sources import AudioBlock, SourceError, make_source, media
+from streamer.sources.media import MediaSource
+from streamer.system.scheduler import Turns
+
+OK = "HTTP/1.1 200 OK"
+RTSP_SERVER = Path(__file__).parents[2] / "support" / "rtsp.py"
+
+
+@pytest.fixture(scope="module")
+def mp3(tmp_path_factory: pytest.TempPathFactory, demo_clip: Path) -> bytes:
+    """Return four seconds of MP3."""
+    need("ffmpeg")
+    return _ffmpeg("-i", str(demo_clip), "-t", "4", "-b:a", "64k", "-f", "mp3", "-")
+
+
+def _ffmpeg(*arguments: str) -> bytes:
+    return subprocess.run(
+        ["ffmpeg", "-v", "error", *arguments], check=True, stdout=subprocess.PIPE
+    ).stdout
+
+
+def seconds(blocks: list[AudioBlock]) -> float:
+    return sum(block.seconds for block in blocks)
+
+
+def read_until_error(source: MediaSource) -> tuple[list[AudioBlock], SourceError]:
+    blocks: list[AudioBlock] = []
+    source.open()
+    try:
+        return blocks, error_of(source, blocks)
+    finally:
+        source.close()
+
+
+def error_of(source: MediaSource, blocks: list[AudioBlock] | None = None) -> SourceError:
+    """Read an open source until it breaks."""
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while time.monotonic() < deadline:
+            block = source.read(1.0)
+            if block is not None and blocks is not None:
+                blocks.append(block)
+    except SourceError as error:
+        return error
+    raise AssertionError(f"{source.name} does not break")
+
+
+def failure(url: str, **settings: float) -> SourceError:
+    blocks, error = read_until_error(MediaSource(url, fast=True, **settings))
+    assert not blocks
+    return error
+
+
+def playing(body: bytes, *headers: str) -> Callable[[Conversation], None]:
+    """Answer with audio; without its length it is a stream."""
+    return lambda client: client.answer(OK, "Content-Type: audio/mpeg", *headers, body=body)
+
+
+def playing_with_titles(audio: bytes, *told: bytes) -> Callable[[Conversation], None]:
+    """Answer as a SHOUTcast server, with these metadata after each second of audio."""
+
+    def play(client: Conversation) -> None:
+        assert client.headers["icy-metadata"] == "1"
+        data = b""
+        texts = itertools.chain(told, itertools.repeat(b""))
+        for start, text in zip(range(0, len(audio), 8000), texts, strict=False):
+            data += audio[start : start + 8000]
+            if start + 8000 < len(audio):
+                blocks = -(-len(text) // 16)
+                data += bytes([blocks]) + text.ljust(16 * blocks, b"\0")
+        client.answer("ICY 200 OK", "icy-metaint:8000", "content-type:audio/mpeg", body=data)
+
+    return play
+
+
+def in_turn(
+    first: Callable[[Conversation], None], then: Callable[[Conversation], None]
+) -> Callable[[Conversation], None]:
+    """Answer the first request in one way and all others in another."""
+    scripts = itertools.chain([first], itertools.repeat(then))
+    return lambda client: next(scripts)(client)
+
+
+def test_a_file_on_a_web_server_is_heard_to_its_end(tmp_path: Path, mp3: bytes) -> None:
+    (tmp_path / "song.mp3").write_bytes(mp3)
+    with files_at(tmp_path) as url:
+        source = make_source(f"{url}/song.mp3", fast=True)
+        assert seconds(read_all(source)) == pytest.approx(4.0, abs=0.15)
+    assert not source.live
+
+
+def test_a_url_need_not_be_written_in_ascii(tmp_path: Path, mp3: bytes) -> None:
+    (tmp_path / "Köln live.mp3").write_bytes(mp3)
+    (tmp_path / "list.m3u").write_text("Köln live.mp3")
+    with files_at(tmp_path) as url:
+        for name in ("Köln live.mp3", "K%C3%B6ln%20live.mp3", "list.m3u"):
+            blocks = read_all(make_source(f"{url}/{name}", fast=True))
+            assert seconds(blocks) == pytest.approx(4.0, abs=0.15), name
+
+
+def test_a_password_in_a_url_need_not_be_written_in_ascii() -> None:
+    asked: list[str] = []
+
+    def refuse(client: Conversation) -> None:
+        asked.append(client.headers["authorization"])
+        client.answer("HTTP/1.1 404 Not Found")
+
+    with scripted(refuse) as url:
+        failure(f"{url.replace('//', '//me:geheimnißvoll@')}/live")
+    assert asked == ["Basic " + base64.b64encode("me:geheimnißvoll".encode()).decode()]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/live", "http://a..b/live", "http://a:77777/live", "http:///live"]
+)
+def test_a_url_that_can_never_be_reached_is_refused_before_it_is_opened(url: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        make_source(f"radio={url}")
+    assert str(caught.value).startswith(f"{url}: there can be no such host or port; ")
+    assert caught.value.permanent
+
+
+def test_a_password_that_makes_a_url_impossible_is_not_shown() -> None:
+    with pytest.raises(SourceError) as caught:
+        make_source("http://me:sec/ret@host/live")
+    assert "sec" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["list.m3u", "list.pls", "list.M3U8"],
+)
+def test_a_playlist_on_a_web_server_leads_to_the_next_entry_that_works(
+    tmp_path: Path, mp3: bytes, name: str
+) -> None:
+    (tmp_path / "song.mp3").write_bytes(mp3)
+    entries = ["gone.mp3", "/song.mp3"]
+    text = "[playlist]\n" + "".join(f"File{n}={e}\n" for n, e in enumerate(entries, 1))
+    if not name.endswith("pls"):
+        text = "#EXTM3U\n" + "\n".join(entries)
+    (tmp_path / name).write_text(text)
+    with files_at(tmp_path) as url:
+        blocks = read_all(make_source(f"{url}/{name}", fast=True))
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+
+
+def test_a_playlist_of_nothing_but_missing_files_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "list.m3u").write_text("a.mp3\nb.mp3\n")
+    with files_at(tmp_path) as url:
+        error = failure(f"{url}/list.m3u")
+    assert error.permanent
+    assert "404" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "permanent"),
+    [("404 Not Found", True), ("410 Gone", True), ("403 Forbidden", False), ("503 Busy", False)],
+)
+def test_only_what_is_gone_is_given_up(status: str, permanent: bool) -> None:
+    with scripted(lambda client: client.answer(f"HTTP/1.1 {status}")) as url:
+        error = failure(f"{url}/live?token=secret")
+    assert error.permanent is permanent
+    assert str(error) == f"{url}/live?…: the server answered {status}"
+
+
+def test_a_radio_that_ends_is_said_to_have_ended_after_its_last_sample(mp3: bytes) -> None:
+    def play_once(client: Conversation) -> None:
+        client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
+
+    with scripted(play_once) as url:
+        source = MediaSource(f"{url}/live", fast=True)
+        blocks, error = read_until_error(source)
+    assert source.live
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+    assert str(error) == f"{url}/live: the stream has ended"
+    assert not error.permanent
+
+
+def test_a_radio_that_sends_nothing_keeps_no_other_from_being_decoded(
+    mp3: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def talk(client: Conversation) -> None:
+        client.answer(OK, "content-type: audio/mpeg", "icy-name: r", body=mp3)
+        client.closing.wait(PATIENCE)
+
+    monkeypatch.setattr(media, "DECODING", Turns(1))
+    with scripted(talk) as url:
+        radios = [make_source(f"{number}={url}") for number in range(3)]
+        try:
+            for radio in radios:
+                radio.open()
+                assert read_one(radio).seconds > 0
+        finally:
+            for radio in radios:
+                radio.close()
+
+
+def test_a_chunked_stream_is_heard(mp3: bytes) -> None:
+    def play_chunks(client: Conversation) -> None:
+        client.answer(OK, "Content-Type: audio/mpeg", "Transfer-Encoding: chunked")
+        for start in range(0, len(mp3), 1000):
+            chunk = mp3[start : start + 1000]
+            client.send(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+        client.send(b"0\r\n\r\n")
+
+    with scripted(play_chunks) as url:
+        blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+
+
+def test_a_shoutcast_server_that_answers_icy_is_heard_with_its_titles(mp3: bytes) -> None:
+    told = [b"StreamTitle='It's Caf\xe9';StreamUrl='x';", b"", b"StreamTitle='B';"]
+    with scripted(playing_with_titles(mp3, *told)) as url:
+        blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+    titles = [block.title for block in blocks]
+    assert set(titles) == {"It's Café", "B"}
+    change = titles.index("B")
+    assert seconds(blocks[:change]) == pytest.approx(3.0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("told", "title"),
+    [
+        (b"StreamTitle='A';", "A"),
+        (b"StreamTitle='A'", "A"),
+        (b"StreamTitle='A", "A"),
+        (b"StreamTitle='It's; a='b'';StreamUrl='';", "It's; a='b'"),
+        (b"StreamTitle='It\x92s';", "It\u2019s"),
+        (b"StreamTitle='';StreamUrl='';", ""),
+        (b"StreamTitle=' A\r\n \x1b[31mB\0\x07';", "A [31mB"),
+    ],
+)
+def test_a_title_is_read_whatever_the_server_does_to_it(
+    mp3: bytes, told: bytes, title: str
+) -> None:
+    with scripted(playing_with_titles(mp3, told)) as url:
+        blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
+    assert {block.title for block in blocks} == {title}
+
+
+def test_the_words_of_a_server_are_shown_in_one_line_and_steer_no_terminal() -> None:
+    said = "HTTP/1.1 503 bad \x1b[31mred\x1b]0;title\x07\x9b1m   day"
+    with scripted(lambda client: client.answer(said)) as url:
+        words = "the server answered 503 bad [31mred]0;title1m day"
+        assert str(failure(f"{url}/live")) == f"{url}/live: {words}"
+
+
+def test_going_in_circles_is_said_in_one_line() -> None:
+    def redirect(client: Conversation) -> None:
+        client.answer("HTTP/1.1 302 Found", "Location: /live", "Content-Length: 0")
+
+    with scripted(redirect) as url:
+        error = failure(f"{url}/live")
+    assert str(error).startswith(f"{url}/live: the server answered 302 ")
+    assert "\n" not in str(error)
+    assert not error.permanent
+
+
+def test_a_redirect_is_followed_without_the_password(mp3: bytes) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def play(client: Conversation) -> None:
+        asked.append(("target", client.headers.get("authorization")))
+        client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
+
+    with scripted(play) as target:
+
+        def redirect(client: Conversation) -> None:
+            asked.append(("start", client.headers.get("authorization")))
+            client.answer("HTTP/1.1 302 Found", f"Location: {target}/live", "Content-Length: 0")
+
+        with scripted(redirect) as start:
+            secret = start.replace("http://", "http://me:s%40cret@")
+            source = make_source(f"{secret}/go", fast=True)
+            assert isinstance(source, MediaSource)
+            blocks, error = read_until_error(source)
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+    basic = "Basic " + base64.b64encode(b"me:s@cret").decode()
+    assert asked == [("start", basic), ("target", None)]
+    assert "cret" not in str(error) + source.name
+
+
+@pytest.mark.parametrize("after", ["accepting", "the headers", "some audio"])
+def test_a_connection_without_a_byte_is_broken_after_its_time(mp3: bytes, after: str) -> None:
+    def hang(client: Conversation) -> None:
+        if after != "accepting":
+            client.answer(OK, "Content-Type: audio/mpeg")
+        if after == "some audio":
+            client.send(mp3)
+        client.closing.wait(PATIENCE)
+
+    with scripted(hang) as url:
+        began = time.monotonic()
+        blocks, error = read_until_error(MediaSource(f"{url}/a", fast=True, quiet_seconds=0.7))
+        lasted = time.monotonic() - began
+    assert str(error).startswith(f"{url}/a: no ")
+    assert "0.7 s" in str(error)
+    assert not error.permanent
+    assert lasted >= 0.7
+    assert bool(blocks) is (after == "some audio")
+
+
+@pytest.mark.parametrize("rest", ["another codec", "zeros", "text"])
+def test_a_stream_that_goes_on_without_audio_is_broken_and_let_go(mp3: bytes, rest: str) -> None:
+    aac = _ffmpeg("-f", "lavfi", "-i", "sine", "-t", "4", "-f", "adts", "-")
+    bytes_of = {"another codec": aac, "zeros": bytes(8000), "text": b"<p>back soon</p>\n" * 500}
+    hung_up = threading.Event()
+
+    def play(client: Conversation) -> None:
+        client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
+        try:
+            while not client.closing.wait(0.02):
+                client.send(bytes_of[rest])
+        finally:
+            hung_up.set()
+
+    with scripted(play) as url:
+        blocks, error = read_until_error(MediaSource(f"{url}/a", fast=True, quiet_seconds=1.0))
+        assert hung_up.wait(PATIENCE)
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.3)
+    assert str(error) == f"{url}/a: no audio that can be decoded for 1 s"
+    assert not error.permanent
+
+
+def test_a_stream_of_which_only_the_picture_goes_on_is_broken() -> None:
+    need("ffmpeg")
+    url = f"udp://127.0.0.1:{free_port()}"
+    picture = ["-f", "lavfi", "-i", "testsrc=size=64x64:rate=25"]
+    sound = ["-f", "lavfi", "-i", "sine=duration=4"]
+    # ffmpeg itself would wait ten seconds for more sound.
+    write = ["-max_interleave_delta", "1", "-f", "mpegts", f"{url}?pkt_size=1316"]
+    sender = subprocess.Popen(
+        ["ffmpeg", "-v", "error", "-re", *picture, *sound, *write], stdin=subprocess.DEVNULL
+    )
+    try:
+        source = MediaSource(url, quiet_seconds=2.0)
+        source.open()
+        read_one(source)
+        assert str(error_of(source)) == f"{url}: no audio that can be decoded for 2 s"
+    finally:
+        end(sender)
+        source.close()
+
+
+@pytest.mark.parametrize("place", ["ftp://127.0.0.1:{port}/song.mp3", "file:///etc/passwd"])
+def test_a_redirect_leads_to_http_and_nothing_else(place: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        target = place.format(port=listening.getsockname()[1])
+
+        def redirect(client: Conversation) -> None:
+            client.answer("HTTP/1.1 302 Found", f"Location: {target}", "Content-Length: 0")
+
+        with scripted(redirect) as url:
+            failure(f"{url}/live")
+        listening.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+
+def test_what_a_server_says_of_a_failure_is_cut_to_a_length() -> None:
+    with scripted(lambda client: client.answer(f"HTTP/1.1 500 {'no ' * 20_000}")) as url:
+        error = failure(f"{url}/live")
+    assert str(error).startswith(f"{url}/live: the server answered 500 no no no")
+    assert len(str(error)) == 4000
+
+
+def test_a_title_in_a_files_tags_is_cut_to_a_length(demo_clip: Path) -> None:
+    need("ffmpeg")
+    tags = ["-metadata", f"title={'la ' * 20_000}"]
+    song = _ffmpeg("-i", str(demo_clip), "-t", "4", *tags, "-f", "ogg", "-c:a", "libvorbis", "-")
+    with scripted(playing(song)) as url:
+        blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
+    title = blocks[0].title
+    assert title is not None
+    assert title.startswith("la la la")
+    assert len(title) <= 500
+
+
+def hls_of(segment: str) -> bytes:
+    lines = ("#EXTM3U", "#EXT-X-TARGETDURATION:8", "#EXTINF:8,", segment, "#EXT-X-ENDLIST", "")
+    return "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize("content_type", ["audio/mpeg", "application/vnd.apple.mpegurl"])
+def test_a_server_that_answers_with_hls_of_a_file_here_is_not_obeyed(
+    tmp_path: Path, mp3: bytes, content_type: str
+) -> None:
+    file = tmp_path / "private.mp3"
+    file.write_bytes(mp3)
+
+    def play(client: Conversation) -> None:
+        if client.path == "/live":
+            client.answer("HTTP/1.1 302 Found", "Location: /live.m3u8", "Content-Length: 0")
+        else:
+            client.answer(OK, f"Content-Type: {content_type}", body=hls_of(file.as_uri()))
+
+    with scripted(play) as url:
+        error = failure(f"{url}/live")
+    assert str(error) == (
+        f"{url}/live.m3u8: this is not audio that FFmpeg can read, or it is damaged"
+    )
+
+
+def test_a_radio_does_not_choose_a_port_on_which_we_listen() -> None:
+    port = free_port()
+    place = "IN IP4 127.0.0.1"
+    session = f"v=0\no=- 0 0 {place}\ns=x\nc={place}\nt=0 0\nm=audio {port} RTP/AVP 0\n"
+    with scripted(playing(session.encode())) as url:
+        error = failure(f"{url}/live")
+    assert str(error) == f"{url}/live: this is not audio that FFmpeg can read, or it is damaged"
+
+
+def test_https_is_heard_if_its_certificate_is_trusted_and_only_then(
+    tmp_path: Path, mp3: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("openssl")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    request = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+    ]
+    address = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(
+        [*request, *address, "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+
+    def play(client: Conversation) -> None:
+        client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
+
+    with scripted(play, tls=tls) as url:
+        error = failure(f"{url}/live")
+        assert f"{url}/live: the server's certificate is not trusted" in str(error)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+
+
+@pytest.mark.parametrize("intruder", [False, True])
+def test_a_file_over_https_is_heard_only_if_every_connection_is_trusted(
+    tmp_path: Path, mp3: bytes, monkeypatch: pytest.MonkeyPatch, intruder: bool
+) -> None:
+    (tmp_path / "trusted").mkdir()
+    (tmp_path / "other").mkdir()
+    certificate, key = make_certificate(tmp_path / "trusted")
+    other = make_certificate(tmp_path / "other")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+
+    def play(client: Conversation) -> None:
+        if intruder:
+            tls.load_cert_chain(*other)
+        client.answer(OK, "Content-Type: audio/mpeg", f"Content-Length: {len(mp3)}", body=mp3)
+
+    with scripted(play, tls=tls) as url:
+        if intruder:
+            assert failure(f"{url}/song.mp3").permanent is False
+        else:
+            blocks = read_all(MediaSource(f"{url}/song.mp3", fast=True))
+            assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+
+
+def test_a_host_that_does_not_exist_is_said_so() -> None:
+    error = failure("http://me:secret@radio.invalid/live")
+    assert str(error) == "http://radio.invalid/live: the host name cannot be resolved"
+    assert not error.permanent
+
+
+def test_a_port_where_nobody_listens_is_said_so() -> None:
+    error = failure(f"http://127.0.0.1:{free_port()}/live")
+    assert str(error).endswith("connection refused")
+
+
+def test_an_unknown_kind_of_url_is_given_up() -> None:
+    assert failure("gopher2://host/live").permanent
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (("HTTP/1.1 404 Not Found",), "404"),
+        ((OK, "Content-Type: audio/x-mpegurl"), "names nothing"),
+    ],
+)
+def test_a_radio_that_has_played_may_be_missing_for_a_while(
+    mp3: bytes, answer: tuple[str, ...], words: str
+) -> None:
+    with scripted(in_turn(playing(mp3), lambda client: client.answer(*answer))) as url:
+        source = MediaSource(f"{url}/live", fast=True)
+        blocks, _ = read_until_error(source)
+        assert blocks
+        _, error = read_until_error(source)
+    assert words in str(error)
+    assert not error.permanent
+
+
+def test_a_radio_that_answers_with_a_file_while_it_is_off_air_is_still_a_radio(mp3: bytes) -> None:
+    file = playing(mp3, f"Content-Length: {len(mp3)}")
+    with scripted(in_turn(playing(mp3), file)) as url:
+        source = MediaSource(f"{url}/live", fast=True)
+        read_until_error(source)
+        blocks, error = read_until_error(source)
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+    assert str(error) == f"{url}/live: the stream has ended"
+    assert not error.permanent
+    assert source.live
+
+
+def test_a_file_that_breaks_off_goes_on_where_it_broke(mp3: bytes) -> None:
+    def play_half(client: Conversation) -> None:
+        start = int(client.headers.get("range", "bytes=0-")[6:-1])
+        rest = mp3[start:]
+        length = ["Accept-Ranges: bytes", f"Content-Length: {len(rest)}"]
+        if start:
+            length.append(f"Content-Range: bytes {start}-{len(mp3) - 1}/{len(mp3)}")
+        status = "HTTP/1.1 206 Partial Content" if start else OK
+        client.answer(status, *length, body=rest if start else rest[: len(rest) // 2])
+
+    with scripted(play_half) as url:
+        blocks = read_all(MediaSource(f"{url}/song.mp3", fast=True))
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_file_that_cannot_go_on_is_opened_again_unless_it_is_wanted_whole(
+    mp3: bytes, fast: bool
+) -> None:
+    with scripted(playing(mp3[: len(mp3) // 2], f"Content-Length: {len(mp3)}")) as url:
+        blocks, error = read_until_error(MediaSource(f"{url}/song.mp3", fast=fast))
+    assert seconds(blocks) == pytest.approx(2.0, abs=0.15)
+    assert str(error) == f"{url}/song.mp3: input/output error"
+    assert error.permanent is fast
+
+
+@contextmanager
+def hls(folder: Path, song: Path, *, live: bool) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Serve HLS from a folder that ffmpeg fills; the value is that ffmpeg, and the URL."""
+    need("ffmpeg")
+    pace = ["-re", "-stream_loop", "-1"] if live else ["-t", "6"]
+    kind = [] if live else ["-hls_list_size", "0"]
+    read = ["ffmpeg", "-v", "error", *pace, "-i", str(song)]
+    write = ["-c:a", "aac", "-b:a", "64k", "-f", "hls", "-hls_time", "1", *kind, "live.m3u8"]
+    writer = subprocess.Popen(
+        [*read, *write],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not (folder / "live.m3u8").exists() or (not live and writer.poll() is None):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with files_at(folder) as url:
+            yield writer, f"{url}/live.m3u8"
+    finally:
+        end(writer)
+
+
+def test_a_recorded_hls_stream_is_heard_to_its_end(tmp_path: Path, demo_clip: Path) -> None:
+    with hls(tmp_path, demo_clip, live=False) as (_, url):
+        source = make_source(url, fast=True)
+        blocks = read_all(source)
+    assert seconds(blocks) == pytest.approx(6.0, abs=0.2)
+    assert not source.live
+
+
+def test_live_hls_is_heard_evenly_although_it_comes_in_segments(
+    tmp_path: Path, demo_clip: Path
+) -> None:
+    with hls(tmp_path, demo_clip, live=True) as (_, url):
+        source = make_source(url)
+        source.open()
+        blocks = [read_one(source) for _ in range(60)]
+        source.close()
+    assert source.live
+    assert seconds(blocks) > 4.0
+    for before, after in itertools.pairwise(blocks):
+        # Never two at once: each is heard at least its own length after the one before.
+        assert after.heard - before.heard >= after.seconds * 0.99
+
+
+def test_live_hls_without_new_segments_is_broken(tmp_path: Path, demo_clip: Path) -> None:
+    with hls(tmp_path, demo_clip, live=True) as (writer, url):
+        source = MediaSource(url, quiet_seconds=1.0)
+        source.open()
+        read_one(source)
+        end(writer)
+        error = error_of(source)
+        source.close()
+    assert str(error).startswith(f"{url}: ")
+    assert not error.permanent
+
+
+@contextmanager
+def rtsp_server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    python = Path("/usr/bin/python3")
+    bindings = "import gi; gi.require_version('GstRtspServer', '1.0')"
+    if not python.exists() or subprocess.run([python, "-c", bindings], stderr=-3).returncode:
+        pytest.skip("needs GStreamer's RTSP server; see .ci/apt-packages")
+    server = subprocess.Popen([python, RTSP_SERVER], stdout=subprocess.PIPE)
+    try:
+        assert server.stdout is not None
+        yield server, f"rtsp://127.0.0.1:{int(server.stdout.readline())}"
+    finally:
+        end(server)
+
+
+def test_rtsp_is_heard_and_found_broken_when_it_falls_silent() -> None:
+    with rtsp_server() as (server, url):
+        source = MediaSource(f"{url}/tone", quiet_seconds=2.0)
+        source.open()
+        blocks = [read_one(source) for _ in range(10)]
+        assert {block.sample_rate for block in blocks} == {44100}
+        assert max(block.samples.max() for block in blocks) == pytest.approx(0.8, abs=0.05)
+        end(server)
+        error = error_of(source)
+        source.close()
+    assert source.live
+    assert str(error).startswith(f"{url}/tone: ")
+    assert not error.permanent
+
+
+def test_an_rtsp_path_that_does_not_exist_is_given_up_without_its_password() -> None:
+    with rtsp_server() as (_, url):
+        error = failure(url.replace("rtsp://", "rtsp://me:secret@") + "/nothing")
+    assert error.permanent
+    assert "secret" not in str(error)
+    assert "404" in str(error)
+
+
+def test_udp_is_heard_and_its_silence_noticed(demo_clip: Path) -> None:
+    need("ffmpeg")
+    url = f"udp://127.0.0.1:{free_port()}"
+    read = ["ffmpeg", "-v", "error", "-re", "-i", str(demo_clip)]
+    sender = subprocess.Popen(
+        [*read, "-c:a", "mp2", "-f", "mpegts", f"{url}?pkt_size=1316"], stdin=subprocess.DEVNULL
+    )
+    try:
+        source = MediaSource(url, quiet_seconds=5.0)
+        source.open()
+        blocks = [read_one(source) for _ in range(5)]
+    finally:
+        end(sender)
+    assert source.live
+    assert blocks[0].sample_rate == 48000
+    assert str(error_of(source)) == f"{url}: no data for 5 s"
+    source.close()
+
+
+def test_no_thread_outlives_a_closed_stream_for_long(mp3: bytes) -> None:
+    def drip(client: Conversation) -> None:
+        client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
+        while not client.closing.wait(0.05):
+            client.send(mp3[:1000])
+
+    with scripted(drip) as url:
+        source = MediaSource(f"{url}/live", name="dripping")
+        source.open()
+        read_one(source)
+        source.close()
+        deadline = time.monotonic() + PATIENCE
+        while any("dripping" in thread.name for thread in threading.enumerate()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_program_ends_at_once_although_a_connection_still_waits() -> None:
+    program = (
+        "import sys; from streamer.sources import make_source; "
+        "source = make_source(sys.argv[1]); source.open(); "
+        "assert source.read(0.2) is None; source.close(); print('done')"
+    )
+    released = threading.Event()
+    with scripted(lambda client: released.wait(PATIENCE) and None) as url:
+        done = subprocess.run(
+            [sys.executable, "-c", program, f"{url}/live"],
+            check=True,
+            stdout=subprocess.PIPE,
+            timeout=PATIENCE,
+        )
+        released.set()
+    assert done.stdout == b"done\n"

@@ -1,0 +1,96 @@
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from streamer.system.notify import Notifier, inherited_sockets
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request, tmp_path):
+    """A service manager's socket, and its address as NOTIFY_SOCKET has it."""
+    receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    name = str(tmp_path / "notify") if request.param == "path" else f"@{os.getpid()}-notify"
+    receiver.bind(name.replace("@", "\0"))
+    receiver.settimeout(60)
+    with receiver:
+        yield receiver, name
+
+
+def test_every_message_reaches_the_service_manager(manager):
+    receiver, name = manager
+    notifier = Notifier({"NOTIFY_SOCKET": name})
+    notifier.status("loading\nthe model")
+    notifier.ready()
+    notifier.watchdog()
+    notifier.stopping()
+    notifier.close()
+    heard = [receiver.recv(4096).decode() for _ in range(4)]
+    assert heard == ["STATUS=loading the model", "READY=1", "WATCHDOG=1", "STOPPING=1"]
+
+
+def test_a_status_that_did_not_change_is_not_sent_again(manager):
+    receiver, name = manager
+    notifier = Notifier({"NOTIFY_SOCKET": name})
+    for text in ("jazz", "jazz", "rock"):
+        notifier.status(text)
+    assert [receiver.recv(4096) for _ in range(2)] == [b"STATUS=jazz", b"STATUS=rock"]
+
+
+def test_reloading_says_when_it_began(manager):
+    receiver, name = manager
+    Notifier({"NOTIFY_SOCKET": name}).reloading()
+    first, second = receiver.recv(4096).decode().split("\n")
+    assert first == "RELOADING=1"
+    assert second.removeprefix("MONOTONIC_USEC=").isdecimal()
+
+
+@pytest.mark.parametrize("address", ["", "relative", "/no/such/socket"])
+def test_without_a_manager_nothing_happens(address):
+    notifier = Notifier({"NOTIFY_SOCKET": address})
+    notifier.ready()
+    notifier.close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 30.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 30.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+    ],
+)
+def test_the_watchdog_is_fed_only_if_it_watches_this_process(variables, seconds):
+    assert Notifier(variables).watchdog_seconds == seconds
+
+
+def test_sockets_of_another_process_are_left_alone():
+    variables = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "web"}
+    assert inherited_sockets(variables) == []
+    assert variables == {}
+
+
+def test_a_socket_that_was_handed_over_is_taken_and_children_do_not_see_it():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        program = (
+            "import os; os.dup2(int(os.environ['FROM']), 3);"
+            "os.environ['LISTEN_PID'] = str(os.getpid());"
+            "from streamer.system.notify import inherited_sockets;"
+            "found = inherited_sockets();"
+            "print(found[0].getsockname()[1], found[0].get_inheritable(),"
+            " 'LISTEN_FDS' in os.environ)"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"LISTEN_FDS": "1", "FROM": str(listener.fileno())},
+            pass_fds=[listener.fileno()],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert result.stdout.split() == [str(listener.getsockname()[1]), "False", "False"]

@@ -1,0 +1,258 @@
+"""A headless Chromium, and a hub and server that tell it what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+
+from streamer.sinks.history.writer import History
+from streamer.sinks.websocket.hub import Hub
+from streamer.sinks.websocket.server import Server
+from support.published import LABELS, hello
+
+CHROMIUM = Path("/usr/bin/chromium")
+DRIVER = Path("/usr/bin/chromedriver")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+PATIENCE_SECONDS = 90.0
+"""Upper limit of every wait; reached only when something is wrong."""
+
+WATCH = """
+window.shifts = [];
+window.violations = [];
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts.push({
+    value: entry.value,
+    moved: entry.sources.map((source) => source.node?.className ?? source.node?.nodeName),
+  });
+}).observe({ type: "layout-shift", buffered: true });
+addEventListener("securitypolicyviolation", (event) => {
+  window.violations.push(event.violatedDirective);
+});
+"""
+"""Put into every page before its own scripts run."""
+
+Value = TypeVar("Value")
+
+
+def wait_for(look: Callable[[], Value], what: str) -> Value:
+    """Call `look` until it returns something true, and return that."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.05)
+    return found
+
+
+class Page:
+    """The one page of a browser."""
+
+    def __init__(self, driver: Chrome) -> None:
+        self.driver = driver
+
+    def view(
+        self,
+        width: int = 1280,
+        height: int = 900,
+        *,
+        scale: float = 1,
+        dark: bool = False,
+        calm: bool = True,
+    ) -> None:
+        """Set the screen (`scale`: pixels a CSS pixel), and what the user likes."""
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {
+                "width": width,
+                "height": height,
+                "deviceScaleFactor": scale,
+                "mobile": width < 600,
+            },
+        )
+        features = {
+            "prefers-color-scheme": "dark" if dark else "light",
+            "prefers-reduced-motion": "reduce" if calm else "no-preference",
+        }
+        self.driver.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": name, "value": value} for name, value in features.items()]},
+        )
+
+    def open(self, url: str) -> None:
+        """Go to a page as if for the first time."""
+        self.driver.get("about:blank")
+        self.driver.get(url)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """Run the body of a function in the page."""
+        return self.driver.execute_script(script, *arguments)
+
+    def until(self, expression: str, *arguments: Any) -> Any:
+        """Wait until an expression is true in the page; return its value."""
+        return wait_for(
+            lambda: self.run(f"return {expression}", *arguments),
+            f"{expression}; the page says {self.run('return document.body.innerText')!r}",
+        )
+
+    def until_text(self, identifier: str, text: str) -> None:
+        """Wait until the element with this id has this text."""
+        self.until(
+            "document.getElementById(arguments[0]).textContent === arguments[1]", identifier, text
+        )
+
+    def text(self, identifier: str) -> str:
+        """Return the text of the element with this id."""
+        return str(self.run("return document.getElementById(arguments[0]).textContent", identifier))
+
+    def texts(self, selector: str) -> list[str]:
+        """Return the texts of all elements that a CSS selector finds."""
+        found: list[str] = self.run(
+            "return [...document.querySelectorAll(arguments[0])].map((found) => found.textContent)",
+            selector,
+        )
+        return found
+
+    def pixel(self, identifier: str, from_right: float, y: float) -> list[int]:
+        """Return red, green and blue of a canvas' pixel, `y` as a share of its height."""
+        colour: list[int] = self.run(
+            """const canvas = document.getElementById(arguments[0]);
+            const [x, y] = [canvas.width - arguments[1], Math.floor(canvas.height * arguments[2])];
+            const copy = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+            copy.drawImage(canvas, x, y, 1, 1, 0, 0, 1, 1);
+            return [...copy.getImageData(0, 0, 1, 1).data].slice(0, 3);""",
+            identifier,
+            from_right,
+            y,
+        )
+        return colour
+
+    def complaints(self) -> list[str]:
+        """Return the warnings and errors of the console since this was asked last."""
+        return [
+            entry["message"]
+            for entry in self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+            if entry["level"] in ("WARNING", "SEVERE")
+        ]
+
+    def shifts(self) -> list[dict[str, Any]]:
+        """Return what has moved since the page was opened."""
+        shifts: list[dict[str, Any]] = self.run("return window.shifts ?? []")
+        return shifts
+
+    def violations(self) -> list[str]:
+        """Return what the page's own security policy forbade it."""
+        violations: list[str] = self.run("return window.violations ?? []")
+        return violations
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Page]:
+    """Run a browser with a fresh profile for as long as the context lasts."""
+    options = ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = Chrome(options=options, service=Service(str(DRIVER)))
+    try:
+        driver.set_script_timeout(PATIENCE_SECONDS)
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
+        yield Page(driver)
+    finally:
+        driver.quit()
+
+
+def why_no_browser() -> str | None:
+    """Return what is missing for `chromium`, None when nothing is."""
+    missing = [str(program) for program in (CHROMIUM, DRIVER) if not program.exists()]
+    return f"needs {' and '.join(missing)}" if missing else None
+
+
+def why_no_npm() -> str | None:
+    """Return why nothing can be had from npm, None when it can."""
+    return None if shutil.which("npm") else "needs npm"
+
+
+class Broadcast:
+    """A real hub and server on a thread of their own, which tell what they are told to tell."""
+
+    def __init__(self, greeting: Mapping[str, Any], history: Path | None, **settings: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._history = None if history is None else History(history)
+        recorders = [] if self._history is None else [self._history.record]
+        self.hub = Hub(greeting, recorders=recorders)
+        self._server = Server(self.hub, history=self._history, **settings)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._on_loop(self._server.start())
+        self.url = self._server.url
+        """Address of the dashboard."""
+        self.port = self._server.addresses[0][1]
+        """Port of the server."""
+
+    def publish(self, *messages: Mapping[str, Any]) -> None:
+        """Tell messages to everybody who listens now."""
+
+        async def tell() -> None:
+            for message in messages:
+                self.hub.publish(message)
+
+        self._on_loop(tell())
+
+    def spectrogram_sources(self) -> list[str]:
+        """Return the names of the sources whose spectrogram somebody wants, once a client."""
+
+        async def look() -> list[str]:
+            return [
+                name
+                for outbox in self.hub.outboxes
+                if "spectrogram" in outbox.subscription.messages
+                for name in sorted(outbox.subscription.sources or ["*"])
+            ]
+
+        names: list[str] = self._on_loop(look())
+        return names
+
+    def close(self) -> None:
+        """Stop as the daemon does; again does nothing."""
+        if self._loop.is_closed():
+            return
+        self._on_loop(self._server.close())
+        if self._history is not None:
+            self._history.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(PATIENCE_SECONDS)
+        self._loop.close()
+
+    def _on_loop(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_SECONDS)
+
+
+def broadcast(
+    *sources: str,
+    labels: tuple[str, ...] = LABELS,
+    port: int = 0,
+    history: Path | None = None,
+    **settings: Any,
+) -> Broadcast:
+    """Begin to serve made-up messages of a model with these labels; close it at the end."""
+    greeting = hello(*(sources or ("radio",))) | {"labels": list(labels)}
+    return Broadcast(greeting, history, port=port, **settings)

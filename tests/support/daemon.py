@@ -1,0 +1,180 @@
+"""Start genre-stream as the process it is, and wait for what it says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+COMMAND = (sys.executable, "-m", "streamer.commands.run")
+REPOSITORY = Path(__file__).parents[2]
+PATIENCE_SECONDS = 90.0
+"""Upper limit of every wait; reached only when something is wrong."""
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Variables for a process that finds no settings of this machine's user."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GENRE_STREAM_", "XDG_", "NOTIFY_", "LISTEN_", "WATCHDOG_"))
+    }
+    return kept | {"HOME": str(home), "PYTHONUNBUFFERED": "1"} | more
+
+
+def run(
+    home: Path, *arguments: object, timeout: float = PATIENCE_SECONDS, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run genre-stream to its end."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        env=environment(home, **more),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def write_tone(path: Path, *parts: tuple[float, float], rate: int = 22050) -> Path:
+    """Write (frequency in Hz, seconds) one after the other; frequency 0 is silence."""
+    sound = [
+        0.5 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)
+        for frequency, seconds in parts
+    ]
+    soundfile.write(path, np.concatenate(sound).astype(np.float32), rate)
+    return path
+
+
+class Daemon:
+    """A running genre-stream; its log is read as it comes."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def log(self) -> str:
+        """What it wrote on standard error so far."""
+        return "".join(self.lines)
+
+    @property
+    def port(self) -> int:
+        """The port that it serves on, once it says so."""
+        line = self.wait_for_line(lambda line: "serving on http" in line)
+        return int(line.rstrip().rstrip("/").rpartition(":")[2])
+
+    def wait_for_line(self, wanted: Callable[[str], bool], *, since: int = 0) -> str:
+        """Return the first line of the log from number `since` on that is wanted."""
+        found: list[str] = []
+
+        def look() -> bool:
+            found[:] = [line for line in self.lines[since:] if wanted(line)]
+            return bool(found) or not self._reader.is_alive()
+
+        with self._news:
+            self._news.wait_for(look, PATIENCE_SECONDS)
+        assert found, f"the line never came; the log:\n{self.log}"
+        return found[0]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for the end; return the exit status."""
+        status = self.process.wait(PATIENCE_SECONDS)
+        self._reader.join(PATIENCE_SECONDS)
+        return status
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._news:
+                self.lines.append(line)
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+
+@contextmanager
+def daemon(
+    home: Path,
+    *arguments: object,
+    stdin: int | None = subprocess.DEVNULL,
+    pass_fds: tuple[int, ...] = (),
+    command: tuple[str, ...] = COMMAND,
+    variables: Mapping[str, str] | None = None,
+    cwd: Path = REPOSITORY,
+) -> Iterator[Daemon]:
+    """Run genre-stream on a free port for as long as the context lasts."""
+    process = subprocess.Popen(
+        [*command, "--port", "0", *map(str, arguments)],
+        env=environment(home, **(variables or {})),
+        cwd=cwd,
+        stdin=stdin,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=pass_fds,
+    )
+    running = Daemon(process)
+    try:
+        yield running
+    finally:
+        if process.poll() is None:
+            process.kill()
+        running.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+class ServiceManager:
+    """The other end of NOTIFY_SOCKET."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(PATIENCE_SECONDS)
+
+    def next(self) -> str:
+        """Return the next message, waiting for it."""
+        return self._socket.recv(65536).decode()
+
+    def wait_for(self, prefix: str) -> list[str]:
+        """Return the messages up to the first that begins with `prefix`."""
+        heard = [self.next()]
+        while not heard[-1].startswith(prefix):
+            heard.append(self.next())
+        return heard
+
+    def heard_for(self, seconds: float) -> list[str]:
+        """Return everything that comes within a time."""
+        heard = []
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            try:
+                heard.append(self.next())
+            except TimeoutError:
+                break
+        self._socket.settimeout(PATIENCE_SECONDS)
+        return heard
+
+    def close(self) -> None:
+        """Go away."""
+        self._socket.close()

@@ -1,0 +1,97 @@
+"""What tests of sources and listeners share: reading to the end, and waiting for what happens."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from streamer.engine.listener import Heard, Listener, ListenerEvent, SourceStatus
+from streamer.sources import AudioBlock, Source, SourceEnded, SourceState
+
+PATIENCE = 90.0
+"""Seconds that tests wait for what must happen; nothing is decided by it when all goes well."""
+
+
+def read_all(source: Source) -> list[AudioBlock]:
+    """Open a source and return its blocks up to its end."""
+    blocks = []
+    source.open()
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            block = source.read(1.0)
+            if block is not None:
+                blocks.append(block)
+    except SourceEnded:
+        return blocks
+    finally:
+        source.close()
+    raise AssertionError(f"{source.name} did not end")
+
+
+def read_one(source: Source) -> AudioBlock:
+    """Return the next block of an open source."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        block = source.read(1.0)
+        if block is not None:
+            return block
+    raise AssertionError(f"{source.name} delivered nothing")
+
+
+class Log:
+    """Everything that a listener emitted, and a way to wait for more."""
+
+    def __init__(self) -> None:
+        self.events: list[ListenerEvent] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, event: ListenerEvent) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def wait(self, wanted: Callable[[], bool], what: str) -> None:
+        """Wait until `wanted` holds; it is asked again after each event."""
+        with self._changed:
+            assert self._changed.wait_for(wanted, PATIENCE), f"waited in vain for {what}; {self}"
+
+    def wait_for_states(self, *states: SourceState) -> None:
+        """Wait until the states have occurred in this order, others in between or not."""
+        self.wait(lambda: self._in_order(states), " -> ".join(states))
+
+    def wait_for_detail(self, words: str) -> SourceStatus:
+        """Wait for a status that says `words`, and return it."""
+        self.wait(lambda: any(words in status.detail for status in self.statuses), words)
+        return next(status for status in self.statuses if words in status.detail)
+
+    @property
+    def statuses(self) -> list[SourceStatus]:
+        return [event for event in self.events if isinstance(event, SourceStatus)]
+
+    @property
+    def states(self) -> list[SourceState]:
+        return [status.state for status in self.statuses]
+
+    @property
+    def heard(self) -> list[Heard]:
+        return [event for event in self.events if isinstance(event, Heard)]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{status.state} '{status.detail}'" for status in self.statuses)
+
+    def _in_order(self, states: tuple[SourceState, ...]) -> bool:
+        seen = iter(self.states)
+        return all(state in seen for state in states)
+
+
+@contextmanager
+def running(listener: Listener) -> Iterator[Listener]:
+    """Run a listener for the length of a test."""
+    listener.start()
+    try:
+        yield listener
+    finally:
+        listener.stop(PATIENCE)

@@ -1,0 +1,123 @@
+"""A real model file small enough for every test: it hears in which third of the bands sound lies.
+
+Not a stand-in for `Classifier` but a file for it: contract, golden answer and all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from streamer.core.contract import METADATA_KEY, Golden, ModelContract
+from streamer.core.model import golden_spectrogram, spectrogram_digest
+from streamer.core.spectrogram import SpectrogramSpec
+
+LABELS = ("low", "middle", "high")
+NOISE = "noise"
+SHARPNESS = 0.25
+"""Logits per dB; 40 dB between two thirds leave no doubt."""
+NOISE_LEAD = 2.0
+"""By how many logits noise leads when all thirds are equally loud."""
+
+
+def make_model(
+    path: Path,
+    *,
+    noise: bool = False,
+    spec: SpectrogramSpec | None = None,
+    window_seconds: float = 5.0,
+    min_seconds: float = 3.0,
+    decision: Mapping[str, float | str] | None = None,
+) -> Path:
+    """Write a model that tells low, middle and high sounds apart, and noise if asked to.
+
+    `noise` adds the label "noise" as the model's `not_music`: it wins when all thirds are alike.
+    """
+    spec = spec or SpectrogramSpec()
+    labels = (*LABELS, NOISE) if noise else LABELS
+    weights, bias = _weights(spec.n_mels, noise)
+    model = _graph(weights, bias)
+    frames = spec.frames_in(window_seconds)
+    question = golden_spectrogram(spec, frames)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (answer,) = session.run(["logits"], {"spectrogram": question})
+    contract = ModelContract(
+        name="thirds",
+        version="1",
+        labels=labels,
+        not_music=NOISE if noise else None,
+        spectrogram=spec,
+        window_frames=frames,
+        min_frames=spec.frames_in(min_seconds),
+        temperature=1.0,
+        decision=dict(decision or {}),
+        training={"dataset": "none", "split": "none", "seed": 0, "metrics": {}},
+        golden=Golden(spectrogram_digest(question), frames, tuple(map(float, answer[0]))),
+    )
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, json.dumps(contract.to_metadata())
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def band_noise(
+    third: str, seconds: float, rate: int = 22050, *, level_dbfs: float = -20.0, seed: int = 0
+) -> NDArray[np.float32]:
+    """Return noise, shape (n,), that the model of `make_model` takes for `third`.
+
+    "low", "middle" and "high" stand for the thirds of the mel bands; "noise" is in all of them.
+    """
+    edges = {
+        "low": (50.0, 700.0),
+        "middle": (1500.0, 2500.0),
+        "high": (5000.0, 9000.0),
+        NOISE: (0.0, rate / 2),
+    }
+    low, high = edges[third]
+    count = round(seconds * rate)
+    generator = np.random.default_rng(seed)
+    spectrum = np.fft.rfft(generator.standard_normal(count))
+    hertz = np.fft.rfftfreq(count, 1 / rate)
+    spectrum[(hertz < low) | (hertz > high)] = 0
+    samples = np.fft.irfft(spectrum, count)
+    samples *= 10 ** (level_dbfs / 20) / samples.std()
+    return np.asarray(samples, np.float32)
+
+
+def _weights(bands: int, noise: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    third = np.arange(bands) * len(LABELS) // bands
+    weights = (third[:, None] == np.arange(len(LABELS))).astype(np.float32)
+    weights = SHARPNESS * weights / weights.sum(axis=0)
+    bias = np.zeros(len(LABELS), np.float32)
+    if noise:
+        weights = np.column_stack([weights, np.full(bands, SHARPNESS / bands, np.float32)])
+        bias = np.append(bias, np.float32(NOISE_LEAD))
+    return np.asarray(weights, np.float32), bias
+
+
+def _graph(weights: NDArray[np.float32], bias: NDArray[np.float32]) -> onnx.ModelProto:
+    bands, classes = weights.shape
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["spectrogram"], ["means"], axes=[2], keepdims=0),
+            helper.make_node("Gemm", ["means", "weights", "bias"], ["logits"]),
+        ],
+        "thirds",
+        [
+            helper.make_tensor_value_info(
+                "spectrogram", TensorProto.FLOAT, ["batch", bands, "frames"]
+            )
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    return model

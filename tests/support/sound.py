@@ -1,0 +1,111 @@
+"""A sound server of our own for tests: PulseAudio with null sinks, nobody's loudspeaker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.radio import PATIENCE, end, need
+
+ASOUNDRC = "pcm.!default { type pulse }\nctl.!default { type pulse }\n"
+SERVER = ("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--disable-shm=yes")
+
+
+class SoundServer:
+    """A PulseAudio server; `environment` is what programs need to find it and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        socket = folder / "socket"
+        (folder / ".asoundrc").write_text(ASOUNDRC)
+        self.environment = {
+            "HOME": str(folder),
+            "XDG_RUNTIME_DIR": str(folder),
+            "XDG_CONFIG_HOME": str(folder),
+            "PULSE_SERVER": f"unix:{socket}",
+        }
+        self._log = (folder / "log").open("wb")
+        self._process = subprocess.Popen(
+            [*SERVER, f"--load=module-native-protocol-unix socket={socket} auth-anonymous=1"],
+            env=self._whole_environment(),
+            stdout=self._log,
+            stderr=self._log,
+        )
+        deadline = time.monotonic() + PATIENCE
+        while self._pactl("info").returncode:
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.05)
+
+    def control(self, *arguments: str) -> str:
+        """Run pactl and return what it prints."""
+        done = self._pactl(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def add_sink(self, name: str) -> str:
+        """Add a null sink; return the number of its module."""
+        return self.control("load-module", "module-null-sink", f"sink_name={name}").strip()
+
+    def remove(self, module: str) -> None:
+        """Unload a module."""
+        self.control("unload-module", module)
+
+    @contextmanager
+    def playing(self, *source: str, sink: str) -> Iterator[None]:
+        """Play what ffmpeg reads from `source` into a sink, over and over."""
+        player = subprocess.Popen(
+            ["ffmpeg", "-v", "error", "-re", *source, "-f", "pulse", "-device", sink, "test"],
+            env=self._whole_environment(),
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            yield
+        finally:
+            end(player)
+
+    def freeze(self) -> None:
+        """Stop answering, as a hanging driver does."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End the server."""
+        end(self._process)
+        self._log.close()
+
+    def _pactl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["pactl", *arguments],
+            env=self._whole_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def _whole_environment(self) -> dict[str, str]:
+        return os.environ | self.environment
+
+
+@contextmanager
+def sound_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SoundServer]:
+    """Run a sound server that programs started meanwhile use by default."""
+    need("pulseaudio", "pactl", "ffmpeg")
+    # A socket's path is at most 107 bytes long; pytest's folders may be longer.
+    with tempfile.TemporaryDirectory(prefix="sound") as folder:
+        server = SoundServer(Path(folder))
+        try:
+            for name, value in server.environment.items():
+                monkeypatch.setenv(name, value)
+            yield server
+        finally:
+            server.stop()
