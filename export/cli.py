@@ -13,7 +13,7 @@ from export.inspection import describe
 from export.place import check_writable
 from export.run import read_run
 from streamer.core.model import Classifier, ModelError
-from streamer.system.console import leave_the_reader_alone
+from streamer.system.console import discard_standard_output
 
 PROGRAM = "genre-export"
 
@@ -147,9 +147,9 @@ def _say(line: str) -> None:
     try:
         print(line, flush=True)
     except BrokenPipeError:
-        leave_the_reader_alone()
+        discard_standard_output()
     except OSError as error:
-        leave_the_reader_alone()
+        discard_standard_output()
         raise ExportError(f"standard output cannot be written ({error.strerror})") from None
 
 

@@ -25,8 +25,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from streamer.core.decision import Decision, DecisionSettings, Segment, State
+    from streamer.core.events import SpectrogramColumns
     from streamer.core.model import Classifier, ModelError
-    from streamer.core.pipeline import Pipeline, SpectrogramColumns
+    from streamer.core.pipeline import Pipeline
     from streamer.engine.replay import replay
     from streamer.sources import SourceError
 
@@ -51,7 +52,7 @@ _HOMES = {
     "Pipeline": "streamer.core.pipeline",
     "Segment": "streamer.core.decision",
     "SourceError": "streamer.sources",
-    "SpectrogramColumns": "streamer.core.pipeline",
+    "SpectrogramColumns": "streamer.core.events",
     "State": "streamer.core.decision",
     "replay": "streamer.engine.replay",
 }

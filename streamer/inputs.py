@@ -9,7 +9,7 @@ from streamer.core.model import DEFAULT_MODEL, Classifier, ModelError
 from streamer.core.pipeline import Pipeline
 from streamer.settings import Settings
 from streamer.sources import Source, SourceError, make_device, make_source
-from streamer.system.scheduler import Turns, processors
+from streamer.system.scheduler import Scheduler, processors
 
 
 class InputError(Exception):
@@ -86,9 +86,9 @@ def load_classifier(settings: Settings) -> Classifier:
         raise InputError(str(error)) from None
 
 
-def shared_turns(settings: Settings) -> Turns:
-    """Return the turns in which all sources compute: what one inference uses counts as one."""
-    return Turns(max(1, processors() // settings.threads))
+def shared_scheduler(settings: Settings) -> Scheduler:
+    """Return the scheduler of all sources: what one inference uses counts as one."""
+    return Scheduler(max(1, processors() // settings.threads))
 
 
 def pipeline_factory(

@@ -18,9 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from streamer.core.pipeline import SpectrogramColumns
-from streamer.engine.health import SourceVitals
-from streamer.engine.listener import Heard, Listener, ListenerEvent, SourceStatus, stop_all
+from streamer.core.events import SourceState, SourceStatus, SpectrogramColumns
+from streamer.engine.health import SourceHealth
+from streamer.engine.listener import Listener, ListenerEvent, PipelineEvent, stop_all
 from streamer.engine.mailbox import Mailbox
 from streamer.engine.watchdog import OVER, Progress, needs_restart, threads_and_tasks
 from streamer.inputs import (
@@ -28,7 +28,7 @@ from streamer.inputs import (
     load_classifier,
     make_inputs,
     pipeline_factory,
-    shared_turns,
+    shared_scheduler,
 )
 from streamer.settings import HEAR, Settings, SettingsError, extra
 from streamer.sinks.history.writer import History, HistoryError
@@ -37,10 +37,10 @@ from streamer.sinks.terminal import Terminal
 from streamer.sinks.websocket.frames import FrameMaker, hello
 from streamer.sinks.websocket.hub import Hub
 from streamer.sinks.websocket.server import Server, ServerError
-from streamer.sources import Source, SourceState
+from streamer.sources import Source
 from streamer.system import logs
-from streamer.system.background_writer import Outlet
-from streamer.system.console import complain, why_no_text
+from streamer.system.background_writer import BackgroundWriter
+from streamer.system.console import print_error, unreadable_reason
 from streamer.system.memory import TRIM_SECONDS, return_freed_memory, share_one_heap
 from streamer.system.notify import Notifier, ignore_requests, inherited_sockets
 
@@ -92,7 +92,7 @@ class Service:
         classifier = load_classifier(settings)
         contract = classifier.contract
         self._factory = pipeline_factory(settings, classifier, spectrogram=True)
-        self._turns = shared_turns(settings)
+        self._scheduler = shared_scheduler(settings)
         self._first_seconds = contract.window_seconds + settings.hop_seconds
         self._frames = FrameMaker()
         self._progress: dict[str, Progress] = {}
@@ -104,7 +104,7 @@ class Service:
         self._metrics = Metrics(
             version=version("genre-stream"),
             model={"name": contract.name, "version": contract.version},
-            vitals=self._vitals,
+            health=self._health,
         )
         recorders = [self._metrics.record]
         if self._history:
@@ -132,7 +132,7 @@ class Service:
             max_clients=settings.max_clients,
             tls_cert=settings.tls_cert,
             tls_key=settings.tls_key,
-            vitals=self._vitals,
+            health=self._health,
             history=self._history,
             metrics=self._metrics,
         )
@@ -182,7 +182,7 @@ class Service:
             source,
             self._factory,
             self._receive,
-            turns=self._turns,
+            scheduler=self._scheduler,
             paced=not self._settings.fast,
         )
         self._progress[name] = Progress(listener, self._first_seconds)
@@ -191,7 +191,7 @@ class Service:
     def _receive(self, event: ListenerEvent) -> None:
         """Take an event on a listener's thread; spectrograms only if somebody looks at them."""
         if (
-            isinstance(event, Heard)
+            isinstance(event, PipelineEvent)
             and isinstance(event.event, SpectrogramColumns)
             and not self._spectrogram_wanted
         ):
@@ -228,13 +228,13 @@ class Service:
             self._notifier.status(heard or "listening")
             await asyncio.sleep(interval)
 
-    def _vitals(self) -> list[SourceVitals]:
-        return [progress.vitals() for progress in self._progress.values()]
+    def _health(self) -> list[SourceHealth]:
+        return [progress.health() for progress in self._progress.values()]
 
     def _describe(self) -> None:
         """Log the state of every thread and queue."""
         lines = list(threads_and_tasks())
-        lines += [f"source {vitals}" for vitals in self._vitals()]
+        lines += [f"source {health}" for health in self._health()]
         lines.append(f"mailbox: {len(self._mailbox)} wait, {self._mailbox.lost} lost")
         waiting = [len(outbox) for outbox in self._hub.outboxes]
         lines.append(f"clients: {len(waiting)}, {sum(waiting)} frames wait")
@@ -286,7 +286,7 @@ class Service:
         await asyncio.gather(*closing)
         self._notifier.close()
         for failure in failures:
-            complain(f"{failure.source}: {failure.detail}")
+            print_error(f"{failure.source}: {failure.detail}")
         return 1 if failures and not self._stop_signals else 0
 
     async def _stop_listening(self, names: list[str]) -> None:
@@ -412,7 +412,7 @@ def read_token(settings: Settings) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError) and not asked_for:
             return None
-        reason = why_no_text(error)
+        reason = unreadable_reason(error)
         raise InputError(f"token_file {path} cannot be read: {reason}") from None
     if asked_for and not token:
         raise InputError(f"token_file {path} is empty; write a long random word into it")
@@ -443,15 +443,15 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
     faulthandler.enable()
     share_one_heap()
     terminal = Terminal(sys.stderr) if sys.stderr.isatty() else None
-    outlet = terminal or Outlet(sys.stderr)
+    console = terminal or BackgroundWriter(sys.stderr)
     # The live lines tell the news already.
     level = "warning" if terminal and settings.log_level == "info" else settings.log_level
-    logs.configure(level, stream=outlet)
-    with contextlib.redirect_stderr(outlet):
+    logs.configure(level, stream=console)
+    with contextlib.redirect_stderr(console):
         try:
             return _serve(settings, reload, terminal)
         finally:
-            outlet.drain()
+            console.drain()
 
 
 def _serve(settings: Settings, reload: Callable[[], Settings], terminal: Terminal | None) -> int:
@@ -460,12 +460,12 @@ def _serve(settings: Settings, reload: Callable[[], Settings], terminal: Termina
     try:
         service = Service(settings, reload, notifier=notifier, terminal=terminal)
     except (InputError, HistoryError, ServerError) as error:
-        complain(str(error))
+        print_error(str(error))
         return 2
     try:
         with contextlib.suppress(KeyboardInterrupt):
             return asyncio.run(service.run())
         return 130
     except ServerError as error:
-        complain(str(error))
+        print_error(str(error))
         return 1

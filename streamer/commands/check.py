@@ -10,7 +10,7 @@ from streamer.service import read_token
 from streamer.settings import Settings
 from streamer.sinks.history.database import HistoryError, open_history
 from streamer.sinks.websocket.server import ServerError, tls_context
-from streamer.system.console import complain
+from streamer.system.console import print_error
 
 
 def check(settings: Settings) -> int:
@@ -20,7 +20,7 @@ def check(settings: Settings) -> int:
         try:
             print(part(settings), flush=True)
         except (InputError, HistoryError, ServerError) as error:
-            complain(str(error))
+            print_error(str(error))
             return 2
     return 0
 

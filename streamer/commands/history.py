@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from streamer.commands.run import Parser
 from streamer.sinks.colours import colours
 from streamer.sinks.history.database import HistoryError, open_query, parse_moment
-from streamer.system.console import complain
+from streamer.system.console import print_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         from_ = parse_moment("--from", arguments.from_) if arguments.from_ else None
         to = parse_moment("--to", arguments.to) if arguments.to else None
     except ValueError as error:
-        complain(str(error))
+        print_error(str(error))
         return 2
     try:
         heard = _heard(arguments.file, from_, to, arguments.source)
@@ -60,16 +60,18 @@ def main(argv: Sequence[str]) -> int:
         else:
             _plot(heard, arguments.plot)
     except ModuleNotFoundError as error:
-        complain(f"this needs {error.name}; install it with: pip install 'genre-stream[history]'")
+        print_error(
+            f"this needs {error.name}; install it with: pip install 'genre-stream[history]'"
+        )
         return 2
     except HistoryError as error:
-        complain(str(error))
+        print_error(str(error))
         return 1
     except BrokenPipeError:  # nobody reads the rest
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        complain(f"cannot write {arguments.plot or 'the table'}: {reason}")
+        print_error(f"cannot write {arguments.plot or 'the table'}: {reason}")
         return 1
     return 0
 

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 
 from streamer.commands.run import Parser
-from streamer.system.console import complain
+from streamer.system.console import print_error
 
 PROGRAM = "/opt/genre-stream/bin/genre-stream"
 """The program as the shipped units name it."""
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         _write_config(USER_CONFIG if arguments.user else SYSTEM_CONFIG, below)
         _finish(arguments.user, staged=arguments.root is not None)
     except InstallError as error:
-        complain(str(error))
+        print_error(str(error))
         return 1
     return 0
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 from pydantic.fields import FieldInfo
 
 from streamer import settings as schema
-from streamer.system.console import complain, leave_the_reader_alone, open_closed_streams
+from streamer.system.console import discard_standard_output, open_closed_streams, print_error
 
 COMMANDS = {
     "watch": "streamer.commands.watch",
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and leave with 2."""
-        complain(f"{message}; see {self.prog} --help")
+        print_error(f"{message}; see {self.prog} --help")
         sys.exit(2)
 
 
@@ -126,13 +126,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        leave_the_reader_alone()
+        discard_standard_output()
         return 0
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        leave_the_reader_alone()
-        complain(f"cannot write the output: {error.strerror}")
+        discard_standard_output()
+        print_error(f"cannot write the output: {error.strerror}")
         return 1
 
 
@@ -147,7 +147,7 @@ def _daemon(arguments: list[str]) -> int:
     parser = build_parser()
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
-        complain(_unknown(parser, unknown[0]))
+        print_error(_unknown(parser, unknown[0]))
         return 2
     given = vars(known)
     asked = {
@@ -162,13 +162,13 @@ def _daemon(arguments: list[str]) -> int:
     try:
         effective = schema.load(given, config=config)
     except schema.SettingsError as error:
-        complain(str(error))
+        print_error(str(error))
         return 2
     if asked["print_config"]:
         print(schema.describe(effective), end="")
         return 0
     if not effective.settings.device and not effective.settings.source:
-        complain(f"nothing to hear; {USAGE}{_unread()}")
+        print_error(f"nothing to hear; {USAGE}{_unread()}")
         return 2
     if asked["check"]:
         from streamer.commands.check import check
@@ -216,7 +216,7 @@ def _list_devices() -> int:
     try:
         print(list_devices())
     except SourceError as error:
-        complain(str(error))
+        print_error(str(error))
         return 2
     return 0
 

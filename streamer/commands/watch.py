@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from streamer.commands.run import Parser
 from streamer.sinks.colours import COLOURS, ansi, colours
 from streamer.sinks.terminal import Terminal, prediction_line, state_line
-from streamer.system.console import complain, leave_the_reader_alone, why_no_text
+from streamer.system.console import discard_standard_output, print_error, unreadable_reason
 
 PROTOCOL = 1
 
@@ -76,17 +76,17 @@ def main(argv: Sequence[str]) -> int:
         url = websocket_url(arguments.url)
         token = _read_token(arguments.token_file)
     except WatchError as error:
-        complain(str(error))
+        print_error(str(error))
         return 2
     screen = _Screen()
     show = _print_frame if arguments.json else screen.show
     try:
         asyncio.run(_watch(url, token, arguments.source, show))
     except WatchError as error:
-        complain(str(error))
+        print_error(str(error))
         return 1
     except BrokenPipeError:
-        leave_the_reader_alone()
+        discard_standard_output()
     finally:
         screen.finish()
     return 0
@@ -127,7 +127,7 @@ def _read_token(file: Path | None) -> str | None:
     try:
         return None if file is None else file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = why_no_text(error)
+        reason = unreadable_reason(error)
         raise WatchError(f"cannot read the token file {file}: {reason}") from None
 
 
@@ -145,7 +145,7 @@ async def _watch(url: str, token: str | None, sources: list[str] | None, show: S
                 except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
                     raise WatchError(NO_GENRE_STREAM) from None
         except _LostError as error:
-            complain(f"{_place(url)}: {error}; trying again in {wait:.0f} s")
+            print_error(f"{_place(url)}: {error}; trying again in {wait:.0f} s")
         await asyncio.sleep(wait * random.uniform(0.8, 1.2))
         wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 

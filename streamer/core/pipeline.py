@@ -7,7 +7,6 @@ whatever pieces they come.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from streamer.core.decision import (
     Segment,
     Titles,
 )
+from streamer.core.events import SpectrogramColumns
 from streamer.core.model import Classifier
 from streamer.core.resampling import Resampler, Samples, mix_down
 from streamer.core.spectrogram import Columns, LogMelStream, relative_to_peak, to_levels
@@ -41,17 +41,6 @@ EDGES_PER_SECOND = 20
 LEAST_PEAK_DB = 0.0
 """Lowest reference of the spectrogram that is shown, in absolute dB; it keeps the noise of a quiet
 room dark. Ordinary music peaks 10 to 40 dB above it."""
-
-
-@dataclass(frozen=True, slots=True)
-class SpectrogramColumns:
-    """New columns of the spectrogram, to be shown."""
-
-    position: float
-    """Seconds since the source's first sample, at the end of the last column."""
-    levels: NDArray[np.uint8]
-    """Shape (mels, columns), row 0 the lowest band; 255 is the loudest cell of the last window,
-    0 is `top_db` below."""
 
 
 Event = Decision | Segment | SpectrogramColumns

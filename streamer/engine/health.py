@@ -18,7 +18,7 @@ def longest_quiet(least: float, hop_seconds: float, round_seconds: float) -> flo
 
 
 @dataclass(frozen=True, slots=True)
-class SourceVitals:
+class SourceHealth:
     """The counters and the state of one source at one moment."""
 
     source: str
@@ -54,7 +54,7 @@ class SourceVitals:
     crashes: int = 0
     """Times that its thread was started again after a fault of ours."""
 
-    def complaint(self) -> str | None:
+    def problem(self) -> str | None:
         """Return why the source makes no progress, None while it does or has ended."""
         if self.state == "ended":
             return None
@@ -67,5 +67,5 @@ class SourceVitals:
         return f"{reason}: {self.detail}" if self.detail else reason
 
 
-VitalsReader = Callable[[], Iterable[SourceVitals]]
-"""Reads the vitals of all sources; called on the event loop's thread."""
+HealthReader = Callable[[], Iterable[SourceHealth]]
+"""Reads the health of all sources; called on the event loop's thread."""

@@ -10,18 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from streamer.core.decision import Decision, Segment
-from streamer.core.pipeline import Pipeline, SpectrogramColumns
+from streamer.core.events import SourceState, SourceStatus, SpectrogramColumns
+from streamer.core.pipeline import Pipeline
 from streamer.engine.pacing import Backoff, HopPacing
-from streamer.sources.base import (
-    NO_THREAD,
-    AudioBlock,
-    Source,
-    SourceEnded,
-    SourceError,
-    SourceKind,
-    SourceState,
-)
-from streamer.system.scheduler import Turns
+from streamer.sources.base import NO_THREAD, AudioBlock, Source, SourceEnded, SourceError
+from streamer.system.scheduler import Scheduler
 
 READ_SECONDS = 0.5
 """How long one read waits; a listener that is to stop looks up at least this often."""
@@ -43,18 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class SourceStatus:
-    """A source changed."""
-
-    source: str
-    kind: SourceKind
-    state: SourceState
-    detail: str
-    """One sentence for a person, without secrets; empty if there is nothing to say."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
+class PipelineEvent:
     """The pipeline said something about a source."""
 
     source: str
@@ -65,7 +47,7 @@ class Heard:
     """Time between decisions at that moment."""
 
 
-ListenerEvent = SourceStatus | Heard
+ListenerEvent = SourceStatus | PipelineEvent
 
 
 class Listener:
@@ -79,7 +61,7 @@ class Listener:
         Makes the pipeline; called again only after the pipeline has crashed.
     emit
         Called on the listener's thread with everything that happens.
-    turns
+    scheduler
         When it may compute, among other listeners; None if there are none.
     paced
         Whether the hop grows when the work does not fit into it. It never does for a source that
@@ -106,7 +88,7 @@ class Listener:
         pipeline_factory: Callable[[], Pipeline],
         emit: Callable[[ListenerEvent], None],
         *,
-        turns: Turns | None = None,
+        scheduler: Scheduler | None = None,
         paced: bool = True,
         stall_seconds: float = STALL_SECONDS,
         backoff: Backoff | None = None,
@@ -120,7 +102,7 @@ class Listener:
         self._pipeline_factory = pipeline_factory
         self._pipeline: Pipeline | None = None
         self._emit = emit
-        self._turns = turns or Turns(1)
+        self._scheduler = scheduler or Scheduler(1)
         self._paced = paced and source.real_time
         self._pacing: HopPacing | None = None
         self._stall_seconds = stall_seconds
@@ -150,7 +132,7 @@ class Listener:
     @property
     def round_seconds(self) -> float:
         """The time that a decision about each of the listeners takes in all, in seconds."""
-        return self._turns.round_seconds
+        return self._scheduler.round_seconds
 
     def start(self) -> None:
         """Begin to listen; where the system gives no thread for it, the source has failed."""
@@ -243,7 +225,7 @@ class Listener:
         pipeline = self._ready_pipeline()
         self.dropped += block.dropped
         end = pipeline.position + block.seconds
-        with self._turns.turn() as started:
+        with self._scheduler.turn() as started:
             if self._stopping.is_set():
                 return
             try:
@@ -275,8 +257,8 @@ class Listener:
         """Let the hop grow while the work does not fit into it, and shrink when it does again."""
         if not self._paced or self._pacing is None:
             return
-        self._turns.note(self.source.name, work)
-        hop_seconds = self._pacing.observe(work, lag, self._turns.round_seconds)
+        self._scheduler.note(self.source.name, work)
+        hop_seconds = self._pacing.observe(work, lag, self._scheduler.round_seconds)
         if hop_seconds == pipeline.hop_seconds:
             return
         pipeline.hop_seconds = hop_seconds
@@ -288,7 +270,7 @@ class Listener:
     def _wait_after(self, failure: SourceError) -> None:
         """Tell why the source broke, and wait before it is opened again."""
         delay = self._backoff.failed()
-        self._turns.forget(self.source.name)
+        self._scheduler.forget(self.source.name)
         self.retrying = True
         detail = f"{failure}; next attempt in {delay:.0f} s"
         self._tell(SourceState.STALLED if failure.stalled else SourceState.RECONNECTING, detail)
@@ -300,11 +282,11 @@ class Listener:
 
     def _finish(self, state: SourceState, detail: str) -> None:
         """End open segments, then tell the last state."""
-        self._turns.forget(self.source.name)
+        self._scheduler.forget(self.source.name)
         pipeline = self._pipeline
         if pipeline is not None:
             try:
-                with self._turns.turn():
+                with self._scheduler.turn():
                     events = pipeline.finish()
                 for event in events:
                     self._tell_heard(event, time.monotonic(), pipeline.position, pipeline)
@@ -336,7 +318,7 @@ class Listener:
         """Emit an event; a decision inside a block was heard before the block's last sample."""
         if isinstance(event, Decision):
             heard -= max(0.0, end - event.position)
-        self._emit(Heard(self.source.name, event, heard, pipeline.hop_seconds))
+        self._emit(PipelineEvent(self.source.name, event, heard, pipeline.hop_seconds))
 
 
 def stop_all(listeners: Sequence[Listener], seconds: float) -> None:

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
-from streamer.engine.health import SourceVitals, longest_quiet
+from streamer.core.events import SourceState
+from streamer.engine.health import SourceHealth, longest_quiet
 from streamer.engine.listener import Listener
-from streamer.sources import SourceState
 
 LEAST_QUIET_SECONDS = 3.0
 """A source may be without a decision for this long, however short its hop is."""
@@ -85,10 +85,10 @@ class Progress:
         """Tell whether nothing more is to be heard of the source."""
         return self.listener.status.state in OVER
 
-    def vitals(self) -> SourceVitals:
+    def health(self) -> SourceHealth:
         """Return the counters of the source as they are now."""
         listener, pipeline = self.listener, self.listener.pipeline
-        return SourceVitals(
+        return SourceHealth(
             source=listener.source.name,
             state=listener.status.state,
             detail=listener.status.detail,

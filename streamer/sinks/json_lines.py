@@ -8,20 +8,20 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-from streamer.engine.listener import Listener, ListenerEvent, SourceStatus, stop_all
+from streamer.core.events import SourceState, SourceStatus
+from streamer.engine.listener import Listener, ListenerEvent, stop_all
 from streamer.inputs import (
     InputError,
     load_classifier,
     make_inputs,
     pipeline_factory,
-    shared_turns,
+    shared_scheduler,
 )
 from streamer.settings import Settings
 from streamer.sinks.websocket import messages
 from streamer.sinks.websocket.frames import FrameMaker, hello
-from streamer.sources import SourceState
 from streamer.system import logs
-from streamer.system.console import complain, leave_the_reader_alone
+from streamer.system.console import discard_standard_output, print_error
 
 STOP_SECONDS = 2.0
 """How long the sources may take to stop."""
@@ -61,7 +61,7 @@ class _Lines:
             sys.stdout.buffer.write(messages.encode(message) + b"\n")
             sys.stdout.buffer.flush()
         except OSError as error:
-            leave_the_reader_alone()
+            discard_standard_output()
             self.error = error
             self.done.set()
 
@@ -85,13 +85,15 @@ def write_json_lines(settings: Settings) -> int:
         classifier = load_classifier(settings)
         factory = pipeline_factory(settings, classifier)
     except InputError as error:
-        complain(str(error))
+        print_error(str(error))
         return 2
     lines = _Lines(inputs)
     sources = [source for _, source in inputs.values()]
     lines.write(hello(classifier.contract, sources, hop_seconds=settings.hop_seconds))
-    turns = shared_turns(settings)
-    listeners = [Listener(source, factory, lines.write_event, turns=turns) for source in sources]
+    scheduler = shared_scheduler(settings)
+    listeners = [
+        Listener(source, factory, lines.write_event, scheduler=scheduler) for source in sources
+    ]
     for listener in listeners:
         listener.start()
     try:
@@ -101,5 +103,5 @@ def write_json_lines(settings: Settings) -> int:
     if lines.error:
         raise lines.error
     for failure in lines.failures:
-        complain(f"{failure.source}: {failure.detail}")
+        print_error(f"{failure.source}: {failure.detail}")
     return 1 if lines.failures else 0

@@ -22,9 +22,9 @@ from prometheus_client.metrics_core import (
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from streamer.core.events import SourceState
 from streamer.core.segments import State
-from streamer.engine.health import SourceVitals, VitalsReader
-from streamer.sources import SourceState
+from streamer.engine.health import HealthReader, SourceHealth
 
 if TYPE_CHECKING:
     from streamer.sinks.history.writer import History
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LATENCY_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the prediction latency's buckets, in seconds."""
 
-_COUNTED_BY_SOURCES: tuple[tuple[str, str, Callable[[SourceVitals], float]], ...] = (
+_COUNTED_BY_SOURCES: tuple[tuple[str, str, Callable[[SourceHealth], float]], ...] = (
     ("audio_seconds", "Seconds of sound taken in.", lambda v: v.audio_seconds),
     ("overruns", "Times that sound came faster than it was taken.", lambda v: v.overruns),
     ("dropped_frames", "Samples a channel lost to overruns.", lambda v: v.dropped_samples),
@@ -42,7 +42,7 @@ _COUNTED_BY_SOURCES: tuple[tuple[str, str, Callable[[SourceVitals], float]], ...
     ("reconnects", "Times that the source was opened again.", lambda v: v.reconnects),
     ("crashes", "Times that the source's thread was started again.", lambda v: v.crashes),
 )
-_TOLD_BY_SOURCES: tuple[tuple[str, str, Callable[[SourceVitals], float]], ...] = (
+_TOLD_BY_SOURCES: tuple[tuple[str, str, Callable[[SourceHealth], float]], ...] = (
     ("queue_depth", "Blocks of sound that wait for the pipeline.", lambda v: v.queue_depth),
     ("hop_seconds", "Seconds of sound between two predictions.", lambda v: v.hop_seconds),
     ("quiet_seconds", "Seconds since the last decision.", lambda v: v.quiet_seconds),
@@ -63,12 +63,12 @@ class Metrics:
         Of this program.
     model
         `name` and `version` of the model.
-    vitals
+    health
         Reads the sources' own counters.
     """
 
     def __init__(
-        self, *, version: str, model: Mapping[str, str], vitals: VitalsReader = tuple
+        self, *, version: str, model: Mapping[str, str], health: HealthReader = tuple
     ) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -96,7 +96,7 @@ class Metrics:
             "Clients closed because they stayed behind.",
             registry=self.registry,
         )
-        self._sources = _SourceCollector(vitals)
+        self._sources = _SourceCollector(health)
         self.registry.register(self._sources)
 
     def record(self, message: Mapping[str, Any]) -> None:
@@ -127,31 +127,31 @@ class Metrics:
 class _SourceCollector(Collector):
     """Reads the sources when Prometheus asks; tells nothing of those that are gone."""
 
-    def __init__(self, vitals: VitalsReader) -> None:
-        self._vitals = vitals
+    def __init__(self, health: HealthReader) -> None:
+        self._health = health
         self._predictions: dict[str, Mapping[str, Any]] = {}
 
     def note(self, prediction: Mapping[str, Any]) -> None:
         self._predictions[prediction["source"]] = prediction
 
     def collect(self) -> Iterator[Metric]:
-        vitals = list(self._vitals())
+        health = list(self._health())
         for name, text, read in _COUNTED_BY_SOURCES:
             counter = CounterMetricFamily(f"genre_stream_{name}", text, labels=["source"])
-            for one in vitals:
+            for one in health:
                 counter.add_metric([one.source], read(one))
             yield counter
         for name, text, read in _TOLD_BY_SOURCES:
-            values = {one.source: read(one) for one in vitals}
+            values = {one.source: read(one) for one in health}
             yield _gauge(f"genre_stream_{name}", text, values)
-        yield _inference(vitals)
+        yield _inference(health)
         yield _states(
             "genre_stream_source_state",
             "State of the source.",
             SourceState,
-            {one.source: one.state for one in vitals},
+            {one.source: one.state for one in health},
         )
-        present = {one.source for one in vitals} & set(self._predictions)
+        present = {one.source for one in health} & set(self._predictions)
         yield from _heard({source: self._predictions[source] for source in sorted(present)})
 
 
@@ -179,11 +179,11 @@ def _heard(predictions: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
     yield genre
 
 
-def _inference(vitals: Iterable[SourceVitals]) -> Metric:
+def _inference(health: Iterable[SourceHealth]) -> Metric:
     summary = SummaryMetricFamily(
         "genre_stream_inference_seconds", "Time to classify one window.", labels=["source"]
     )
-    for one in vitals:
+    for one in health:
         summary.add_metric([one.source], one.inferences, one.inference_seconds)
     return summary
 

@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from streamer.system.background_writer import Outlet
-from streamer.system.console import harmless
+from streamer.system.background_writer import BackgroundWriter
+from streamer.system.console import strip_control_characters
 
 UP_AND_CLEAR = "\x1b[{}A\r\x1b[J"
 """ECMA-48: cursor up, to the line's start, erase to the end of the screen."""
@@ -19,7 +19,7 @@ BAR_CELLS = 10
 MARKS = {"silence": "silence", "not_music": "not music", "uncertain": "uncertain"}
 
 
-class Terminal(Outlet):
+class Terminal(BackgroundWriter):
     """Keeps one line a source at the bottom of a terminal, and lets log lines scroll above them.
 
     It is a text stream itself, so that a log handler can write to it.
@@ -102,7 +102,7 @@ def prediction_line(message: Mapping[str, Any]) -> str:
     bar = "█" * full + "░" * (BAR_CELLS - full)
     what = message["genre"] or MARKS[message["state"]]
     clock = f"{minutes}:{seconds:02d}"
-    return harmless(
+    return strip_control_characters(
         f"{message['source']:<12} {clock:>5}  {what:<10} {share * 100:3.0f} % {bar} "
         f"{message['level_dbfs']:4.0f} dBFS"
     )
@@ -111,4 +111,4 @@ def prediction_line(message: Mapping[str, Any]) -> str:
 def state_line(message: Mapping[str, Any]) -> str:
     """Write a source's state as one line."""
     detail = f": {message['detail']}" if message["detail"] else ""
-    return harmless(f"{message['source']:<12} {message['state']}{detail}")
+    return strip_control_characters(f"{message['source']:<12} {message['state']}{detail}")

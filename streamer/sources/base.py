@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import enum
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.system.console import harmless
-
-SourceKind = Literal["microphone", "loopback", "media", "pcm", "demo"]
+from streamer.core.events import SourceKind
+from streamer.system.console import strip_control_characters
 
 LONGEST_TITLE = 500
 LONGEST_ERROR = 4000
@@ -29,7 +26,7 @@ def one_line(text: str, longest: int = LONGEST_TITLE) -> str:
     >>> one_line("Song\r\n \x1b[31mA\x07")
     'Song [31mA'
     """
-    line = harmless(" ".join(text.split()))
+    line = strip_control_characters(" ".join(text.split()))
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
@@ -56,17 +53,6 @@ class SourceError(Exception):
 
 class SourceEnded(Exception):  # noqa: N818 - an ending is not an error
     """The source has delivered its last sample."""
-
-
-class SourceState(enum.StrEnum):
-    """What a listener says about its source."""
-
-    CONNECTING = "connecting"
-    LIVE = "live"
-    STALLED = "stalled"
-    RECONNECTING = "reconnecting"
-    ENDED = "ended"
-    FAILED = "failed"
 
 
 NO_THREAD = "the system gives this process no more threads (TasksMax= in its unit, or ulimit -u)"

@@ -25,7 +25,7 @@ from streamer.sources.address import ascii_url, redact
 from streamer.sources.base import SourceError, one_line
 from streamer.sources.decoding import Patience
 from streamer.sources.playlist import ENDINGS
-from streamer.system.scheduler import Turns
+from streamer.system.scheduler import Scheduler
 
 USER_AGENT = "genre-stream"
 PLAYLIST_BYTES = 1 << 20
@@ -213,17 +213,17 @@ class HttpStream:
         self._position = 0
         self._titles: deque[tuple[int, str | None]] = deque([(0, None)])
         self._first = True
-        self._turns: Turns | None = None
+        self._scheduler: Scheduler | None = None
 
     @contextmanager
-    def decoded_in_turn(self, turns: Turns) -> Iterator[None]:
+    def decoded_in_turn(self, scheduler: Scheduler) -> Iterator[None]:
         """Wait for a turn to decode; whenever a read waits for the network others have it."""
-        with turns.turn():
-            self._turns = turns
+        with scheduler.turn():
+            self._scheduler = scheduler
             try:
                 yield
             finally:
-                self._turns = None
+                self._scheduler = None
 
     def read(self, size: int) -> bytes:
         """Return up to `size` audio bytes as soon as there are any; none at the end."""
@@ -260,7 +260,7 @@ class HttpStream:
 
     def _receive(self, size: int) -> bytes:
         try:
-            with self._turns.pause() if self._turns else nullcontext():
+            with self._scheduler.pause() if self._scheduler else nullcontext():
                 return self._response.read1(size)
         except TimeoutError:
             raise SourceError(f"{self.name}: no data for {self._timeout:g} s") from None

@@ -14,13 +14,14 @@ from urllib.parse import unquote, urlsplit
 import av
 from av.container import InputContainer
 
+from streamer.core.events import SourceKind
 from streamer.sources import playlist
 from streamer.sources.address import default_name, is_url, redact
-from streamer.sources.base import SourceError, SourceKind
+from streamer.sources.base import SourceError
 from streamer.sources.decoding import FROM_ELSEWHERE, Patience, decode, open_container
 from streamer.sources.http_stream import USER_AGENT, HttpStream, Resource, open_resource
 from streamer.sources.threaded import Session, ThreadedSource
-from streamer.system.scheduler import Turns, processors
+from streamer.system.scheduler import Scheduler, processors
 
 QUIET_SECONDS = 10.0
 """A connection that brings no byte, or no audio, for so long is broken."""
@@ -32,7 +33,7 @@ RECONNECT = {"reconnect": "1", "reconnect_delay_max": "4"}
 """FFmpeg goes on where a web server's file broke off, if the server lets it; delays in seconds."""
 PLAYLISTS = 16
 """How many playlists may lead to one another before that counts as going in circles."""
-DECODING = Turns(processors())
+DECODING = Scheduler(processors())
 """Radios are decoded in turn: hundreds that want the interpreter at once would hardly get on."""
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ DRAIN_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 
 
-class Outlet(io.TextIOBase):
+class BackgroundWriter(io.TextIOBase):
     """A text stream whose `write` returns at once, however slowly the other end is read.
 
     A terminal stopped with Ctrl-S, or a pipe that nobody reads, makes whoever writes to it wait,
@@ -42,7 +42,7 @@ class Outlet(io.TextIOBase):
         self._due = False
         self._busy = False
         self._change = threading.Condition()
-        threading.Thread(target=self._run, name="outlet", daemon=True).start()
+        threading.Thread(target=self._run, name="background writer", daemon=True).start()
 
     def write(self, text: str) -> int:
         """Leave `text` to be written, up to its last line break; the rest waits for its own."""

@@ -8,13 +8,13 @@ import unicodedata
 from pathlib import Path
 
 
-def complain(sentence: str) -> None:
+def print_error(sentence: str) -> None:
     """Say in one line on standard error what is wrong, with which value, and what to do."""
-    line = harmless(" ".join(sentence.split()))
+    line = strip_control_characters(" ".join(sentence.split()))
     print(f"<3>{line}" if _to_journal() else f"genre-stream: {line}", file=sys.stderr)
 
 
-def harmless(line: str) -> str:
+def strip_control_characters(line: str) -> str:
     r"""Return a line without control characters, which could tell a terminal to do anything.
 
     Examples
@@ -25,7 +25,7 @@ def harmless(line: str) -> str:
     return "".join(letter for letter in line if unicodedata.category(letter) != "Cc")
 
 
-def why_no_text(error: OSError | UnicodeDecodeError) -> str:
+def unreadable_reason(error: OSError | UnicodeDecodeError) -> str:
     """Return why a file could not be read as text."""
     return getattr(error, "strerror", None) or "it is not text in UTF-8"
 
@@ -39,7 +39,7 @@ def _to_journal() -> bool:
     return to_journal(sys.stderr, os.environ)
 
 
-def leave_the_reader_alone() -> None:
+def discard_standard_output() -> None:
     """Let what waits for a reader of standard output who has gone vanish without a complaint."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -47,7 +47,7 @@ class _Call:
         return self._given
 
 
-class Turns:
+class Scheduler:
     """Lets threads compute in the order in which they asked, so many at once and no more.
 
     Parameters

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from streamer.engine.listener import Heard, Listener, ListenerEvent, SourceStatus
-from streamer.sources import AudioBlock, Source, SourceEnded, SourceState
+from streamer.core.events import SourceState, SourceStatus
+from streamer.engine.listener import Listener, ListenerEvent, PipelineEvent
+from streamer.sources import AudioBlock, Source, SourceEnded
 
 PATIENCE = 90.0
 """Seconds that tests wait for what must happen; nothing is decided by it when all goes well."""
@@ -76,8 +77,8 @@ class Log:
         return [status.state for status in self.statuses]
 
     @property
-    def heard(self) -> list[Heard]:
-        return [event for event in self.events if isinstance(event, Heard)]
+    def heard(self) -> list[PipelineEvent]:
+        return [event for event in self.events if isinstance(event, PipelineEvent)]
 
     def __str__(self) -> str:
         return ", ".join(f"{status.state} '{status.detail}'" for status in self.statuses)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from streamer.engine.health import SourceVitals
+from streamer.engine.health import SourceHealth
 from streamer.sinks.history.writer import History
 from streamer.sinks.metrics import Metrics
 from streamer.sinks.websocket.hub import Hub
@@ -126,15 +126,15 @@ async def running_server(
     """Run a server on a free port, with the history in `history`."""
     names = sources or ("radio",)
 
-    def vitals() -> list[SourceVitals]:
-        return [SourceVitals(name, "live") for name in names]
+    def health() -> list[SourceHealth]:
+        return [SourceHealth(name, "live") for name in names]
 
-    metrics = Metrics(version="test", model=MODEL, vitals=vitals)
+    metrics = Metrics(version="test", model=MODEL, health=health)
     kept = None if history is None else History(history)
     recorders: list[Callable[[Any], object]] = [check_frame, metrics.record]
     recorders += [] if kept is None else [kept.record]
     hub = Hub(hello(*names), recorders=recorders)
-    parts: dict[str, Any] = {"port": 0, "vitals": vitals, "history": kept, "metrics": metrics}
+    parts: dict[str, Any] = {"port": 0, "health": health, "history": kept, "metrics": metrics}
     server = Server(hub, **(parts | settings))
     await server.start()
     try:

@@ -11,9 +11,10 @@ from typing import Any
 
 from streamer.core.contract import ModelContract
 from streamer.core.decision import Decision, Segment
-from streamer.engine.listener import ListenerEvent, SourceStatus
+from streamer.core.events import SourceState, SourceStatus
+from streamer.engine.listener import ListenerEvent
 from streamer.sinks.websocket import messages
-from streamer.sources import Source, SourceState
+from streamer.sources import Source
 
 
 class FrameMaker:

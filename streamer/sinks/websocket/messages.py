@@ -13,7 +13,7 @@ from typing import Any
 
 from streamer.core.contract import ModelContract
 from streamer.core.decision import Decision, Segment
-from streamer.core.pipeline import SpectrogramColumns
+from streamer.core.events import SpectrogramColumns
 
 PROTOCOL = 1
 """Version of the protocol."""

@@ -22,7 +22,7 @@ from streamer.sinks.websocket import messages
 from streamer.sinks.websocket.access import HOST_PATTERN, Access, RefusedError, parameter, single
 
 if TYPE_CHECKING:
-    from streamer.engine.health import VitalsReader
+    from streamer.engine.health import HealthReader
     from streamer.sinks.metrics import Metrics
     from streamer.sinks.websocket.hub import Hub
 
@@ -86,7 +86,7 @@ class Pages:
     access
         Who may ask. The dashboard's files hold nothing secret and need no token: a browser could
         not send it.
-    vitals
+    health
         What ``/healthz`` and ``/metrics`` tell about the sources.
     history
         What ``/api/history`` tells; None when there is none.
@@ -99,13 +99,13 @@ class Pages:
         hub: Hub,
         access: Access,
         *,
-        vitals: VitalsReader,
+        health: HealthReader,
         history: History | None,
         metrics: Metrics | None,
     ) -> None:
         self._hub = hub
         self._access = access
-        self._vitals = vitals
+        self._read_health = health
         self._history = history
         self._metrics = metrics
         self._files = read_files(DASHBOARD)
@@ -150,18 +150,18 @@ class Pages:
         return page
 
     def _health(self, *, details: bool) -> Page:
-        complaints = {vitals.source: vitals.complaint() for vitals in self._vitals()}
-        healthy = not any(complaints.values())
+        problems = {health.source: health.problem() for health in self._read_health()}
+        healthy = not any(problems.values())
         content: dict[str, Any] = {"status": "ok" if healthy else "failing"}
         if details:
             content["sources"] = {
-                vitals.source: {
-                    "state": vitals.state,
-                    "healthy": complaints[vitals.source] is None,
-                    "reason": complaints[vitals.source],
-                    "seconds_since_decision": round(vitals.quiet_seconds, 1),
+                health.source: {
+                    "state": health.state,
+                    "healthy": problems[health.source] is None,
+                    "reason": problems[health.source],
+                    "seconds_since_decision": round(health.quiet_seconds, 1),
                 }
-                for vitals in self._vitals()
+                for health in self._read_health()
             }
         return json_page(content, status=200 if healthy else 503)
 

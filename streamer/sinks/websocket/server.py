@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import websockets.asyncio.server as wire
 from websockets.http11 import Request, Response
 
-from streamer.engine.health import VitalsReader
+from streamer.engine.health import HealthReader
 from streamer.sinks.history.writer import History
 from streamer.sinks.metrics import Metrics
 from streamer.sinks.websocket.access import Access, RefusedError, single
@@ -76,7 +76,7 @@ class Server:
         certificate's file.
     max_clients
         WebSocket clients at once.
-    vitals
+    health
         Reads how the sources do, for ``/healthz``.
     history
         Answers ``/api/history``.
@@ -101,7 +101,7 @@ class Server:
         tls_cert: Path | None = None,
         tls_key: Path | None = None,
         max_clients: int = MAX_CLIENTS,
-        vitals: VitalsReader = tuple,
+        health: HealthReader = tuple,
         history: History | None = None,
         metrics: Metrics | None = None,
     ) -> None:
@@ -115,7 +115,7 @@ class Server:
         self._tls = None if tls_cert is None else tls_context(tls_cert, tls_key)
         self._connections = Connections(max_clients)
         self._metrics = metrics
-        self._pages = Pages(hub, self._access, vitals=vitals, history=history, metrics=metrics)
+        self._pages = Pages(hub, self._access, health=health, history=history, metrics=metrics)
         self._servers: list[wire.Server] = []
 
     @property

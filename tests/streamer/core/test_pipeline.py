@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from support.model import NOISE, band_noise, make_model
 
 from streamer.core.decision import Decision, DecisionSettings, Segment, State
+from streamer.core.events import SpectrogramColumns
 from streamer.core.model import Classifier
-from streamer.core.pipeline import Event, Pipeline, SpectrogramColumns, level_dbfs
+from streamer.core.pipeline import Event, Pipeline, level_dbfs
 from streamer.core.spectrogram import SpectrogramSpec, log_mel
 
 RATE = 22050
@@ -166,7 +167,7 @@ def test_any_rate_and_channels_are_heard_alike_in_any_pieces(
     assert pipeline.position == pytest.approx(8, abs=2e-4)
 
 
-turns = st.fixed_dictionaries(
+scheduler = st.fixed_dictionaries(
     {
         "third": st.sampled_from(["low", "middle", "high", NOISE, "silence", "constant"]),
         "seconds": st.floats(0, 9),
@@ -178,7 +179,7 @@ turns = st.fixed_dictionaries(
 )
 
 
-@given(story=st.lists(turns, min_size=1, max_size=8))
+@given(story=st.lists(scheduler, min_size=1, max_size=8))
 @settings(max_examples=40)
 def test_whatever_happens_segments_cover_all_of_it_once(
     classifier: Classifier, story: list[dict[str, Any]]

@@ -20,20 +20,14 @@ from support.web import Conversation, scripted
 
 import streamer
 from streamer.core.decision import Decision, Segment
+from streamer.core.events import SourceState
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Pipeline
 from streamer.engine.listener import Listener, stop_all
 from streamer.engine.pacing import Backoff
-from streamer.sources import (
-    AudioBlock,
-    Source,
-    SourceEnded,
-    SourceError,
-    SourceState,
-    make_source,
-)
+from streamer.sources import AudioBlock, Source, SourceEnded, SourceError, make_source
 from streamer.sources.media import MediaSource
-from streamer.system.scheduler import Turns
+from streamer.system.scheduler import Scheduler
 
 CONNECTING, LIVE, ENDED = SourceState.CONNECTING, SourceState.LIVE, SourceState.ENDED
 FAILED, RECONNECTING, STALLED = SourceState.FAILED, SourceState.RECONNECTING, SourceState.STALLED
@@ -355,13 +349,13 @@ def test_many_sources_that_are_too_much_share_the_machine_alike(
     classifier: Temperamental, demo_clip: Path
 ) -> None:
     classifier.pause = 0.1
-    logs, turns = [Log() for _ in range(10)], Turns(1)
+    logs, scheduler = [Log() for _ in range(10)], Scheduler(1)
     listeners = [
         Listener(
             make_source(f"{number}={demo_clip}"),
             lambda: Pipeline(classifier, hop_seconds=0.2),
             log,
-            turns=turns,
+            scheduler=scheduler,
         )
         for number, log in enumerate(logs)
     ]
@@ -382,19 +376,22 @@ def test_many_sources_that_are_too_much_share_the_machine_alike(
 def test_all_listeners_stop_at_once_however_many_wait_for_their_turn(
     classifier: Temperamental, demo_clip: Path
 ) -> None:
-    logs, turns = [Log() for _ in range(50)], Turns(1)
+    logs, scheduler = [Log() for _ in range(50)], Scheduler(1)
     listeners = [
         Listener(
-            make_source(f"{number}={demo_clip}"), lambda: Pipeline(classifier), log, turns=turns
+            make_source(f"{number}={demo_clip}"),
+            lambda: Pipeline(classifier),
+            log,
+            scheduler=scheduler,
         )
         for number, log in enumerate(logs)
     ]
-    with turns.turn():
+    with scheduler.turn():
         for listener in listeners:
             listener.start()
         for log in logs:
             log.wait(lambda log=log: LIVE in log.states, "the first sound")
-        while turns.waiting < len(listeners):
+        while scheduler.waiting < len(listeners):
             time.sleep(0.01)
     stop_all(listeners, PATIENCE)
     assert not any(listener.is_alive() for listener in listeners)

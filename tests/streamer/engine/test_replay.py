@@ -14,11 +14,12 @@ from support.model import band_noise
 from support.songs import write_audio
 
 import streamer
+from streamer.core.events import SourceState
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Event, Pipeline
-from streamer.engine.listener import Heard, Listener
+from streamer.engine.listener import Listener, PipelineEvent
 from streamer.engine.replay import events
-from streamer.sources import SourceState, make_source
+from streamer.sources import make_source
 
 CLOCK = ("time", "latency_ms")
 
@@ -65,7 +66,7 @@ def test_a_recording_heard_live_gives_what_its_replay_gives(model: Path, song: P
     listener.start()
     log.wait(lambda: listener.status.state is SourceState.ENDED, "the end of the song")
     listener.stop()
-    heard: list[Event] = [event.event for event in log.events if isinstance(event, Heard)]
+    heard: list[Event] = [event.event for event in log.events if isinstance(event, PipelineEvent)]
     assert repr(heard) == repr(list(events(song, model=classifier)))
 
 

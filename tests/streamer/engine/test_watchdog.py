@@ -2,10 +2,11 @@ import asyncio
 
 import pytest
 
-from streamer.engine.listener import Listener, SourceStatus
+from streamer.core.events import SourceState, SourceStatus
+from streamer.engine.listener import Listener
 from streamer.engine.watchdog import Progress, needs_restart, threads_and_tasks
-from streamer.sources import SourceState, make_source
-from streamer.system.scheduler import Turns
+from streamer.sources import make_source
+from streamer.system.scheduler import Scheduler
 
 FIRST_SECONDS = 6.0
 
@@ -61,18 +62,18 @@ def test_a_live_source_without_a_decision_for_three_hops_is_not_well(listener, c
 
 
 def test_a_source_whose_turn_is_not_due_is_well_until_three_rounds_have_passed(clock):
-    turns = Turns(1)
+    scheduler = Scheduler(1)
     for source in ("demo", "hall"):
         for _ in range(2):
-            turns.note(source, 5.0)
-    listener = Listener(make_source("demo"), lambda: None, lambda event: None, turns=turns)
+            scheduler.note(source, 5.0)
+    listener = Listener(make_source("demo"), lambda: None, lambda event: None, scheduler=scheduler)
     progress = Progress(listener, FIRST_SECONDS, clock)
     enter(listener, SourceState.LIVE)
     progress.decided()
     assert well_after(progress, clock, 29.9)
-    assert progress.vitals().complaint() is None
+    assert progress.health().problem() is None
     assert not well_after(progress, clock, 0.2)
-    assert progress.vitals().complaint() == "no decision for 30 s"
+    assert progress.health().problem() == "no decision for 30 s"
 
 
 def test_the_first_decision_may_take_as_long_as_its_window(listener, clock):
@@ -145,8 +146,8 @@ def test_the_vitals_carry_the_state_and_the_counters(listener, clock):
     progress = Progress(listener, FIRST_SECONDS, clock)
     enter(listener, SourceState.RECONNECTING)
     listener.reconnects = 3
-    vitals = progress.vitals()
-    assert (vitals.source, vitals.state, vitals.reconnects) == ("demo", "reconnecting", 3)
+    health = progress.health()
+    assert (health.source, health.state, health.reconnects) == ("demo", "reconnecting", 3)
 
 
 async def tasks():

@@ -10,11 +10,11 @@ import pytest
 from support.schema import check_frame
 
 from streamer.core.decision import Decision, Segment, State
+from streamer.core.events import SourceState, SourceStatus, SpectrogramColumns
 from streamer.core.model import Classifier
-from streamer.core.pipeline import SpectrogramColumns
-from streamer.engine.listener import Heard, SourceStatus
+from streamer.engine.listener import PipelineEvent
 from streamer.sinks.websocket.frames import FrameMaker, hello
-from streamer.sources import SourceState, make_source
+from streamer.sources import make_source
 
 DECISION = Decision(
     position=3.0,
@@ -31,7 +31,7 @@ DECISION = Decision(
 def test_predictions_are_numbered_within_their_source() -> None:
     maker = FrameMaker()
     frames = [
-        check_frame(maker.make(Heard(source, DECISION, time.monotonic(), 1.0)))
+        check_frame(maker.make(PipelineEvent(source, DECISION, time.monotonic(), 1.0)))
         for source in ("radio", "radio", "hall", "radio")
     ]
     assert [(frame["source"], frame["seq"]) for frame in frames] == [
@@ -46,7 +46,7 @@ def test_a_prediction_tells_how_long_ago_its_last_sample_was_heard(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 1000.25)
-    frame = FrameMaker().make(Heard("radio", DECISION, 1000.0, 1.0))
+    frame = FrameMaker().make(PipelineEvent("radio", DECISION, 1000.0, 1.0))
     assert frame["latency_ms"] == 250.0
     told = datetime.fromisoformat(frame["time"])
     assert abs(told - datetime.now(UTC)) < timedelta(minutes=1)
@@ -60,8 +60,8 @@ def test_all_else_becomes_the_frame_of_its_kind() -> None:
         check_frame(maker.make(event))
         for event in (
             SourceStatus("radio", "media", SourceState.STALLED, "no sound"),
-            Heard("radio", segment, 0.0, 1.0),
-            Heard("radio", columns, 0.0, 1.0),
+            PipelineEvent("radio", segment, 0.0, 1.0),
+            PipelineEvent("radio", columns, 0.0, 1.0),
         )
     ]
     assert [(frame["type"], frame["source"]) for frame in frames] == [

@@ -14,7 +14,7 @@ from support.schema import check_frame
 
 from streamer.core.contract import Golden, ModelContract
 from streamer.core.decision import Decision, Segment, State
-from streamer.core.pipeline import SpectrogramColumns
+from streamer.core.events import SpectrogramColumns
 from streamer.core.spectrogram import SpectrogramSpec
 from streamer.sinks.websocket import messages
 

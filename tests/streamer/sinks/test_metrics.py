@@ -8,13 +8,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from support.published import MODEL, hello, prediction, running_server, segment
 
-from streamer.engine.health import SourceVitals
+from streamer.engine.health import SourceHealth
 from streamer.sinks.history.writer import History
 from streamer.sinks.metrics import Metrics
 from streamer.sinks.websocket.hub import Hub, Outbox
 
 BASE_UNITS = {"seconds", "bytes", "ratio", "dbfs"}
-VITALS = SourceVitals(
+VITALS = SourceHealth(
     "radio",
     "live",
     hop_seconds=2.0,
@@ -38,7 +38,7 @@ def read(metrics, sample, **labels):
 
 @pytest.fixture
 def metrics():
-    return Metrics(version="1.2.3", model=MODEL, vitals=lambda: [VITALS])
+    return Metrics(version="1.2.3", model=MODEL, health=lambda: [VITALS])
 
 
 def test_predictions_are_counted_as_they_pass(metrics):
@@ -88,10 +88,10 @@ def test_the_sources_own_counters_are_read(metrics):
 
 
 def test_a_source_that_is_gone_is_not_told_of_any_more():
-    vitals = [VITALS]
-    metrics = Metrics(version="1", model=MODEL, vitals=lambda: vitals)
+    health = [VITALS]
+    metrics = Metrics(version="1", model=MODEL, health=lambda: health)
     metrics.record(prediction(1))
-    vitals.clear()
+    health.clear()
     told = parse_text(generate_latest(metrics.registry).decode())
     of_radio = {
         family.name.removesuffix("_created")

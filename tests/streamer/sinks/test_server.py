@@ -24,7 +24,7 @@ from support.schema import check_frame
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
-from streamer.engine.health import SourceVitals
+from streamer.engine.health import SourceHealth
 from streamer.sinks.websocket import connections as clients
 from streamer.sinks.websocket import server as server_module
 from streamer.sinks.websocket.hub import Hub
@@ -482,18 +482,18 @@ def test_head_tells_what_get_would_without_the_body():
 
 
 def test_healthz_tells_which_source_makes_no_progress_and_why():
-    vitals = [
-        SourceVitals("radio", "live", quiet_seconds=2.0),
-        SourceVitals("file", "ended", quiet_seconds=900.0),
+    sources = [
+        SourceHealth("radio", "live", quiet_seconds=2.0),
+        SourceHealth("file", "ended", quiet_seconds=900.0),
     ]
 
     async def scenario():
-        async with running_server("radio", "file", vitals=lambda: vitals) as (_, server):
+        async with running_server("radio", "file", health=lambda: sources) as (_, server):
             status, _, body = await fetch(f"{server.url}healthz")
             assert (status, json.loads(body)["status"]) == (200, "ok")
-            vitals.append(SourceVitals("hall", "reconnecting", "refused", quiet_seconds=31.4))
-            vitals.append(SourceVitals("slow", "live", quiet_seconds=40.0, hop_seconds=20.0))
-            vitals.append(SourceVitals("gone", "failed", "404 Not Found"))
+            sources.append(SourceHealth("hall", "reconnecting", "refused", quiet_seconds=31.4))
+            sources.append(SourceHealth("slow", "live", quiet_seconds=40.0, hop_seconds=20.0))
+            sources.append(SourceHealth("gone", "failed", "404 Not Found"))
             status, headers, body = await fetch(f"{server.url}healthz")
             assert (status, headers["Content-Type"]) == (503, "application/json")
             health = json.loads(body)

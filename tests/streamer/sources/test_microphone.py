@@ -21,19 +21,12 @@ from support.listening import PATIENCE, Log, read_one, running
 from support.sound import SoundServer
 
 from streamer.core.decision import Decision
+from streamer.core.events import SourceState
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Pipeline
 from streamer.engine.listener import Listener
 from streamer.engine.pacing import Backoff
-from streamer.sources import (
-    Source,
-    SourceError,
-    SourceState,
-    capture,
-    list_devices,
-    make_device,
-    make_source,
-)
+from streamer.sources import Source, SourceError, capture, list_devices, make_device, make_source
 from streamer.sources.microphone import MicrophoneSource
 
 CONNECTING, LIVE = SourceState.CONNECTING, SourceState.LIVE

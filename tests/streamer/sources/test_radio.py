@@ -11,11 +11,12 @@ import pytest
 from support.listening import Log, read_one, running
 from support.radio import Radio, radio
 
+from streamer.core.events import SourceState
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Pipeline
 from streamer.engine.listener import Listener
 from streamer.engine.pacing import Backoff
-from streamer.sources import AudioBlock, Source, SourceState, make_source
+from streamer.sources import AudioBlock, Source, make_source
 from streamer.sources.media import MediaSource
 
 LIVE, ENDED, FAILED = SourceState.LIVE, SourceState.ENDED, SourceState.FAILED

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from streamer.system.background_writer import LIMIT, Outlet
+from streamer.system.background_writer import LIMIT, BackgroundWriter
 
 PATIENCE_SECONDS = 90.0
 SAID = " messages were lost because nobody read them"
@@ -19,7 +19,7 @@ def pipe():
 
 def test_a_pipe_that_nobody_reads_keeps_nobody_waiting_and_the_log_says_what_was_lost(pipe, caplog):
     reader, writer = pipe
-    outlet = Outlet(writer)
+    outlet = BackgroundWriter(writer)
     messages = [f"{number} {'x' * 1000}\n" for number in range(3 * LIMIT)]
     for message in messages:
         outlet.write(message)
@@ -36,7 +36,7 @@ def test_a_pipe_that_nobody_reads_keeps_nobody_waiting_and_the_log_says_what_was
 
 def test_what_is_written_in_pieces_leaves_as_whole_lines(pipe):
     reader, writer = pipe
-    outlet = Outlet(writer)
+    outlet = BackgroundWriter(writer)
     print("one", "line", file=outlet)
     outlet.write("the second\nand the")
     outlet.write(" third \udce9 ░\n")
@@ -50,7 +50,7 @@ def test_what_is_written_in_pieces_leaves_as_whole_lines(pipe):
 
 def test_threads_share_it_without_losing_a_line(pipe):
     reader, writer = pipe
-    outlet = Outlet(writer)
+    outlet = BackgroundWriter(writer)
     lines = [f"line {number}\n" for number in range(LIMIT // 4)]
     threads = [
         threading.Thread(target=lambda: [outlet.write(line) for line in lines]) for _ in range(4)
@@ -63,7 +63,7 @@ def test_threads_share_it_without_losing_a_line(pipe):
 
 def test_where_nothing_can_be_written_any_more_nobody_is_disturbed(pipe):
     reader, writer = pipe
-    outlet = Outlet(writer)
+    outlet = BackgroundWriter(writer)
     reader.close()
     outlet.write("for nobody\n")
     assert outlet.drain(PATIENCE_SECONDS)

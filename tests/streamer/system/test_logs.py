@@ -4,7 +4,7 @@ import os
 import sys
 
 from streamer.system import logs
-from streamer.system.console import complain
+from streamer.system.console import print_error
 
 
 def journal_variables(file) -> dict[str, str]:
@@ -83,9 +83,9 @@ def test_messages_that_no_longer_come_take_no_room():
 def test_a_complaint_in_the_journal_has_a_priority_instead_of_our_name(tmp_path, monkeypatch):
     with (tmp_path / "journal").open("w+") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        complain("no such\nfile")
+        print_error("no such\nfile")
         for name, value in journal_variables(stream).items():
             monkeypatch.setenv(name, value)
-        complain("no such\nfile")
+        print_error("no such\nfile")
         stream.seek(0)
         assert stream.read() == "genre-stream: no such file\n<3>no such file\n"
