@@ -331,7 +331,8 @@ def test_sighup_with_a_faulty_file_changes_nothing(model, tone, tmp_path):
 
 def test_sighup_survives_whatever_reading_the_settings_runs_into(model, tone, tmp_path):
     program = (
-        "import sys; from streamer import cli, service; run = service.run;"
+        "import sys; from streamer import service; from streamer.commands import run as cli; "
+        "run = service.run; "
         "service.run = lambda settings, reload: run(settings, lambda: 1 // 0);"
         "sys.exit(cli.main())"
     )
