@@ -462,7 +462,8 @@ def test_it_serves_and_ends_in_order_although_nobody_reads_its_terminal_or_log(
 
 def test_what_does_not_stop_in_time_is_ended_even_if_nothing_can_be_logged(tmp_path):
     hanging = (
-        "import logging, time; from streamer import service; from streamer.system import logs; logs.configure('info');"
+        "import logging, time; from streamer import service; from streamer.system import logs;"
+        "logs.configure('info');"
         "logging.getLogger().handlers[0].acquire();"
         "count_down = service._last_resort(0.1); count_down(); time.sleep(1000)"
     )
