@@ -75,16 +75,18 @@ class Pipeline:
     Examples
     --------
     >>> import numpy as np
-    >>> from streamer import Classifier, Decision, Pipeline
+    >>> from streamer import Classifier, Decision, Pipeline, Segment
     >>> pipeline = Pipeline(Classifier.load())
-    >>> for second in range(5):  # samples that a program already has, here silence in stereo
-    ...     for event in pipeline.feed(np.zeros((48000, 2), np.float32), 48000):
-    ...         if isinstance(event, Decision):
-    ...             print(f"{event.position:.0f} s {event.state}")
+    >>> second = np.zeros((48000, 2), np.float32)  # samples from anywhere, here silence in stereo
+    >>> events = [event for _ in range(5) for event in pipeline.feed(second, 48000)]
+    >>> events += pipeline.finish()
+    >>> for event in events:
+    ...     if isinstance(event, Decision):
+    ...         print(f"{event.position:.0f} s {event.state}")
     3 s silence
     4 s silence
     5 s silence
-    >>> [(segment.start, segment.end) for segment in pipeline.finish()]
+    >>> [(event.start, event.end) for event in events if isinstance(event, Segment) and event.final]
     [(0.0, 5.0)]
     """
 
