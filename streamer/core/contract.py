@@ -6,6 +6,7 @@ the decision settings and a golden answer. This module reads, validates and writ
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -136,28 +137,10 @@ class ModelContract:
 
     def to_metadata(self) -> dict[str, Any]:
         """Return the contract as the JSON object that stands in the file."""
-        golden: dict[str, Any] = {
-            "spectrogram_sha256": self.golden.spectrogram_sha256,
-            "frames": self.golden.frames,
-            "logits": list(self.golden.logits),
-        }
-        if self.golden.contract_sha256 is not None:
-            golden["contract_sha256"] = self.golden.contract_sha256
-        return {
-            "contract": CONTRACT,
-            "name": self.name,
-            "version": self.version,
-            "labels": list(self.labels),
-            "not_music": self.not_music,
-            "spectrogram": self.spectrogram.to_dict(),
-            "window_frames": self.window_frames,
-            "min_frames": self.min_frames,
-            "temperature": self.temperature,
-            "decision": dict(self.decision),
-            "training": dict(self.training),
-            "golden": golden,
-            "precision": self.precision,
-        }
+        facts = dataclasses.asdict(self)
+        if self.golden.contract_sha256 is None:
+            del facts["golden"]["contract_sha256"]
+        return {"contract": CONTRACT, **facts}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> ModelContract:
@@ -179,36 +162,23 @@ class ModelContract:
             )
         contract: ModelContract = _validated(cls, metadata)
         _validated(_Training, contract.training, "training.")
-        labels, golden = contract.labels, contract.golden
-        for field, value, rule, holds in (
-            (
-                "not_music",
-                contract.not_music,
-                f"must be one of {', '.join(labels)}, null",
-                contract.not_music in (*labels, None),
-            ),
-            (
-                "min_frames",
-                contract.min_frames,
-                f"must be at most window_frames {contract.window_frames}",
-                contract.min_frames <= contract.window_frames,
-            ),
-            (
-                "golden.frames",
-                golden.frames,
-                f"must be at least min_frames {contract.min_frames}",
-                golden.frames >= contract.min_frames,
-            ),
-            (
-                "golden.logits",
-                list(golden.logits),
-                f"must be a list of {len(labels)} finite numbers",
-                len(golden.logits) == len(labels),
-            ),
-        ):
-            if not holds:
-                raise _refusal(field, rule, value)
+        contract._check_consistency()
         return contract
+
+    def _check_consistency(self) -> None:
+        labels, logits, frames = self.labels, self.golden.logits, self.golden.frames
+        if self.not_music not in (*labels, None):
+            raise _refusal("not_music", f"must be one of {', '.join(labels)}, null", self.not_music)
+        if self.min_frames > self.window_frames:
+            rule = f"must be at most window_frames {self.window_frames}"
+            raise _refusal("min_frames", rule, self.min_frames)
+        if frames < self.min_frames:
+            raise _refusal(
+                "golden.frames", f"must be at least min_frames {self.min_frames}", frames
+            )
+        if len(logits) != len(labels):
+            rule = f"must be a list of {len(labels)} finite numbers"
+            raise _refusal("golden.logits", rule, list(logits))
 
 
 @dataclass(frozen=True, slots=True)

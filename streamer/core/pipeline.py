@@ -9,14 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.decision import DecisionSettings, Segment
-from streamer.core.hops import Event, Hop, HopClassifier
+from streamer.core.column_pipeline import ColumnPipeline, Event
+from streamer.core.decision_settings import DecisionSettings
 from streamer.core.model import Classifier
 from streamer.core.resampling import Resampler, Samples, mix_down
-from streamer.core.silence import SilenceGate
-from streamer.core.spectrogram import Columns
 
-__all__ = ["ColumnPipeline", "Event", "Pipeline", "Titles"]
+__all__ = ["Event", "Pipeline", "Titles"]
 
 LEAST_OFFSET = 0.1
 """Mean of a hop, as a share of its standard deviation, from which on it is subtracted. In 2,667
@@ -75,16 +73,15 @@ class Pipeline:
         hop_seconds: float = 1.0,
         spectrogram: bool = False,
     ) -> None:
-        contract = classifier.contract
-        settings = settings or DecisionSettings.from_mapping(contract.decision)
         self.nan_samples = 0
         """Values so far that were NaN or infinite, over all channels."""
         self.clipped_samples = 0
         """Values so far at full scale or beyond, over all channels."""
-        self._rate = contract.spectrogram.sample_rate
+        self._rate = classifier.contract.spectrogram.sample_rate
         self._spectrogram = spectrogram
-        self._hops = HopClassifier(classifier, settings, hop_seconds, spectrogram=spectrogram)
-        self._gate = SilenceGate(settings, self._rate)
+        self._columns = ColumnPipeline(
+            classifier, settings=settings, hop_seconds=hop_seconds, spectrogram=spectrogram
+        )
         self._titles = Titles()
         self._decided_title: str | None = None
         self._resampler: Resampler | None = None
@@ -98,11 +95,11 @@ class Pipeline:
     @property
     def hop_seconds(self) -> float:
         """Seconds from one decision to the next. May be changed at any time."""
-        return self._hops.hop_seconds
+        return self._columns.hop_seconds
 
     @hop_seconds.setter
     def hop_seconds(self, seconds: float) -> None:
-        self._hops.hop_seconds = seconds
+        self._columns.hop_seconds = seconds
 
     @property
     def position(self) -> float:
@@ -112,12 +109,12 @@ class Pipeline:
     @property
     def inferences(self) -> int:
         """Windows classified so far."""
-        return self._hops.inferences
+        return self._columns.inferences
 
     @property
     def inference_seconds(self) -> float:
         """Seconds that this took, in all."""
-        return self._hops.inference_seconds
+        return self._columns.inference_seconds
 
     def feed(
         self,
@@ -162,7 +159,7 @@ class Pipeline:
         if self._titles.is_cut(title, discontinuity):
             events += self._flush_resampler()
             self._cut = self._received
-            self._hops.window.restart(self._received)
+            self._columns.window.restart(self._received)
         self._titles.take(title, discontinuity)
         if self._resampler is None or sample_rate != self._source_rate:
             events += self._flush_resampler()
@@ -184,9 +181,9 @@ class Pipeline:
             return []
         events = self._flush_resampler()
         self._finished = True
-        if self._received and not self._hops.decided_at:
+        if self._received and not self._columns.decided_at:
             events += self._decide(self._received)
-        return events + list(self._hops.finish(self._received))
+        return events + list(self._columns.finish(self._received))
 
     def _flush_resampler(self) -> list[Event]:
         """End the stretch of sound that the resampler holds the rest of."""
@@ -199,7 +196,7 @@ class Pipeline:
     def _take(self, samples: Samples) -> list[Event]:
         """Take mono samples at the model's rate; decide wherever a hop is complete."""
         events: list[Event] = []
-        while self._received + len(samples) >= (due := self._hops.next_decision):
+        while self._received + len(samples) >= (due := self._columns.next_decision):
             due = max(due, self._received)
             self._pending.append(samples[: due - self._received])
             samples = samples[due - self._received :]
@@ -211,97 +208,24 @@ class Pipeline:
 
     def _decide(self, end: int) -> list[Event]:
         """Turn the pending samples, a hop that ends at position `end`, into events."""
+        window, gate = self._columns.window, self._columns.gate
         samples = np.concatenate([np.empty(0, np.float32), *self._pending])
         start = end - len(samples)
-        edge = self._gate.update(samples, start, self._hops.hop_samples)
-        silent = self._gate.silent
+        edge = gate.update(samples, start, self._columns.hop_samples)
         boundary = self._cut
         if edge is not None:
             boundary = max(edge, self._cut or 0)
-            if not silent:
-                self._hops.window.restart(boundary)
+            if not gate.silent:
+                window.restart(boundary)
         # Sound before a cut, or before silence ended, is not part of the new window.
         used = without_offset(samples)[max(start, boundary or 0) - start :]
-        columns = self._hops.window.render(used if self._spectrogram or not silent else used[:0])
-        title = self._titles.current
+        columns = window.render(used if self._spectrogram or not gate.silent else used[:0])
+        title, restart = self._titles.current, self._cut is not None
         if boundary is None and title == "" and self._decided_title:
             # The same song may go on, but the title does not hold for what follows.
             boundary = start
-        hop = Hop(
-            end=end,
-            columns=columns,
-            level_dbfs=self._gate.level_dbfs,
-            silent=silent,
-            title=title,
-            restart=self._cut is not None,
-            boundary=boundary,
-        )
         self._pending, self._cut, self._decided_title = [], None, title
-        return self._hops.decide(hop)
-
-
-class ColumnPipeline:
-    """Turn the spectrogram of one source into decisions, where there are no samples of it.
-
-    For spectrograms that are stored as pictures. All that follows the spectrogram is done as in
-    `Pipeline`, but decisions fall at whole columns.
-
-    Parameters
-    ----------
-    classifier, settings, hop_seconds
-        See `Pipeline`.
-    """
-
-    def __init__(
-        self,
-        classifier: Classifier,
-        *,
-        settings: DecisionSettings | None = None,
-        hop_seconds: float = 1.0,
-    ) -> None:
-        spec = classifier.contract.spectrogram
-        settings = settings or DecisionSettings.from_mapping(classifier.contract.decision)
-        self._hops = HopClassifier(classifier, settings, hop_seconds)
-        self._gate = SilenceGate(settings, spec.sample_rate)
-        self._column_samples = spec.hop_length
-        self._received = 0
-        self._pending: list[Columns] = []
-
-    def feed(self, columns: Columns, level_dbfs: float) -> list[Event]:
-        """Take the next columns.
-
-        Parameters
-        ----------
-        columns : float32, shape (n_mels, k)
-            On the model's grid, in absolute dB.
-        level_dbfs : float
-            Level of the sound at these columns.
-
-        Returns
-        -------
-        list of Decision and Segment
-            What these columns complete, as from `Pipeline.feed`.
-        """
-        events: list[Event] = []
-        for index in range(columns.shape[1]):
-            self._pending.append(columns[:, index : index + 1])
-            self._received += self._column_samples
-            if self._received >= self._hops.next_decision:
-                changed = self._gate.update_level(level_dbfs)
-                hop = Hop(
-                    end=self._received,
-                    columns=np.concatenate(self._pending, axis=1),
-                    level_dbfs=level_dbfs,
-                    silent=self._gate.silent,
-                    boundary=self._hops.decided_at if changed else None,
-                )
-                self._pending = []
-                events += self._hops.decide(hop)
-        return events
-
-    def finish(self) -> list[Segment]:
-        """End the source; return the segments that become final."""
-        return self._hops.finish(self._received)
+        return self._columns.decide(end, columns, title=title, restart=restart, boundary=boundary)
 
 
 class Titles:

@@ -1,9 +1,8 @@
-"""From the columns of one hop to a decision: window, model, decider."""
+"""From the log-mel columns of one source to decisions: window, model, decider."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from streamer.core.decision import Decider, Decision, Observation, Segment
 from streamer.core.decision_settings import DecisionSettings
 from streamer.core.events import SpectrogramColumns
 from streamer.core.model import Classifier
+from streamer.core.silence import SilenceGate
 from streamer.core.spectrogram import Columns, to_levels
 from streamer.core.window import Window
 
@@ -22,60 +22,31 @@ quiet room dark. Ordinary music peaks 10 to 40 dB above it."""
 Event = Decision | Segment | SpectrogramColumns
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """The sound between two decisions. Positions are samples, at the model's rate, since the first.
+class ColumnPipeline:
+    """Turn the columns of one source's spectrogram, with its level, into decisions and segments.
 
-    Whether there is silence and whether the sound was cut is decided before a hop is made.
-    """
-
-    end: int
-    """Position at which the hop ends."""
-    columns: Columns
-    """New columns in absolute dB, shape (n_mels, k)."""
-    level_dbfs: float
-    """Level of the sound."""
-    silent: bool
-    """Whether the hop is silence; its columns are not classified."""
-    title: str | None = None
-    """As in `Observation`."""
-    restart: bool = False
-    """As in `Observation`."""
-    boundary: int | None = None
-    """As in `Observation`, but as a position."""
-
-
-class HopClassifier:
-    """Classify the window at the end of each hop of one source, and decide.
+    `Pipeline` renders samples and calls `decide` once a hop. Where there is a spectrogram without
+    samples, such as a picture, `feed` takes its columns; decisions then fall at whole columns.
+    Positions are numbers of samples, at the model's rate, since the source's first one.
 
     Parameters
     ----------
-    classifier : Classifier
-        The model.
-    settings : DecisionSettings
-        How decisions are made.
-    hop_seconds : float
-        Seconds from one decision to the next.
-    spectrogram : bool
-        Whether the columns of the spectrogram are events, too.
-
-    Raises
-    ------
-    ValueError
-        If `hop_seconds` is not positive.
+    classifier, settings, hop_seconds, spectrogram
+        As for `Pipeline`, which raises the same.
     """
 
     def __init__(
         self,
         classifier: Classifier,
-        settings: DecisionSettings,
-        hop_seconds: float,
         *,
+        settings: DecisionSettings | None = None,
+        hop_seconds: float = 1.0,
         spectrogram: bool = False,
     ) -> None:
         contract = classifier.contract
+        settings = settings or DecisionSettings.from_mapping(contract.decision)
         self.window = Window(contract)
-        """The columns that are classified next."""
+        self.gate = SilenceGate(settings, contract.spectrogram.sample_rate)
         self.hop_seconds = hop_seconds
         self.inferences = 0
         """Windows classified so far."""
@@ -84,13 +55,13 @@ class HopClassifier:
         self.decided_at = 0
         """Position of the last decision; 0 before the first one."""
         self._classifier = classifier
-        self._rate = contract.spectrogram.sample_rate
+        self._spec = contract.spectrogram
         self._decider = Decider(
             contract.labels, contract.not_music, settings, contract.window_seconds
         )
-        self._display = _Display(contract.window_frames, contract.spectrogram.top_db)
-        self._spectrogram = spectrogram
+        self._display = _Display(contract.window_frames, self._spec.top_db) if spectrogram else None
         self._first_decision = self.window.filled_at
+        self._fed: list[Columns] = []
 
     @property
     def hop_seconds(self) -> float:
@@ -106,11 +77,11 @@ class HopClassifier:
     @property
     def hop_samples(self) -> int:
         """Samples from one decision to the next."""
-        return max(1, round(self.hop_seconds * self._rate))
+        return max(1, round(self.hop_seconds * self._spec.sample_rate))
 
     @property
     def next_decision(self) -> int:
-        """Position at which the next hop should end."""
+        """Position at which the next decision is due."""
         if not self.decided_at:
             return self._first_decision
         due = self.decided_at + self.hop_samples
@@ -120,32 +91,73 @@ class HopClassifier:
             due = filled
         return due
 
-    def decide(self, hop: Hop) -> list[Event]:
-        """Take the next hop; return the decision, its segments and, if asked for, its columns."""
-        length = hop.end - self.decided_at if self.decided_at else min(hop.end, self.hop_samples)
-        observation = Observation(
-            position=hop.end / self._rate,
-            hop_seconds=length / self._rate,
-            level_dbfs=hop.level_dbfs,
-            silent=hop.silent,
-            window_probabilities=None if hop.silent else self._classify(hop.columns),
-            title=hop.title,
-            restart=hop.restart,
-            boundary=None if hop.boundary is None else hop.boundary / self._rate,
-        )
-        if hop.silent:
-            self.window.restart(hop.end)
-        self.decided_at = hop.end
-        decision, segments = self._decider.update(observation)
-        events: list[Event] = [decision, *segments]
-        if self._spectrogram and hop.columns.shape[1]:
-            levels = self._display.levels(hop.columns)
-            events.append(SpectrogramColumns(observation.position, levels))
+    @property
+    def _fed_until(self) -> int:
+        return self.decided_at + len(self._fed) * self._spec.hop_length
+
+    def feed(self, columns: Columns, level_dbfs: float) -> list[Event]:
+        """Take the next columns, shape (n_mels, k), in absolute dB, and the level of their sound.
+
+        Returns
+        -------
+        list of Decision, Segment and SpectrogramColumns
+            What these columns complete, as from `Pipeline.feed`.
+        """
+        events: list[Event] = []
+        for column in np.hsplit(columns, columns.shape[1]):
+            self._fed.append(column)
+            end = self._fed_until
+            if end >= self.next_decision:
+                boundary = self.decided_at if self.gate.update_level(level_dbfs) else None
+                hop, self._fed = np.concatenate(self._fed, axis=1), []
+                events += self.decide(end, hop, boundary=boundary)
         return events
 
-    def finish(self, end: int) -> list[Segment]:
-        """End the source at position `end`; return the segments that become final."""
-        return self._decider.finish(end / self._rate)
+    def decide(
+        self,
+        end: int,
+        columns: Columns,
+        *,
+        title: str | None = None,
+        restart: bool = False,
+        boundary: int | None = None,
+    ) -> list[Event]:
+        """Decide about a hop after its level was given to the gate.
+
+        Parameters
+        ----------
+        end : int
+            Position at which the hop ends.
+        columns : float32, shape (n_mels, k)
+            The hop's columns in absolute dB.
+        title, restart, boundary
+            As in `Observation`, but `boundary` is a position.
+        """
+        rate = self._spec.sample_rate
+        length = end - self.decided_at if self.decided_at else min(end, self.hop_samples)
+        silent = self.gate.silent
+        observation = Observation(
+            position=end / rate,
+            hop_seconds=length / rate,
+            level_dbfs=self.gate.level_dbfs,
+            silent=silent,
+            window_probabilities=None if silent else self._classify(columns),
+            title=title,
+            restart=restart,
+            boundary=None if boundary is None else boundary / rate,
+        )
+        if silent:
+            self.window.restart(end)
+        self.decided_at = end
+        decision, segments = self._decider.update(observation)
+        events: list[Event] = [decision, *segments]
+        if self._display and columns.shape[1]:
+            events.append(SpectrogramColumns(observation.position, self._display.levels(columns)))
+        return events
+
+    def finish(self, end: int | None = None) -> list[Segment]:
+        """End the source at `end`, or where it was fed to; return what becomes final."""
+        return self._decider.finish((end or self._fed_until) / self._spec.sample_rate)
 
     def _classify(self, columns: Columns) -> NDArray[np.float32] | None:
         """Append columns to the window; return its probabilities, None while it is too short."""
