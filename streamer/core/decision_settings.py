@@ -101,8 +101,8 @@ class DecisionSettings:
         Parameters
         ----------
         defaults : mapping
-            Setting names to values, e.g. `ModelContract.decision`; what it lacks keeps the value
-            of the class.
+            Setting names to values, e.g. `ModelContract.decision`; settings that are missing keep
+            the default of the class.
         overrides : mapping, optional
             The same, preferred over `defaults`; None as a value means not overridden.
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import soxr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Samples = NDArray[np.float32]
+from streamer.core.spectrogram import Samples
 
 FULL_SCALE = 1 - 2**-15
 """Magnitude from which a sample counts as clipped: the largest value of 16-bit audio."""
@@ -23,21 +23,21 @@ class MonoSamples:
     nan_samples: int
     """Values that were NaN or infinite and became 0, over all channels."""
     clipped_samples: int
-    """Values at full scale or beyond, over all channels; they were cut to [-1, 1]."""
+    """Values at or beyond full scale, which were limited to it, over all channels."""
 
 
 def mix_down(samples: ArrayLike) -> MonoSamples:
-    """Return the plain mean of the channels.
+    """Return the mean of the channels, with values that are not finite or out of range corrected.
 
     Parameters
     ----------
     samples : floating point, shape (n,) or (n, channels)
-        Full scale at 1; any value is allowed.
+        Full scale at 1; NaN, infinity and values beyond full scale are allowed.
 
     Raises
     ------
     TypeError
-        If the samples are not floating point: integers would be taken for huge amplitudes.
+        If the samples are not floating point, because the scale of integers is not known.
     ValueError
         If the shape is another.
 
@@ -62,7 +62,7 @@ def mix_down(samples: ArrayLike) -> MonoSamples:
     if clipped_samples:
         block = np.clip(block, -1, 1)
     if block.ndim == 2:
-        # Channel by channel: `mean` adds in an order that depends on the shape.
+        # Channel by channel: the order in which `mean` adds, and so its rounding, depends on shape.
         total = block[:, 0].astype(np.float64)
         for channel in range(1, block.shape[1]):
             total += block[:, channel]

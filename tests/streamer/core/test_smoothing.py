@@ -14,7 +14,7 @@ from streamer.core.smoothing import (
     NoSmoothing,
     Smoother,
     log_floored,
-    normalised,
+    softmax,
 )
 
 WINDOW_SECONDS = 5.0
@@ -142,7 +142,7 @@ def test_the_moving_average_follows_with_its_time_constant() -> None:
     for _ in range(8):
         belief = average.update(after, 0.5)
     expected = log_floored(after) + (log_floored(before) - log_floored(after)) * math.exp(-1)
-    np.testing.assert_allclose(belief, normalised(expected))
+    np.testing.assert_allclose(belief, softmax(expected))
 
 
 def test_no_smoothing_tells_each_window_as_it_is() -> None:
@@ -151,4 +151,4 @@ def test_no_smoothing_tells_each_window_as_it_is() -> None:
 
 
 def test_logs_far_apart_do_not_overflow() -> None:
-    np.testing.assert_array_equal(normalised(np.array([-1e4, 1e4])), [0, 1])
+    np.testing.assert_array_equal(softmax(np.array([-1e4, 1e4])), [0, 1])
