@@ -33,8 +33,8 @@ INPUT, OUTPUT = "spectrogram", "logits"
 """Names of the graph's input and output."""
 
 GOLDEN_TOLERANCE = 0.02
-"""Largest difference allowed in a golden logit. A wrong spectrogram changes logits far more, float32
-rounding on another processor far less."""
+"""Largest difference allowed in a golden logit. A wrong spectrogram changes logits far more, the
+rounding of another processor far less."""
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "models" / "gtzan.onnx"
 """The embedded model, used when none is named."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from streamer.core.column_pipeline import ColumnPipeline, Event
 from streamer.core.decision_settings import DecisionSettings
 from streamer.core.model import Classifier
-from streamer.core.resampling import Resampler, Samples, mix_down
+from streamer.core.resampling import Resampler, mix_down
+from streamer.core.spectrogram import Samples
 
 __all__ = ["Event", "Pipeline", "Titles"]
 

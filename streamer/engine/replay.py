@@ -72,10 +72,9 @@ def events(
 
     Takes and raises what `replay` does.
     """
-    classifier = (
-        model if isinstance(model, Classifier) else Classifier.load(Path(model or DEFAULT_MODEL))
-    )
-    pipeline = Pipeline(classifier, settings=settings, hop_seconds=hop_seconds)
+    if not isinstance(model, Classifier):
+        model = Classifier.load(DEFAULT_MODEL if model is None else Path(model))
+    pipeline = Pipeline(model, settings=settings, hop_seconds=hop_seconds)
     # With a name given, any "=" in the location belongs to the location.
     source = make_source(f"replay={os.fspath(path_or_url)}", fast=True)
     for block in _blocks(source):
