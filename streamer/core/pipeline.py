@@ -1,7 +1,6 @@
-"""From the samples or the columns of one source to decisions and segments.
+"""From the samples of one source to decisions and segments.
 
-No thread, no socket and no clock: time is counted in samples, so the same samples give the same
-events, in whatever pieces they come.
+Time is counted in samples, so the same samples give the same events, in whatever pieces they come.
 """
 
 from __future__ import annotations
@@ -26,25 +25,25 @@ class Pipeline:
     """Turn the samples of one source into decisions and segments.
 
     The first decision falls where the sound first fills the model's shortest window, the next ones
-    `hop_seconds` after each other. After silence, a new title or a break in the sound the window
-    begins anew, so that two songs never mix in it, and until it is filled the state is
-    `uncertain`; the hop that comes closest then ends exactly where it is.
+    follow every `hop_seconds`. After silence, a new title or an interruption the window restarts,
+    so that two songs never mix in it. Until it is filled the state is `uncertain`, and the hop that
+    ends closest to that position ends exactly there.
 
     Parameters
     ----------
     classifier : Classifier
         The model; several pipelines may share it.
     settings : DecisionSettings, optional
-        How decisions are made; by default as the model suggests.
+        How decisions are made; by default the model's own settings.
     hop_seconds : float
         Seconds from one decision to the next. May be changed at any time.
     spectrogram : bool
-        Whether the columns of the spectrogram are events, too.
+        Whether the columns of the spectrogram are events as well.
 
     Raises
     ------
     DecisionSettingsError
-        If the model suggests settings that cannot be used.
+        If the model's own settings cannot be used.
     ValueError
         If `hop_seconds` is not positive.
 
@@ -187,7 +186,7 @@ class Pipeline:
         return events + list(self._columns.finish(self._received))
 
     def _flush_resampler(self) -> list[Event]:
-        """End the stretch of sound that the resampler holds the rest of."""
+        """Take the samples that the resampler holds back, and end its stretch."""
         if self._resampler is None:
             return []
         rest = self._resampler.flush()
@@ -208,7 +207,7 @@ class Pipeline:
         return events
 
     def _decide(self, end: int) -> list[Event]:
-        """Turn the pending samples, a hop that ends at position `end`, into events."""
+        """Decide about the pending samples, the hop that ends at position `end`."""
         window, gate = self._columns.window, self._columns.gate
         samples = np.concatenate([np.empty(0, np.float32), *self._pending])
         start = end - len(samples)
@@ -253,9 +252,9 @@ class Titles:
 
 
 def without_offset(samples: Samples) -> Samples:
-    """Return samples without their mean if it is large enough to be a fault of the sound card.
+    """Subtract the mean of samples if it is large enough to be a fault of the sound card.
 
-    A constant would be the loudest cell of the lowest band and push music towards the floor.
+    A constant would be the loudest cell of the spectrogram, to which all others are relative.
 
     Examples
     --------

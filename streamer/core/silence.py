@@ -1,4 +1,4 @@
-"""Level measurement and the gate that tells silence from sound."""
+"""Measuring the level of a source, and detecting silence by it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEAST_DBFS = -120.0
 """Level reported for digital silence, whose logarithm is infinite; in dBFS."""
 
 EDGES_PER_SECOND = 20
-"""Blocks a second in which the edges of silence are sought: 50 ms each."""
+"""Blocks a second in which the edges of silence are searched for; each lasts 50 ms."""
 
 
 class SilenceGate:
@@ -63,7 +63,7 @@ class SilenceGate:
         recent = np.concatenate([self._recent, hop])[-span:]
         self._recent = recent[-self._level_samples :].copy()
         changed = self.update_level(level_dbfs(recent))
-        first, last = loud_stretch(hop, self._settings.silence_dbfs, self._edge_samples)
+        first, last = loud_extent(hop, self._settings.silence_dbfs, self._edge_samples)
         silence_start = min(start, self._loud_until)
         if last:
             self._loud_until = start + last
@@ -95,12 +95,12 @@ def level_dbfs(samples: Samples) -> float:
     return max(LEAST_DBFS, 10 * float(np.log10(max(power, 1e-30))))
 
 
-def loud_stretch(samples: Samples, silence_dbfs: float, block: int) -> tuple[int, int]:
-    """Return where the first loud block begins and where the last one ends; 0, 0 if none is.
+def loud_extent(samples: Samples, silence_dbfs: float, block: int) -> tuple[int, int]:
+    """Return where the first loud block of samples begins and the last one ends; 0, 0 if none is.
 
     Examples
     --------
-    >>> loud_stretch(np.array([0, 0, 0, 0, 0.1, -0.1, 0, 0], np.float32), -60.0, block=2)
+    >>> loud_extent(np.array([0, 0, 0, 0, 0.1, -0.1, 0, 0], np.float32), -60.0, block=2)
     (4, 6)
     """
     block = min(block, max(1, len(samples)))

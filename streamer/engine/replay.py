@@ -9,7 +9,7 @@ from pathlib import Path
 from streamer.core.decision import Decision, DecisionSettings
 from streamer.core.model import DEFAULT_MODEL, Classifier
 from streamer.core.pipeline import Event, Pipeline
-from streamer.sources import AudioBlock, Source, SourceEnded, make_source
+from streamer.sources import SourceEnded, make_source
 
 READ_SECONDS = 1.0
 """Timeout of one read; a broken source raises an error of its own."""
@@ -77,25 +77,18 @@ def events(
     pipeline = Pipeline(model, settings=settings, hop_seconds=hop_seconds)
     # With a name given, any "=" in the location belongs to the location.
     source = make_source(f"replay={os.fspath(path_or_url)}", fast=True)
-    for block in _blocks(source):
-        yield from pipeline.feed(
-            block.samples,
-            block.sample_rate,
-            title=block.title,
-            discontinuity=block.discontinuity,
-        )
-    yield from pipeline.finish()
-
-
-def _blocks(source: Source) -> Iterator[AudioBlock]:
-    """Open a source and yield its blocks until it ends."""
     source.open()
     try:
         while True:
             block = source.read(READ_SECONDS)
             if block is not None:
-                yield block
+                yield from pipeline.feed(
+                    block.samples,
+                    block.sample_rate,
+                    title=block.title,
+                    discontinuity=block.discontinuity,
+                )
     except SourceEnded:
-        return
+        yield from pipeline.finish()
     finally:
         source.close()
