@@ -31,11 +31,6 @@ class DecisionSettings:
     ------
     DecisionSettingsError
         If a value is of the wrong type or out of range.
-
-    Examples
-    --------
-    >>> DecisionSettings(smoothing="ema").ema_seconds
-    5.0
     """
 
     smoothing: Smoothing = field(

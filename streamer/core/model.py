@@ -106,8 +106,8 @@ class Classifier:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         path = Path(path)
-        _check_readable(path)
         try:
+            _check_readable(path)
             session = _open_session(path, threads, integers=False)
             contract = _read_contract(session)
             if contract.precision == "static":
@@ -189,15 +189,15 @@ class Classifier:
 def _check_readable(path: Path) -> None:
     try:
         if path.is_dir():
-            raise ModelError(f"model {path} is a folder: name the .onnx file")
+            raise ModelError("is a folder: name the .onnx file")
         if path.exists() and not path.is_file():
-            raise ModelError(f"model {path} is not a regular file: name the .onnx file")
+            raise ModelError("is not a regular file: name the .onnx file")
         with path.open("rb") as file:
             if not file.read(1):
-                raise ModelError(f"model {path} is an empty file: copy or export it again")
+                raise ModelError("is an empty file: copy or export it again")
     except OSError as error:
         raise ModelError(
-            f"model {path} cannot be read ({error.strerror}): check the path and its permissions"
+            f"cannot be read ({error.strerror}): check the path and its permissions"
         ) from None
 
 
@@ -226,10 +226,10 @@ def _open_session(path: Path, threads: int, *, integers: bool) -> onnxruntime.In
             providers=["CPUExecutionProvider"],
         )
     except Exception as error:  # onnxruntime's errors share no base class
-        raise ModelError(_why_not_loaded(path, error)) from None
+        raise ModelError(_load_fault(path, error)) from None
 
 
-def _why_not_loaded(path: Path, error: Exception) -> str:
+def _load_fault(path: Path, error: Exception) -> str:
     kind, reason = type(error).__name__, _one_line(error)
     if kind == "InvalidProtobuf":
         with path.open("rb") as file:
@@ -280,22 +280,17 @@ def _read_contract(session: onnxruntime.InferenceSession) -> ModelContract:
 
 def _check_signature(session: onnxruntime.InferenceSession, contract: ModelContract) -> None:
     bands, classes = contract.spectrogram.n_mels, len(contract.labels)
-    for kind, nodes, name, rank, axis, size in (
-        ("input", session.get_inputs(), INPUT, 3, 1, bands),
-        ("output", session.get_outputs(), OUTPUT, 2, 1, classes),
+    for kind, nodes, name, wanted in (
+        ("input", session.get_inputs(), INPUT, ["any", bands, "any"]),
+        ("output", session.get_outputs(), OUTPUT, ["any", classes]),
     ):
         names = ", ".join(node.name for node in nodes)
         if names != name:
             raise ModelError(f"must have one {kind} called {name}, not {names or 'none'}")
         shape = list(nodes[0].shape or [])
-        fits = len(shape) == rank and all(
-            (length == size) if index == axis else not isinstance(length, int)
-            for index, length in enumerate(shape)
-        )
-        if nodes[0].type != "tensor(float)" or not fits:
-            wanted = ["any"] * rank
-            wanted[axis] = str(size)
+        fixed = [length if isinstance(length, int) else "any" for length in shape]
+        if nodes[0].type != "tensor(float)" or fixed != wanted:
             raise ModelError(
                 f"has an {kind} {name} of {nodes[0].type} {shape}; "
-                f"its contract asks for tensor(float) [{', '.join(wanted)}]"
+                f"its contract asks for tensor(float) [{', '.join(map(str, wanted))}]"
             )

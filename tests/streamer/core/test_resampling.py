@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -34,6 +35,14 @@ def test_the_pieces_make_no_difference(rate: int, cuts: list[float], singles: in
     pieces = [*range(singles), *sorted(max(singles, round(cut * rate)) for cut in cuts)]
     whole = resampled(samples, rate, [])
     assert resampled(samples, rate, pieces).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 48000])
+def test_the_daemon_resamples_exactly_as_the_trainer_does(rate: int) -> None:
+    samples = np.random.default_rng(2).standard_normal(3 * rate).astype(np.float32)
+    pieces = list(range(0, len(samples), 1024))
+    at_once = soxr.resample(samples, rate, TARGET)
+    np.testing.assert_array_equal(resampled(samples, rate, pieces), at_once)
 
 
 @pytest.mark.parametrize("rate", RATES)
