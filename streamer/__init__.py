@@ -1,4 +1,4 @@
-"""Genre labels for audio as it is played: the daemon, and what a program may use of it.
+"""Genre labels for audio as it is played: the daemon, and its parts for use by other programs.
 
 `replay` decides about a recording, `Pipeline` about samples that a program already has:
 
@@ -9,8 +9,8 @@
 ...     break
 3 s: ... sure
 
-`Pipeline` shows how to feed samples, `Classifier` is the model alone. Each name is imported when
-it is first used, so importing the package costs nothing.
+`Classifier` is the model alone. Each name is imported when it is first used, so importing the
+package is quick.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
-# Since 1.29 onnxruntime reports every process to its maker, and leaves a number of the machine and
-# a database in the home folder, unless told not to before it is first imported.
+# Since 1.29 onnxruntime sends telemetry to Microsoft and writes a machine identifier and a database
+# to the home folder, unless this is set before it is first imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ _HOMES = {
 
 
 if not TYPE_CHECKING:
-    # Unseen by type checkers, which would take any misspelt name for an object.
+    # Hidden from type checkers, which would otherwise accept any misspelt name.
     def __getattr__(name: str) -> object:
         """Import a public name when it is first used."""
         if name not in _HOMES:

@@ -1,1 +1,1 @@
-"""Pure parts of the pipeline: no clock, thread, socket or file but the model's."""
+"""From samples to decisions, without clocks, threads, sockets or files (but the model's)."""

@@ -1,20 +1,19 @@
-"""From one window's probabilities to what the listener is told, and to stretches of it.
+"""From the probabilities of successive windows to decisions and segments.
 
-Pure: no clock, no thread, no socket. Positions come in, decisions go out, so that a recording
-replays to exactly the decisions of the live run.
-
-The way of one observation: silence gate -> smoothing over time -> hysteresis -> segments.
+The steps for one observation: smoothing over time, hysteresis, segments. There is no clock here:
+positions come in and decisions go out, so a recording replays to the decisions of the live run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.core.decision_settings import DecisionSettings, DecisionSettingsError
 from streamer.core.segments import Segment, SegmentTracker, State, Verdict
 from streamer.core.smoothing import (
     HiddenMarkov,
@@ -32,127 +31,13 @@ __all__ = [
     "DecisionSettingsError",
     "Observation",
     "Segment",
-    "Smoothing",
     "State",
 ]
-
-Smoothing = Literal["hmm", "ema", "none"]
-
-
-class DecisionSettingsError(ValueError):
-    """A decision setting that cannot be used; the message names setting, value and range."""
-
-
-@dataclass(frozen=True, slots=True)
-class DecisionSettings:
-    """How evidence is gathered over time and when something is claimed.
-
-    Raises
-    ------
-    DecisionSettingsError
-        If a value is of the wrong type or out of range.
-
-    Examples
-    --------
-    >>> DecisionSettings(smoothing="ema").ema_seconds
-    5.0
-    """
-
-    smoothing: Smoothing = "hmm"
-    """`hmm`: Bayesian filter; `ema`: moving average of log-probabilities; `none`: each window
-    speaks for itself."""
-    silence_dbfs: float = -60.0
-    """Level in dBFS (see `Observation.level_dbfs`) under which there is silence."""
-    silence_hysteresis_db: float = 3.0
-    """How far above `silence_dbfs` the level must rise, in dB, before silence ends."""
-    dwell_seconds: float = 20.0
-    """Mean time in seconds for which the filter expects one label to go on (`hmm`)."""
-    evidence_weight: float = 0.5
-    """Factor on the logarithm of each window's evidence (`hmm`); under 1 because the windows of one
-    song err together even beyond their overlap, and with 1 the filter is surer than it is right."""
-    ema_seconds: float = 5.0
-    """Time constant in seconds of the moving average (`ema`)."""
-    min_confidence: float = 0.45
-    """Probability from which a label is claimed; under it the state is `uncertain`."""
-    min_margin: float = 0.15
-    """Least distance between the two most probable labels from which the first is claimed."""
-    confidence_hysteresis: float = 0.1
-    """How far under `min_confidence` a label already claimed may fall before it is given up."""
-    margin_hysteresis: float = 0.1
-    """How far under `min_margin` the distance may fall before a claim is given up."""
-    look_back_seconds: float = 10.0
-    """How far back the boundary of a segment is sought, and for how long it may still move."""
-
-    def __post_init__(self) -> None:
-        """Refuse values no decision can be made with."""
-        if self.smoothing not in get_args(Smoothing):
-            raise DecisionSettingsError(
-                f"smoothing must be one of {', '.join(get_args(Smoothing))}, not {self.smoothing!r}"
-            )
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            # `not low <= value` also catches NaN.
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not low <= value <= high
-            ):
-                raise DecisionSettingsError(
-                    f"{name} must be a number from {low:g} to {high:g}, not {value!r}"
-                )
-
-    @classmethod
-    def from_mapping(
-        cls, defaults: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
-    ) -> DecisionSettings:
-        """Make settings from a model's `decision` defaults and a user's overrides.
-
-        Parameters
-        ----------
-        defaults : mapping
-            Setting names to values, e.g. `ModelContract.decision`; what it lacks keeps the value
-            of the class.
-        overrides : mapping, optional
-            The same, preferred over `defaults`; None as a value means not overridden.
-
-        Raises
-        ------
-        DecisionSettingsError
-            If a name is unknown or a value cannot be used.
-
-        Examples
-        --------
-        >>> DecisionSettings.from_mapping({"dwell_seconds": 30.0}, {"smoothing": "ema"}).smoothing
-        'ema'
-        """
-        chosen = dict(defaults)
-        chosen.update({k: v for k, v in (overrides or {}).items() if v is not None})
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(chosen) - set(known)):
-            raise DecisionSettingsError(
-                f"unknown decision settings: {', '.join(unknown)} (known: {', '.join(known)})"
-            )
-        return cls(**chosen)
-
-
-RANGES = {
-    "silence_dbfs": (-120.0, 0.0),
-    "silence_hysteresis_db": (0.0, 60.0),
-    "dwell_seconds": (1.0, 86400.0),
-    "evidence_weight": (0.01, 10.0),
-    "ema_seconds": (0.1, 3600.0),
-    "min_confidence": (0.0, 1.0),
-    "min_margin": (0.0, 1.0),
-    "confidence_hysteresis": (0.0, 1.0),
-    "margin_hysteresis": (0.0, 1.0),
-    "look_back_seconds": (0.0, 600.0),
-}
-"""Least and greatest value of each numeric setting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one hop of a source brought."""
+    """What was measured in one hop of a source."""
 
     position: float
     """Seconds since the source's first sample, at the end of the hop."""
@@ -165,13 +50,15 @@ class Observation:
     """Calibrated probabilities in the order of the labels, shape (labels,); None if no window was
     classified: in silence, or while the window holds too little sound."""
     title: str | None = None
-    """Title the source announces for this moment; empty if it announces that there is none, None if
-    it says nothing."""
-    discontinuity: bool = False
-    """The sound broke off within this hop: what came before says nothing about what follows."""
+    """Title in force; empty or None if there is none."""
+    silent: bool = False
+    """Whether the hop is silence."""
+    restart: bool = False
+    """Whether another song began or sound is missing within this hop, so that what came before
+    says nothing about what follows."""
     boundary: float | None = None
-    """Where silence began or ended, the title changed or the sound broke off, in seconds since the
-    first sample; if one of these is so and nothing is given, at the hop's begin."""
+    """Where silence began or ended, the title changed or the sound was interrupted, in seconds
+    since the source's first sample: a new segment begins there. None if none of this happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,31 +84,8 @@ class Decision:
     """Level of the last hop, as in `Observation`."""
 
 
-class Titles:
-    """What a source says is playing."""
-
-    def __init__(self) -> None:
-        self.now: str | None = None
-        """The title in force; empty if there is none, None if nothing was said of it."""
-        self._song: str | None = None
-
-    def is_cut(self, title: str | None, discontinuity: bool = False) -> bool:
-        """Tell whether another song begins with this title, or the sound broke off before it.
-
-        A source that falls silent about titles, or begins to tell them, has not changed songs.
-        """
-        return discontinuity or (bool(title) and bool(self._song) and title != self._song)
-
-    def take(self, title: str | None, discontinuity: bool = False) -> None:
-        """Take what the source says now."""
-        if title is not None or discontinuity:
-            self.now = title
-        if title or discontinuity:
-            self._song = title
-
-
 class Decider:
-    """Turn what the hops of one source brought into decisions and segments.
+    """Turn the observations of one source into decisions and segments.
 
     Parameters
     ----------
@@ -230,7 +94,7 @@ class Decider:
     not_music : str or None
         The label that stands for anything but music, if the model has one.
     settings : DecisionSettings
-        How evidence is gathered and when something is claimed.
+        How evidence is gathered over time and when a label is claimed.
     window_seconds : float
         Length of the model's window.
 
@@ -242,8 +106,8 @@ class Decider:
     Examples
     --------
     >>> decider = Decider(["jazz", "rock"], None, DecisionSettings(), window_seconds=5.0)
-    >>> heard = Observation(3.0, 1.0, -20.0, np.array([0.9, 0.1]))
-    >>> decision, segments = decider.update(heard)
+    >>> observation = Observation(3.0, 1.0, -20.0, np.array([0.9, 0.1]))
+    >>> decision, segments = decider.update(observation)
     >>> decision.state, decision.genre, round(decision.confidence, 2)
     (<State.MUSIC: 'music'>, 'jazz', 0.9)
     >>> decider.finish(4.0)[0].end
@@ -261,7 +125,7 @@ class Decider:
             raise ValueError(f"labels must be at least 2, not {list(labels)}")
         if not_music is not None and not_music not in labels:
             raise ValueError(f"not_music {not_music!r} is none of the labels {list(labels)}")
-        self.settings = settings
+        self._settings = settings
         self._labels = tuple(labels)
         self._not_music = not_music
         self._uniform = np.full(len(labels), 1 / len(labels))
@@ -269,30 +133,20 @@ class Decider:
         self._segments = SegmentTracker(
             window_seconds=window_seconds, look_back_seconds=settings.look_back_seconds
         )
-        self._position = 0.0
-        self._silent = False
-        self._titles = Titles()
         self._claimed: int | None = None
 
-    def is_silence(self, level_dbfs: float) -> bool:
-        """Tell whether the next hop is silence if it has this level; changes nothing."""
-        threshold = self.settings.silence_dbfs
-        if self._silent:
-            threshold += self.settings.silence_hysteresis_db
-        return level_dbfs < threshold
-
     def update(self, observation: Observation) -> tuple[Decision, list[Segment]]:
-        """Take the next hop.
+        """Take the observation of the next hop.
 
         Parameters
         ----------
         observation : Observation
-            What the hop brought. In silence its probabilities are ignored.
+            In silence its probabilities are ignored.
 
         Returns
         -------
         Decision
-            What is to be told now.
+            The decision at the end of the hop.
         list of Segment
             The segments that begin, are revised or end with it, oldest first.
 
@@ -301,33 +155,26 @@ class Decider:
         ValueError
             If the probabilities have another shape than the labels, or are not finite.
         """
-        silent = self.is_silence(observation.level_dbfs)
-        window = None if silent else self._read(observation.window_probabilities)
-        # What goes on may be the same song, but the title does not hold for it.
-        untitled = observation.title == "" and bool(self._titles.now)
-        cut = self._titles.is_cut(observation.title, observation.discontinuity)
-        self._titles.take(observation.title, observation.discontinuity)
-        if cut:
+        window = None if observation.silent else self._read(observation.window_probabilities)
+        if observation.restart:
             self._restart()
-        break_position = None
-        if cut or untitled or silent != self._silent:
-            began = observation.position - observation.hop_seconds
-            break_position = began if observation.boundary is None else observation.boundary
-        self._silent = silent
-        self._position = observation.position
         decision = self._decide(observation, window)
-        verdict = self._verdict(decision, window, break_position)
+        verdict = Verdict(
+            position=decision.position,
+            hop_seconds=decision.hop_seconds,
+            state=decision.state,
+            genre=decision.genre,
+            confidence=decision.confidence,
+            title=observation.title or None,
+            break_position=observation.boundary,
+            label=self._claimed,
+            scores=None if window is None else log_floored(window),
+        )
         return decision, self._segments.update(verdict)
 
-    def finish(self, position: float | None = None) -> list[Segment]:
-        """End the source; return the segments that become final.
-
-        Parameters
-        ----------
-        position : float, optional
-            Where the source ended, in seconds; by default where it was last decided.
-        """
-        return self._segments.finish(self._position if position is None else position)
+    def finish(self, position: float) -> list[Segment]:
+        """End the source at `position`, in seconds; return the segments that become final."""
+        return self._segments.finish(position)
 
     def _read(self, window: NDArray[np.floating[Any]] | None) -> Probabilities | None:
         if window is None:
@@ -341,41 +188,41 @@ class Decider:
         return np.asarray(read / read.sum())
 
     def _restart(self) -> None:
-        """Forget what was believed: what follows has nothing to do with it."""
+        """Forget all evidence so far."""
         self._smoother.restart()
         self._claimed = None
 
     def _decide(self, observation: Observation, window: Probabilities | None) -> Decision:
-        state, genre = State.SILENCE if self._silent else State.UNCERTAIN, None
-        belief = told = self._uniform
+        state, genre = State.SILENCE if observation.silent else State.UNCERTAIN, None
+        belief = self._uniform
         if window is None:
             self._restart()
         else:
-            told = window
             belief = self._smoother.update(window, observation.hop_seconds)
             self._claimed = self._claim(belief)
             if self._claimed is not None:
                 label = self._labels[self._claimed]
                 state = State.NOT_MUSIC if label == self._not_music else State.MUSIC
                 genre = label if state is State.MUSIC else None
+        own = self._uniform if window is None else window
         return Decision(
             position=observation.position,
             hop_seconds=observation.hop_seconds,
             state=state,
             genre=genre,
-            confidence=1.0 if self._silent else float(belief.max()),
+            confidence=1.0 if observation.silent else float(belief.max()),
             probabilities=dict(zip(self._labels, belief.tolist(), strict=True)),
-            window_probabilities=dict(zip(self._labels, told.tolist(), strict=True)),
+            window_probabilities=dict(zip(self._labels, own.tolist(), strict=True)),
             level_dbfs=observation.level_dbfs,
         )
 
     def _claim(self, belief: Probabilities) -> int | None:
-        """Return the label that is claimed, None while uncertain.
+        """Return the index of the label that is claimed, None while uncertain.
 
-        The most probable one, if it is probable enough and far enough before the next; what was
-        claimed before needs less.
+        It is the most probable one, if its probability and its lead over the next are high enough;
+        a label that was claimed before needs less of both.
         """
-        settings = self.settings
+        settings = self._settings
         best = int(belief.argmax())
         margin = belief[best] - np.delete(belief, best).max()
         confidence_needed, margin_needed = settings.min_confidence, settings.min_margin
@@ -383,21 +230,6 @@ class Decider:
             confidence_needed -= settings.confidence_hysteresis
             margin_needed -= settings.margin_hysteresis
         return best if belief[best] >= confidence_needed and margin >= margin_needed else None
-
-    def _verdict(
-        self, decision: Decision, window: Probabilities | None, break_position: float | None
-    ) -> Verdict:
-        return Verdict(
-            position=decision.position,
-            hop_seconds=decision.hop_seconds,
-            state=decision.state,
-            genre=decision.genre,
-            confidence=decision.confidence,
-            title=self._titles.now or None,
-            break_position=break_position,
-            label=self._claimed,
-            scores=None if window is None else log_floored(window),
-        )
 
 
 def _smoother(settings: DecisionSettings, labels: int, window_seconds: float) -> Smoother:

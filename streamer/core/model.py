@@ -1,7 +1,7 @@
-"""The model file: checked against its contract when it is loaded, then asked for genres.
+"""Loading, checking and running a model file.
 
-A model file is one ONNX file. All preprocessing that follows the spectrogram is part of its graph;
-what its user must know beside that stands in its metadata (`streamer.core.contract`).
+A model file is one ONNX file. All preprocessing after the spectrogram is part of its graph; the
+rest stands in its metadata (`streamer.core.contract`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from streamer.core.contract import METADATA_KEY, Golden, ModelContract, ModelError, spec_key
+from streamer.core.smoothing import softmax
 from streamer.core.spectrogram import SpectrogramSpec, from_levels
 
 __all__ = [
@@ -29,31 +30,31 @@ __all__ = [
 ]
 
 INPUT, OUTPUT = "spectrogram", "logits"
-"""Names of the graph's only input and only output."""
+"""Names of the graph's input and output."""
 
 GOLDEN_TOLERANCE = 0.02
-"""Largest difference of a golden logit between two processors; a wrong spectrogram moves the
-logits far more, rounding in float32 far less."""
+"""Largest difference allowed in a golden logit. A wrong spectrogram changes logits far more, the
+rounding of another processor far less."""
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "models" / "gtzan.onnx"
-"""The model that is used when none is named."""
+"""The embedded model, used when none is named."""
 
 
 def golden_spectrogram(spec: SpectrogramSpec, frames: int, seed: int = 0) -> NDArray[np.float32]:
-    """Return the spectrogram that every model of this grid is asked about when it is loaded.
+    """Return the pseudo-random spectrogram with which model files of this grid are checked.
 
     The cells are picture levels drawn from SHAKE-256, which gives the same bytes on every machine
-    and with every version of numpy. Every field of the spec goes into the draw, so a file whose
-    spec was changed afterwards does not recognise its own golden question.
+    and with every version of numpy. The seed of the draw includes every field of the spec, so the
+    check also fails for a file whose spec was changed after it was made.
 
     Parameters
     ----------
     spec : SpectrogramSpec
         The model's grid.
     frames : int
-        Columns.
+        Number of columns.
     seed : int
-        Another seed is another spectrogram; model files use 0.
+        Model files use 0.
 
     Returns
     -------
@@ -71,17 +72,10 @@ def spectrogram_digest(spectrogram: NDArray[np.float32]) -> str:
     return hashlib.sha256(spectrogram.astype("<f4").tobytes()).hexdigest()
 
 
-def softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
-    """Return `exp(logits / temperature)` normalised over the last axis."""
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
-
-
 class Classifier:
-    """A network that names the genre of spectrograms, and the contract it came with.
+    """A network that classifies spectrograms by genre, and its contract.
 
-    One instance serves any number of threads. It is made by `Classifier.load`.
+    Made by `Classifier.load`. One instance may be used from any number of threads.
     """
 
     contract: ModelContract
@@ -92,28 +86,28 @@ class Classifier:
 
     @classmethod
     def load(cls, path: Path = DEFAULT_MODEL, *, threads: int = 1) -> Classifier:
-        """Load a model file, check its contract and ask it its golden question.
+        """Load a model file, check its contract and its golden answer.
 
         Parameters
         ----------
         path : Path
             The `.onnx` file.
         threads : int
-            Threads that share one inference. Callers on several threads do not share them.
+            Threads within one inference. Concurrent calls do not share them.
 
         Raises
         ------
         ModelError
-            If the file cannot be read, is not a model of this contract, or answers the golden
-            question differently from when it was made.
+            If the file cannot be read, is not a model of this contract, or gives another golden
+            answer than when it was made.
         ValueError
             If `threads` is less than 1.
         """
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         path = Path(path)
-        _check_readable(path)
         try:
+            _check_readable(path)
             session = _open_session(path, threads, integers=False)
             contract = _read_contract(session)
             if contract.precision == "static":
@@ -125,7 +119,7 @@ class Classifier:
         return classifier
 
     def logits(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the network's raw answers.
+        """Return the network's logits.
 
         Parameters
         ----------
@@ -165,8 +159,8 @@ class Classifier:
 
     def _check_golden(self) -> None:
         contract, golden = self.contract, self.contract.golden
-        question = golden_spectrogram(contract.spectrogram, golden.frames)
-        if spectrogram_digest(question) != golden.spectrogram_sha256:
+        spectrogram = golden_spectrogram(contract.spectrogram, golden.frames)
+        if spectrogram_digest(spectrogram) != golden.spectrogram_sha256:
             raise ModelError(
                 "does not recognise its golden spectrogram: its spectrogram settings were changed "
                 "after it was exported; export it again"
@@ -176,7 +170,7 @@ class Classifier:
                 "has labels or settings that were changed after it was exported; export it again"
             )
         try:
-            answer = self.logits(question)
+            answer = self.logits(spectrogram)
         except Exception as error:  # onnxruntime's errors share no base class
             raise ModelError(f"fails on its golden spectrogram: {_one_line(error)}") from None
         if answer.shape != (1, len(golden.logits)):
@@ -195,24 +189,24 @@ class Classifier:
 def _check_readable(path: Path) -> None:
     try:
         if path.is_dir():
-            raise ModelError(f"model {path} is a folder: name the .onnx file")
+            raise ModelError("is a folder: name the .onnx file")
         if path.exists() and not path.is_file():
-            raise ModelError(f"model {path} is not a regular file: name the .onnx file")
+            raise ModelError("is not a regular file: name the .onnx file")
         with path.open("rb") as file:
             if not file.read(1):
-                raise ModelError(f"model {path} is an empty file: copy or export it again")
+                raise ModelError("is an empty file: copy or export it again")
     except OSError as error:
         raise ModelError(
-            f"model {path} cannot be read ({error.strerror}): check the path and its permissions"
+            f"cannot be read ({error.strerror}): check the path and its permissions"
         ) from None
 
 
 def session_options(threads: int, *, integers: bool = False) -> onnxruntime.SessionOptions:
-    """Return the options under which model files run.
+    """Return the onnxruntime options for model files.
 
-    Threads do not spin between predictions, so an idle daemon costs nothing. Weights stored as
-    int8 are turned into float32 once, when the file is loaded, unless `integers` asks for
-    computation with integers, which only pays for graphs with quantised activations.
+    Threads do not spin between predictions, so an idle daemon uses no processor time. Weights
+    stored as int8 are converted to float32 once, when the file is loaded. `integers` computes with
+    integers instead, which is faster only for graphs with quantised activations.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -232,10 +226,10 @@ def _open_session(path: Path, threads: int, *, integers: bool) -> onnxruntime.In
             providers=["CPUExecutionProvider"],
         )
     except Exception as error:  # onnxruntime's errors share no base class
-        raise ModelError(_why_not_loaded(path, error)) from None
+        raise ModelError(_load_fault(path, error)) from None
 
 
-def _why_not_loaded(path: Path, error: Exception) -> str:
+def _load_fault(path: Path, error: Exception) -> str:
     kind, reason = type(error).__name__, _one_line(error)
     if kind == "InvalidProtobuf":
         with path.open("rb") as file:
@@ -244,7 +238,7 @@ def _why_not_loaded(path: Path, error: Exception) -> str:
                 return "is not an ONNX file"
         return "is damaged or cut short: copy or export it again"
     runtime = f"onnxruntime {onnxruntime.__version__}"
-    for sign, fault in (
+    for fragment, fault in (
         ("No graph was found", "is cut short and holds no graph: copy or export it again"),
         ("External data", "keeps its weights in another file: export it as one file"),
         ("not a registered function", f"uses operators that {runtime} does not have"),
@@ -252,13 +246,13 @@ def _why_not_loaded(path: Path, error: Exception) -> str:
         ("opset", f"is written in another dialect of ONNX than {runtime} reads"),
         ("IR version", f"is written in another dialect of ONNX than {runtime} reads"),
     ):
-        if sign in reason:
+        if fragment in reason:
             return f"{fault} ({reason})"
     return f"has a graph that {runtime} cannot run ({reason})"
 
 
 def _one_line(error: Exception) -> str:
-    """Return what onnxruntime says, without its error numbers and places in its source."""
+    """Return onnxruntime's message without error numbers and source locations."""
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"^Load model from .*? failed:", "", text)
@@ -286,22 +280,17 @@ def _read_contract(session: onnxruntime.InferenceSession) -> ModelContract:
 
 def _check_signature(session: onnxruntime.InferenceSession, contract: ModelContract) -> None:
     bands, classes = contract.spectrogram.n_mels, len(contract.labels)
-    for kind, nodes, name, rank, axis, size in (
-        ("input", session.get_inputs(), INPUT, 3, 1, bands),
-        ("output", session.get_outputs(), OUTPUT, 2, 1, classes),
+    for kind, nodes, name, wanted in (
+        ("input", session.get_inputs(), INPUT, ["any", bands, "any"]),
+        ("output", session.get_outputs(), OUTPUT, ["any", classes]),
     ):
         names = ", ".join(node.name for node in nodes)
         if names != name:
             raise ModelError(f"must have one {kind} called {name}, not {names or 'none'}")
         shape = list(nodes[0].shape or [])
-        fits = len(shape) == rank and all(
-            (length == size) if index == axis else not isinstance(length, int)
-            for index, length in enumerate(shape)
-        )
-        if nodes[0].type != "tensor(float)" or not fits:
-            wanted = ["any"] * rank
-            wanted[axis] = str(size)
+        fixed = [length if isinstance(length, int) else "any" for length in shape]
+        if nodes[0].type != "tensor(float)" or fixed != wanted:
             raise ModelError(
                 f"has an {kind} {name} of {nodes[0].type} {shape}; "
-                f"its contract asks for tensor(float) [{', '.join(wanted)}]"
+                f"its contract asks for tensor(float) [{', '.join(map(str, wanted))}]"
             )

@@ -1,16 +1,18 @@
 """Gathering the evidence of successive windows into one belief.
 
-Pure numbers: probabilities in, probabilities out, in float64. `streamer.core.decision` says when a
-filter starts afresh and what is made of its belief.
+Probabilities in, probabilities out, in float64. `streamer.core.decision` restarts the filter and
+decides on its belief.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Float = TypeVar("Float", bound=np.floating[Any])
 
 Probabilities = NDArray[np.float64]
 """Shape (labels,), summing to 1."""
@@ -20,19 +22,23 @@ LEAST_PROBABILITY = 1e-9
 
 
 class Smoother(Protocol):
-    """What turns one window's probabilities into a belief, given the windows before."""
+    """Turns one window's probabilities into a belief, given the windows before."""
 
     def restart(self) -> None:
-        """Forget everything: what comes has nothing to do with what was."""
+        """Forget all windows so far."""
 
     def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
         """Take the window that ends `hop_seconds` after the last one; return the belief."""
 
 
-def normalised(logs: Probabilities) -> Probabilities:
-    """Return `exp(logs)` divided by its sum, without overflow."""
-    powers = np.exp(logs - logs.max())
-    return np.asarray(powers / powers.sum())
+def softmax(logits: NDArray[Float], temperature: float = 1.0) -> NDArray[Float]:
+    """Return `exp(logits / temperature)` divided by its sum over the last axis.
+
+    Computed in float64 without overflow, and returned in the type of `logits`.
+    """
+    scaled = logits.astype(np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), logits.dtype)
 
 
 def log_floored(probabilities: Probabilities) -> Probabilities:
@@ -101,7 +107,7 @@ class HiddenMarkov:
             kept = math.exp(-hop_seconds * self._change_rate)
             predicted = self._uniform + (self._belief - self._uniform) * kept
             weight = self._weight * min(1.0, hop_seconds / self._window_seconds)
-        self._belief = normalised(log_floored(predicted) + weight * log_floored(window))
+        self._belief = softmax(log_floored(predicted) + weight * log_floored(window))
         return self._belief
 
 
@@ -125,7 +131,7 @@ class MovingAverage:
             self._logs = self._logs + (logs - self._logs) * -math.expm1(
                 -hop_seconds / self._seconds
             )
-        return normalised(self._logs)
+        return softmax(self._logs)
 
 
 class NoSmoothing:

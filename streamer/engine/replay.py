@@ -1,4 +1,4 @@
-"""A recording or a stream as decisions, as fast as it can be decoded."""
+"""Decisions about a recording or a stream, as fast as it can be decoded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from streamer.core.decision import Decision, DecisionSettings
 from streamer.core.model import DEFAULT_MODEL, Classifier
 from streamer.core.pipeline import Event, Pipeline
-from streamer.sources import AudioBlock, Source, SourceEnded, make_source
+from streamer.sources import SourceEnded, make_source
 
 READ_SECONDS = 1.0
-"""How long one look for the next block may take; a source that is broken says so itself."""
+"""Timeout of one read; a broken source raises an error of its own."""
 
 
 def replay(
@@ -22,14 +22,15 @@ def replay(
     settings: DecisionSettings | None = None,
     hop_seconds: float = 1.0,
 ) -> Iterator[Decision]:
-    """Decide about a recording as the daemon would, without waiting for it to be played.
+    """Yield the decisions that the daemon would make about a recording, faster than real time.
 
     Parameters
     ----------
     path_or_url : str or path
         Anything that FFmpeg reads, a playlist, or "demo".
     model : path or Classifier, optional
-        The model; by default the embedded one. A `Classifier` is loaded once for many recordings.
+        The model; by default the embedded one. Pass a `Classifier` to load it once for many
+        recordings.
     settings : DecisionSettings, optional
         How decisions are made; by default as the model suggests.
     hop_seconds : float
@@ -45,7 +46,7 @@ def replay(
     ModelError
         If the model cannot be used.
     SourceError
-        If there is no such recording, or it cannot be decoded.
+        If the recording does not exist or cannot be decoded.
 
     Examples
     --------
@@ -67,37 +68,27 @@ def events(
     settings: DecisionSettings | None = None,
     hop_seconds: float = 1.0,
 ) -> Iterator[Event]:
-    """Yield all events of a recording: `replay` with segments.
+    """Yield the decisions and the segments of a recording.
 
     Takes and raises what `replay` does.
     """
-    classifier = model if isinstance(model, Classifier) else _load(model)
-    pipeline = Pipeline(classifier, settings=settings, hop_seconds=hop_seconds)
-    # With a name given, whatever "=" the location holds belongs to it.
+    if not isinstance(model, Classifier):
+        model = Classifier.load(DEFAULT_MODEL if model is None else Path(model))
+    pipeline = Pipeline(model, settings=settings, hop_seconds=hop_seconds)
+    # With a name given, any "=" in the location belongs to the location.
     source = make_source(f"replay={os.fspath(path_or_url)}", fast=True)
-    for block in _blocks(source):
-        yield from pipeline.feed(
-            block.samples,
-            block.sample_rate,
-            title=block.title,
-            discontinuity=block.discontinuity,
-        )
-    yield from pipeline.finish()
-
-
-def _load(model: str | os.PathLike[str] | None) -> Classifier:
-    return Classifier.load(DEFAULT_MODEL if model is None else Path(model))
-
-
-def _blocks(source: Source) -> Iterator[AudioBlock]:
-    """Yield what a source delivers, from its beginning to its end."""
     source.open()
     try:
         while True:
             block = source.read(READ_SECONDS)
             if block is not None:
-                yield block
+                yield from pipeline.feed(
+                    block.samples,
+                    block.sample_rate,
+                    title=block.title,
+                    discontinuity=block.discontinuity,
+                )
     except SourceEnded:
-        return
+        yield from pipeline.finish()
     finally:
         source.close()

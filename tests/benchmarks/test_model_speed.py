@@ -1,4 +1,4 @@
-"""What a model file costs while it runs, and while it does not."""
+"""Processor time of a model, while it runs and while it waits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUNDS = 40
 
 
 def with_float32_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the same network with its weights spelled out."""
+    """Return the same network with its weights stored as float32."""
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes = []
     for node in model.graph.node:
@@ -35,14 +35,14 @@ def with_float32_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             tensors[node.output[0]] = tensors.pop(node.input[0]).astype(np.float32)
         else:
             nodes.append(node)
-    spelled = onnx.ModelProto()
-    spelled.CopyFrom(model)
-    del spelled.graph.node[:], spelled.graph.initializer[:]
-    spelled.graph.node.extend(nodes)
-    spelled.graph.initializer.extend(
+    converted = onnx.ModelProto()
+    converted.CopyFrom(model)
+    del converted.graph.node[:], converted.graph.initializer[:]
+    converted.graph.node.extend(nodes)
+    converted.graph.initializer.extend(
         numpy_helper.from_array(values, name) for name, values in tensors.items()
     )
-    return spelled
+    return converted
 
 
 @pytest.mark.benchmark
@@ -58,16 +58,16 @@ def test_int8_weights_run_as_fast_as_float32_weights(
     ]
     window = golden_spectrogram(contract.spectrogram, contract.window_frames)
     times: list[list[float]] = [[], []]
-    answers = [session.run(None, {"spectrogram": window})[0] for session in sessions]
-    for turn in range(ROUNDS):
-        for which in (0, 1) if turn % 2 else (1, 0):
+    outputs = [session.run(None, {"spectrogram": window})[0] for session in sessions]
+    for number in range(ROUNDS):
+        for which in (0, 1) if number % 2 else (1, 0):
             # One thread's processor time: other programs on the machine do not count.
             start = time.process_time()
             sessions[which].run(None, {"spectrogram": window})
             times[which].append(time.process_time() - start)
     int8, float32 = (statistics.median(taken) for taken in times)
     measured(f"int8 {1000 * int8:.1f} ms, float32 {1000 * float32:.1f} ms a window")
-    assert np.abs(answers[0] - answers[1]).max() < 1e-4
+    assert np.abs(outputs[0] - outputs[1]).max() < 1e-4
     assert int8 / float32 < 1.05
 
 
@@ -92,7 +92,7 @@ print(json.dumps({"busy": (time.process_time() - used) / passed, "idle": idle / 
 
 @pytest.mark.benchmark
 @pytest.mark.parametrize("threads", [1, 2])
-def test_one_prediction_a_second_takes_under_a_tenth_of_a_core_and_waiting_takes_nothing(
+def test_a_prediction_a_second_takes_under_a_tenth_of_a_core(
     gtzan_model: Path, measured: Callable[[str], None], threads: int
 ) -> None:
     command = [sys.executable, "-c", IDLING, str(gtzan_model), str(threads)]

@@ -14,13 +14,13 @@ LEAST_RATIO = 20
 ROUNDS = 300
 
 
-def fastest_by_turns(
+def fastest_alternating(
     first: Callable[[], object], second: Callable[[], object]
 ) -> tuple[float, float]:
-    """Return the seconds that each takes when nothing disturbs it.
+    """Return the shortest time in seconds that each takes.
 
-    By turns, so that a processor that changes its speed changes both; several times in a row, so
-    that neither is timed with the other's data in the caches.
+    They alternate, so that a change of the processor's speed affects both, and each runs several
+    times in a row, so that neither is timed with the other's data in the caches.
     """
     times = [
         (
@@ -34,7 +34,7 @@ def fastest_by_turns(
 
 
 @pytest.mark.benchmark
-def test_a_new_second_costs_a_twentieth_of_librosa_over_the_window(
+def test_a_new_second_costs_a_twentieth_of_librosas_window(
     measured: Callable[[str], None],
 ) -> None:
     spec = SpectrogramSpec()
@@ -55,7 +55,7 @@ def test_a_new_second_costs_a_twentieth_of_librosa_over_the_window(
         )
         return librosa.power_to_db(power, ref=np.max, top_db=spec.top_db)
 
-    theirs, ours = fastest_by_turns(by_librosa, lambda: stream.push(second))
+    theirs, ours = fastest_alternating(by_librosa, lambda: stream.push(second))
     measured(
         f"one new second: {ours * 1e3:.2f} ms; librosa over {WINDOW_SECONDS} s: "
         f"{theirs * 1e3:.2f} ms; ratio {theirs / ours:.1f}"

@@ -1,4 +1,4 @@
-"""The examples in the docstrings are run, so that they stay true."""
+"""Run the examples in the docstrings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WITH_MODEL = {"streamer", "streamer.core.pipeline", "streamer.engine.replay"}
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_a_module_are_true(name: str, request: pytest.FixtureRequest) -> None:
+def test_docstring_examples(name: str, request: pytest.FixtureRequest) -> None:
     if name in WITH_MODEL:
         request.getfixturevalue("gtzan_model")
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)

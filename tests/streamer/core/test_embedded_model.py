@@ -1,4 +1,4 @@
-"""What the embedded model makes of real music, through the program that people start."""
+"""The embedded model on real music, through the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from streamer import Classifier, Decision, Pipeline
+from streamer import Classifier, Decision
+from streamer.core.column_pipeline import ColumnPipeline
 from streamer.core.spectrogram import from_levels
 from streamer.demo.render import SECTION_SECONDS
 from trainer.pictures import read_picture
@@ -21,7 +22,7 @@ PROGRAM = [sys.executable, "-m", "streamer.commands.run"]
 
 @pytest.fixture(scope="module")
 def tracks(shared: Path) -> list[Path]:
-    """Return the recordings of the validation list: the model was not trained on them."""
+    """Return the recordings of the validation list, on which the model was not trained."""
     listed = (shared / "gtzan" / "splits" / "fault_filtered_valid.txt").read_text().split()
     found = [shared / "gtzan" / "audio" / name.split(".")[0] / f"{name}.flac" for name in listed]
     return [path for path in found if path.is_file()]
@@ -39,8 +40,8 @@ def most_probable(probabilities: Mapping[str, float]) -> str:
 
 @pytest.fixture(scope="module")
 def by_audio(tracks: list[Path], gtzan_model: Path) -> dict[str, dict[str, Any]]:
-    """Return what the program says about every track at its end."""
-    sources = [word for path in tracks for word in ("--source", f"{path.stem}={path}")]
+    """Return the last prediction of every track."""
+    sources = [part for path in tracks for part in ("--source", f"{path.stem}={path}")]
     done = subprocess.run(
         [*PROGRAM, "--fast", "--json", *sources], capture_output=True, text=True, check=False
     )
@@ -49,7 +50,7 @@ def by_audio(tracks: list[Path], gtzan_model: Path) -> dict[str, dict[str, Any]]
 
 
 @pytest.mark.shared
-def test_the_last_word_is_the_right_genre_for_most_unheard_tracks(
+def test_the_last_decision_is_right_for_most_validation_tracks(
     tracks: list[Path], by_audio: dict[str, dict[str, Any]]
 ) -> None:
     assert len(by_audio) == len(tracks) == 49
@@ -59,7 +60,7 @@ def test_the_last_word_is_the_right_genre_for_most_unheard_tracks(
 
 
 @pytest.mark.shared
-def test_pictures_of_the_same_tracks_are_told_the_same_genre(
+def test_pictures_of_the_same_tracks_get_the_same_genre(
     shared: Path, by_audio: dict[str, dict[str, Any]]
 ) -> None:
     classifier = Classifier.load(threads=2)
@@ -67,13 +68,13 @@ def test_pictures_of_the_same_tracks_are_told_the_same_genre(
     for name, prediction in by_audio.items():
         picture = shared / "gtzan" / "spectrograms" / name.split(".")[0] / f"{name}.png"
         columns = from_levels(read_picture(picture), classifier.contract.spectrogram.top_db)
-        events = Pipeline(classifier).feed_columns(columns, level_dbfs=-20.0)
+        events = ColumnPipeline(classifier).feed(columns, level_dbfs=-20.0)
         last = [event for event in events if isinstance(event, Decision)][-1]
         same += most_probable(last.probabilities) == most_probable(prediction["probabilities"])
     assert same / len(by_audio) >= 0.85
 
 
-def test_four_of_the_demos_five_pieces_are_told_before_they_end(
+def test_four_of_the_five_demo_pieces_are_recognised_before_they_end(
     demo_clip: Path, gtzan_model: Path
 ) -> None:
     done = subprocess.run(

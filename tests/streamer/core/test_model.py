@@ -1,4 +1,4 @@
-"""A model file is used only if its contract, its graph and its golden answer hold."""
+"""Loading a model file: its contract, its graph and its golden answer are checked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def classifier(model: Path) -> Classifier:
 
 
 def refusal(path: Path) -> str:
-    """Load a file that must be refused and return what follows its name in the sentence."""
+    """Load a file that must be refused; return the error message after the path."""
     with pytest.raises(ModelError) as caught:
         Classifier.load(path)
     sentence = str(caught.value)
@@ -99,40 +99,40 @@ FIELDS = [
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_file_that_lacks_a_field_is_refused_by_the_name_of_the_field(
-    model: Path, tmp_path: Path, field: str
-) -> None:
+def test_a_missing_field_is_named(model: Path, tmp_path: Path, field: str) -> None:
     def remove(metadata: Metadata) -> None:
         parent, name = place(metadata, field)
         del parent[name]
 
-    told = refusal(changed_metadata(model, tmp_path, remove))
-    assert told == f"has a contract that cannot be used: {field} is missing"
+    message = refusal(changed_metadata(model, tmp_path, remove))
+    assert message == f"has a contract that cannot be used: {field} is missing"
 
 
 @pytest.mark.parametrize("field", [*SpectrogramSpec().to_dict()])
-def test_a_file_that_lacks_a_field_of_the_spectrogram_is_refused_by_its_name(
+def test_a_missing_field_of_the_spectrogram_is_named(
     model: Path, tmp_path: Path, field: str
 ) -> None:
     path = changed_metadata(model, tmp_path, lambda metadata: metadata["spectrogram"].pop(field))
-    told = refusal(path)
-    assert told == f"has a contract that cannot be used: spectrogram lacks {field}"
+    message = refusal(path)
+    assert message == f"has a contract that cannot be used: spectrogram lacks {field}"
 
 
 @pytest.mark.parametrize(
     ("field", "value", "fault"),
     [
-        ("contract", "1", "contract must be a whole number from 1 to 100000, not '1'"),
-        ("contract", True, "contract must be a whole number from 1 to 100000, not True"),
+        ("contract", "1", "contract must be a valid integer, not '1'"),
+        ("contract", 0, "contract must be greater than or equal to 1, not 0"),
+        ("contract", True, "contract must be a valid integer, not True"),
         (
             "contract",
             2,
             "contract 2 is newer than contract 1, the last one that this program knows: upgrade "
             "genre-stream",
         ),
-        ("name", 5, "name must be a text, not 5"),
-        ("version", 1.0, "version must be a text, not 1.0"),
-        ("labels", "low", "labels must be a list of two or more different names, not 'low'"),
+        ("name", "", "name must have at least 1 character, not ''"),
+        ("name", 5, "name must be a valid string, not 5"),
+        ("version", 1.0, "version must be a valid string, not 1.0"),
+        ("labels", "low", "labels must be a list, not 'low'"),
         ("labels", ["a"], "labels must be a list of two or more different names, not ['a']"),
         (
             "labels",
@@ -142,27 +142,29 @@ def test_a_file_that_lacks_a_field_of_the_spectrogram_is_refused_by_its_name(
         (
             "labels",
             ["a", 1, "b"],
-            "labels must be a list of two or more different names, not ['a', 1, 'b']",
+            "labels.1 must be a valid string, not 1",
         ),
         ("not_music", "speech", "not_music must be one of low, middle, high, null, not 'speech'"),
-        ("not_music", [], "not_music must be one of low, middle, high, null, not []"),
-        ("window_frames", 64.5, "window_frames must be a whole number from 1 to 100000, not 64.5"),
-        ("window_frames", 0, "window_frames must be a whole number from 1 to 100000, not 0"),
-        ("min_frames", None, "min_frames must be a whole number from 1 to 100000, not None"),
+        ("not_music", [], "not_music must be a valid string, not []"),
+        ("window_frames", 64.5, "window_frames must be a valid integer, not 64.5"),
+        ("window_frames", 0, "window_frames must be greater than or equal to 1, not 0"),
+        ("min_frames", None, "min_frames must be a valid integer, not None"),
         ("min_frames", 66, "min_frames must be at most window_frames 65, not 66"),
-        ("temperature", "1", "temperature must be a number from 0.01 to 100, not '1'"),
-        ("temperature", 0, "temperature must be a number from 0.01 to 100, not 0"),
-        ("temperature", float("nan"), "temperature must be a number from 0.01 to 100, not nan"),
+        ("temperature", "1", "temperature must be a valid number, not '1'"),
+        ("temperature", 0, "temperature must be greater than or equal to 0.01, not 0"),
+        ("temperature", 101, "temperature must be less than or equal to 100, not 101"),
+        ("temperature", float("nan"), "temperature must be less than or equal to 100, not nan"),
         ("decision", [], "decision must be an object, not []"),
         ("decision", {"hold": []}, "decision.hold must be a number or a text, not []"),
         ("training", "gtzan", "training must be an object, not 'gtzan'"),
-        ("training.dataset", 1, "training.dataset must be a text, not 1"),
-        ("training.split", None, "training.split must be a text, not None"),
+        ("training.dataset", 1, "training.dataset must be a valid string, not 1"),
+        ("training.split", None, "training.split must be a valid string, not None"),
         (
             "training.seed",
             "7",
-            "training.seed must be a whole number from 0 to 9223372036854775808, not '7'",
+            "training.seed must be a valid integer, not '7'",
         ),
+        ("training.seed", -1, "training.seed must be greater than or equal to 0, not -1"),
         ("training.metrics", 0.6, "training.metrics must be an object, not 0.6"),
         ("spectrogram", 22050, "spectrogram must be an object, not 22050"),
         (
@@ -174,19 +176,19 @@ def test_a_file_that_lacks_a_field_of_the_spectrogram_is_refused_by_its_name(
         (
             "golden.spectrogram_sha256",
             "feed",
-            "golden.spectrogram_sha256 must be 64 hexadecimal digits, not 'feed'",
+            "golden.spectrogram_sha256 must match pattern '^[0-9a-f]{64}$', not 'feed'",
         ),
         ("golden.frames", 5, "golden.frames must be at least min_frames 39, not 5"),
         ("golden.logits", [1.0], "golden.logits must be a list of 3 finite numbers, not [1.0]"),
         (
             "golden.logits",
             [1.0, 2.0, float("inf")],
-            "golden.logits must be a list of 3 finite numbers, not [1.0, 2.0, inf]",
+            "golden.logits.2 must be a finite number, not inf",
         ),
         (
             "golden.contract_sha256",
             1,
-            "golden.contract_sha256 must be 64 hexadecimal digits, not 1",
+            "golden.contract_sha256 must be a valid string, not 1",
         ),
         (
             "precision",
@@ -195,28 +197,26 @@ def test_a_file_that_lacks_a_field_of_the_spectrogram_is_refused_by_its_name(
         ),
     ],
 )
-def test_a_field_of_the_wrong_type_is_refused_with_its_value(
+def test_an_invalid_field_is_refused_with_its_value(
     model: Path, tmp_path: Path, field: str, value: object, fault: str
 ) -> None:
-    def spoil(metadata: Metadata) -> None:
+    def change(metadata: Metadata) -> None:
         parent, name = place(metadata, field)
         parent[name] = value
 
-    told = refusal(changed_metadata(model, tmp_path, spoil))
-    assert told == f"has a contract that cannot be used: {fault}"
+    message = refusal(changed_metadata(model, tmp_path, change))
+    assert message == f"has a contract that cannot be used: {fault}"
 
 
-@pytest.mark.parametrize("number", [10**400, 10**30])
-def test_numbers_beyond_all_bounds_are_refused_like_others(
-    model: Path, tmp_path: Path, number: int
-) -> None:
+@pytest.mark.parametrize("number", [10**400, 10**30], ids=["10**400", "10**30"])
+def test_enormous_numbers_are_refused(model: Path, tmp_path: Path, number: int) -> None:
     for field in ("temperature", "window_frames", "spectrogram.top_db", "golden.frames"):
 
-        def spoil(metadata: Metadata, field: str = field) -> None:
+        def change(metadata: Metadata, field: str = field) -> None:
             parent, name = place(metadata, field)
             parent[name] = number
 
-        assert refusal(changed_metadata(model, tmp_path, spoil))
+        assert refusal(changed_metadata(model, tmp_path, change))
 
 
 def _swap_labels(metadata: Metadata) -> None:
@@ -262,7 +262,7 @@ def test_a_signed_file_may_be_renamed_and_get_a_new_version(model: Path, tmp_pat
 
 
 @pytest.mark.parametrize("field", ["sample_rate", "n_fft", "hop_length", "fmax", "top_db"])
-def test_a_spectrogram_setting_that_was_changed_afterwards_is_noticed(
+def test_a_spectrogram_field_changed_after_export_is_detected(
     model: Path, tmp_path: Path, field: str
 ) -> None:
     def halve(metadata: Metadata) -> None:
@@ -383,25 +383,23 @@ GRAPHS: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_changed_file_is_refused_with_a_sentence_of_its_own(
+def test_each_kind_of_changed_file_has_its_own_error(
     model: Path, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    change, told = GRAPHS[name]
-    assert refusal(changed_graph(model, tmp_path, change)).startswith(told)
+    change, message = GRAPHS[name]
+    assert refusal(changed_graph(model, tmp_path, change)).startswith(message)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-def test_a_file_cut_short_anywhere_is_refused_as_damaged(
-    model: Path, tmp_path: Path, share: float
-) -> None:
+def test_a_truncated_file_is_refused_as_damaged(model: Path, tmp_path: Path, share: float) -> None:
     path = tmp_path / "cut.onnx"
     content = model.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     assert refusal(path) == "is damaged or cut short: copy or export it again"
 
 
-def test_things_that_are_no_model_file_at_all_are_each_refused(tmp_path: Path) -> None:
+def test_paths_that_are_no_model_file_are_refused(tmp_path: Path) -> None:
     empty, text, pipe = tmp_path / "empty.onnx", tmp_path / "text.onnx", tmp_path / "pipe"
     empty.touch()
     text.write_text("# genre-stream\n" * 50)
@@ -418,7 +416,7 @@ def test_things_that_are_no_model_file_at_all_are_each_refused(tmp_path: Path) -
     )
 
 
-def test_any_other_onnx_model_is_refused_for_want_of_a_contract(tmp_path: Path) -> None:
+def test_an_onnx_model_without_a_contract_is_refused(tmp_path: Path) -> None:
     value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 10])
     result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 10])
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "any", [value], [result])
@@ -428,7 +426,7 @@ def test_any_other_onnx_model_is_refused_for_want_of_a_contract(tmp_path: Path) 
     assert refusal(path) == "carries no genre_stream contract: make it with genre-export"
 
 
-def test_a_contract_written_and_read_again_is_the_same(classifier: Classifier) -> None:
+def test_a_contract_survives_a_round_trip(classifier: Classifier) -> None:
     contract = classifier.contract
     again = ModelContract.from_metadata(json.loads(json.dumps(contract.to_metadata())))
     assert again == contract
@@ -436,7 +434,7 @@ def test_a_contract_written_and_read_again_is_the_same(classifier: Classifier) -
     assert again.window_seconds == pytest.approx(65 * 1711 / 22050)
 
 
-def test_fields_that_this_version_does_not_know_are_ignored(model: Path, tmp_path: Path) -> None:
+def test_unknown_fields_are_ignored(model: Path, tmp_path: Path) -> None:
     path = changed_metadata(model, tmp_path, lambda metadata: metadata.update(licence="MIT"))
     assert Classifier.load(path).contract.labels == ("low", "middle", "high")
 
@@ -467,7 +465,7 @@ def test_probabilities_are_the_softmax_of_logits_over_temperature(classifier: Cl
 
 
 @pytest.mark.parametrize("shape", [(128, 64), (1, 127, 64), (1, 128, 38), (1, 1, 128, 64)])
-def test_windows_of_the_wrong_shape_are_an_error_that_names_both_shapes(
+def test_windows_of_the_wrong_shape_are_refused_with_both_shapes(
     classifier: Classifier, shape: tuple[int, ...]
 ) -> None:
     with pytest.raises(ValueError, match=r"shape \(batch, 128, 39 or more\), not \("):
@@ -479,16 +477,16 @@ def test_zero_threads_are_refused(model: Path) -> None:
         Classifier.load(model, threads=0)
 
 
-def test_one_classifier_serves_many_threads_at_once(classifier: Classifier) -> None:
+def test_one_classifier_may_be_used_from_many_threads(classifier: Classifier) -> None:
     spec = classifier.contract.spectrogram
     windows = [golden_spectrogram(spec, 64, seed=seed) for seed in range(8)]
     alone = [classifier.predict(window) for window in windows]
     together: list[list[NDArray[np.float32]]] = [[] for _ in windows]
 
-    def ask(index: int) -> None:
+    def predict(index: int) -> None:
         together[index] = [classifier.predict(windows[index]) for _ in range(50)]
 
-    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(windows))]
+    threads = [threading.Thread(target=predict, args=(index,)) for index in range(len(windows))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -520,7 +518,7 @@ print(classifier.contract.name)
 """
 
 
-def test_a_model_is_used_in_a_process_that_has_no_training_framework(model: Path) -> None:
+def test_a_model_runs_without_any_training_framework(model: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_FRAMEWORKS, model], capture_output=True, text=True
     )
@@ -528,8 +526,8 @@ def test_a_model_is_used_in_a_process_that_has_no_training_framework(model: Path
 
 
 @pytest.mark.parametrize("user", ["streamer.core.model", "export.seal", "trainer.candidates"])
-def test_a_model_is_used_without_a_trace_in_the_home_folder(tmp_path: Path, user: str) -> None:
-    """onnxruntime would keep a number of the machine there, and report to its maker with it."""
+def test_loading_a_model_writes_nothing_to_the_home_folder(tmp_path: Path, user: str) -> None:
+    """By default onnxruntime writes a machine identifier there and sends telemetry."""
     script = f"import {user}, streamer.core.model as m; m.Classifier.load(m.DEFAULT_MODEL)"
     bare = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     subprocess.run([sys.executable, "-c", script], env=bare, cwd=REPOSITORY, check=True)

@@ -1,4 +1,4 @@
-"""What is not music is not called a genre, by the embedded model."""
+"""The embedded model claims no genre where there is no music."""
 
 from __future__ import annotations
 
@@ -66,12 +66,10 @@ def test_pink_noise_is_no_genre(classifier: Classifier, dbfs: float) -> None:
 
 
 @pytest.mark.shared
-def test_sounds_of_the_house_and_the_street_are_no_genre(
-    classifier: Classifier, shared: Path
-) -> None:
+def test_environmental_sounds_are_no_genre(classifier: Classifier, shared: Path) -> None:
     kinds = sorted((shared / "not_music" / "environment").iterdir())
-    # Every kind of sound, one after the other, again and again.
-    paths = [sorted(kind.iterdir())[turn] for turn in range(3) for kind in kinds][: SECONDS // 5]
+    # The first sound of every kind, then the second and the third.
+    paths = [sorted(kind.iterdir())[index] for index in range(3) for kind in kinds][: SECONDS // 5]
     decisions = decided(classifier, joined(paths, 5))
     assert claimed(decisions) <= MOST_CLAIMED
     silent = [decision for decision in decisions if decision.level_dbfs < -60]
@@ -85,7 +83,7 @@ def test_speech_is_no_genre(classifier: Classifier, shared: Path) -> None:
     assert claimed(decisions) <= MOST_CLAIMED
 
 
-PEOPLE = {
+SPEAKERS = {
     "hu+m2": "Minden emberi lény szabadon születik és egyenlő méltósága és joga van",
     "ro+f5": "Toate ființele umane se nasc libere și egale în demnitate și în drepturi",
     "da+m4": "Alle mennesker er født frie og lige i værdighed og rettigheder",
@@ -93,16 +91,18 @@ PEOPLE = {
     "eo+f3": "Ĉiuj homoj estas denaske liberaj kaj egalaj laŭ digno kaj rajtoj",
     "hr+m8": "Sva ljudska bića rađaju se slobodna i jednaka u dostojanstvu i pravima",
 }
-"""Voices of eSpeak NG, in languages that the model was not trained with, and what they say."""
+"""Voices of eSpeak NG, in languages that the model was not trained with, and their texts."""
 
 
-def test_people_who_talk_are_no_genre(classifier: Classifier, tmp_path: Path) -> None:
+def test_synthetic_speech_in_other_languages_is_no_genre(
+    classifier: Classifier, tmp_path: Path
+) -> None:
     if shutil.which("espeak-ng") is None:
         pytest.skip("espeak-ng is not installed")
-    paths = [tmp_path / f"{voice}.wav" for voice in PEOPLE]
-    for path, words in zip(paths, PEOPLE.values(), strict=True):
-        said = ". ".join([words] * 6)
-        command = ["espeak-ng", "-v", path.stem, "-s", "150", "-w", str(path), said]
+    paths = [tmp_path / f"{voice}.wav" for voice in SPEAKERS]
+    for path, words in zip(paths, SPEAKERS.values(), strict=True):
+        text = ". ".join([words] * 6)
+        command = ["espeak-ng", "-v", path.stem, "-s", "150", "-w", str(path), text]
         subprocess.run(command, check=True)
     decisions = decided(classifier, joined(paths, SECONDS / len(paths)))
     assert claimed(decisions) <= MOST_CLAIMED

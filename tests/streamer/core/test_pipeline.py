@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.model import NOISE, band_noise, make_model
 
+from streamer.core.column_pipeline import ColumnPipeline
 from streamer.core.decision import Decision, DecisionSettings, Segment, State
 from streamer.core.events import SpectrogramColumns
 from streamer.core.model import Classifier
-from streamer.core.pipeline import Event, Pipeline, level_dbfs
+from streamer.core.pipeline import Event, Pipeline, Titles
 from streamer.core.spectrogram import SpectrogramSpec, log_mel
 
 RATE = 22050
@@ -56,7 +57,7 @@ def finals(events: Sequence[Event]) -> list[Segment]:
 
 
 def written(events: Sequence[Event]) -> str:
-    """Return every bit of events as text."""
+    """Return events as text that differs if any bit of them does."""
     return "\n".join(
         f"{event.position!r} {event.levels.tobytes().hex()} {event.levels.shape}"
         if isinstance(event, SpectrogramColumns)
@@ -89,7 +90,7 @@ def test_a_decision_follows_every_hop(classifier: Classifier, hop_seconds: float
     assert pipeline.inference_seconds > 0
 
 
-def test_the_hop_may_change_on_the_way(classifier: Classifier) -> None:
+def test_the_hop_may_change_between_decisions(classifier: Classifier) -> None:
     pipeline = Pipeline(classifier)
     events = pipeline.feed(band_noise("low", 5.5), RATE)
     pipeline.hop_seconds = 4.0
@@ -102,7 +103,7 @@ def test_the_hop_may_change_on_the_way(classifier: Classifier) -> None:
 
 
 @pytest.mark.parametrize("hop_seconds", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_hop_that_cannot_be_is_refused(classifier: Classifier, hop_seconds: float) -> None:
+def test_an_impossible_hop_is_refused(classifier: Classifier, hop_seconds: float) -> None:
     with pytest.raises(ValueError, match="hop_seconds must be a positive number, not"):
         Pipeline(classifier, hop_seconds=hop_seconds)
 
@@ -145,11 +146,11 @@ def test_the_pieces_of_the_sound_make_no_difference(
     sizes=st.lists(st.integers(500, 300_000), min_size=1, max_size=5),
 )
 @settings(max_examples=15)
-def test_any_rate_and_channels_are_heard_alike_in_any_pieces(
+def test_chunking_makes_no_difference_at_any_rate_and_channels(
     classifier: Classifier, rate: int, channels: int, sizes: list[int]
 ) -> None:
     mono = np.concatenate([band_noise("low", 6, rate), silence(2, rate)])
-    # Uneven channels whose mean is the sound.
+    # Channels of different levels whose mean is the sound.
     gains = np.arange(channels) - (channels - 1) / 2 + 1
     samples = mono[:, None] * gains.astype(np.float32)
     pipeline = Pipeline(classifier)
@@ -167,7 +168,7 @@ def test_any_rate_and_channels_are_heard_alike_in_any_pieces(
     assert pipeline.position == pytest.approx(8, abs=2e-4)
 
 
-scheduler = st.fixed_dictionaries(
+stretches = st.fixed_dictionaries(
     {
         "third": st.sampled_from(["low", "middle", "high", NOISE, "silence", "constant"]),
         "seconds": st.floats(0, 9),
@@ -179,21 +180,23 @@ scheduler = st.fixed_dictionaries(
 )
 
 
-@given(story=st.lists(scheduler, min_size=1, max_size=8))
+@given(story=st.lists(stretches, min_size=1, max_size=8))
 @settings(max_examples=40)
-def test_whatever_happens_segments_cover_all_of_it_once(
+def test_segments_cover_the_source_exactly_once(
     classifier: Classifier, story: list[dict[str, Any]]
 ) -> None:
     pipeline = Pipeline(classifier)
     events: list[Event] = []
-    for turn in story:
-        pipeline.hop_seconds = turn["hop_seconds"]
-        if turn["third"] in ("silence", "constant") or turn["seconds"] < 0.01:
-            sound = silence(turn["seconds"], turn["rate"]) + np.float32(turn["third"] == "constant")
+    for stretch in story:
+        pipeline.hop_seconds = stretch["hop_seconds"]
+        if stretch["third"] in ("silence", "constant") or stretch["seconds"] < 0.01:
+            sound = silence(stretch["seconds"], stretch["rate"]) + np.float32(
+                stretch["third"] == "constant"
+            )
         else:
-            sound = band_noise(turn["third"], turn["seconds"], turn["rate"])
-        cut = {key: turn[key] for key in ("title", "discontinuity")}
-        events += pipeline.feed(sound, turn["rate"], **cut)
+            sound = band_noise(stretch["third"], stretch["seconds"], stretch["rate"])
+        cut = {key: stretch[key] for key in ("title", "discontinuity")}
+        events += pipeline.feed(sound, stretch["rate"], **cut)
     events += pipeline.finish()
     positions = [decision.position for decision in decisions(events)]
     assert positions == sorted(set(positions))
@@ -219,7 +222,7 @@ hostile = st.lists(
 
 @given(pattern=hostile, channels=st.integers(1, 8), offset=st.floats(-2, 2))
 @settings(max_examples=40)
-def test_hostile_samples_give_honest_decisions(
+def test_hostile_samples_give_valid_decisions(
     classifier: Classifier, pattern: list[float], channels: int, offset: float
 ) -> None:
     samples = np.resize(np.array(pattern, np.float32), (5 * RATE, channels))
@@ -256,7 +259,7 @@ def test_faint_sound_is_silence_and_is_not_classified(classifier: Classifier, th
 
 
 @pytest.mark.parametrize("offset", [0.25, -0.01])
-def test_quiet_music_on_a_constant_is_the_same_music(classifier: Classifier, offset: float) -> None:
+def test_a_constant_offset_changes_nothing(classifier: Classifier, offset: float) -> None:
     sound = band_noise("middle", 10, level_dbfs=-50)
     plain = decisions(run(classifier, sound))
     shifted = decisions(run(classifier, sound + np.float32(offset)))
@@ -266,7 +269,7 @@ def test_quiet_music_on_a_constant_is_the_same_music(classifier: Classifier, off
         assert one.window_probabilities == pytest.approx(other.window_probabilities, abs=0.01)
 
 
-def test_a_source_that_breaks_again_and_again_is_still_decided_about(
+def test_repeated_interruptions_still_give_decisions(
     classifier: Classifier,
 ) -> None:
     pipeline = Pipeline(classifier)
@@ -276,13 +279,13 @@ def test_a_source_that_breaks_again_and_again_is_still_decided_about(
     assert [d.state for d in decisions(events)] == [State.UNCERTAIN] * 8
 
 
-def test_a_four_second_gap_between_two_songs_is_silence_and_then_the_new_genre(
+def test_a_four_second_gap_is_silence_and_then_the_new_genre(
     classifier: Classifier,
 ) -> None:
     first, second = band_noise("low", 20.4), band_noise("high", 20)
     events = run(classifier, np.concatenate([first, faint_noise(4, -80), second]))
     states = [(d.state, d.genre) for d in decisions(events)]
-    # No window mixes the songs: the old genre is never claimed again, nor ever a third one.
+    # No window mixes the songs: neither the old genre nor a third one is claimed.
     steps = [states[0]] + [b for a, b in itertools.pairwise(states) if a != b]
     assert steps == [
         (State.MUSIC, "low"),
@@ -290,9 +293,9 @@ def test_a_four_second_gap_between_two_songs_is_silence_and_then_the_new_genre(
         (State.UNCERTAIN, None),
         (State.MUSIC, "high"),
     ]
-    told = next(d for d in decisions(events) if d.genre == "high")
-    assert told.position - 24.4 < FIRST + 0.6
-    assert told.window_probabilities["low"] < 0.01
+    first_claim = next(d for d in decisions(events) if d.genre == "high")
+    assert first_claim.position - 24.4 < FIRST + 0.6
+    assert first_claim.window_probabilities["low"] < 0.01
     assert [(s.state, s.genre) for s in finals(events)] == [
         (State.MUSIC, "low"),
         (State.SILENCE, None),
@@ -324,7 +327,7 @@ def test_a_short_pause_in_the_music_is_no_silence(
 
 
 @pytest.mark.parametrize("cut", ["title", "discontinuity"])
-def test_after_a_hard_cut_nothing_of_the_old_song_is_left(classifier: Classifier, cut: str) -> None:
+def test_nothing_of_the_old_song_is_left_after_a_cut(classifier: Classifier, cut: str) -> None:
     first, second = band_noise("low", 20.4, seed=1), band_noise("high", 12, seed=2)
     pipeline = Pipeline(classifier)
     events = pipeline.feed(first, RATE, title="one")
@@ -336,15 +339,43 @@ def test_after_a_hard_cut_nothing_of_the_old_song_is_left(classifier: Classifier
     alone = Pipeline(classifier).feed(second, RATE)[0]
     assert isinstance(alone, Decision)
     later = [d for d in decisions(events) if d.position > 20.4]
-    told = next(d for d in later if d.state is State.MUSIC)
-    assert told.position == pytest.approx(20.4 + FIRST)
-    assert told.window_probabilities == alone.window_probabilities
-    assert told.probabilities == alone.probabilities
-    assert {d.state for d in later if d.position < told.position} == {State.UNCERTAIN}
+    first_claim = next(d for d in later if d.state is State.MUSIC)
+    assert first_claim.position == pytest.approx(20.4 + FIRST)
+    assert first_claim.window_probabilities == alone.window_probabilities
+    assert first_claim.probabilities == alone.probabilities
+    assert {d.state for d in later if d.position < first_claim.position} == {State.UNCERTAIN}
     assert [(s.genre, s.start, s.end) for s in finals(events)] == [
         ("low", 0.0, 20.4),
         ("high", 20.4, 32.4),
     ]
+
+
+def test_only_a_title_that_differs_from_the_last_one_is_a_cut() -> None:
+    titles = Titles()
+    cuts = []
+    for title in (None, "one", None, "one", "", "one", "two", "", "one"):
+        cuts.append(titles.is_cut(title))
+        titles.take(title)
+    assert cuts == [False, False, False, False, False, False, True, False, True]
+
+
+def test_a_discontinuity_is_a_cut_after_which_no_title_is_known() -> None:
+    titles = Titles()
+    titles.take("one")
+    assert titles.is_cut(None, discontinuity=True)
+    titles.take(None, discontinuity=True)
+    assert titles.current is None
+    assert not titles.is_cut("two")
+
+
+def test_titles_that_change_within_one_hop_are_a_cut(classifier: Classifier) -> None:
+    pipeline = Pipeline(classifier)
+    events = pipeline.feed(band_noise("low", 8.2), RATE, title="one")
+    events += pipeline.feed(band_noise("low", 0.3), RATE, title="two")
+    events += pipeline.feed(band_noise("low", 8), RATE, title="one")
+    events += pipeline.finish()
+    ends = [segment.end for segment in finals(events)]
+    assert ends == [pytest.approx(8.5, abs=1e-4), pytest.approx(16.5, abs=1e-4)]
 
 
 def test_a_title_goes_with_the_segment_that_it_begins(classifier: Classifier) -> None:
@@ -360,7 +391,7 @@ def test_a_title_goes_with_the_segment_that_it_begins(classifier: Classifier) ->
     ]
 
 
-def test_an_empty_title_begins_a_segment_without_one_and_no_new_window(
+def test_an_empty_title_begins_a_segment_but_no_new_window(
     classifier: Classifier,
 ) -> None:
     pipeline = Pipeline(classifier)
@@ -374,7 +405,7 @@ def test_an_empty_title_begins_a_segment_without_one_and_no_new_window(
     assert finals(events)[1].start == pytest.approx(8.0, abs=1.0)
 
 
-def test_a_change_of_rate_and_channels_is_not_heard(classifier: Classifier) -> None:
+def test_a_change_of_rate_and_channels_is_no_cut(classifier: Classifier) -> None:
     pipeline = Pipeline(classifier)
     events = pipeline.feed(band_noise("low", 5.5, 44100), 44100)
     stereo = np.repeat(band_noise("low", 5.5, 48000)[:, None], 2, axis=1)
@@ -409,7 +440,7 @@ def test_a_source_without_samples_has_no_events(classifier: Classifier) -> None:
     assert pipeline.finish() == []
 
 
-def test_a_finished_pipeline_takes_nothing_more(classifier: Classifier) -> None:
+def test_a_finished_pipeline_refuses_samples(classifier: Classifier) -> None:
     pipeline = Pipeline(classifier)
     pipeline.feed(band_noise("low", 4), RATE)
     assert pipeline.finish()
@@ -445,30 +476,31 @@ def test_columns_of_the_spectrogram_come_with_their_decision(classifier: Classif
     assert levels[:30].mean() > 150 > 50 > levels[90:].mean()
 
 
-def test_silence_is_shown_dark(classifier: Classifier) -> None:
+def test_silence_is_dark_in_the_spectrogram(classifier: Classifier) -> None:
     events = run(classifier, faint_noise(10, -70), spectrogram=True)
     shown = [event for event in events if isinstance(event, SpectrogramColumns)]
     assert sum(columns.levels.shape[1] for columns in shown) > 100
     assert max(columns.levels.max() for columns in shown) < 150
 
 
-def test_columns_without_their_sound_are_decided_about_like_sound(classifier: Classifier) -> None:
+def test_columns_give_the_segments_of_their_sound(classifier: Classifier) -> None:
     spec = SpectrogramSpec()
     sound = np.concatenate([band_noise("low", 15), band_noise("high", 15)])
-    pipeline = Pipeline(classifier)
+    pipeline = ColumnPipeline(classifier)
     columns = log_mel(sound, spec)
-    events = pipeline.feed_columns(columns[:, :100], -20.0)
-    events += pipeline.feed_columns(columns[:, 100:], -20.0) + pipeline.finish()
+    events = pipeline.feed(columns[:, :100], -20.0) + pipeline.feed(columns[:, 100:], -20.0)
+    events += pipeline.finish()
     genres = [s.genre for s in finals(events)]
     assert genres == [s.genre for s in finals(run(classifier, sound))] == ["low", "high"]
     hops = np.diff([d.position for d in decisions(events)])
     np.testing.assert_allclose(hops, 1, atol=spec.hop_seconds)
 
 
-def test_the_level_is_that_of_a_square_wave_of_the_same_power() -> None:
-    time = np.arange(RATE) / RATE
-    assert level_dbfs(np.array([1, -1] * 1000, np.float32)) == 0
-    sine = np.asarray(np.sin(2 * np.pi * 441 * time), np.float32)
-    assert level_dbfs(sine) == pytest.approx(-3.01, abs=0.01)
-    faint = np.asarray(sine / 1000 + 0.5, np.float32)
-    assert level_dbfs(faint) == pytest.approx(-63.01, abs=0.01)
+def test_columns_with_a_low_level_are_silence(classifier: Classifier) -> None:
+    columns = log_mel(band_noise("low", 10), SpectrogramSpec())
+    pipeline = ColumnPipeline(classifier)
+    events = [*pipeline.feed(columns, -20.0), *pipeline.feed(columns, -90.0), *pipeline.finish()]
+    assert [(s.state, s.genre) for s in finals(events)] == [
+        (State.MUSIC, "low"),
+        (State.SILENCE, None),
+    ]

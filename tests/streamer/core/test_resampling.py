@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -36,6 +37,14 @@ def test_the_pieces_make_no_difference(rate: int, cuts: list[float], singles: in
     assert resampled(samples, rate, pieces).tobytes() == whole.tobytes()
 
 
+@pytest.mark.parametrize("rate", [8000, 44100, 48000])
+def test_the_daemon_resamples_exactly_as_the_trainer_does(rate: int) -> None:
+    samples = np.random.default_rng(2).standard_normal(3 * rate).astype(np.float32)
+    pieces = list(range(0, len(samples), 1024))
+    at_once = soxr.resample(samples, rate, TARGET)
+    np.testing.assert_array_equal(resampled(samples, rate, pieces), at_once)
+
+
 @pytest.mark.parametrize("rate", RATES)
 def test_nothing_is_lost_or_delayed(rate: int) -> None:
     samples = resampled(tone(441, rate), rate, [])
@@ -46,7 +55,7 @@ def test_nothing_is_lost_or_delayed(rate: int) -> None:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_what_is_held_back_is_less_than_a_tenth_of_a_second(rate: int) -> None:
+def test_less_than_a_tenth_of_a_second_is_held_back(rate: int) -> None:
     resampler = Resampler(rate, TARGET)
     done = sum(len(resampler.push(piece)) for piece in np.array_split(tone(441, rate), 10))
     assert 0.9 * TARGET < done <= TARGET
@@ -54,7 +63,7 @@ def test_what_is_held_back_is_less_than_a_tenth_of_a_second(rate: int) -> None:
 
 @pytest.mark.parametrize("rate", [44100, 48000, 96000, 192000])
 @pytest.mark.parametrize(("hertz", "least_db", "most_db"), [(9000, -0.1, 0.1), (13000, -200, -60)])
-def test_what_the_rate_can_hold_stays_and_the_rest_goes(
+def test_the_passband_stays_and_aliases_are_rejected(
     rate: int, hertz: float, least_db: float, most_db: float
 ) -> None:
     inner = resampled(tone(hertz, rate), rate, [])[TARGET // 10 : -TARGET // 10]
@@ -76,13 +85,13 @@ def test_resamplers_start_no_threads() -> None:
     assert threads() == before
 
 
-def test_audio_at_the_right_rate_is_left_alone() -> None:
+def test_audio_at_the_target_rate_is_unchanged() -> None:
     samples = tone(441, TARGET)
     np.testing.assert_array_equal(resampled(samples, TARGET, [1, 7]), samples)
 
 
 @pytest.mark.parametrize("rate", [0, -1])
-def test_a_rate_that_cannot_be_is_refused(rate: int) -> None:
+def test_an_impossible_rate_is_refused(rate: int) -> None:
     with pytest.raises(ValueError, match=f"a sample rate must be positive, not {rate}"):
         Resampler(rate, TARGET)
 
@@ -106,13 +115,13 @@ def test_mixing_does_not_depend_on_the_pieces(channels: int, count: int, cut: in
     assert first.clipped_samples + second.clipped_samples == whole.clipped_samples
 
 
-def test_what_is_no_number_becomes_silence_and_is_counted() -> None:
+def test_nan_and_infinity_become_zero_and_are_counted() -> None:
     mono = mix_down(np.array([[np.nan, 0.5], [np.inf, -np.inf], [0.25, 0.25]], np.float32))
     assert mono.samples.tolist() == [0.25, 0.0, 0.25]
     assert (mono.nan_samples, mono.clipped_samples) == (3, 0)
 
 
-def test_what_is_beyond_full_scale_is_cut_and_counted() -> None:
+def test_values_beyond_full_scale_are_clipped_and_counted() -> None:
     mono = mix_down(np.array([3e38, -2.0, 1.0, FULL_SCALE, 0.99], np.float32))
     np.testing.assert_allclose(mono.samples, [1, -1, 1, FULL_SCALE, 0.99])
     assert (mono.nan_samples, mono.clipped_samples) == (0, 4)

@@ -14,7 +14,7 @@ from streamer.core.smoothing import (
     NoSmoothing,
     Smoother,
     log_floored,
-    normalised,
+    softmax,
 )
 
 WINDOW_SECONDS = 5.0
@@ -89,7 +89,7 @@ def test_a_second_of_sound_counts_once_however_much_the_windows_overlap() -> Non
         assert odds(last) == pytest.approx(2 * math.log(0.6 / 0.3))
 
 
-def test_a_hop_longer_than_the_window_counts_no_more_than_the_window() -> None:
+def test_a_long_hop_counts_no_more_than_the_window() -> None:
     window = np.array([0.6, 0.3, 0.1])
     belief = filter_of(dwell_seconds=1e9)
     belief.update(window, 1.0)
@@ -112,7 +112,7 @@ def test_two_half_hops_without_evidence_are_one_hop() -> None:
     np.testing.assert_allclose(twice.update(flat, 0.5), once.update(flat, 1.0), atol=1e-12)
 
 
-def test_belief_fades_when_nothing_speaks_for_it() -> None:
+def test_belief_fades_without_evidence() -> None:
     belief = filter_of()
     belief.update(np.array([0.98, 0.01, 0.01]), 1.0)
     for _ in range(200):
@@ -142,13 +142,13 @@ def test_the_moving_average_follows_with_its_time_constant() -> None:
     for _ in range(8):
         belief = average.update(after, 0.5)
     expected = log_floored(after) + (log_floored(before) - log_floored(after)) * math.exp(-1)
-    np.testing.assert_allclose(belief, normalised(expected))
+    np.testing.assert_allclose(belief, softmax(expected))
 
 
-def test_no_smoothing_tells_each_window_as_it_is() -> None:
+def test_no_smoothing_returns_each_window_unchanged() -> None:
     window = np.array([0.5, 0.25, 0.25])
     np.testing.assert_array_equal(NoSmoothing().update(window, 1.0), window)
 
 
 def test_logs_far_apart_do_not_overflow() -> None:
-    np.testing.assert_array_equal(normalised(np.array([-1e4, 1e4])), [0, 1])
+    np.testing.assert_array_equal(softmax(np.array([-1e4, 1e4])), [0, 1])

@@ -162,7 +162,7 @@ def test_one_sample_at_a_time_gives_the_columns_of_the_whole_clip() -> None:
     assert incremental.shape[1] == 12
 
 
-def test_a_column_comes_with_the_sample_that_completes_it() -> None:
+def test_a_column_is_returned_with_its_last_sample() -> None:
     spec = SpectrogramSpec()
     stream = LogMelStream(spec)
     assert stream.push(np.zeros(spec.n_fft // 2 - 1, np.float32)).shape == (spec.n_mels, 0)
@@ -198,7 +198,7 @@ def test_picture_levels_keep_decibels_within_half_a_level() -> None:
 
 
 @given(levels=st.lists(st.integers(0, 255), min_size=1, max_size=20))
-def test_picture_levels_survive_the_way_through_decibels(levels: list[int]) -> None:
+def test_picture_levels_survive_a_round_trip(levels: list[int]) -> None:
     stored = np.array([levels], np.uint8)
     np.testing.assert_array_equal(to_levels(from_levels(stored, 80.0), 80.0), stored)
 
@@ -227,7 +227,7 @@ def test_picture_levels_survive_the_way_through_decibels(levels: list[int]) -> N
         ),
     ],
 )
-def test_a_spec_that_cannot_be_is_refused_by_name_and_value(
+def test_an_impossible_spec_is_refused_by_name_and_value(
     fields: dict[str, object], message: str
 ) -> None:
     with pytest.raises(SpecError) as refusal:
@@ -235,7 +235,7 @@ def test_a_spec_that_cannot_be_is_refused_by_name_and_value(
     assert str(refusal.value) == message
 
 
-def test_a_spec_survives_the_way_through_its_file() -> None:
+def test_a_spec_survives_a_round_trip() -> None:
     for spec in SPECS:
         assert SpectrogramSpec.from_dict(spec.to_dict()) == spec
     fields = SpectrogramSpec().to_dict()

@@ -1,4 +1,4 @@
-"""The same recording gives the same decisions, however it is heard."""
+"""Replays of a recording, live runs and pieces of any size give the same decisions."""
 
 from __future__ import annotations
 
@@ -58,20 +58,20 @@ def test_json_lines_are_the_same_in_every_run(model: Path, song: Path, tmp_path:
     assert [p["genre"] for p in predictions][-1:] == ["high"]
 
 
-def test_a_recording_heard_live_gives_what_its_replay_gives(model: Path, song: Path) -> None:
+def test_a_live_run_gives_the_events_of_a_replay(model: Path, song: Path) -> None:
     classifier = Classifier.load(model)
     log = Log()
-    # The hop stays as it is, however busy the machine.
+    # Not paced, so that the hop does not grow on a busy machine.
     listener = Listener(make_source(str(song)), lambda: Pipeline(classifier), log, paced=False)
     listener.start()
     log.wait(lambda: listener.status.state is SourceState.ENDED, "the end of the song")
     listener.stop()
-    heard: list[Event] = [event.event for event in log.events if isinstance(event, PipelineEvent)]
-    assert repr(heard) == repr(list(events(song, model=classifier)))
+    live: list[Event] = [event.event for event in log.events if isinstance(event, PipelineEvent)]
+    assert repr(live) == repr(list(events(song, model=classifier)))
 
 
 @pytest.mark.shared
-def test_real_music_replays_alike_with_the_embedded_model(shared: Path, gtzan_model: Path) -> None:
+def test_real_music_replays_identically_in_any_pieces(shared: Path, gtzan_model: Path) -> None:
     track = shared / "gtzan" / "audio" / "disco" / "disco.00000.flac"
     first, second = (repr(list(events(track, model=gtzan_model))) for _ in range(2))
     assert first == second

@@ -37,7 +37,7 @@ def test_a_recording_replays_to_the_same_decisions_every_time(model: Path, tmp_p
     assert (first[0].genre, first[-1].genre) == ("low", "high")
 
 
-def test_a_loaded_model_serves_many_recordings(model: Path, tmp_path: Path) -> None:
+def test_a_loaded_model_replays_many_recordings(model: Path, tmp_path: Path) -> None:
     song = write_song(tmp_path / "song.wav")
     classifier = Classifier.load(model)
     expected = [repr(decision) for decision in streamer.replay(song, model=model)]
@@ -62,7 +62,7 @@ def test_a_replay_takes_less_time_than_the_recording(model: Path, tmp_path: Path
     assert time.monotonic() - began < 300
 
 
-def test_a_recording_tells_its_title(model: Path, tmp_path: Path) -> None:
+def test_a_recording_has_its_title(model: Path, tmp_path: Path) -> None:
     song = tmp_path / "song.flac"
     with soundfile.SoundFile(song, "w", 22050, 1) as file:
         file.title, file.artist = "Song", "Artist"
@@ -71,7 +71,7 @@ def test_a_recording_tells_its_title(model: Path, tmp_path: Path) -> None:
     assert {segment.title for segment in segments} == {"Artist - Song"}
 
 
-def test_a_replay_that_is_given_up_leaves_nothing_running(model: Path, demo_clip: Path) -> None:
+def test_an_abandoned_replay_leaves_no_thread(model: Path, demo_clip: Path) -> None:
     before = set(threading.enumerate())
     replayed = streamer.replay(demo_clip, model=model)
     next(replayed)
@@ -83,7 +83,7 @@ def test_a_replay_that_is_given_up_leaves_nothing_running(model: Path, demo_clip
         assert not thread.is_alive()
 
 
-def test_hop_and_settings_are_the_callers(model: Path, tmp_path: Path) -> None:
+def test_hop_and_settings_may_be_given(model: Path, tmp_path: Path) -> None:
     song = write_song(tmp_path / "song.wav")
     settings = streamer.DecisionSettings(silence_dbfs=0.0)
     decisions = list(streamer.replay(song, model=model, settings=settings, hop_seconds=0.25))
@@ -96,26 +96,26 @@ def test_an_equals_sign_in_a_path_is_part_of_it(model: Path, tmp_path: Path) -> 
     assert list(streamer.replay(song, model=model))
 
 
-def test_segments_are_there_for_who_asks(model: Path, tmp_path: Path) -> None:
+def test_events_include_segments(model: Path, tmp_path: Path) -> None:
     song = write_song(tmp_path / "song.wav")
     segments = [e for e in events(song, model=model) if isinstance(e, streamer.Segment)]
     assert [(s.genre, s.final) for s in segments[-1:]] == [("high", True)]
     assert segments[-1].end == pytest.approx(20, abs=1e-3)
 
 
-def test_a_recording_that_is_not_there_is_named(model: Path, tmp_path: Path) -> None:
+def test_a_missing_recording_is_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(streamer.SourceError, match=r"nothing\.mp3"):
         next(streamer.replay(tmp_path / "nothing.mp3", model=model))
 
 
-def test_a_recording_that_is_no_audio_is_named(model: Path, tmp_path: Path) -> None:
+def test_a_recording_without_audio_is_named(model: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.wav"
     text.write_text("This is not audio. " * 100)
     with pytest.raises(streamer.SourceError, match=r"text\.wav"):
         next(streamer.replay(text, model=model))
 
 
-def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(streamer.ModelError, match=r"none\.onnx"):
         next(streamer.replay("demo", model=tmp_path / "none.onnx"))
 
@@ -133,13 +133,13 @@ def python(code: str) -> str:
     return run.stdout.strip()
 
 
-def test_to_import_the_package_costs_nothing() -> None:
+def test_importing_the_package_imports_no_heavy_library() -> None:
     heavy = ("numpy", "av", "onnxruntime")
     code = f"import sys, streamer; print([m for m in {heavy} if m in sys.modules])"
     assert python(code) == "[]"
 
 
-def test_the_library_needs_no_framework() -> None:
+def test_the_library_imports_no_training_framework() -> None:
     heavy = ("tensorflow", "keras", "librosa", "matplotlib", "pandas", "scipy", "trainer", "export")
     code = (
         "import sys, streamer; [getattr(streamer, n) for n in streamer.__all__]; "
@@ -148,7 +148,7 @@ def test_the_library_needs_no_framework() -> None:
     assert python(code) == "[]"
 
 
-def test_every_public_name_is_there_and_no_other() -> None:
+def test_public_names_are_importable_and_no_others() -> None:
     for name in streamer.__all__:
         assert getattr(streamer, name).__name__ == name
         assert name in dir(streamer)
@@ -156,6 +156,6 @@ def test_every_public_name_is_there_and_no_other() -> None:
         streamer.nothing  # noqa: B018
 
 
-def test_the_replay_stays_a_function_once_its_module_is_imported() -> None:
+def test_replay_stays_a_function_once_its_module_is_imported() -> None:
     code = "import streamer.engine.replay, streamer; print(callable(streamer.replay))"
     assert python(code) == "True"

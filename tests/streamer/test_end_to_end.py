@@ -1,4 +1,4 @@
-"""The whole way once: a real song, the embedded model, a client in another process."""
+"""A real song, the embedded model, the daemon and a client, end to end."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from support.schema import check_frame
 from websockets.sync.client import connect
 
 SECONDS = 12
-"""Of the song; it is heard in real time."""
+"""Length of the song, which is played in real time."""
 
 
 @pytest.mark.shared
-def test_a_song_is_told_to_a_client_from_its_first_seconds_to_its_end(
+def test_a_client_gets_a_song_from_its_first_seconds_to_its_end(
     shared: Path, gtzan_model: Path, tmp_path: Path
 ) -> None:
     samples, rate = soundfile.read(shared / "gtzan" / "audio" / "jazz" / "jazz.00000.flac")
