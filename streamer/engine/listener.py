@@ -241,10 +241,10 @@ class Listener:
                 raise
             self._work += time.monotonic() - started
         for event in events:
-            self._tell_heard(event, block.heard, end, pipeline)
+            self._tell_heard(event, block.end_time, end, pipeline)
         decisions = sum(isinstance(event, Decision) for event in events)
         if decisions:
-            self._pace(pipeline, self._work / decisions, time.monotonic() - block.heard)
+            self._pace(pipeline, self._work / decisions, time.monotonic() - block.end_time)
             self._work = 0.0
 
     def _ready_pipeline(self) -> Pipeline:

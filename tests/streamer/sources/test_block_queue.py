@@ -1,172 +1,212 @@
-"""The queue between a producing thread and its reader: bounds, clocks, ends."""
-
 from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 
 import numpy as np
 import pytest
-from support.listening import PATIENCE
+from support.waiting import LONGEST_WAIT_SECONDS
 
 from streamer.sources import AudioBlock, SourceEnded, SourceError
-from streamer.sources.threaded import AHEAD_SECONDS, LIVE_SECONDS, Session, Waiting
+from streamer.sources.block_queue import (
+    MAX_BACKLOG_SECONDS,
+    READ_AHEAD_SECONDS,
+    BlockQueue,
+    BufferBudget,
+)
 
 
-def block(seconds: float, heard: float = 0.0, rate: int = 1000) -> AudioBlock:
-    return AudioBlock(np.zeros((round(seconds * rate), 1), np.float32), rate, heard)
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def live_session(*, paced: bool) -> Session:
-    session = Session(paced=paced)
-    session.patient = False
-    return session
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
-def test_when_a_live_source_is_not_read_the_oldest_goes_and_is_counted() -> None:
-    session = live_session(paced=False)
-    for second in range(int(LIVE_SECONDS) + 10):
-        session.put(block(1.0, heard=float(second)))
-    assert len(session) == LIVE_SECONDS
-    first = session.get(0.0)
+def block(seconds: float, end_time: float = 0.0, rate: int = 1000) -> AudioBlock:
+    return AudioBlock(np.zeros((round(seconds * rate), 1), np.float32), rate, end_time)
+
+
+def live_queue(clock: Clock, *, paced: bool, budget: BufferBudget | None = None) -> BlockQueue:
+    queue = BlockQueue(paced=paced, budget=budget, clock=clock)
+    queue.blocking = False
+    return queue
+
+
+def end_times(
+    queue: BlockQueue, clock: Clock, step: float, steps: int
+) -> list[tuple[float, float]]:
+    """Advance the clock and return when each block was released, and its end time."""
+    released = []
+    for _ in range(steps):
+        while one := queue.get(0.0):
+            released.append((clock.now, one.end_time))
+        clock.now += step
+    return released
+
+
+def test_a_live_source_that_is_not_read_drops_the_oldest_blocks(clock: Clock) -> None:
+    queue = live_queue(clock, paced=False)
+    for second in range(int(MAX_BACKLOG_SECONDS) + 10):
+        queue.put(block(1.0, end_time=float(second)))
+    assert len(queue) == MAX_BACKLOG_SECONDS
+    first, second = queue.get(0.0), queue.get(0.0)
     assert first is not None
-    assert (first.heard, first.dropped, first.discontinuity) == (10.0, 10_000, True)
-    second = session.get(0.0)
     assert second is not None
-    assert (second.heard, second.dropped, second.discontinuity) == (11.0, 0, False)
+    assert (first.end_time, first.dropped, first.discontinuity) == (10.0, 10_000, True)
+    assert (second.end_time, second.dropped, second.discontinuity) == (11.0, 0, False)
 
 
-def test_live_sources_that_are_behind_together_share_a_limit_fairly() -> None:
-    eight_seconds = 8 * block(1.0).samples.nbytes
-    waiting = Waiting(eight_seconds)
-    sessions = [Session(paced=False, waiting=waiting) for _ in range(4)]
-    for session in sessions:
-        session.patient = False
-    alone = sessions[0]
+def test_live_sources_share_the_budget_equally(clock: Clock) -> None:
+    budget = BufferBudget(8 * block(1.0).samples.nbytes)
+    queues = [live_queue(clock, paced=False, budget=budget) for _ in range(4)]
+    first = queues[0]
     for _ in range(10):
-        alone.put(block(1.0))
-    assert len(alone) == 8
+        first.put(block(1.0))
+    assert len(first) == 8
     for _ in range(10):
-        for session in sessions:
-            session.put(block(1.0))
-    assert [len(session) for session in sessions] == [2, 2, 2, 2]
-    after = alone.get(0.0)
+        for queue in queues:
+            queue.put(block(1.0))
+    assert [len(queue) for queue in queues] == [2, 2, 2, 2]
+    after = first.get(0.0)
     assert after is not None
     assert (after.dropped, after.discontinuity) == (18_000, True)
-    for session in sessions[1:]:
-        session.stop()
+    for queue in queues[1:]:
+        queue.stop()
     for _ in range(10):
-        alone.put(block(1.0))
-    assert len(alone) == 8
+        first.put(block(1.0))
+    assert len(first) == 8
 
 
-def test_a_file_waits_for_its_reader_and_loses_nothing() -> None:
-    session = Session(paced=False)
+def test_a_file_waits_for_its_reader_and_loses_nothing(clock: Clock) -> None:
+    queue = BlockQueue(paced=False, clock=clock)
     done = threading.Event()
 
     def produce() -> None:
         for number in range(20):
-            session.put(block(1.0, heard=float(number)))
+            queue.put(block(1.0, end_time=float(number)))
         done.set()
 
     threading.Thread(target=produce, daemon=True).start()
-    assert not done.wait(0.2)
-    heard = [session.get(PATIENCE) for _ in range(20)]
-    assert [one.heard for one in heard if one] == [float(number) for number in range(20)]
-    assert done.wait(PATIENCE)
-    assert AHEAD_SECONDS < 20
+    times = []
+    for number in range(20):
+        # The producer is at most this far ahead, so it is not done before the last reads.
+        assert number + READ_AHEAD_SECONDS >= 20 or not done.is_set()
+        one = queue.get(LONGEST_WAIT_SECONDS)
+        assert one is not None
+        assert one.dropped == 0
+        times.append(one.end_time)
+    assert times == [float(number) for number in range(20)]
+    assert done.wait(LONGEST_WAIT_SECONDS)
 
 
-def test_a_burst_from_a_live_source_is_released_in_real_time() -> None:
-    session = live_session(paced=True)
-    now = time.monotonic()
+def test_a_burst_from_a_live_source_is_released_in_real_time(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    began = clock.now
     for _ in range(5):
-        session.put(block(0.1, heard=now))
-    heard = [one.heard for _ in range(5) if (one := session.get(PATIENCE))]
-    np.testing.assert_allclose(np.subtract(heard, now), [0.0, 0.1, 0.2, 0.3, 0.4], atol=1e-9)
-    assert time.monotonic() >= now + 0.4
+        queue.put(block(0.25, end_time=began))
+    released = end_times(queue, clock, step=0.125, steps=10)
+    assert released == [(began + 0.25 * number, began + 0.25 * number) for number in range(5)]
 
 
-def test_a_block_is_never_heard_before_it_has_arrived() -> None:
-    session = live_session(paced=True)
-    now = time.monotonic()
-    session.put(block(0.1, heard=now))
-    session.put(block(0.1, heard=now + 0.5))
-    session.put(block(0.1, heard=now + 0.5))
-    heard = [one.heard for _ in range(3) if (one := session.get(PATIENCE))]
-    np.testing.assert_allclose(np.subtract(heard, now), [0.0, 0.5, 0.6], atol=1e-9)
+def test_a_block_is_not_released_before_it_has_arrived(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    began = clock.now
+    for arrival in (0.0, 0.5, 0.5):
+        queue.put(block(0.125, end_time=began + arrival))
+    released = end_times(queue, clock, step=0.125, steps=8)
+    assert released == [(began + due, began + due) for due in (0.0, 0.5, 0.625)]
 
 
-def test_lost_audio_does_not_make_the_rest_late() -> None:
-    session = live_session(paced=True)
-    now = time.monotonic()
-    session.put(block(0.1, heard=now))
-    assert session.get(PATIENCE)
-    for _ in range(round((LIVE_SECONDS + 2) / 0.5)):
-        session.put(block(0.5, heard=now))
-    # Two seconds were lost; the next block is due two and a half seconds after the first.
-    assert session.get(0.5) is None
-    after = session.get(PATIENCE)
+def test_dropped_audio_does_not_delay_the_rest(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    began = clock.now
+    queue.put(block(0.125, end_time=began))
+    assert queue.get(0.0)
+    for _ in range(round((MAX_BACKLOG_SECONDS + 2) / 0.5)):
+        queue.put(block(0.5, end_time=began))
+    # Two seconds were dropped; the next block is due two and a half seconds after the first one,
+    # or a little earlier since there is a backlog.
+    clock.now += 2.49
+    assert queue.get(0.0) is None
+    clock.now += 0.01
+    after = queue.get(0.0)
     assert after is not None
     assert after.dropped == 2000
-    assert after.heard == pytest.approx(now + 2.5, abs=0.01)
+    assert after.end_time == pytest.approx(began + 2.5, abs=0.01)
 
 
-def test_the_end_comes_after_what_was_heard_before_it() -> None:
-    session = Session(paced=False)
-    session.put(block(0.1))
-    session.end(SourceError("broken"))
-    assert session.get(0.0) is not None
+def test_a_file_continues_from_now_after_the_process_was_suspended(clock: Clock) -> None:
+    queue = BlockQueue(paced=True, clock=clock)
+    began = clock.now
+    queue.put(block(0.5, end_time=began))
+    queue.put(block(0.5, end_time=began))
+    assert queue.get(0.0)
+    clock.now += 3600.0
+    after = queue.get(0.0)
+    assert after is not None
+    assert after.end_time == clock.now
+
+
+def test_the_error_comes_after_the_last_block(clock: Clock) -> None:
+    queue = BlockQueue(paced=False, clock=clock)
+    queue.put(block(0.1))
+    queue.end(SourceError("broken"))
+    assert queue.get(0.0) is not None
     with pytest.raises(SourceError, match="broken"):
-        session.get(0.0)
+        queue.get(0.0)
 
 
-def test_stopping_frees_a_waiting_producer_and_a_waiting_reader() -> None:
-    session = Session(paced=False)
-    session.put(block(AHEAD_SECONDS))
-    producer = threading.Thread(target=session.put, args=(block(1.0),), daemon=True)
+def test_stopping_wakes_the_producer_and_the_reader() -> None:
+    queue = BlockQueue(paced=False)
+    queue.put(block(READ_AHEAD_SECONDS))
+    producer = threading.Thread(target=queue.put, args=(block(1.0),), daemon=True)
     producer.start()
-    session.stop()
-    producer.join(PATIENCE)
+    queue.stop()
+    producer.join(LONGEST_WAIT_SECONDS)
     assert not producer.is_alive()
     with pytest.raises(SourceEnded):
-        session.get(PATIENCE)
+        queue.get(LONGEST_WAIT_SECONDS)
 
 
-def test_an_error_that_comes_of_stopping_is_not_told() -> None:
-    session = Session(paced=False)
-    session.stop()
-    session.end(SourceError("the connection was closed"))
+def test_an_error_caused_by_stopping_is_ignored(clock: Clock) -> None:
+    queue = BlockQueue(paced=False, clock=clock)
+    queue.stop()
+    queue.end(SourceError("the connection was closed"))
     with pytest.raises(SourceEnded):
-        session.get(0.0)
+        queue.get(0.0)
 
 
-def test_nothing_due_is_none_after_the_timeout() -> None:
-    assert Session(paced=True).get(0.01) is None
+def test_an_empty_queue_returns_none_after_the_timeout() -> None:
+    assert BlockQueue(paced=True).get(0.01) is None
 
 
-def test_what_is_due_already_is_read_in_pieces_of_a_second() -> None:
-    session = live_session(paced=True)
-    long_ago = time.monotonic() - 100.0
+def test_blocks_that_are_due_are_joined_up_to_a_second(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    long_ago = clock.now - 100.0
     for number in range(25):
-        session.put(block(0.1, heard=long_ago + 0.1 * number))
-    pieces = [session.get(0.0) for _ in range(3)]
+        queue.put(block(0.1, end_time=long_ago + 0.1 * number))
+    pieces = [queue.get(0.0) for _ in range(3)]
     assert [piece.seconds for piece in pieces if piece] == pytest.approx([1.0, 1.0, 0.5])
-    assert [piece.heard for piece in pieces if piece] == pytest.approx(
+    assert [piece.end_time for piece in pieces if piece] == pytest.approx(
         [long_ago + 0.9, long_ago + 1.9, long_ago + 2.4]
     )
-    assert session.get(0.0) is None
+    assert queue.get(0.0) is None
 
 
-def test_a_piece_ends_where_a_title_or_a_break_begins() -> None:
-    session = live_session(paced=True)
-    plain = block(0.1, heard=time.monotonic() - 100.0)
-    session.put(plain)
-    session.put(dataclasses.replace(plain, title="Song"))
-    session.put(dataclasses.replace(plain, title="Song"))
-    session.put(dataclasses.replace(plain, title="Song", discontinuity=True))
-    pieces = [session.get(0.0) for _ in range(3)]
+def test_blocks_are_not_joined_across_a_new_title_or_a_discontinuity(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    plain = block(0.1, end_time=clock.now - 100.0)
+    queue.put(plain)
+    queue.put(dataclasses.replace(plain, title="Song"))
+    queue.put(dataclasses.replace(plain, title="Song"))
+    queue.put(dataclasses.replace(plain, title="Song", discontinuity=True))
+    pieces = [queue.get(0.0) for _ in range(3)]
     assert [piece and (piece.title, piece.discontinuity) for piece in pieces] == [
         (None, False),
         ("Song", False),
