@@ -256,8 +256,8 @@ class HttpStream:
         """Close the connection."""
         self._response.close()
 
-    def _receive(self, size: int, *, all_of_it: bool = False) -> bytes:
-        read = self._response.read if all_of_it else self._response.read1
+    def _receive(self, size: int, *, exactly: bool = False) -> bytes:
+        read = self._response.read if exactly else self._response.read1
         try:
             with self._slots.released() if self._slots else nullcontext():
                 return read(size)
@@ -268,7 +268,7 @@ class HttpStream:
 
     def _read_metadata(self) -> None:
         length = self._receive(1)
-        metadata = self._receive(length[0] * 16, all_of_it=True) if length else b""
+        metadata = self._receive(length[0] * 16, exactly=True) if length else b""
         self._until_metadata = self._metadata_interval
         found = _TITLE.search(metadata.rstrip(b"\0"))
         if found:

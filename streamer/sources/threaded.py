@@ -6,7 +6,7 @@ import threading
 from abc import abstractmethod
 
 from streamer.sources.base import NO_THREAD, AudioBlock, Source, SourceEnded, SourceError
-from streamer.sources.block_queue import BlockQueue
+from streamer.sources.block_queue import BlockQueue, shared_budget
 
 
 class ThreadedSource(Source):
@@ -23,6 +23,7 @@ class ThreadedSource(Source):
     def __init__(self, name: str, *, paced: bool) -> None:
         self.name = name
         self._paced = paced
+        self._budget = shared_budget()
         self._queue: BlockQueue | None = None
 
     @property
@@ -38,7 +39,7 @@ class ThreadedSource(Source):
     def open(self) -> None:
         """Start the producing thread; its errors are raised by `read`."""
         self.close()
-        queue = self._queue = BlockQueue(paced=self._paced)
+        queue = self._queue = BlockQueue(paced=self._paced, budget=self._budget)
         thread = threading.Thread(
             target=self._run, args=(queue,), name=f"source {self.name}", daemon=True
         )
