@@ -61,7 +61,7 @@ class HopPacing:
         Parameters
         ----------
         lag
-            Seconds that have passed since the last sample decided about was heard.
+            Seconds since the end time of the last sample that was decided about.
         round_seconds
             Seconds in which every source is decided about once; see `Scheduler`. It counts at once,
             since a single hiccup hardly changes a sum over many sources; of the source's own work

@@ -20,7 +20,7 @@ MAX_VALUES_PER_SECOND = 16_000_000
 """Sample rate times channels that is believed: ten times eight channels at 192 kHz. A damaged
 header may claim any rate, and the limits of the queues are in seconds."""
 UNTRUSTED_INPUT = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,crypto,data"}
-"""Options of FFmpeg for bytes that we hand to it, such as an HLS playlist: they may refer to web
+"""Options of FFmpeg for bytes that are passed to it, such as an HLS playlist: they may refer to web
 servers, but not to files or ports of this computer. FFmpeg restricts only what it opens itself."""
 DAMAGED_PACKET_ERRORS = (av.error.InvalidDataError, av.error.PatchWelcomeError)
 """Raised for a packet that is damaged or uses a feature unknown to FFmpeg; the next one may be

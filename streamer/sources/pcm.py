@@ -60,7 +60,7 @@ class PipeSource(ThreadedSource):
 
     def produce(self, queue: BlockQueue) -> None:
         """Read the pipe to its end."""
-        # A recorder at the other end has its own clock and loses what we do not read in time.
+        # A recorder at the other end has its own clock and loses what is not read in time.
         queue.catch_up_seconds = READ_AHEAD_SECONDS / 2
         try:
             # Python aborts if a thread still reads from sys.stdin's buffer when the process ends.

@@ -602,7 +602,7 @@ def test_live_hls_is_played_in_real_time(tmp_path: Path, demo_clip: Path) -> Non
     assert source.live
     assert seconds(blocks) > 4.0
     for before, after in itertools.pairwise(blocks):
-        # Never two at once: each is heard at least its own length after the one before.
+        # Each block ends at least its own length after the one before.
         assert after.end_time - before.end_time >= after.seconds * 0.99
 
 

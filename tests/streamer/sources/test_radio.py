@@ -84,7 +84,7 @@ def test_a_radio_whose_server_restarts_is_live_again(
         log.wait_for_states(LIVE, RECONNECTING)
         log.wait_for_detail("connection refused")
         station.start_server()
-        # Icecast answers 404 until somebody feeds the mount; that must not be the end.
+        # Icecast answers 404 until the mount is fed again, which must not end the source.
         log.wait_for_detail("404")
         station.start_feeding()
         log.wait_for_states(LIVE, RECONNECTING, LIVE)
