@@ -214,21 +214,17 @@ def make_device(text: str) -> MicrophoneSource:
 @contextmanager
 def _capture(request: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
     """Run the recording program, and kill it at the end, since a failed device may block it."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-P", capture.__file__, json.dumps(request)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # ALSA warns of every device that it cannot open
         start_new_session=True,  # Ctrl-C in the terminal is not for the child
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _read_messages(pipe: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
