@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from streamer.core.decision import DecisionSettings, DecisionSettingsError
 from streamer.core.model import DEFAULT_MODEL, Classifier, ModelError
 from streamer.core.pipeline import Pipeline
+from streamer.engine.scheduler import Scheduler
 from streamer.settings import Settings
 from streamer.sources import Source, SourceError, make_device, make_source
-from streamer.system.scheduler import Scheduler, processors
+from streamer.system.processors import processors
 
 
 class InputError(Exception):

@@ -1,4 +1,4 @@
-"""What users write for a source: names, URLs, paths; and how to show them without secrets."""
+"""What users write for a source: a name, a URL, a path."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ import string
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]{1,31}://(?:[^\s<>@/:]*:[^@/\n]*@)?[^\s<>]+", re.IGNORECASE)
-"""A scheme has a bound, since a server writes some of what is searched for URLs: without one the
-search takes a time that grows with the square of the length. A password may hold blanks."""
 _NAME = re.compile(r"[^/\\:=?#@]{1,64}")
 
 
 def is_url(location: str) -> bool:
-    """Tell whether `location` has a scheme; a Windows drive is none."""
+    """Tell whether `location` has a scheme, which a Windows drive is not."""
     return re.match(r"[a-z][a-z0-9+.-]+:(//|$)", location, re.IGNORECASE) is not None
 
 
 def ascii_url(url: str) -> str:
-    """Return a URL as it is asked for: its host in IDNA, the rest percent-encoded as UTF-8.
+    """Return a URL as it is requested: its host in IDNA, the rest percent-encoded as UTF-8.
 
     Raises
     ------
     ValueError
-        If there can be no such host or port.
+        If its host or port is not possible.
 
     Examples
     --------
@@ -36,48 +33,20 @@ def ascii_url(url: str) -> str:
     host = (parts.hostname or "").encode("idna").decode()
     if not host and parts.scheme in ("http", "https"):
         raise ValueError("it names no host")
-    secret, at, _ = parts.netloc.rpartition("@")
-    place = f"[{host}]" if ":" in host else host
+    credentials, at, _ = parts.netloc.rpartition("@")
+    host = f"[{host}]" if ":" in host else host
     port = "" if parts.port is None else f":{parts.port}"
-    netloc = f"{secret}{at}{place}{port}"
-    # What is escaped already stays as it is, as in urllib's own quoting of redirects.
+    netloc = f"{credentials}{at}{host}{port}"
+    # Existing escapes are kept, as urllib does with redirects.
     return quote(
         parts._replace(netloc=netloc).geturl(), safe=string.punctuation, errors="surrogateescape"
     )
 
 
-def redact(text: str) -> str:
-    """Return `text` with user names, passwords and queries removed from every URL in it.
-
-    Any value of a query may be a token, so none is kept.
-
-    Examples
-    --------
-    >>> redact("cannot open http://me:secret@host:8000/live?token=1: refused")
-    'cannot open http://host:8000/live?…: refused'
-    """
-    return _URL.sub(lambda match: _redact_url(match.group()), text)
-
-
-def _redact_url(url: str) -> str:
-    scheme, rest = url.split("://", 1)
-    authority, slash, path = rest.partition("/")
-    if ":" in authority and "@" not in authority and re.search(r"[^/]@", path):
-        # A slash inside a password that was not escaped.
-        authority, slash, path = rest.rpartition("@")[2].partition("/")
-    host = authority.rpartition("@")[2]
-    shown, mark, secret = re.fullmatch(
-        r"([^?#]*)([?#]?)(.*)", host + slash + path, re.DOTALL
-    ).groups()  # type: ignore[union-attr] # it matches any text
-    # A proxy's path may be another URL.
-    shown = re.sub("://[^/@]*@", "://", shown)
-    # Punctuation after the URL belongs to the sentence around it.
-    tail = secret[len(secret.rstrip(":,;.)\"'")) :]
-    return f"{scheme}://{shown}" + (f"{mark}…{tail}" if mark else "")
-
-
 def split_name(text: str) -> tuple[str | None, str]:
-    """Split "NAME=LOCATION"; a location without a name, or an existing file, has None.
+    """Split "NAME=LOCATION" into the name and the location.
+
+    The name is None if there is none, or if `text` is the path of an existing file.
 
     Examples
     --------
@@ -88,12 +57,12 @@ def split_name(text: str) -> tuple[str | None, str]:
     """
     name, _, location = text.partition("=")
     if location and _NAME.fullmatch(name.strip()) and not os.access(text, os.F_OK):
-        return _in_unicode(name.strip()), location
+        return _valid_unicode(name.strip()), location
     return None, text
 
 
 def default_name(location: str) -> str:
-    r"""Name a source after its location, without secrets: a file's stem, a URL's host and path.
+    r"""Return the name of a source without one: a file's stem, a URL's host and path.
 
     Examples
     --------
@@ -101,14 +70,14 @@ def default_name(location: str) -> str:
     'caf?'
     """
     if not is_url(location):
-        return _in_unicode(Path(location).stem or location)
+        return _valid_unicode(Path(location).stem or location)
     parts = urlsplit(location)
     if parts.scheme == "file":
-        return _in_unicode(Path(unquote(parts.path)).stem)
+        return _valid_unicode(Path(unquote(parts.path)).stem)
     authority = parts.netloc.rpartition("@")[2]
-    return _in_unicode((authority + parts.path).strip("/") or parts.scheme)
+    return _valid_unicode((authority + parts.path).strip("/") or parts.scheme)
 
 
-def _in_unicode(name: str) -> str:
-    """Return a name that can be written everywhere; a byte that is no character becomes a `?`."""
+def _valid_unicode(name: str) -> str:
+    """Replace bytes of a path that are not UTF-8 by `?`, so that the name can be encoded."""
     return name.encode(errors="replace").decode()

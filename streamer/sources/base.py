@@ -1,4 +1,4 @@
-"""What every source of samples has in common: its states, its blocks, its errors."""
+"""What all sources have in common: their interface, blocks and errors."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from streamer.core.events import SourceKind
 from streamer.system.console import strip_control_characters
 
-LONGEST_TITLE = 500
-LONGEST_ERROR = 4000
-"""Letters that are kept of what somebody else wrote: every client gets them, and the history."""
+MAX_TITLE_LENGTH = 500
+MAX_ERROR_LENGTH = 4000
+"""Characters kept of text that a server wrote, since every client and the history receive it."""
+NO_THREAD = "the system gives this process no more threads (TasksMax= in its unit, or ulimit -u)"
+"""Error of a source whose thread cannot be started."""
 
 
-def one_line(text: str, longest: int = LONGEST_TITLE) -> str:
-    r"""Return what somebody else wrote as one line without control characters, cut to a length.
-
-    A server chooses its words and titles, and they are shown in terminals.
+def one_line(text: str, max_length: int = MAX_TITLE_LENGTH) -> str:
+    r"""Return untrusted text as one line without control characters, cut to a length.
 
     Examples
     --------
@@ -27,55 +27,50 @@ def one_line(text: str, longest: int = LONGEST_TITLE) -> str:
     'Song [31mA'
     """
     line = strip_control_characters(" ".join(text.split()))
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+    return line if len(line) <= max_length else f"{line[: max_length - 1]}…"
 
 
 class SourceError(Exception):
-    """A source cannot be opened or has broken.
+    """A source cannot be opened or has failed.
 
     Parameters
     ----------
     message
-        One sentence that names the source and says what to do. It never holds credentials; line
-        breaks and control characters are taken out of it, and it is cut if it is long.
+        One sentence that names the source and says what to do, without credentials. Line breaks
+        and control characters are removed, and it is cut to `MAX_ERROR_LENGTH`.
     permanent
-        Whether trying again is pointless (no such file, 404). If not, the source should be opened
-        again.
+        Whether opening the source again is pointless (no such file, 404).
     stalled
-        Whether the source went quiet without saying why (a device unplugged).
+        Whether the source stopped delivering without an error (a device was unplugged).
     """
 
     def __init__(self, message: str, *, permanent: bool = False, stalled: bool = False) -> None:
-        super().__init__(one_line(message, LONGEST_ERROR))
+        super().__init__(one_line(message, MAX_ERROR_LENGTH))
         self.permanent = permanent
         self.stalled = stalled
 
 
-class SourceEnded(Exception):  # noqa: N818 - an ending is not an error
+class SourceEnded(Exception):  # noqa: N818 - the end of a source is not an error
     """The source has delivered its last sample."""
-
-
-NO_THREAD = "the system gives this process no more threads (TasksMax= in its unit, or ulimit -u)"
-"""Why a source is not heard whose thread cannot be started."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioBlock:
-    """A stretch of consecutive samples."""
+    """Consecutive samples."""
 
     samples: NDArray[np.float32]
     """Shape (n, channels), nominally within [-1, 1]."""
     sample_rate: int
-    """Hz; may differ from the block before."""
-    heard: float
-    """`time.monotonic()`, in seconds, at which the last sample was heard."""
+    """Hz; may differ from the previous block."""
+    end_time: float
+    """`time.monotonic()` at which the last sample was recorded, arrived or is due to be played."""
     title: str | None = None
-    """What the stream says is playing; empty if it says that this has no title, None if it says
-    nothing."""
+    """The title that the stream announces; empty if it announces that there is none, None if it
+    announces nothing."""
     discontinuity: bool = False
-    """Whether these samples do not follow on the block before."""
+    """Whether these samples do not continue the previous block."""
     dropped: int = 0
-    """Samples (per channel) that were lost before this block because nobody read them in time."""
+    """Samples per channel that were discarded before this block because they were not read."""
 
     @property
     def seconds(self) -> float:
@@ -87,19 +82,19 @@ class Source(ABC):
     """Something that delivers samples.
 
     A source is opened, read until it raises, and closed; it may then be opened again. Only `close`
-    may be called from another thread.
+    and `waiting_blocks` may be used from another thread.
 
     Attributes
     ----------
     name
-        What clients call it.
+        Name of the source for clients.
     kind
         What sort of source it is.
     live
-        Whether it should be opened again when it ends. Settled once `read` has returned the first
-        block: only then is it known whether a URL is a radio or a file.
+        Whether it is to be opened again when it ends. Valid once `read` has returned a block:
+        before that it is not known whether a URL is a radio or a file.
     real_time
-        Whether its blocks come as they are heard, rather than as fast as they are read.
+        Whether blocks come at the speed of sound, rather than as fast as they are read.
     overruns
         How often the operating system reported that it had to discard samples.
     """
@@ -112,12 +107,12 @@ class Source(ABC):
 
     @property
     def waiting_blocks(self) -> int:
-        """Blocks that wait to be read; safe to ask from another thread."""
+        """Number of blocks that can be read at once."""
         return 0
 
     @abstractmethod
     def open(self) -> None:
-        """Begin; never blocks for long. Failures surface here or in `read`.
+        """Start without blocking. Failures are raised here or by `read`.
 
         Raises
         ------
@@ -127,16 +122,16 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, timeout: float) -> AudioBlock | None:
-        """Return the next block, or None if `timeout` seconds brought none.
+        """Return the next block, or None if there is none within `timeout` seconds.
 
         Raises
         ------
         SourceEnded
             After the last sample.
         SourceError
-            If the source has broken.
+            If the source has failed.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Stop and wake a waiting `read`, which then raises `SourceEnded`. Harmless twice."""
+        """Stop, and let a waiting `read` raise `SourceEnded`. May be called more than once."""

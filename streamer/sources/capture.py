@@ -1,20 +1,20 @@
-"""A small program of its own that records from PortAudio and writes to its standard output.
+"""A program that records with PortAudio and writes the samples to its standard output.
 
-Why a program: PortAudio sees devices that were plugged in later only after it has been shut down,
-which would end every other recording in the process; some drivers never return from closing a
-device that is gone; and the sound server's monitor is chosen by an environment variable. A process
-for each recording can be ended, whatever its driver does, and leaves the others alone.
+Every recording has its own process because PortAudio finds devices that were plugged in later only
+after a restart, which would end all other recordings of the process; because some drivers never
+return when a device that is gone is closed; and because the monitor of a sound server is chosen by
+an environment variable.
 
-It must run without the rest of the package, so it imports nothing of it. Its only argument is JSON:
-`{"list": true, "rates": ...}` or `{"device": ..., "loopback": ..., "rate": ..., "channels": ...}`.
-It writes messages of a kind (one byte), a length (uint32) and a body:
+The program runs without the rest of the package and imports nothing of it. Its only argument is
+JSON: `{"list": true, "rates": ...}` or `{"device": ..., "loopback": ...}`. It writes messages of a
+kind (one byte), a length (uint32) and a body:
 
 ====== ============================================================================================
 kind   body
 ====== ============================================================================================
-``D``  JSON: the devices there are
+``D``  JSON: the input devices
 ``O``  JSON: the recording has begun: device, sample_rate, channels
-``A``  heard (float64, monotonic s), dropped (uint32), overruns so far (uint32), float32 samples
+``A``  end time (float64, monotonic s), dropped (uint32), overruns so far (uint32), float32 samples
 ``E``  JSON: why it ends: message, permanent
 ====== ============================================================================================
 
@@ -40,27 +40,26 @@ HEADER = struct.Struct("<cI")
 AUDIO = struct.Struct("<dII")
 BLOCK_SECONDS = 0.1
 QUEUE_BLOCKS = 100
-"""How many blocks wait for the reader before the oldest goes."""
+"""Number of blocks that are kept for the reader; beyond it the oldest is dropped."""
 RATES = (8000, 16000, 22050, 44100, 48000, 96000, 192000)
-"""The rates that a listing asks each device for, in Hz."""
+"""Sample rates in Hz whose support is listed."""
 MONITOR = {
     "pulse": ("PULSE_SOURCE", "@DEFAULT_MONITOR@"),
     "pipewire": ("PIPEWIRE_ALSA", "{ stream.capture.sink=true }"),
 }
-"""ALSA device of a sound server -> how its library is told to record what is being played."""
+"""ALSA device of a sound server -> the variable that makes it record what is being played."""
 INSTALL_PORTAUDIO = (
     "PortAudio is missing; install it (Debian and Ubuntu: apt install libportaudio2; "
     "Fedora: dnf install portaudio; macOS: brew install portaudio)"
 )
 _CARD = re.compile(r" ?\(hw:\d+,\d+\)$")
 """ALSA's number of a card, which changes when it is plugged in again."""
-_UNAVAILABLE = -9985
-_BAD_RATE = -9997
-_BAD_CHANNELS = -9998
+_DEVICE_UNAVAILABLE = -9985
+"""A PaErrorCode of portaudio.h."""
 
 
 class CaptureError(Exception):
-    """Recording is not possible; the message says why and what to do."""
+    """Recording is not possible; one sentence says why and what to do."""
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
@@ -95,11 +94,14 @@ def load_portaudio() -> Any:
     return sounddevice
 
 
-def input_devices(sd: Any) -> list[dict[str, Any]]:
-    """Return the devices that record: index, name, host, channels, rate, default."""
+def input_devices(sd: Any, *, rates: bool = False) -> list[dict[str, Any]]:
+    """Return the input devices: index, name, host, channels, rate, default.
+
+    With `rates` the sample rates that each supports are added, which opens them all.
+    """
     default = sd.default.device[0]
     hosts = sd.query_hostapis()
-    return [
+    devices = [
         {
             "index": device["index"],
             "name": device["name"],
@@ -111,18 +113,12 @@ def input_devices(sd: Any) -> list[dict[str, Any]]:
         for device in sd.query_devices()
         if device["max_input_channels"] > 0
     ]
-
-
-def list_devices(sd: Any, *, rates: bool) -> list[dict[str, Any]]:
-    """Return `input_devices`, on request with the `rates` that each takes: that opens them all."""
-    devices = input_devices(sd)
-    if rates:
-        for device in devices:
-            device["rates"] = [rate for rate in RATES if _takes(sd, device["index"], rate)]
+    for device in devices if rates else ():
+        device["rates"] = [rate for rate in RATES if _supports(sd, device["index"], rate)]
     return devices
 
 
-def _takes(sd: Any, index: int, rate: int) -> bool:
+def _supports(sd: Any, index: int, rate: int) -> bool:
     try:
         sd.check_input_settings(device=index, samplerate=rate, channels=1)
     except sd.PortAudioError:
@@ -131,7 +127,7 @@ def _takes(sd: Any, index: int, rate: int) -> bool:
 
 
 def choose(devices: list[dict[str, Any]], wanted: str | int | None) -> dict[str, Any]:
-    """Return the device meant by an index, a name or any part of one; None: the default.
+    """Return the device with an index, a name or a part of a name; None: the default device.
 
     Raises
     ------
@@ -145,8 +141,8 @@ def choose(devices: list[dict[str, Any]], wanted: str | int | None) -> dict[str,
     if isinstance(wanted, int):
         found = [device for device in devices if device["index"] == wanted]
     else:
-        found = _named(devices, wanted)
-    # One device appears once for each of Windows's sound systems.
+        found = _find_by_name(devices, wanted)
+    # Windows lists each device once for each of its sound systems.
     hosts = [device["host"] for device in devices if device["default"]]
     found = [device for device in found if device["host"] in hosts] or found
     names = ", ".join(f"{device['index']} '{device['name']}'" for device in found or devices)
@@ -157,23 +153,23 @@ def choose(devices: list[dict[str, Any]], wanted: str | int | None) -> dict[str,
     return found[0]
 
 
-def _named(devices: list[dict[str, Any]], wanted: str) -> list[dict[str, Any]]:
-    """Return the devices of that name, else of that name on another card, else with that part."""
+def _find_by_name(devices: list[dict[str, Any]], wanted: str) -> list[dict[str, Any]]:
+    """Return the devices with this name, else with it on another card, else with it as a part."""
     part = wanted.casefold()
-    tests: tuple[Callable[[str], bool], ...] = (
+    matches: tuple[Callable[[str], bool], ...] = (
         lambda name: name == wanted,
         lambda name: _CARD.sub("", name) == _CARD.sub("", wanted),
         lambda name: part in name.casefold(),
     )
-    for test in tests:
-        found = [device for device in devices if test(device["name"])]
+    for match in matches:
+        found = [device for device in devices if match(device["name"])]
         if found:
             return found
     return []
 
 
 def no_devices() -> str:
-    """Say why there are no input devices, as far as the system tells."""
+    """Return a sentence that says why there are no input devices, as far as is known."""
     nodes = list(Path("/dev/snd").glob("pcm*c"))
     if nodes and not any(os.access(node, os.R_OK | os.W_OK) for node in nodes):
         return (
@@ -189,7 +185,7 @@ def choose_loopback(devices: list[dict[str, Any]]) -> dict[str, Any]:
     Raises
     ------
     CaptureError
-        If this system offers none.
+        If there is none.
     """
     if sys.platform.startswith("linux"):
         for name in MONITOR:
@@ -210,7 +206,7 @@ def choose_loopback(devices: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class Recording:
-    """Blocks on their way from PortAudio's callback to standard output."""
+    """The queue of blocks between PortAudio's callback and standard output."""
 
     def __init__(self, channels: int) -> None:
         self._frame_bytes = 4 * channels
@@ -220,7 +216,7 @@ class Recording:
         self._overruns = 0
 
     def callback(self, data: Any, _frames: int, _time: Any, status: Any) -> None:
-        """Copy, count and return."""
+        """Queue a copy of the samples; PortAudio calls this on its real-time thread."""
         if status.input_overflow:
             self._overruns += 1
         if len(self._blocks) >= QUEUE_BLOCKS:
@@ -229,34 +225,37 @@ class Recording:
         self._ready.set()
 
     def write(self, stream: Any) -> NoReturn:
-        """Write blocks for as long as `stream` records."""
+        """Write blocks while `stream` is recording.
+
+        Raises
+        ------
+        CaptureError
+            When it has stopped.
+        """
         while stream.active:
             self._ready.wait(BLOCK_SECONDS)
             self._ready.clear()
             while self._blocks:
-                heard, samples = self._blocks.popleft()
+                end_time, samples = self._blocks.popleft()
                 dropped, self._dropped = self._dropped, 0
-                send(b"A", AUDIO.pack(heard, dropped, self._overruns) + samples)
+                send(b"A", AUDIO.pack(end_time, dropped, self._overruns) + samples)
         raise CaptureError("the device has stopped")
 
 
-def record(
-    sd: Any, device: str | int | None, loopback: bool, rate: int | None, channels: int | None
-) -> NoReturn:
-    """Record until the device fails.
+def record(sd: Any, device: str | int | None, loopback: bool) -> NoReturn:
+    """Record at the device's own rate, with two channels if it has them, until it fails.
 
     Raises
     ------
     CaptureError
-        Always, in the end.
+        When it fails.
     """
     devices = input_devices(sd)
     chosen = choose_loopback(devices) if loopback else choose(devices, device)
     if loopback and chosen["name"] in MONITOR:
         variable, value = MONITOR[chosen["name"]]
         os.environ.setdefault(variable, value)
-    rate = rate or chosen["rate"]
-    channels = channels or min(chosen["channels"], 2)
+    rate, channels = chosen["rate"], min(chosen["channels"], 2)
     recording = Recording(channels)
     try:
         stream = sd.RawInputStream(
@@ -269,41 +268,36 @@ def record(
         )
         stream.start()
     except sd.PortAudioError as error:
-        raise CaptureError(_explain(error, chosen["name"], rate, channels)) from None
+        raise CaptureError(_open_error(error, chosen["name"])) from None
     send_json(b"O", {"device": chosen["name"], "sample_rate": rate, "channels": channels})
     recording.write(stream)
 
 
-def _explain(error: Exception, name: str, rate: int, channels: int) -> str:
-    code = error.args[1] if len(error.args) > 1 else None
-    if code == _UNAVAILABLE:
+def _open_error(error: Exception, name: str) -> str:
+    if len(error.args) > 1 and error.args[1] == _DEVICE_UNAVAILABLE:
         return (
             f"'{name}' cannot be opened: another program uses it, or this user may not; "
             "close that program or choose the sound server's device"
         )
-    if code == _BAD_RATE:
-        return f"'{name}' does not record at {rate} Hz; leave the rate out or choose another"
-    if code == _BAD_CHANNELS:
-        return f"'{name}' does not record {channels} channels; leave that out or ask for fewer"
     host = error.args[2][2] if len(error.args) > 2 else ""
     return f"'{name}' cannot be opened: {host or error}"
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     sys.stdin.buffer.read()
     os._exit(0)
 
 
 def main() -> NoReturn:
-    """Do what the argument asks for, then leave at once: closing a dead device may hang."""
+    """Run the request; exit without cleaning up, since closing a failed device may block."""
     request = json.loads(sys.argv[1])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     status = 0
     with contextlib.suppress(BrokenPipeError):
         try:
             sd = load_portaudio()
             if request.pop("list", False):
-                send_json(b"D", list_devices(sd, **request))
+                send_json(b"D", input_devices(sd, **request))
             else:
                 record(sd, **request)
         except CaptureError as error:

@@ -1,4 +1,4 @@
-"""From an open container to blocks of samples: the part that every use of PyAV shares."""
+"""Decoding with PyAV, as all its users do it: from a container to blocks of samples."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from numpy.typing import NDArray
 from streamer.sources.base import AudioBlock, SourceError, one_line
 
 BLOCK_SECONDS = 0.1
-"""Frames are joined until a block is at least this long."""
-MOST_VALUES_PER_SECOND = 16_000_000
-"""Ten times as many as eight channels at 192 kHz have. A header may claim any rate, and what is
-held at once is measured in seconds."""
-FROM_ELSEWHERE = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,crypto,data"}
-"""What bytes that are handed to FFmpeg may make it open: the segments of HLS, say, but no file of
-this computer and no port of its own. By itself FFmpeg bounds only what it has opened itself."""
-
+"""Frames are joined until a block has at least this length."""
+MAX_VALUES_PER_SECOND = 16_000_000
+"""Sample rate times channels that is believed: ten times eight channels at 192 kHz. A damaged
+header may claim any rate, and the limits of the queues are in seconds."""
+UNTRUSTED_INPUT = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,crypto,data"}
+"""Options of FFmpeg for bytes that are passed to it, such as an HLS playlist: they may refer to web
+servers, but not to files or ports of this computer. FFmpeg restricts only what it opens itself."""
+DAMAGED_PACKET_ERRORS = (av.error.InvalidDataError, av.error.PatchWelcomeError)
+"""Raised for a packet that is damaged or uses a feature unknown to FFmpeg; the next one may be
+fine."""
 METADATA_ERRORS: dict[str, Any] = (
     {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
-"""PyAV before 19 refuses files with tags that are not UTF-8 unless told otherwise; from 19 on it
-decodes them as given here and takes no such argument."""
+"""Argument that lets PyAV before 19 open files whose tags are not UTF-8. PyAV 19 has no such
+argument and always decodes them in this way."""
 
 
 def open_container(file: object, **options: Any) -> InputContainer:
     """Open a container for reading, with PyAV 18 or 19.
 
-    Bytes of tags that are not UTF-8 become surrogates; `song_title` replaces them.
+    Bytes of tags that are not UTF-8 become surrogates, which `song_title` replaces.
 
     Parameters
     ----------
@@ -50,44 +52,43 @@ def open_container(file: object, **options: Any) -> InputContainer:
     return cast(InputContainer, av.open(cast(Any, file), mode="r", **METADATA_ERRORS, **options))
 
 
-class Patience:
-    """Gives up a stream that goes on without any audio in it.
+class InactivityTimeout:
+    """Ends a stream that delivers data without any audio.
 
-    A stream that has changed its codec still brings bytes, and nothing else would end it.
+    A stream that has changed its codec does so, and nothing else would end it.
 
     Parameters
     ----------
-    shown
-        What to call the stream in the error.
+    display_name
+        Name of the stream in the error.
     seconds
-        How long it may bring no audio.
+        Longest time without audio.
+    clock
+        Seconds, as `time.monotonic`.
     """
 
-    def __init__(self, shown: str, seconds: float) -> None:
-        self._shown = shown
+    def __init__(
+        self, display_name: str, seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._display_name = display_name
         self._seconds = seconds
-        self._since = time.monotonic()
+        self._clock = clock
+        self._last_audio = clock()
 
-    def heard(self) -> None:
+    def reset(self) -> None:
         """Note that there was audio."""
-        self._since = time.monotonic()
+        self._last_audio = self._clock()
 
     def check(self) -> None:
-        """Raise `SourceError` if there has been none for too long."""
-        if time.monotonic() - self._since > self._seconds:
+        """Raise `SourceError` if there has been no audio for too long."""
+        if self._clock() - self._last_audio > self._seconds:
             raise SourceError(
-                f"{self._shown}: no audio that can be decoded for {self._seconds:g} s"
+                f"{self._display_name}: no audio that can be decoded for {self._seconds:g} s"
             )
 
 
 def samples_of(frame: AudioFrame) -> NDArray[np.float32]:
-    """Return a frame's samples as float32, shape (n, channels), full scale 1.
-
-    Parameters
-    ----------
-    frame
-        A decoded frame in any of FFmpeg's sample formats.
-    """
+    """Return the samples of a decoded frame as float32, shape (n, channels), full scale 1."""
     array: NDArray[Any] = frame.to_ndarray()
     samples = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
     if samples.dtype == np.uint8:
@@ -99,115 +100,116 @@ def samples_of(frame: AudioFrame) -> NDArray[np.float32]:
 
 
 def song_title(metadata: Mapping[str, str]) -> str | None:
-    """Return "artist - title" from a container's or a stream's tags, or what there is of it."""
-    tags = {key.lower(): one_line(_without_surrogates(value)) for key, value in metadata.items()}
+    """Return "artist - title" from tags, only one of them if the other is missing, or None."""
+    tags = {key.lower(): one_line(_replace_surrogates(value)) for key, value in metadata.items()}
     return " - ".join(part for key in ("artist", "title") if (part := tags.get(key))) or None
 
 
-def _without_surrogates(text: str) -> str:
-    """Replace what was not UTF-8 by U+FFFD."""
+def _replace_surrogates(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def decode(
     container: InputContainer,
-    shown: str,
-    title_at: Callable[[int | None], str | None] | None,
-    patience: Patience | None = None,
+    display_name: str,
+    title_at: Callable[[int | None], str | None] | None = None,
+    timeout: InactivityTimeout | None = None,
 ) -> Iterator[AudioBlock]:
-    """Decode a container's best audio stream; a packet that cannot be decoded is left out.
+    """Decode the best audio stream of a container; packets that cannot be decoded are left out.
 
     Parameters
     ----------
     container
         An open container.
-    shown
-        What to call it in an error.
+    display_name
+        Name of the container in errors.
     title_at
-        The title at a byte position of the stream, where something else than tags tells it.
-    patience
-        For a stream that may go on without audio; a file ends by itself.
+        Returns the title at a byte position of the container, if something else than its tags
+        announces titles.
+    timeout
+        For streams without an end.
 
     Raises
     ------
     SourceError
-        If there is no audio, or nothing of it can be decoded, or its rate is beyond reason, or
-        `patience` is at its end.
+        If there is no audio that can be decoded, its sample rate is beyond reason, or `timeout` is
+        exceeded.
     """
     stream = container.streams.best("audio")
     if stream is None:
-        raise SourceError(f"{shown} has no audio", permanent=True)
+        raise SourceError(f"{display_name} has no audio", permanent=True)
     tags = song_title({**container.metadata, **stream.metadata})
-    joiner = _Joiner()
-    # All streams, so that patience ends, too, while only a picture goes on.
+    builder = _BlockBuilder()
+    # All streams are demuxed so that the timeout is checked while only a video stream continues.
     for packet in container.demux():
-        if patience:
-            patience.check()
+        if timeout:
+            timeout.check()
         if packet.stream_index != stream.index:
             continue
         try:
             frames = packet.decode()
-        except (av.error.InvalidDataError, av.error.PatchWelcomeError):
+        except DAMAGED_PACKET_ERRORS:
             continue
-        update = _tag_update(packet)
-        if update is not None:
-            tags = song_title(update) or ""
+        new_tags = _new_tags(packet)
+        if new_tags is not None:
+            tags = song_title(new_tags) or ""
         title = title_at(packet.pos) if title_at else None
         if title is None:
             title = tags
         for frame in frames:
             assert isinstance(frame, AudioFrame)
-            _check_rate(frame, shown)
+            _check_rate(frame, display_name)
             if frame.samples:
-                yield from joiner.add(samples_of(frame), frame.sample_rate, title)
-                if patience:
-                    patience.heard()
-    yield from joiner.rest()
-    if not joiner.count:
-        raise SourceError(f"{shown} holds no audio that can be decoded", permanent=True)
+                yield from builder.add(samples_of(frame), frame.sample_rate, title)
+                if timeout:
+                    timeout.reset()
+    yield from builder.flush()
+    if not builder.sample_count:
+        raise SourceError(f"{display_name} holds no audio that can be decoded", permanent=True)
 
 
-def _check_rate(frame: AudioFrame, shown: str) -> None:
-    """Refuse sound that would take any amount of memory."""
+def _check_rate(frame: AudioFrame, display_name: str) -> None:
     rate, channels = frame.sample_rate, frame.layout.nb_channels
-    if rate * channels > MOST_VALUES_PER_SECOND:
+    if rate * channels > MAX_VALUES_PER_SECOND:
         raise SourceError(
-            f"{shown}: {rate} samples a second of {channels} channels are no sound to listen to",
+            f"{display_name}: a sample rate of {rate} Hz with {channels} channels is not possible; "
+            "the audio is damaged",
             permanent=True,
         )
 
 
-def _tag_update(packet: av.Packet[Any]) -> dict[str, str] | None:
-    """Return the tags that change at `packet`: a radio in Ogg begins a new chain for each song."""
+def _new_tags(packet: av.Packet[Any]) -> dict[str, str] | None:
+    """Return the tags that begin at `packet`: radios in Ogg announce each song in this way."""
     if not packet.has_sidedata("strings_metadata"):
         return None
     fields = bytes(packet.get_sidedata("strings_metadata")).split(b"\0")
-    words = [field.decode("utf-8", errors="replace") for field in fields]
-    return dict(zip(words[::2], words[1::2], strict=False))
+    texts = [field.decode("utf-8", errors="replace") for field in fields]
+    return dict(zip(texts[::2], texts[1::2], strict=False))
 
 
-class _Joiner:
+class _BlockBuilder:
     """Joins frames of the same format and title to blocks of about `BLOCK_SECONDS`."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.sample_count = 0
         self._frames: list[NDArray[np.float32]] = []
-        self._key: tuple[int, int, str | None] = (0, 0, None)
+        self._format: tuple[int, int, str | None] = (0, 0, None)
 
     def add(
         self, samples: NDArray[np.float32], sample_rate: int, title: str | None
     ) -> Iterator[AudioBlock]:
-        key = (sample_rate, samples.shape[1], title)
-        if key != self._key:
-            yield from self.rest()
-            self._key = key
+        frame_format = (sample_rate, samples.shape[1], title)
+        if frame_format != self._format:
+            yield from self.flush()
+            self._format = frame_format
         self._frames.append(samples)
-        self.count += len(samples)
+        self.sample_count += len(samples)
         if sum(map(len, self._frames)) >= BLOCK_SECONDS * sample_rate:
-            yield from self.rest()
+            yield from self.flush()
 
-    def rest(self) -> Iterator[AudioBlock]:
+    def flush(self) -> Iterator[AudioBlock]:
         if self._frames:
-            joined = np.concatenate(self._frames)
+            sample_rate, _, title = self._format
+            samples = np.concatenate(self._frames)
             self._frames.clear()
-            yield AudioBlock(joined, self._key[0], time.monotonic(), self._key[2])
+            yield AudioBlock(samples, sample_rate, time.monotonic(), title)

@@ -1,7 +1,7 @@
-"""HTTP for radios: a stream that cannot hang, with the ICY titles taken out of it.
+"""HTTP for radios: a stream with timeouts, whose ICY titles are separated from the audio.
 
-FFmpeg reads HTTP too, but PyAV shows its metadata only as it was when the stream was opened, so the
-titles of a radio would never change.
+FFmpeg reads HTTP as well, but PyAV provides its metadata only as they were when the stream was
+opened, so that the title of a radio would never change.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from email.message import Message
 from urllib.parse import unquote, urlsplit
 
-from streamer.sources.address import ascii_url, redact
+from streamer.sources.address import ascii_url
 from streamer.sources.base import SourceError, one_line
-from streamer.sources.decoding import Patience
-from streamer.sources.playlist import ENDINGS
-from streamer.system.scheduler import Scheduler
+from streamer.sources.decoding import InactivityTimeout
+from streamer.sources.playlist import SUFFIXES
+from streamer.system.fair_semaphore import FairSemaphore
+from streamer.system.urls import redact
 
 USER_AGENT = "genre-stream"
-PLAYLIST_BYTES = 1 << 20
-"""A playlist longer than this is none."""
-GONE = (404, 410)
-"""Answers after which asking again is pointless."""
+MAX_PLAYLIST_BYTES = 1 << 20
+"""Bytes of a playlist that are read."""
+PERMANENT_STATUSES = (404, 410)
+"""HTTP statuses after which another request is pointless."""
 _PLAYLIST_TYPES = re.compile(r"mpegurl|x-scpls|pls\+xml", re.IGNORECASE)
 _TITLE = re.compile(rb"StreamTitle='(.*?)(?:';\w+=|';?\Z|\Z)", re.DOTALL)
-"""The title may hold quotation marks and semicolons, and metadata cut short may lack their end."""
+"""A title may contain quotation marks and semicolons, and the end may be cut off."""
 
 
 class _StatusLine(io.BufferedReader):
-    """A response whose first line may be "ICY 200 OK", as old SHOUTcast servers answer."""
+    """A response that may begin with "ICY 200 OK", as that of an old SHOUTcast server does."""
 
     def readline(self, size: int | None = -1, /) -> bytes:
         line = super().readline(-1 if size is None else size)
@@ -60,74 +60,78 @@ class _TlsConnection(http.client.HTTPSConnection):
 
 
 class _Handler(urllib.request.HTTPHandler):
+    https_request = urllib.request.HTTPHandler.http_request
+
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_Connection, req)
 
-
-class _TlsHandler(urllib.request.HTTPSHandler):
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_TlsConnection, req)
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What an HTTP server answered with."""
+    """The response of an HTTP server."""
 
     url: str
-    """Where it was found after redirects."""
+    """Its URL after redirects."""
     stream: HttpStream
-    """Its bytes."""
+    """Its body."""
     is_audio: bool
-    """Whether its type says that it is nothing but audio."""
+    """Whether its content type is audio, without video."""
     is_file: bool
-    """Whether it has a length, so that it ends and can be sought in."""
+    """Whether it has a length, so that it ends and is seekable."""
     is_playlist: bool
-    """Whether its type or its name says that it is an M3U, PLS or HLS playlist."""
+    """Whether its content type or name is that of an M3U, PLS or HLS playlist."""
 
 
 def open_resource(url: str, timeout: float) -> Resource:
-    """Ask for `url`, following redirects; a user name and password in it are sent as Basic.
+    """Request `url` and follow redirects; credentials in it are sent as Basic authentication.
 
     Parameters
     ----------
     url
         An http or https URL.
     timeout
-        Seconds without a byte after which the connection counts as broken.
+        Seconds without data after which the connection counts as broken.
 
     Raises
     ------
     SourceError
         If the server cannot be reached or refuses.
     """
-    shown = redact(url)
+    display_name = redact(url)
     try:
         url = ascii_url(url)
         response = _opener().open(_request(url), timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
         reason = f"the server answered {error.code} {error.reason}"
-        raise SourceError(f"{shown}: {reason}", permanent=error.code in GONE) from None
+        raise SourceError(
+            f"{display_name}: {reason}", permanent=error.code in PERMANENT_STATUSES
+        ) from None
     except TimeoutError:
-        raise SourceError(f"{shown}: no answer within {timeout:g} s") from None
+        raise SourceError(f"{display_name}: no answer within {timeout:g} s") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise SourceError(f"{shown}: {_reason(error)}") from None
+        raise SourceError(f"{display_name}: {_reason(error)}") from None
     headers = response.headers
     interval = headers.get("icy-metaint", "")
-    metadata_every = int(interval) if re.fullmatch("[0-9]{1,9}", interval) else 0
-    path = urlsplit(response.url).path.lower()
+    metadata_interval = int(interval) if re.fullmatch("[0-9]{1,9}", interval) else 0
+    is_radio = any(name.lower().startswith("icy-") for name in headers)
+    is_media = headers.get_content_maintype() in ("audio", "video")
+    has_playlist_name = urlsplit(response.url).path.lower().endswith(SUFFIXES)
     return Resource(
         url=_with_credentials(response.url, url),
-        stream=HttpStream(response, metadata_every, timeout),
+        stream=HttpStream(response, metadata_interval, timeout),
         is_audio=headers.get_content_maintype() == "audio",
-        is_file="content-length" in headers and not _is_radio(headers),
+        is_file="content-length" in headers and not is_radio,
         is_playlist=bool(_PLAYLIST_TYPES.search(headers.get_content_type()))
-        or (path.endswith(ENDINGS) and not _is_audio(headers)),
+        or (has_playlist_name and not is_media),
     )
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Return what speaks HTTP and nothing else: a redirect could lead to FTP, too."""
+    """Return an opener for HTTP only, so that no redirect leads to FTP or a file."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -136,18 +140,9 @@ def _opener() -> urllib.request.OpenerDirector:
         urllib.request.HTTPRedirectHandler,
         urllib.request.HTTPErrorProcessor,
         _Handler,
-        _TlsHandler,
     ):
         opener.add_handler(handler())
     return opener
-
-
-def _is_radio(headers: Message) -> bool:
-    return any(name.lower().startswith("icy-") for name in headers)
-
-
-def _is_audio(headers: Message) -> bool:
-    return headers.get_content_maintype() in ("audio", "video")
 
 
 def _request(url: str) -> urllib.request.Request:
@@ -158,18 +153,19 @@ def _request(url: str) -> urllib.request.Request:
         headers={"User-Agent": USER_AGENT, "Icy-MetaData": "1", "Accept": "*/*"},
     )
     if parts.username is not None:
-        secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-        # Unredirected: the password is for this host, not for one that it points to.
-        request.add_unredirected_header("Authorization", f"Basic {b64encode(secret).decode()}")
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+        encoded = b64encode(credentials).decode()
+        # The password is for this host, not for one to which it redirects.
+        request.add_unredirected_header("Authorization", f"Basic {encoded}")
     return request
 
 
-def _with_credentials(found: str, asked: str) -> str:
-    """Give `found` the user name and password of `asked` if both are on the same host."""
-    there, here = urlsplit(found), urlsplit(asked)
-    if (there.scheme, there.hostname, there.port) != (here.scheme, here.hostname, here.port):
-        return found
-    return there._replace(netloc=here.netloc).geturl()
+def _with_credentials(url: str, requested: str) -> str:
+    """Return `url` with the credentials of the requested URL if both have the same origin."""
+    found, asked = urlsplit(url), urlsplit(requested)
+    if (found.scheme, found.hostname, found.port) != (asked.scheme, asked.hostname, asked.port):
+        return url
+    return found._replace(netloc=asked.netloc).geturl()
 
 
 def _reason(error: Exception) -> str:
@@ -186,50 +182,51 @@ def _reason(error: Exception) -> str:
 
 
 class HttpStream:
-    """The audio bytes of a response, and the titles that came between them.
+    """The audio of a response, and the titles between it.
 
     Parameters
     ----------
     response
         An open response.
-    interval
-        Audio bytes between two ICY metadata blocks; 0 without metadata.
-    timeout
-        The socket's timeout in seconds, for the message.
+    metadata_interval
+        Audio bytes between two blocks of ICY metadata; 0 if there are none.
+    timeout_seconds
+        Timeout of the socket in seconds, for the error.
 
     Attributes
     ----------
-    patience : Patience or None
-        Asked at every read: a demuxer that finds nothing in what it reads would go on for ever.
+    timeout : InactivityTimeout or None
+        Checked at every read, since a demuxer that finds no packets reads on for ever.
     """
 
-    def __init__(self, response: http.client.HTTPResponse, interval: int, timeout: float) -> None:
+    def __init__(
+        self, response: http.client.HTTPResponse, metadata_interval: int, timeout_seconds: float
+    ) -> None:
         self.name = redact(response.url)
-        self.patience: Patience | None = None
+        self.timeout: InactivityTimeout | None = None
         self._response = response
-        self._interval = interval
-        self._timeout = timeout
-        self._until_metadata = interval
+        self._metadata_interval = metadata_interval
+        self._timeout_seconds = timeout_seconds
+        self._until_metadata = metadata_interval
         self._position = 0
         self._titles: deque[tuple[int, str | None]] = deque([(0, None)])
-        self._first = True
-        self._scheduler: Scheduler | None = None
+        self._slots: FairSemaphore | None = None
 
     @contextmanager
-    def decoded_in_turn(self, scheduler: Scheduler) -> Iterator[None]:
-        """Wait for a turn to decode; whenever a read waits for the network others have it."""
-        with scheduler.turn():
-            self._scheduler = scheduler
+    def decoding(self, slots: FairSemaphore) -> Iterator[None]:
+        """Hold a slot for decoding, but not while `read` waits for the network."""
+        with slots.slot():
+            self._slots = slots
             try:
                 yield
             finally:
-                self._scheduler = None
+                self._slots = None
 
     def read(self, size: int) -> bytes:
-        """Return up to `size` audio bytes as soon as there are any; none at the end."""
-        if self.patience:
-            self.patience.check()
-        if self._interval:
+        """Return up to `size` bytes of audio as soon as there are any; none at the end."""
+        if self.timeout:
+            self.timeout.check()
+        if self._metadata_interval:
             if self._until_metadata == 0:
                 self._read_metadata()
             size = min(size, self._until_metadata)
@@ -239,60 +236,52 @@ class HttpStream:
         return data
 
     def title_at(self, position: int | None) -> str | None:
-        """Return the title that held at audio byte `position` (None: now); earlier ones go.
+        """Return the title at a byte position of the audio (None: the latest).
 
-        Empty if the stream said that there is none, None if it said nothing.
+        Positions must not decrease. The title is empty if the stream announced that there is none,
+        None if it announced nothing.
         """
         while len(self._titles) > 1 and (position is None or self._titles[1][0] <= position):
             self._titles.popleft()
         return self._titles[0][1]
 
     def text(self) -> str:
-        """Return the whole body as text, up to `PLAYLIST_BYTES`."""
+        """Return the body as text, up to `MAX_PLAYLIST_BYTES`."""
         body = b""
-        while len(body) < PLAYLIST_BYTES and (data := self.read(PLAYLIST_BYTES)):
+        while len(body) < MAX_PLAYLIST_BYTES and (data := self.read(MAX_PLAYLIST_BYTES)):
             body += data
         return body.decode("utf-8", errors="replace")
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._response.close()
 
-    def _receive(self, size: int) -> bytes:
+    def _receive(self, size: int, *, exactly: bool = False) -> bytes:
+        read = self._response.read if exactly else self._response.read1
         try:
-            with self._scheduler.pause() if self._scheduler else nullcontext():
-                return self._response.read1(size)
+            with self._slots.released() if self._slots else nullcontext():
+                return read(size)
         except TimeoutError:
-            raise SourceError(f"{self.name}: no data for {self._timeout:g} s") from None
+            raise SourceError(f"{self.name}: no data for {self._timeout_seconds:g} s") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise SourceError(f"{self.name}: {_reason(error)}") from None
 
-    def _receive_exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            more = self._receive(size - len(data))
-            if not more:
-                return b""
-            data += more
-        return data
-
     def _read_metadata(self) -> None:
-        length = self._receive_exactly(1)
-        metadata = self._receive_exactly(length[0] * 16) if length else b""
-        self._until_metadata = self._interval
+        length = self._receive(1)
+        metadata = self._receive(length[0] * 16, exactly=True) if length else b""
+        self._until_metadata = self._metadata_interval
         found = _TITLE.search(metadata.rstrip(b"\0"))
         if found:
-            if self._first:
-                # It was playing when we came; only nobody had told us yet.
+            if self._titles[0][1] is None:
+                # The first title applies to the audio before it, too.
                 self._titles.clear()
-            self._first = False
-            self._titles.append((self._position, _text(found.group(1))))
+            self._titles.append((self._position, _decode_title(found.group(1))))
 
 
-def _text(raw: bytes) -> str:
+def _decode_title(raw: bytes) -> str:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
-        # What browsers take for Latin-1: it has quotation marks where that has control characters.
+        # A superset of Latin-1, with quotation marks in place of control characters.
         text = raw.decode("cp1252", errors="replace")
     return one_line(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import ssl
 from collections import deque
@@ -16,63 +17,76 @@ from av.container import InputContainer
 
 from streamer.core.events import SourceKind
 from streamer.sources import playlist
-from streamer.sources.address import default_name, is_url, redact
+from streamer.sources.address import default_name, is_url
 from streamer.sources.base import SourceError
-from streamer.sources.decoding import FROM_ELSEWHERE, Patience, decode, open_container
+from streamer.sources.block_queue import BlockQueue
+from streamer.sources.decoding import UNTRUSTED_INPUT, InactivityTimeout, decode, open_container
 from streamer.sources.http_stream import USER_AGENT, HttpStream, Resource, open_resource
-from streamer.sources.threaded import Session, ThreadedSource
-from streamer.system.scheduler import Scheduler, processors
+from streamer.sources.threaded import ThreadedSource
+from streamer.system.fair_semaphore import FairSemaphore
+from streamer.system.processors import processors
+from streamer.system.urls import redact
 
-QUIET_SECONDS = 10.0
-"""A connection that brings no byte, or no audio, for so long is broken."""
-HLS_QUIET_FACTOR = 3.0
-"""HLS brings whole segments of up to 10 s: no new one for this many `QUIET_SECONDS` is broken."""
+INACTIVITY_SECONDS = 10.0
+"""A connection that delivers no data or no audio for this long is broken."""
+HLS_INACTIVITY_FACTOR = 3.0
+"""HLS delivers segments of up to 10 s, so its timeout is longer by this factor."""
 AUDIO_PROBE_BYTES = "16384"
-"""What FFmpeg looks at before it plays a radio; by default it waits for eight times as much."""
-RECONNECT = {"reconnect": "1", "reconnect_delay_max": "4"}
-"""FFmpeg goes on where a web server's file broke off, if the server lets it; delays in seconds."""
-PLAYLISTS = 16
-"""How many playlists may lead to one another before that counts as going in circles."""
-DECODING = Scheduler(processors())
-"""Radios are decoded in turn: hundreds that want the interpreter at once would hardly get on."""
+"""What FFmpeg reads of a radio before it plays; its default is eight times as much."""
+RECONNECT_OPTIONS = {"reconnect": "1", "reconnect_delay_max": "4"}
+"""FFmpeg resumes a file on a web server where the connection broke; delays in seconds."""
+MAX_PLAYLISTS = 16
+"""Playlists that may lead to one another before that counts as a circle."""
 
 logger = logging.getLogger(__name__)
 
 
+@functools.cache
+def shared_decoding_slots() -> FairSemaphore:
+    """Return the semaphore that limits how many radios of this process are decoded at once.
+
+    Hundreds of decoding threads would otherwise compete for the interpreter.
+    """
+    return FairSemaphore(processors())
+
+
 @dataclass(frozen=True, slots=True)
-class _Opened:
+class _OpenMedia:
     """A container that is ready to be decoded."""
 
     container: InputContainer
-    shown: str
-    """Its location without secrets."""
+    display_name: str
+    """Its location without credentials."""
     live: bool
-    """Whether it has no end of its own."""
-    quiet_seconds: float | None = None
-    """How long it may bring no audio; None for a file of this computer."""
+    """Whether it is a stream without an end."""
+    inactivity_seconds: float | None = None
+    """Longest time without audio; None for a local file."""
     http: HttpStream | None = None
+    """The connection, unless FFmpeg reads the location itself."""
 
 
 class MediaSource(ThreadedSource):
     """Anything that FFmpeg reads: a file, a radio, HLS, RTSP, UDP, or a playlist of them.
 
-    The entries of a playlist are played in order; one that breaks or cannot be opened gives way to
-    the next, as the mirrors of a radio do.
+    The entries of a playlist are played in order. If one cannot be opened or breaks, the next one
+    is played, as with the mirrors of a radio.
 
     Parameters
     ----------
     location
         A path or a URL.
     name
-        What clients call it; None: after the location.
+        Name of the source for clients; by default made from the location.
     kind
         "media", or "demo" for the clip that ships with the program.
     fast
         Deliver as fast as it can be decoded rather than in real time.
     loop
-        Begin again at the end of a file or a playlist.
-    quiet_seconds
-        Seconds without a byte, or without audio, after which a connection counts as broken.
+        Start again at the end of a file or a playlist.
+    inactivity_seconds
+        Seconds without data, or without audio, after which a connection counts as broken.
+    decoding_slots
+        Limits how many radios are decoded at once; by default shared by the process.
     """
 
     def __init__(
@@ -83,7 +97,8 @@ class MediaSource(ThreadedSource):
         kind: SourceKind = "media",
         fast: bool = False,
         loop: bool = False,
-        quiet_seconds: float = QUIET_SECONDS,
+        inactivity_seconds: float = INACTIVITY_SECONDS,
+        decoding_slots: FairSemaphore | None = None,
     ) -> None:
         super().__init__(name or default_name(location), paced=not fast)
         self.real_time = not fast
@@ -91,171 +106,171 @@ class MediaSource(ThreadedSource):
         self.live = False
         self._location = location
         self._loop = loop
-        self._quiet_seconds = quiet_seconds
+        self._inactivity_seconds = inactivity_seconds
+        self._decoding_slots = decoding_slots or shared_decoding_slots()
         self._played = False
 
-    def produce(self, session: Session) -> None:
-        """Play the location, again and again if it loops."""
-        self._play_entries(session)
-        while self._loop and not session.stopped.is_set():
-            self._play_entries(session)
+    def produce(self, queue: BlockQueue) -> None:
+        """Play the location, repeatedly with `loop`."""
+        self._play_location(queue)
+        while self._loop and not queue.stopped.is_set():
+            self._play_location(queue)
 
-    def _play_entries(self, session: Session) -> None:
-        """Play the location, or what it lists, one after the other."""
+    def _play_location(self, queue: BlockQueue) -> None:
+        """Play the location, or the entries of the playlist that it is."""
         pending = deque([self._location])
         playlists = 0
         failures: list[SourceError] = []
         ended = False
-        while pending and not session.stopped.is_set():
+        while pending and not queue.stopped.is_set():
             location = pending.popleft()
             try:
                 found = self._open(location)
                 if isinstance(found, list):
+                    if not found:
+                        reason = "the playlist names nothing that can be played"
+                        raise SourceError(f"{redact(location)}: {reason}", permanent=True)
                     playlists += 1
-                    if playlists > PLAYLISTS:
+                    if playlists > MAX_PLAYLISTS:
                         raise SourceError(f"{redact(location)}: too many playlists", permanent=True)
                     pending.extendleft(reversed(found))
                     continue
-                self._play(found, session)
+                self._play(found, queue)
                 ended = True
             except SourceError as error:
                 logger.debug("%s: %s", self.name, error)
                 failures.append(error)
         if failures and (self.live or not ended):
             failure = next((error for error in failures if not error.permanent), failures[-1])
-            # A radio may be back the next time: Icecast answers 404 while nobody feeds a mount.
+            # A radio may return: Icecast answers 404 while nothing feeds a mount.
             raise SourceError(str(failure), permanent=failure.permanent and not self.live)
 
-    def _play(self, opened: _Opened, session: Session) -> None:
-        # Once a radio, always a radio, even if it answers with a file while it is off air.
-        self.live = self.live or opened.live
-        session.patient = not opened.live
-        fresh = self._played
-        title_at = opened.http.title_at if opened.http else None
-        patience = Patience(opened.shown, opened.quiet_seconds) if opened.quiet_seconds else None
-        if opened.http:
-            opened.http.patience = patience
+    def _play(self, media: _OpenMedia, queue: BlockQueue) -> None:
+        # A radio that answers with a file while it is off air is still a radio.
+        self.live = self.live or media.live
+        queue.blocking = not media.live
+        discontinuity = self._played
+        seconds = media.inactivity_seconds
+        timeout = InactivityTimeout(media.display_name, seconds) if seconds else None
+        http = media.http
+        if http:
+            http.timeout = timeout
         try:
-            with opened.http.decoded_in_turn(DECODING) if opened.http else nullcontext():
-                for block in decode(opened.container, opened.shown, title_at, patience):
-                    session.put(replace(block, discontinuity=fresh))
-                    if session.stopped.is_set():
+            with http.decoding(self._decoding_slots) if http else nullcontext():
+                title_at = http.title_at if http else None
+                for block in decode(media.container, media.display_name, title_at, timeout):
+                    queue.put(replace(block, discontinuity=discontinuity))
+                    if queue.stopped.is_set():
                         return
-                    self._played, fresh = True, False
+                    self._played, discontinuity = True, False
         except av.FFmpegError as error:
-            raise self._failure(opened.shown, error, permanent=self._is_final(opened)) from None
+            # A recording that is wanted as fast as possible is wanted whole, and no part twice.
+            permanent = seconds is None or not (media.live or self.real_time)
+            raise self._failure(media.display_name, error, permanent=permanent) from None
         finally:
-            opened.container.close()
-            if opened.http:
-                opened.http.close()
+            media.container.close()
+            if http:
+                http.close()
         if self.live:
-            raise SourceError(f"{opened.shown}: the stream has ended")
+            raise SourceError(f"{media.display_name}: the stream has ended")
 
-    def _is_final(self, opened: _Opened) -> bool:
-        """Tell whether what broke while it was played is not to be opened again."""
-        local = opened.quiet_seconds is None
-        # Whoever wants a recording as fast as it goes wants it whole, and no part of it twice.
-        return local or not (opened.live or self.real_time)
-
-    def _open(self, location: str) -> _Opened | list[str]:
-        """Open a location, or return what it lists if it is a playlist."""
+    def _open(self, location: str) -> _OpenMedia | list[str]:
+        """Open a location, or return the entries if it is a playlist."""
         scheme = location.partition(":")[0].lower() if is_url(location) else ""
         if scheme in ("http", "https"):
-            return self._open_http(open_resource(location, self._quiet_seconds))
+            return self._open_http(open_resource(location, self._inactivity_seconds))
         if scheme and scheme != "file":
-            return self._open_ffmpeg(location, self._quiet_seconds)
+            return self._open_with_ffmpeg(location, self._inactivity_seconds)
         try:
             path = Path(unquote(urlsplit(location).path)) if scheme else Path(location)
         except ValueError:
             raise SourceError(f"{redact(location)}: this is no URL", permanent=True) from None
         return self._open_file(path)
 
-    def _open_http(self, resource: Resource) -> _Opened | list[str]:
+    def _open_http(self, resource: Resource) -> _OpenMedia | list[str]:
         if not resource.is_playlist and not resource.is_file:
-            return self._open_stream(resource)
+            return self._open_radio(resource)
         if not resource.is_playlist:
             resource.stream.close()
-            opened = self._open_ffmpeg(resource.url, self._quiet_seconds, RECONNECT)
-            return replace(opened, live=False)
+            media = self._open_with_ffmpeg(
+                resource.url, self._inactivity_seconds, RECONNECT_OPTIONS
+            )
+            return replace(media, live=False)
         text = resource.stream.text()
         resource.stream.close()
         if playlist.is_hls(text):
-            return self._open_ffmpeg(resource.url, self._quiet_seconds * HLS_QUIET_FACTOR)
-        return _not_empty(playlist.network_entries(text, resource.url), redact(resource.url))
+            seconds = self._inactivity_seconds * HLS_INACTIVITY_FACTOR
+            return self._open_with_ffmpeg(resource.url, seconds)
+        return playlist.network_entries(text, resource.url)
 
-    def _open_stream(self, resource: Resource) -> _Opened:
-        shown = redact(resource.url)
+    def _open_radio(self, resource: Resource) -> _OpenMedia:
+        display_name = redact(resource.url)
         probing = {"probesize": AUDIO_PROBE_BYTES} if resource.is_audio else {}
         try:
-            container = open_container(resource.stream, options=FROM_ELSEWHERE | probing)
-        except av.FFmpegError as error:
+            container = open_container(resource.stream, options=UNTRUSTED_INPUT | probing)
+        except (av.FFmpegError, SourceError) as error:
             resource.stream.close()
-            raise self._failure(shown, error) from None
-        except SourceError:
-            resource.stream.close()
-            raise
-        return _Opened(container, shown, True, self._quiet_seconds, resource.stream)
+            raise self._failure(display_name, error) from None
+        return _OpenMedia(container, display_name, True, self._inactivity_seconds, resource.stream)
 
-    def _open_file(self, path: Path) -> _Opened | list[str]:
+    def _open_file(self, path: Path) -> _OpenMedia | list[str]:
         try:
             if path.is_file() and path.stat().st_size == 0:
                 raise SourceError(f"{path}: the file is empty", permanent=True)
-            if path.suffix.lower() in playlist.ENDINGS:
+            if path.suffix.lower() in playlist.SUFFIXES:
                 text = path.read_text("utf-8", errors="replace")
                 if not playlist.is_hls(text):
-                    found = [_beside(path, entry) for entry in playlist.entries(text)]
-                    return _not_empty(found, str(path))
+                    return [
+                        entry if is_url(entry) else str(path.parent / entry)
+                        for entry in playlist.entries(text)
+                    ]
             container = open_container(f"file:{path}")
         except (OSError, av.FFmpegError) as error:
             raise self._failure(str(path), error, permanent=True) from None
-        return _Opened(container, str(path), live=False)
+        return _OpenMedia(container, str(path), live=False)
 
-    def _open_ffmpeg(
-        self, url: str, quiet_seconds: float, more: Mapping[str, str] | None = None
-    ) -> _Opened:
-        """Open a URL that FFmpeg itself is to read."""
-        micros = str(round(self._quiet_seconds * 1e6))
-        options = {"rw_timeout": micros, "user_agent": USER_AGENT, "live_start_index": "-1"}
-        options.update(more or {})
+    def _open_with_ffmpeg(
+        self, url: str, inactivity_seconds: float, more_options: Mapping[str, str] | None = None
+    ) -> _OpenMedia:
+        """Open a URL that FFmpeg reads itself."""
+        microseconds = str(round(self._inactivity_seconds * 1e6))
+        options = {"rw_timeout": microseconds, "user_agent": USER_AGENT, "live_start_index": "-1"}
+        options.update(more_options or {})
         if url.startswith("rtsp"):
-            options = {"rtsp_flags": "prefer_tcp", "timeout": micros}
+            options = {"rtsp_flags": "prefer_tcp", "timeout": microseconds}
         elif url.startswith("udp"):
-            options = {"timeout": micros}
+            options = {"timeout": microseconds}
         elif url.startswith("https"):
-            options.update(_trust())
-        shown = redact(url)
+            options.update(_tls_options())
+        display_name = redact(url)
+        timeouts = (inactivity_seconds, inactivity_seconds)
         try:
-            container = open_container(url, options=options, timeout=(quiet_seconds, quiet_seconds))
+            container = open_container(url, options=options, timeout=timeouts)
         except av.FFmpegError as error:
-            raise self._failure(shown, error) from None
-        return _Opened(container, shown, not container.duration, quiet_seconds)
+            raise self._failure(display_name, error) from None
+        return _OpenMedia(container, display_name, not container.duration, inactivity_seconds)
 
-    def _failure(self, shown: str, error: Exception, *, permanent: bool = False) -> SourceError:
-        """Say in one sentence why a container could not be opened or read."""
+    def _failure(
+        self, display_name: str, error: Exception, *, permanent: bool = False
+    ) -> SourceError:
+        """Return the error of a container that cannot be opened or read, as one sentence."""
+        if isinstance(error, SourceError):
+            return error
         if isinstance(error, (av.error.ExitError, TimeoutError)):
-            reason = f"no data for {self._quiet_seconds:g} s"
+            reason = f"no data for {self._inactivity_seconds:g} s"
         elif isinstance(error, av.error.InvalidDataError):
             reason = "this is not audio that FFmpeg can read, or it is damaged"
         else:
             reason = (getattr(error, "strerror", None) or type(error).__name__).lower()
         gone = (av.error.HTTPNotFoundError, av.error.ProtocolNotFoundError)
-        return SourceError(f"{shown}: {reason}", permanent=permanent or isinstance(error, gone))
+        permanent = permanent or isinstance(error, gone)
+        return SourceError(f"{display_name}: {reason}", permanent=permanent)
 
 
-def _trust() -> dict[str, str]:
-    """Return what makes FFmpeg trust the certificates that Python does: by itself it trusts any.
+def _tls_options() -> dict[str, str]:
+    """Return the options with which FFmpeg verifies certificates, as Python does; else it does not.
 
-    HLS does not hand it on to what a playlist names.
+    FFmpeg does not apply them to the segments of an HLS playlist.
     """
     bundle = ssl.get_default_verify_paths().cafile
     return {"tls_verify": "1", "ca_file": bundle} if bundle else {}
-
-
-def _beside(path: Path, entry: str) -> str:
-    return entry if is_url(entry) else str(path.parent / entry)
-
-
-def _not_empty(entries: list[str], shown: str) -> list[str]:
-    if not entries:
-        raise SourceError(f"{shown}: the playlist names nothing that can be played", permanent=True)
-    return entries

@@ -1,4 +1,4 @@
-"""Microphones and what the computer plays: PortAudio, in a process of its own."""
+"""Microphones and loopback: PortAudio, in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,40 +8,43 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
 
 from streamer.sources import capture
+from streamer.sources.address import split_name
 from streamer.sources.base import AudioBlock, SourceError
-from streamer.sources.threaded import Session, ThreadedSource
+from streamer.sources.block_queue import BlockQueue
+from streamer.sources.threaded import ThreadedSource
 
-QUIET_SECONDS = 3.0
-"""A device that delivers nothing for so long has died."""
+DEVICE_INACTIVITY_SECONDS = 3.0
+"""A device that delivers nothing for this long has failed."""
 START_SECONDS = 15.0
-"""How long the first block may take: the process starts, PortAudio looks for devices."""
+"""Longest time to the first block, in which the process starts and PortAudio searches devices."""
 LIST_SECONDS = 30.0
+"""Longest time in which PortAudio lists the devices."""
 
 logger = logging.getLogger(__name__)
 
 
 class MicrophoneSource(ThreadedSource):
-    """An input device, or with `loopback` what the computer plays.
+    """An input device, or what the computer plays.
 
     Parameters
     ----------
     device
-        A device's name or a part of it; None: whatever is the default at the time of opening.
+        A device's name or a part of it; None: the default device when the source is opened.
     name
-        What clients call it.
+        Name of the source for clients.
     loopback
-        Record what is being played instead of `device`.
-    rate, channels
-        None: the device's own rate, and two channels if it has them.
-    quiet_seconds
-        Seconds without a block after which the device counts as gone.
+        Record what the computer plays instead of `device`.
+    inactivity_seconds
+        Seconds without a block after which the device counts as failed.
+    clock
+        Seconds, as `time.monotonic`.
     """
 
     def __init__(
@@ -50,70 +53,59 @@ class MicrophoneSource(ThreadedSource):
         *,
         name: str,
         loopback: bool = False,
-        rate: int | None = None,
-        channels: int | None = None,
-        quiet_seconds: float = QUIET_SECONDS,
+        inactivity_seconds: float = DEVICE_INACTIVITY_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name, paced=False)
         self.kind = "loopback" if loopback else "microphone"
         self.live = True
-        self._request = {
-            "device": device,
-            "loopback": loopback,
-            "rate": rate,
-            "channels": channels,
-        }
-        self._quiet_seconds = quiet_seconds
+        self._request = {"device": device, "loopback": loopback}
+        self._inactivity_seconds = inactivity_seconds
+        self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
         self._process_lock = threading.Lock()
-        self._expected = 0.0
+        self._deadline = 0.0
         self._played = False
 
-    @property
-    def process_id(self) -> int | None:
-        """The recording program's process, while there is one."""
-        process = self._process
-        return process.pid if process is not None and process.poll() is None else None
-
     def open(self) -> None:
-        """Start to record; what goes wrong is raised by `read`."""
-        self._expected = time.monotonic() + START_SECONDS
+        """Start to record; errors are raised by `read`."""
+        self._deadline = self._clock() + START_SECONDS
         super().open()
 
     def read(self, timeout: float) -> AudioBlock | None:
-        """Return the next block; a device that has gone quiet is a `SourceError`, stalled."""
+        """Return the next block or None; a device that delivers nothing is a stalled source."""
         block = super().read(timeout)
-        now = time.monotonic()
+        now = self._clock()
         if block is not None:
-            self._expected = now + self._quiet_seconds
-        elif now > self._expected:
+            self._deadline = now + self._inactivity_seconds
+        elif now > self._deadline:
             raise SourceError("the device delivers no audio", stalled=True)
         return block
 
     def close(self) -> None:
-        """Stop recording, whatever the driver is doing."""
+        """Stop to record, even if the driver hangs."""
         super().close()
         with self._process_lock:
             if self._process is not None:
                 self._process.kill()
 
-    def produce(self, session: Session) -> None:
-        """Run the recording program and hand on its blocks."""
-        session.patient = False
+    def produce(self, queue: BlockQueue) -> None:
+        """Run the recording program and put its blocks into the queue."""
+        queue.blocking = False
         with _capture(self._request) as process:
             with self._process_lock:
-                # Closed meanwhile, and perhaps opened again: the process is no longer ours to set.
-                if session.stopped.is_set():
+                # The source may have been closed, and even opened again with another process.
+                if queue.stopped.is_set():
                     return
                 self._process = process
             assert process.stdout is not None
-            self._hand_on(process.stdout, session)
-        if not session.stopped.is_set():
+            self._put_blocks(process.stdout, queue)
+        if not queue.stopped.is_set():
             raise SourceError("the recording program has ended", stalled=True)
 
-    def _hand_on(self, messages: IO[bytes], session: Session) -> None:
+    def _put_blocks(self, messages: IO[bytes], queue: BlockQueue) -> None:
         sample_rate, channels = 0, 0
-        overruns_before, fresh = self.overruns, self._played
+        earlier_overruns, discontinuity = self.overruns, self._played
         for kind, body in _read_messages(messages):
             if kind == b"O":
                 opened = json.loads(body)
@@ -122,34 +114,23 @@ class MicrophoneSource(ThreadedSource):
             elif kind == b"E":
                 raise _failure(body, stalled=sample_rate > 0)
             elif kind == b"A":
-                heard, dropped, overruns = capture.AUDIO.unpack_from(body)
-                samples = np.frombuffer(body, np.float32, offset=capture.AUDIO.size)
-                self.overruns = overruns_before + overruns
-                session.put(
+                end_time, dropped, overruns = capture.AUDIO.unpack_from(body)
+                values = np.frombuffer(body, np.float32, offset=capture.AUDIO.size)
+                self.overruns = earlier_overruns + overruns
+                queue.put(
                     AudioBlock(
-                        samples.reshape(-1, channels),
+                        values.reshape(-1, channels),
                         sample_rate,
-                        heard,
-                        discontinuity=fresh,
+                        end_time,
+                        discontinuity=discontinuity,
                         dropped=dropped,
                     )
                 )
-                self._played, fresh = True, False
+                self._played, discontinuity = True, False
 
 
-def find_devices(*, rates: bool = False) -> list[dict[str, Any]]:
-    """Return the input devices: index, name, host, channels, rate, default.
-
-    Parameters
-    ----------
-    rates
-        Find out, too, which `rates` each device takes; that means opening them all.
-
-    Raises
-    ------
-    SourceError
-        If PortAudio is missing or does not answer.
-    """
+def _find_devices(*, rates: bool = False) -> list[dict[str, Any]]:
+    """Return what `capture.input_devices` does."""
     with _capture({"list": True, "rates": rates}) as process:
         timer = threading.Timer(LIST_SECONDS, process.kill)
         timer.start()
@@ -165,11 +146,18 @@ def find_devices(*, rates: bool = False) -> list[dict[str, Any]]:
     raise SourceError("the sound system does not answer; is it hanging?", permanent=True)
 
 
-def device_table(devices: list[dict[str, Any]]) -> str:
-    """Return the devices as a table for people, the default marked with an asterisk."""
+def list_devices() -> str:
+    """Return a table of the input devices: index, name, channels, rates, and which is default.
+
+    Raises
+    ------
+    SourceError
+        If PortAudio is missing or does not answer.
+    """
+    devices = _find_devices(rates=True)
     if not devices:
         return capture.no_devices()
-    heads = ("", "index", "name", "host", "channels", "rate", "also takes")
+    header = ("", "index", "name", "host", "channels", "rate", "also takes")
     rows = [
         (
             "*" if device["default"] else "",
@@ -182,35 +170,42 @@ def device_table(devices: list[dict[str, Any]]) -> str:
         )
         for device in devices
     ]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (heads, *rows)
+        for row in (header, *rows)
     ]
     hint = "* the default, --device mic; --device also takes an index, a part of a name, loopback"
     return "\n".join([*lines, "", hint])
 
 
-def make_microphone(text: str, *, name: str | None = None) -> MicrophoneSource:
-    """Make the source for "mic", "loopback", a device's index, its name or a part of it.
+def make_device(text: str) -> MicrophoneSource:
+    """Make the source that `--device` names.
 
-    The device is looked up now, and from then on known by its name: an index changes when devices
-    come and go.
+    The device is looked up now and from then on identified by its name, since indices change when
+    devices are plugged in or out.
+
+    Parameters
+    ----------
+    text
+        "mic" (the default input), "loopback" (what the computer plays), an index, a device's name
+        or any part of it; "NAME=" in front names the source.
 
     Raises
     ------
     SourceError
-        If there is no such device; permanent.
+        If there is no such device, or no PortAudio; permanent.
     """
-    devices = find_devices()
+    name, device = split_name(text)
+    devices = _find_devices()
     try:
-        if text == "loopback":
+        if device == "loopback":
             capture.choose_loopback(devices)
-            return MicrophoneSource(None, name=name or text, loopback=True)
-        if text == "mic":
+            return MicrophoneSource(None, name=name or device, loopback=True)
+        if device == "mic":
             capture.choose(devices, None)
-            return MicrophoneSource(None, name=name or text)
-        chosen = capture.choose(devices, int(text) if text.isdecimal() else text)
+            return MicrophoneSource(None, name=name or device)
+        chosen = capture.choose(devices, int(device) if device.isdecimal() else device)
     except capture.CaptureError as error:
         raise SourceError(str(error), permanent=True) from None
     return MicrophoneSource(chosen["name"], name=name or chosen["name"])
@@ -218,24 +213,18 @@ def make_microphone(text: str, *, name: str | None = None) -> MicrophoneSource:
 
 @contextmanager
 def _capture(request: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the recording program; it is killed at the end, as a dead device may hang it."""
-    process = subprocess.Popen(
+    """Run the recording program, and kill it at the end, since a failed device may block it."""
+    with subprocess.Popen(
         [sys.executable, "-P", capture.__file__, json.dumps(request)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # ALSA's complaints about devices that nobody asked for.
-        stderr=subprocess.DEVNULL,
-        # An interrupt from the terminal is ours to handle.
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        stderr=subprocess.DEVNULL,  # ALSA warns of every device that it cannot open
+        start_new_session=True,  # Ctrl-C in the terminal is not for the child
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _read_messages(pipe: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
@@ -247,5 +236,5 @@ def _read_messages(pipe: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _failure(body: bytes, *, stalled: bool = False) -> SourceError:
-    why = json.loads(body)
-    return SourceError(why["message"], permanent=why["permanent"], stalled=stalled)
+    error = json.loads(body)
+    return SourceError(error["message"], permanent=error["permanent"], stalled=stalled)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from io import BufferedReader
+from types import SimpleNamespace
 
 import av
 import numpy as np
 
 from streamer.sources.base import AudioBlock, SourceError
-from streamer.sources.decoding import BLOCK_SECONDS, FROM_ELSEWHERE, decode, open_container
-from streamer.sources.threaded import AHEAD_SECONDS, Session, ThreadedSource
+from streamer.sources.block_queue import READ_AHEAD_SECONDS, BlockQueue
+from streamer.sources.decoding import BLOCK_SECONDS, UNTRUSTED_INPUT, decode, open_container
+from streamer.sources.threaded import ThreadedSource
 
-SHOWN = "standard input"
+DISPLAY_NAME = "standard input"
 
 
 class PipeSource(ThreadedSource):
@@ -22,14 +24,14 @@ class PipeSource(ThreadedSource):
     Parameters
     ----------
     name
-        What clients call it.
+        Name of the source for clients.
     rate, channels
         Format of raw signed 16-bit little-endian samples (rate in Hz). If both are None the input
         is a container: WAV, FLAC, Ogg, MP3, Matroska and so on.
     fast
         Deliver as fast as the pipe does rather than in real time.
     pipe
-        What to read; None: standard input. It can be read only once.
+        The pipe to read; standard input by default. It can be read only once.
 
     Raises
     ------
@@ -47,7 +49,7 @@ class PipeSource(ThreadedSource):
         pipe: BufferedReader | None = None,
     ) -> None:
         if pipe is None and sys.stdin is None:
-            raise SourceError(f"{SHOWN} is closed; send sound into it", permanent=True)
+            raise SourceError(f"{DISPLAY_NAME} is closed; send sound into it", permanent=True)
         super().__init__(name, paced=not fast)
         self.real_time = not fast
         self.kind = "pcm"
@@ -56,26 +58,26 @@ class PipeSource(ThreadedSource):
         self._channels = channels
         self._pipe = pipe
 
-    def produce(self, session: Session) -> None:
+    def produce(self, queue: BlockQueue) -> None:
         """Read the pipe to its end."""
-        # A recorder at the other end has a clock of its own, and nowhere to keep what we leave.
-        session.catch_up_seconds = AHEAD_SECONDS / 2
+        # A recorder at the other end has its own clock and loses what is not read in time.
+        queue.catch_up_seconds = READ_AHEAD_SECONDS / 2
         try:
-            # Not sys.stdin's own buffer: Python aborts if a thread still reads that when it ends.
+            # Python aborts if a thread still reads from sys.stdin's buffer when the process ends.
             pipe = self._pipe or open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115
             if self._rate is None and self._channels is None:
-                self._read_container(pipe, session)
+                self._read_container(pipe, queue)
             else:
-                self._read_raw(pipe, self._rate or 44100, self._channels or 2, session)
+                self._read_raw(pipe, self._rate or 44100, self._channels or 2, queue)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise SourceError(f"{SHOWN} cannot be read: {reason}", permanent=True) from None
+            raise SourceError(f"{DISPLAY_NAME} cannot be read: {reason}", permanent=True) from None
 
-    def _read_raw(self, pipe: BufferedReader, rate: int, channels: int, session: Session) -> None:
+    def _read_raw(self, pipe: BufferedReader, rate: int, channels: int, queue: BlockQueue) -> None:
         frame_bytes = 2 * channels
         rest = b""
         while data := pipe.read1(round(rate * BLOCK_SECONDS) * frame_bytes):
-            if session.stopped.is_set():
+            if queue.stopped.is_set():
                 return
             data = rest + data
             whole = len(data) - len(data) % frame_bytes
@@ -83,30 +85,20 @@ class PipeSource(ThreadedSource):
             if whole:
                 samples = np.frombuffer(data[:whole], "<i2").reshape(-1, channels)
                 scaled = samples.astype(np.float32) / np.float32(32768)
-                session.put(AudioBlock(scaled, rate, time.monotonic()))
+                queue.put(AudioBlock(scaled, rate, time.monotonic()))
 
-    def _read_container(self, pipe: BufferedReader, session: Session) -> None:
+    def _read_container(self, pipe: BufferedReader, queue: BlockQueue) -> None:
         try:
-            with open_container(_Pipe(pipe), options=FROM_ELSEWHERE) as container:
-                for block in decode(container, SHOWN, None):
-                    session.put(block)
-                    if session.stopped.is_set():
+            # A file object that returns what has arrived and cannot seek.
+            file = SimpleNamespace(name=DISPLAY_NAME, read=pipe.read1)
+            with open_container(file, options=UNTRUSTED_INPUT) as container:
+                for block in decode(container, DISPLAY_NAME):
+                    queue.put(block)
+                    if queue.stopped.is_set():
                         return
         except av.FFmpegError:
             raise SourceError(
-                f"{SHOWN}: this is not audio that FFmpeg can read; for raw 16-bit samples say "
-                "--rate and --channels",
+                f"{DISPLAY_NAME}: this is not audio that FFmpeg can read; for raw 16-bit samples "
+                "say --rate and --channels",
                 permanent=True,
             ) from None
-
-
-class _Pipe:
-    """What PyAV needs to read from a pipe: whatever has arrived, and no seeking."""
-
-    name = SHOWN
-
-    def __init__(self, pipe: BufferedReader) -> None:
-        self._pipe = pipe
-
-    def read(self, size: int) -> bytes:
-        return self._pipe.read1(size)

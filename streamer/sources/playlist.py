@@ -1,14 +1,14 @@
-"""Playlists that name streams or files: M3U and PLS."""
+"""Playlists of streams or files: M3U and PLS."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import urljoin
 
-ENDINGS = (".m3u", ".m3u8", ".pls")
-"""How the names of playlists end."""
-MOST_ENTRIES = 10_000
-"""Entries of a playlist from the network that are played; a megabyte has room for many more."""
+SUFFIXES = (".m3u", ".m3u8", ".pls")
+"""File name endings of playlists."""
+MAX_ENTRIES = 10_000
+"""Entries of a playlist from the network that are played."""
 _FILE = re.compile(r"File([0-9]{1,9})\s*=\s*(\S.*)", re.IGNORECASE)
 """An entry of a PLS playlist."""
 
@@ -36,18 +36,18 @@ def entries(text: str) -> list[str]:
 
 
 def network_entries(text: str, playlist_url: str) -> list[str]:
-    """Return the first `MOST_ENTRIES` of a playlist from the network that may be followed."""
-    found = (resolve(entry, playlist_url) for entry in entries(text)[:MOST_ENTRIES])
-    return [target for target in found if target]
+    """Return the URLs in a playlist from the network, of its first `MAX_ENTRIES` entries."""
+    found = (resolve(entry, playlist_url) for entry in entries(text)[:MAX_ENTRIES])
+    return [url for url in found if url]
 
 
 def resolve(entry: str, playlist_url: str) -> str | None:
-    """Return `entry` seen from the URL of its playlist, or None if it must not be followed.
+    """Return the URL of an entry, or None if it leads to anything but a stream of the network.
 
-    A playlist from the network never leads to a file of this computer.
+    A playlist from the network must not make us open files of this computer.
     """
     try:
-        target = urljoin(playlist_url, entry)
+        url = urljoin(playlist_url, entry)
     except ValueError:
         return None
-    return target if re.match(r"(https?|rtsps?|rtmps?|mmsh?|udp|rtp|srt)://", target) else None
+    return url if re.match(r"(https?|rtsps?|rtmps?|mmsh?|udp|rtp|srt)://", url) else None

@@ -1,4 +1,4 @@
-"""How much of a processor the dashboard takes to draw, as a share of the time it draws."""
+"""How much processor time the dashboard needs to draw."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MEASURED_SECONDS = 10
 
 
 def busy_seconds(page: Page) -> tuple[float, float]:
-    """Return the processor time of the page's thread, and the time in which it was spent."""
+    """Return the processor time that the page's thread has used, and the time now."""
     metrics = page.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
     return {metric["name"]: metric["value"] for metric in metrics}["TaskDuration"], time.monotonic()
 
 
 @pytest.mark.benchmark
 @pytest.mark.skipif(why_no_browser() is not None, reason=str(why_no_browser()))
-def test_the_page_draws_with_less_than_a_tenth_of_a_processor(
+def test_the_page_draws_with_less_than_ten_percent_of_a_processor(
     tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     radio = broadcast("radio")

@@ -1,4 +1,4 @@
-"""The network never waits for its windows."""
+"""How long a training step waits for its windows."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from streamer.core.spectrogram import SpectrogramSpec
 
 
 @pytest.mark.benchmark
-def test_over_nine_tenths_of_an_epoch_is_spent_in_the_training_step(
+def test_an_epoch_spends_over_90_percent_of_its_time_in_training_steps(
     tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     data = write_pictures(tmp_path / "data", tracks=12, frames=387, spec=SpectrogramSpec())
-    # The frozen backbone makes the shortest step there is: the hardest case for the windows.
+    # A frozen backbone makes the shortest step, which is the hardest case for the windows.
     command = [sys.executable, "-m", "trainer.cli", "fit", "--data", str(data), "--split"]
     command += ["stratified", "--weights", "none", "--epochs", "0", "--head-epochs", "2"]
     subprocess.run([*command, "--out", str(tmp_path / "run")], check=True, env=os.environ.copy())

@@ -1,4 +1,4 @@
-"""A real radio for tests: Icecast, fed by ffmpeg."""
+"""A radio for tests: an Icecast server, fed by ffmpeg."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 60.0
-"""Seconds that tests wait for what must happen; nothing is decided by it when all goes well."""
+from support.waiting import LONGEST_WAIT_SECONDS
 
 CONFIGURATION = """
 <icecast>
@@ -41,7 +40,7 @@ AS_NOBODY = "<changeowner><user>nobody</user><group>nogroup</group></changeowner
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on."""
+    """Return a TCP port that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -55,7 +54,7 @@ def need(*programs: str) -> None:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process that we started, stopped or not."""
+    """Kill a process, even if it is suspended."""
     process.send_signal(signal.SIGCONT)
     process.kill()
     process.wait()
@@ -85,7 +84,7 @@ class Radio:
             CONFIGURATION.format(port=self.port, logs=logs, owner=AS_NOBODY if root else "")
         )
         for folder in (self._folder, *self._folder.parents) if root else ():
-            # Icecast runs as nobody then, and must reach its logs.
+            # Icecast then runs as the user "nobody", and must reach its logs.
             if not folder.stat().st_mode & 0o001:
                 folder.chmod(folder.stat().st_mode | 0o011)
         self.server = subprocess.Popen(
@@ -114,7 +113,7 @@ class Radio:
             f"http://127.0.0.1:{self.port}/admin/metadata?{query}",
             headers={"Authorization": "Basic " + base64.b64encode(b"admin:secret").decode()},
         )
-        urllib.request.urlopen(request, timeout=PATIENCE).close()
+        urllib.request.urlopen(request, timeout=LONGEST_WAIT_SECONDS).close()
 
     def stop_server(self) -> None:
         if self.server is not None:
@@ -128,10 +127,10 @@ class Radio:
         self.feeder = None
 
     def _wait(self, url: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
         while True:
             try:
-                urllib.request.urlopen(url, timeout=PATIENCE).close()
+                urllib.request.urlopen(url, timeout=LONGEST_WAIT_SECONDS).close()
                 return
             except (urllib.error.URLError, OSError):
                 assert time.monotonic() < deadline, f"{url} did not come up"

@@ -15,7 +15,7 @@ SUFFIXES = (".wav", ".au", ".flac", ".mp3", ".ogg", ".m4a")
 
 
 def write_audio(path: Path, samples: NDArray[np.float32], rate: int = 22050) -> Path:
-    """Write samples of shape (n,) or (n, channels) in the format that the ending stands for."""
+    """Write samples of shape (n,) or (n, channels) in the format of the file name's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".m4a":
         _write_aac(path, np.atleast_2d(samples.T), rate)
@@ -40,7 +40,7 @@ def _write_aac(path: Path, channels: NDArray[np.float32], rate: int) -> None:
 def write_songs(
     folder: Path, tracks: int = 6, seconds: float = 6.0, suffixes: tuple[str, ...] = (".wav",)
 ) -> Path:
-    """Write tracks of the genres low, middle and high, the endings and rates in turn."""
+    """Write tracks of the genres low, middle and high with alternating formats and rates."""
     for seed, genre in enumerate(LABELS):
         for number in range(tracks):
             suffix = suffixes[number % len(suffixes)]

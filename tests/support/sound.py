@@ -1,4 +1,4 @@
-"""A sound server of our own for tests: PulseAudio with null sinks, nobody's loudspeaker."""
+"""A sound server for tests: PulseAudio with null sinks instead of loudspeakers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from support.radio import PATIENCE, end, need
+from support.radio import end, need
+from support.waiting import LONGEST_WAIT_SECONDS
 
 ASOUNDRC = "pcm.!default { type pulse }\nctl.!default { type pulse }\n"
 SERVER = ("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--disable-shm=yes")
 
 
 class SoundServer:
-    """A PulseAudio server; `environment` is what programs need to find it and nothing else."""
+    """A PulseAudio server, found by programs that run with the variables in `environment`."""
 
     def __init__(self, folder: Path) -> None:
         socket = folder / "socket"
@@ -38,7 +39,7 @@ class SoundServer:
             stdout=self._log,
             stderr=self._log,
         )
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
         while self._pactl("info").returncode:
             assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.05)
@@ -50,7 +51,7 @@ class SoundServer:
         return done.stdout
 
     def add_sink(self, name: str) -> str:
-        """Add a null sink; return the number of its module."""
+        """Add a null sink and return the number of its module."""
         return self.control("load-module", "module-null-sink", f"sink_name={name}").strip()
 
     def remove(self, module: str) -> None:
@@ -71,15 +72,15 @@ class SoundServer:
             end(player)
 
     def freeze(self) -> None:
-        """Stop answering, as a hanging driver does."""
+        """Suspend the server, so that it hangs as a faulty driver does."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Go on."""
+        """Resume the server."""
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End the server."""
+        """Kill the server."""
         end(self._process)
         self._log.close()
 
@@ -98,9 +99,9 @@ class SoundServer:
 
 @contextmanager
 def sound_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SoundServer]:
-    """Run a sound server that programs started meanwhile use by default."""
+    """Run a sound server that is the default of programs started in this context."""
     need("pulseaudio", "pactl", "ffmpeg")
-    # A socket's path is at most 107 bytes long; pytest's folders may be longer.
+    # The path of a socket has at most 107 bytes, which pytest's folders may exceed.
     with tempfile.TemporaryDirectory(prefix="sound") as folder:
         server = SoundServer(Path(folder))
         try:

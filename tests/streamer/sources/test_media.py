@@ -1,4 +1,4 @@
-"""Files: formats, faults, pacing. Network streams are in test_radio.py and test_network.py."""
+"""Files: formats, damage, pacing. Network streams are in test_radio.py and test_network.py."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.listening import read_all, read_one
 from support.radio import need
+from support.waiting import wait_until
 
 from streamer.sources import SourceEnded, SourceError, make_source
 from streamer.sources.media import MediaSource
@@ -57,16 +58,16 @@ def encode(path: Path, codec: str, rate: int = 48000, tags: dict[str, str] | Non
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 96000, 192000])
 @pytest.mark.parametrize("channels", [1, 2, 6, 8])
-def test_samples_pass_unchanged_at_every_rate_and_with_up_to_eight_channels(
+def test_samples_of_every_rate_and_channel_count_are_unchanged(
     tmp_path: Path, rate: int, channels: int
 ) -> None:
     written = noise(0.35, rate, channels)
     path = write_wav(tmp_path / "noise.wav", written, rate)
     blocks = read_all(make_source(str(path), fast=True))
     assert {block.sample_rate for block in blocks} == {rate}
-    heard = np.concatenate([block.samples for block in blocks])
-    assert heard.dtype == np.float32
-    np.testing.assert_array_equal(heard, written.astype(np.float32) / 32768)
+    samples = np.concatenate([block.samples for block in blocks])
+    assert samples.dtype == np.float32
+    np.testing.assert_array_equal(samples, written.astype(np.float32) / 32768)
 
 
 @pytest.mark.parametrize(
@@ -83,39 +84,39 @@ def test_samples_pass_unchanged_at_every_rate_and_with_up_to_eight_channels(
         ("a.mka", "pcm_f64le"),
     ],
 )
-def test_every_format_gives_the_tone_that_was_written(
+def test_every_format_decodes_to_the_tone_that_was_encoded(
     tmp_path: Path, name: str, codec: str
 ) -> None:
     blocks = read_all(make_source(str(encode(tmp_path / name, codec)), fast=True))
-    heard = np.concatenate([block.samples for block in blocks])
-    assert heard.shape[1] == 2
-    assert len(heard) / blocks[0].sample_rate == pytest.approx(2.0, abs=0.15)
-    middle = heard[len(heard) // 4 : len(heard) // 2]
+    samples = np.concatenate([block.samples for block in blocks])
+    assert samples.shape[1] == 2
+    assert len(samples) / blocks[0].sample_rate == pytest.approx(2.0, abs=0.15)
+    middle = samples[len(samples) // 4 : len(samples) // 2]
     assert np.abs(middle).max() == pytest.approx(0.5, abs=0.03)
 
 
-def test_a_song_is_titled_by_its_tags(tmp_path: Path) -> None:
+def test_the_title_is_made_from_the_tags(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.flac", "flac", tags={"ARTIST": "Ärzte", "TITLE": "Lied"})
     assert {block.title for block in read_all(make_source(str(path), fast=True))} == {
         "Ärzte - Lied"
     }
 
 
-def test_the_tags_of_a_song_steer_no_terminal(tmp_path: Path) -> None:
+def test_control_characters_are_removed_from_tags(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.flac", "flac", tags={"TITLE": "One\n \x1b[31mline\x07"})
     assert {block.title for block in read_all(make_source(str(path), fast=True))} == {
         "One [31mline"
     }
 
 
-def test_tags_that_are_not_utf_8_are_shown_with_replacement_characters(tmp_path: Path) -> None:
+def test_tags_that_are_not_utf_8_get_replacement_characters(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.flac", "flac", tags={"TITLE": "caf#"})
     path.write_bytes(path.read_bytes().replace(b"caf#", b"caf\xe9"))
     assert {block.title for block in read_all(make_source(str(path), fast=True))} == {"caf\ufffd"}
 
 
 @pytest.mark.parametrize("codec", ["libvorbis", "libopus", "flac"])
-def test_a_new_song_in_an_ogg_stream_brings_its_own_title(
+def test_a_new_song_in_an_ogg_stream_changes_the_title(
     tmp_path: Path, demo_clip: Path, codec: str
 ) -> None:
     need("ffmpeg")
@@ -133,7 +134,7 @@ def test_a_new_song_in_an_ogg_stream_brings_its_own_title(
     assert set(titles) == {"One", "Two"}
 
 
-def test_the_picture_in_a_song_is_ignored(tmp_path: Path, demo_clip: Path) -> None:
+def test_a_video_stream_is_ignored(tmp_path: Path, demo_clip: Path) -> None:
     path = tmp_path / "film.mkv"
     with av.open(str(path), "w") as container, av.open(str(demo_clip)) as clip:
         picture = container.add_stream("mpeg4", rate=25)
@@ -164,7 +165,7 @@ def test_a_missing_file_is_refused_before_it_is_opened(tmp_path: Path) -> None:
     assert caught.value.permanent
 
 
-def test_a_path_that_cannot_even_be_looked_for_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_an_impossible_path_is_refused_in_one_sentence(tmp_path: Path) -> None:
     endless = tmp_path / ("x" * 300)
     with pytest.raises(SourceError) as caught:
         make_source(f"long={endless}")
@@ -172,18 +173,18 @@ def test_a_path_that_cannot_even_be_looked_for_is_refused_in_one_sentence(tmp_pa
     assert caught.value.permanent
 
 
-def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
+def test_a_file_that_was_removed_is_an_error(tmp_path: Path) -> None:
     error = failure(tmp_path / "gone.wav")
     assert "no such file" in str(error)
     assert error.permanent
 
 
-def test_an_empty_file_is_named(tmp_path: Path) -> None:
+def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
     assert "the file is empty" in str(failure(tmp_path / "empty.wav"))
 
 
-def test_a_folder_is_named(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
     assert "is a directory" in str(failure(tmp_path))
     with pytest.raises(SourceError, match="this is a folder") as caught:
         make_source(str(tmp_path))
@@ -191,7 +192,7 @@ def test_a_folder_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["text.wav", "text.mp3", "text.ogg", "text"])
-def test_a_text_is_not_heard_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+def test_a_text_file_of_any_name_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("This is a text about music.\n" * 500)
     assert failure(tmp_path / name).permanent
 
@@ -205,12 +206,12 @@ def test_a_picture_has_no_audio(tmp_path: Path) -> None:
     assert "no audio" in str(failure(tmp_path / "a.png"))
 
 
-def test_a_header_without_samples_holds_no_audio(tmp_path: Path) -> None:
+def test_a_header_without_samples_is_an_error(tmp_path: Path) -> None:
     write_wav(tmp_path / "header.wav", np.zeros((0, 1), np.int16), 44100)
     assert failure(tmp_path / "header.wav").permanent
 
 
-def test_a_damaged_stretch_costs_only_itself(tmp_path: Path) -> None:
+def test_only_the_damaged_part_of_a_file_is_lost(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp3", "libmp3lame")
     damaged = bytearray(path.read_bytes())
     middle = len(damaged) // 2
@@ -222,7 +223,7 @@ def test_a_damaged_stretch_costs_only_itself(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_no_damage_does_worse_than_an_error(
+def test_no_damage_raises_anything_but_a_source_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = encode(tmp_path_factory.mktemp("damage") / "a.flac", "flac")
@@ -234,36 +235,36 @@ def test_no_damage_does_worse_than_an_error(
         read_all(make_source(str(path), fast=True))
 
 
-def test_a_file_is_heard_in_real_time(tmp_path: Path) -> None:
+def test_a_file_is_played_in_real_time(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "noise.wav", noise(1.5, 8000, 1), 8000)
     blocks = read_all(make_source(str(path)))
-    heard = [block.heard for block in blocks]
+    end_times = [block.end_time for block in blocks]
     durations = [block.seconds for block in blocks]
-    # Deadlines follow the samples, not the moments at which somebody happened to read.
-    np.testing.assert_allclose(np.diff(heard), durations[1:], atol=1e-6)
-    assert time.monotonic() >= heard[-1] >= heard[0] + 1.3
+    # End times depend on the samples, not on when a block was read.
+    np.testing.assert_allclose(np.diff(end_times), durations[1:], atol=1e-6)
+    assert time.monotonic() >= end_times[-1] >= end_times[0] + 1.3
 
 
-def test_a_late_reader_finds_the_deadlines_where_they_were(tmp_path: Path) -> None:
+def test_a_late_reader_does_not_delay_the_end_times(tmp_path: Path) -> None:
     source = make_source(str(write_wav(tmp_path / "n.wav", noise(2, 8000, 1), 8000)))
     source.open()
     first = read_one(source)
     time.sleep(0.5)
     late = [read_one(source) for _ in range(4)]
     source.close()
-    assert late[-1].heard - first.heard == pytest.approx(sum(block.seconds for block in late))
+    assert late[-1].end_time - first.end_time == pytest.approx(sum(block.seconds for block in late))
     assert not any(block.discontinuity or block.dropped for block in late)
 
 
-def test_a_loop_begins_again_and_says_that_it_does_not_continue(tmp_path: Path) -> None:
+def test_a_loop_starts_again_with_a_discontinuity(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "noise.wav", noise(0.25, 8000, 1), 8000)
     once = len(read_all(make_source(str(path), fast=True)))
     source = make_source(str(path), fast=True, loop=True)
     source.open()
     blocks = [read_one(source) for _ in range(3 * once)]
     source.close()
-    fresh = [index for index, block in enumerate(blocks) if block.discontinuity]
-    assert fresh == [once, 2 * once]
+    discontinuities = [index for index, block in enumerate(blocks) if block.discontinuity]
+    assert discontinuities == [once, 2 * once]
     np.testing.assert_array_equal(blocks[0].samples, blocks[once].samples)
 
 
@@ -275,7 +276,7 @@ def test_a_source_can_be_opened_again(tmp_path: Path) -> None:
     assert second[0].discontinuity
 
 
-def test_closing_ends_a_read_and_may_be_repeated(tmp_path: Path) -> None:
+def test_a_source_can_be_closed_twice_and_ends_then(tmp_path: Path) -> None:
     source = make_source(str(write_wav(tmp_path / "n.wav", noise(5, 8000, 1), 8000)))
     source.open()
     read_one(source)
@@ -285,32 +286,32 @@ def test_closing_ends_a_read_and_may_be_repeated(tmp_path: Path) -> None:
         source.read(0.0)
 
 
-def test_opening_and_closing_leaves_no_thread_and_no_file_behind(tmp_path: Path) -> None:
-    def left() -> tuple[int, int]:
+def test_opening_and_closing_leaks_no_thread_and_no_file(tmp_path: Path) -> None:
+    def count() -> tuple[int, int]:
         names = [thread.name for thread in threading.enumerate()]
         return names.count("source leaky"), len(list(Path("/proc/self/fd").iterdir()))
 
     path = write_wav(tmp_path / "n.wav", noise(5, 8000, 1), 8000)
     source = make_source(f"leaky={path}")
-    before = left()
+    before = count()
     for number in range(50):
         source.open()
         if number % 2:
             read_one(source)
         source.close()
-    deadline = time.monotonic() + 60
-    while any(now > then for now, then in zip(left(), before, strict=True)):
-        assert time.monotonic() < deadline, (before, left())
-        time.sleep(0.05)
+    wait_until(
+        lambda: all(now <= then for now, then in zip(count(), before, strict=True)),
+        f"no more threads and files than {before}",
+    )
 
 
-def test_a_rate_beyond_reason_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+def test_an_impossible_sample_rate_is_an_error(tmp_path: Path) -> None:
     rate = 2**31 - 1
     song = write_wav(tmp_path / "fast.wav", noise(1.0, 8000, 1), rate)
     with pytest.raises(SourceError) as caught:
         read_all(make_source(str(song), fast=True))
     assert str(caught.value) == (
-        f"{song}: {rate} samples a second of 1 channels are no sound to listen to"
+        f"{song}: a sample rate of {rate} Hz with 1 channels is not possible; the audio is damaged"
     )
     assert caught.value.permanent
 

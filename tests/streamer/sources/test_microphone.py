@@ -17,17 +17,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.listening import PATIENCE, Log, read_one, running
+from support.listening import Log, read_one, running
 from support.sound import SoundServer
+from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 
 from streamer.core.decision import Decision
 from streamer.core.events import SourceState
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Pipeline
 from streamer.engine.listener import Listener
-from streamer.engine.pacing import Backoff
-from streamer.sources import Source, SourceError, capture, list_devices, make_device, make_source
+from streamer.sources import (
+    AudioBlock,
+    Source,
+    SourceError,
+    capture,
+    list_devices,
+    make_device,
+    make_source,
+)
+from streamer.sources.block_queue import BlockQueue
 from streamer.sources.microphone import MicrophoneSource
+from streamer.system.backoff import Backoff
 
 CONNECTING, LIVE = SourceState.CONNECTING, SourceState.LIVE
 STALLED, RECONNECTING = SourceState.STALLED, SourceState.RECONNECTING
@@ -41,12 +51,12 @@ def tone(frequency: int) -> tuple[str, ...]:
     return ("-f", "lavfi", "-i", f"sine=frequency={frequency}:sample_rate=44100,volume=4")
 
 
-def pitch_heard(source: Source) -> float:
+def recorded_pitch(source: Source) -> float:
     """Return the strongest frequency of the next loud second, in Hz."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
     pieces: list[np.ndarray] = []
     while sum(map(len, pieces)) < 44100:
-        assert time.monotonic() < deadline, "nothing loud was heard"
+        assert time.monotonic() < deadline, "nothing loud was recorded"
         block = read_one(source)
         assert block.sample_rate == 44100
         loud = np.abs(block.samples).max() > 0.05
@@ -55,21 +65,21 @@ def pitch_heard(source: Source) -> float:
     return float(np.abs(np.fft.rfft(samples)).argmax())
 
 
-def test_the_microphone_hears_what_is_played_into_it(sound: SoundServer) -> None:
+def test_the_microphone_records_what_is_played_into_it(sound: SoundServer) -> None:
     sound.add_sink("speaker")
     with sound.playing(*tone(440), sink="speaker"):
         source = make_device("mic")
         source.open()
-        assert pitch_heard(source) == pytest.approx(440, abs=2)
+        assert recorded_pitch(source) == pytest.approx(440, abs=2)
         block = read_one(source)
         source.close()
     assert (source.name, source.kind, source.live) == ("mic", "microphone", True)
     assert block.samples.shape[1] == 2
-    assert 0 <= time.monotonic() - block.heard < PATIENCE
+    assert 0 <= time.monotonic() - block.end_time < LONGEST_WAIT_SECONDS
     assert not block.discontinuity
 
 
-def test_loopback_hears_the_speaker_while_the_microphone_hears_the_room(
+def test_loopback_and_microphone_record_different_devices_at_once(
     sound: SoundServer,
 ) -> None:
     sound.add_sink("room")
@@ -83,18 +93,18 @@ def test_loopback_hears_the_speaker_while_the_microphone_hears_the_room(
         microphone, loopback = make_device("mic"), make_device("loopback")
         microphone.open()
         loopback.open()
-        assert pitch_heard(loopback) == pytest.approx(880, abs=2)
-        assert pitch_heard(microphone) == pytest.approx(330, abs=2)
+        assert recorded_pitch(loopback) == pytest.approx(880, abs=2)
+        assert recorded_pitch(microphone) == pytest.approx(330, abs=2)
         microphone.close()
         loopback.close()
     assert loopback.kind == "loopback"
 
 
-def test_a_song_played_into_the_microphone_is_labelled(
+def test_a_tone_played_into_the_microphone_is_classified(
     sound: SoundServer, classifier: Classifier
 ) -> None:
-    def labelled(genre: str) -> bool:
-        events = (heard.event for heard in log.heard)
+    def has_decided(genre: str) -> bool:
+        events = (published.event for published in log.heard)
         return any(isinstance(event, Decision) and event.genre == genre for event in events)
 
     sound.add_sink("speaker")
@@ -102,12 +112,12 @@ def test_a_song_played_into_the_microphone_is_labelled(
     with running(listener(make_device("mic"), classifier, log)):
         log.wait_for_states(LIVE)
         with sound.playing(*tone(100), sink="speaker"):
-            log.wait(lambda: labelled("low"), "the genre of low sounds")
+            log.wait(lambda: has_decided("low"), "the genre of low sounds")
         with sound.playing(*tone(9000), sink="speaker"):
-            log.wait(lambda: labelled("high"), "the genre of high sounds")
+            log.wait(lambda: has_decided("high"), "the genre of high sounds")
 
 
-def test_a_device_that_goes_and_comes_back_is_stalled_and_then_live_again(
+def test_a_device_that_is_unplugged_and_returns_is_live_again(
     sound: SoundServer, classifier: Classifier, demo_clip: Path
 ) -> None:
     module = sound.add_sink("speaker")
@@ -134,7 +144,7 @@ def test_a_device_that_goes_and_comes_back_is_stalled_and_then_live_again(
     assert other.states == [CONNECTING, LIVE, SourceState.ENDED]
 
 
-def test_one_device_that_falls_silent_leaves_the_recording_of_another_alone(
+def test_a_device_that_stops_does_not_affect_another_one(
     sound: SoundServer, classifier: Classifier
 ) -> None:
     sound.add_sink("kept")
@@ -159,80 +169,117 @@ def test_one_device_that_falls_silent_leaves_the_recording_of_another_alone(
     assert other.states == [CONNECTING, LIVE, SourceState.ENDED]
 
 
-def test_a_device_that_falls_silent_without_a_word_is_stalled_after_three_seconds(
+def test_a_driver_that_hangs_is_stalled_until_it_works_again(
+    sound: SoundServer, classifier: Classifier
+) -> None:
+    sound.add_sink("speaker")
+    log = Log()
+    source = MicrophoneSource(None, name="mic", inactivity_seconds=1.0)
+    with running(listener(source, classifier, log)):
+        log.wait_for_states(LIVE)
+        sound.freeze()
+        log.wait_for_states(LIVE, STALLED)
+        sound.thaw()
+        log.wait_for_states(LIVE, STALLED, RECONNECTING, LIVE)
+
+
+class StubDevice(MicrophoneSource):
+    """A device that delivers blocks on request and lets the test set the clock."""
+
+    def __init__(self) -> None:
+        super().__init__(None, name="mic", clock=lambda: self.now)
+        self.now = 1000.0
+        self._stub_queue: BlockQueue | None = None
+
+    def produce(self, queue: BlockQueue) -> None:
+        self._stub_queue = queue
+        queue.blocking = False
+        queue.stopped.wait(LONGEST_WAIT_SECONDS)
+
+    def deliver(self) -> None:
+        wait_until(lambda: self._stub_queue is not None, "the producing thread")
+        assert self._stub_queue is not None
+        self._stub_queue.put(AudioBlock(np.zeros((100, 1), np.float32), 1000, self.now))
+
+
+def stalls_after(device: StubDevice, seconds: float) -> bool:
+    """Tell whether a device stalls after this time without a block, but not a moment before."""
+    device.now += seconds
+    assert device.read(0.0) is None
+    device.now += 0.1
+    with pytest.raises(SourceError, match="the device delivers no audio") as caught:
+        device.read(0.0)
+    return caught.value.stalled and not caught.value.permanent
+
+
+def test_a_device_without_a_block_stalls_after_three_seconds() -> None:
+    device = StubDevice()
+    device.open()
+    device.deliver()
+    read_one(device)
+    assert stalls_after(device, 3.0)
+    device.close()
+
+
+def test_a_device_has_fifteen_seconds_to_start() -> None:
+    device = StubDevice()
+    device.open()
+    assert stalls_after(device, 15.0)
+    device.close()
+
+
+def test_a_recording_program_that_is_killed_is_started_again(
     sound: SoundServer, classifier: Classifier
 ) -> None:
     sound.add_sink("speaker")
     log = Log()
     with running(listener(make_device("mic"), classifier, log)):
         log.wait_for_states(LIVE)
-        sound.freeze()
-        frozen = time.monotonic()
-        log.wait_for_states(LIVE, STALLED)
-        assert time.monotonic() - frozen > 1.0
-        sound.thaw()
+        (recorder,) = recorders_of(os.getpid())
+        os.kill(recorder, signal.SIGKILL)
         log.wait_for_states(LIVE, STALLED, RECONNECTING, LIVE)
 
 
-def test_a_recording_program_that_dies_is_started_again(
-    sound: SoundServer, classifier: Classifier
-) -> None:
-    sound.add_sink("speaker")
-    log = Log()
-    source = make_device("mic")
-    assert isinstance(source, MicrophoneSource)
-    with running(listener(source, classifier, log)):
-        log.wait_for_states(LIVE)
-        assert source.process_id is not None
-        os.kill(source.process_id, signal.SIGKILL)
-        log.wait_for_states(LIVE, STALLED, RECONNECTING, LIVE)
-
-
-def test_the_recording_program_ends_with_the_daemon_however_that_ends(sound: SoundServer) -> None:
+def test_the_recording_program_ends_when_the_daemon_is_killed(sound: SoundServer) -> None:
     sound.add_sink("speaker")
     program = (
         "from streamer.sources import make_device\n"
         "source = make_device('mic')\n"
         "source.open()\n"
         "while source.read(1.0) is None: pass\n"
-        "print(source.process_id, flush=True)\n"
+        "print(flush=True)\n"
         "while True: source.read(1.0)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as daemon:
         assert daemon.stdout is not None
-        recorder = int(daemon.stdout.readline())
+        daemon.stdout.readline()
+        (recorder,) = recorders_of(daemon.pid)
         daemon.kill()
-    deadline = time.monotonic() + PATIENCE
-    while _is_running(recorder):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not is_running(recorder), "the end of the recording program")
 
 
-def test_opening_and_closing_in_a_hurry_leaves_no_recording_program(sound: SoundServer) -> None:
+def test_opening_and_closing_leaves_no_recording_program(sound: SoundServer) -> None:
     sound.add_sink("speaker")
     source = make_device("mic")
     for pause in (0.0, 0.0, 0.05, 0.3, 1.0):
         source.open()
         time.sleep(pause)
         source.close()
-    deadline = time.monotonic() + PATIENCE
-    while recorders := _children():
-        assert time.monotonic() < deadline, recorders
-        time.sleep(0.05)
+    wait_until(lambda: not recorders_of(os.getpid()), "the end of the recording programs")
 
 
-def _children() -> list[str]:
-    """Return the command lines of the recording programs that this process started."""
+def recorders_of(parent_id: int) -> list[int]:
+    """Return the process ids of the recording programs that a process has started."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == os.getpid():
-                found.append((folder / "cmdline").read_text())
-    return [line for line in found if "capture.py" in line]
+            if int(parent) == parent_id and "capture.py" in (folder / "cmdline").read_text():
+                found.append(int(folder.name))
+    return found
 
 
-def _is_running(process_id: int) -> bool:
+def is_running(process_id: int) -> bool:
     try:
         status = Path(f"/proc/{process_id}/stat").read_text()
     except OSError:
@@ -240,7 +287,7 @@ def _is_running(process_id: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
-def test_the_devices_are_listed_with_their_rates_and_the_default_is_marked(
+def test_the_device_table_has_the_rates_and_marks_the_default(
     sound: SoundServer,
 ) -> None:
     sound.add_sink("speaker")
@@ -253,7 +300,7 @@ def test_the_devices_are_listed_with_their_rates_and_the_default_is_marked(
     assert "8000 16000 22050 48000 96000 192000" in marked[0]
 
 
-def test_a_device_is_found_by_index_name_and_part_of_a_name_and_kept_by_name(
+def test_a_device_is_found_by_index_name_or_part_of_a_name(
     sound: SoundServer,
 ) -> None:
     sound.add_sink("speaker")
@@ -267,7 +314,7 @@ def test_a_device_is_found_by_index_name_and_part_of_a_name_and_kept_by_name(
     assert make_device(f"desk={index}").name == "desk"
 
 
-def test_a_device_that_does_not_exist_is_answered_with_those_that_do(sound: SoundServer) -> None:
+def test_the_error_of_an_unknown_device_lists_the_known_ones(sound: SoundServer) -> None:
     sound.add_sink("speaker")
     for text in ("Blue Yeti", "99"):
         with pytest.raises(
@@ -278,7 +325,7 @@ def test_a_device_that_does_not_exist_is_answered_with_those_that_do(sound: Soun
         assert caught.value.permanent
 
 
-def test_a_part_that_fits_several_devices_is_asked_about(sound: SoundServer) -> None:
+def test_a_part_of_several_names_is_refused(sound: SoundServer) -> None:
     sound.add_sink("speaker")
     with pytest.raises(SourceError, match="several input devices match 'ul'") as caught:
         make_device("ul")
@@ -290,7 +337,7 @@ def device(index: int, name: str, host: str = "ALSA", *, default: bool = False) 
     return {"index": index, "name": name, "host": host, "channels": 2, "default": default}
 
 
-def test_a_device_that_was_plugged_in_again_is_known_under_its_new_number() -> None:
+def test_a_device_is_found_when_its_card_has_a_new_number() -> None:
     before = device(3, "Blue Yeti: USB Audio (hw:1,0)")
     after = [
         device(1, "HDA Intel (hw:0,0)", default=True),
@@ -301,7 +348,7 @@ def test_a_device_that_was_plugged_in_again_is_known_under_its_new_number() -> N
     assert capture.choose(both, before["name"]) is before
 
 
-def test_a_device_that_several_sound_systems_offer_is_taken_from_the_default_one() -> None:
+def test_a_device_of_several_sound_systems_is_taken_from_the_default_one() -> None:
     devices = [
         device(0, "Microphone (Blue Yet", "MME"),
         device(1, "Microphone (Blue Yeti)", "Windows WASAPI", default=True),
@@ -309,21 +356,8 @@ def test_a_device_that_several_sound_systems_offer_is_taken_from_the_default_one
     assert capture.choose(devices, "blue") is devices[1]
 
 
-@pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (48000, 2), (192000, 1), (44100, 8)])
-def test_a_recording_has_the_rate_and_channels_that_were_asked_for(
-    sound: SoundServer, rate: int, channels: int
-) -> None:
-    sound.add_sink("speaker")
-    source = MicrophoneSource(None, name="mic", rate=rate, channels=channels)
-    source.open()
-    block = read_one(source)
-    source.close()
-    assert block.sample_rate == rate
-    assert block.samples.shape[1] == channels
-
-
 @pytest.mark.parametrize("text", ["mic", "loopback"])
-def test_without_a_sound_server_the_sentence_says_what_to_do(
+def test_the_error_without_a_sound_server_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -338,7 +372,7 @@ def test_without_a_sound_server_the_sentence_says_what_to_do(
     assert wanted in str(caught.value)
 
 
-def test_a_missing_portaudio_is_named_with_its_package(tmp_path: Path) -> None:
+def test_the_error_without_portaudio_names_its_package(tmp_path: Path) -> None:
     library = next(Path("/usr/lib").glob("*/libportaudio.so.2.*"), None)
     if library is None or shutil.which("bwrap") is None:
         pytest.skip("needs bwrap and libportaudio2; see .ci/apt-packages")
@@ -354,7 +388,7 @@ def test_a_missing_portaudio_is_named_with_its_package(tmp_path: Path) -> None:
     assert "apt install libportaudio2" in done.stderr
 
 
-def test_when_nobody_reads_the_oldest_blocks_go_and_are_counted(
+def test_blocks_that_are_not_read_are_dropped_oldest_first_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recording = capture.Recording(channels=2)

@@ -1,4 +1,4 @@
-"""HTTP beyond what a radio does, HLS, RTSP and UDP."""
+"""Network streams: HTTP, HLS, RTSP and UDP. Radios with a real server are in test_radio.py."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 from support.certificate import make_certificate
-from support.listening import PATIENCE, read_all, read_one
+from support.listening import read_all, read_one
 from support.radio import end, free_port, need
+from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 from support.web import Conversation, files_at, scripted
 
-from streamer.sources import AudioBlock, SourceError, make_source, media
+from streamer.sources import AudioBlock, SourceError, make_source
 from streamer.sources.media import MediaSource
-from streamer.system.scheduler import Scheduler
+from streamer.system.fair_semaphore import FairSemaphore
 
 OK = "HTTP/1.1 200 OK"
 RTSP_SERVER = Path(__file__).parents[2] / "support" / "rtsp.py"
@@ -56,7 +57,7 @@ def read_until_error(source: MediaSource) -> tuple[list[AudioBlock], SourceError
 
 def error_of(source: MediaSource, blocks: list[AudioBlock] | None = None) -> SourceError:
     """Read an open source until it breaks."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
     try:
         while time.monotonic() < deadline:
             block = source.read(1.0)
@@ -78,13 +79,13 @@ def playing(body: bytes, *headers: str) -> Callable[[Conversation], None]:
     return lambda client: client.answer(OK, "Content-Type: audio/mpeg", *headers, body=body)
 
 
-def playing_with_titles(audio: bytes, *told: bytes) -> Callable[[Conversation], None]:
+def playing_with_titles(audio: bytes, *metadata: bytes) -> Callable[[Conversation], None]:
     """Answer as a SHOUTcast server, with these metadata after each second of audio."""
 
     def play(client: Conversation) -> None:
         assert client.headers["icy-metadata"] == "1"
         data = b""
-        texts = itertools.chain(told, itertools.repeat(b""))
+        texts = itertools.chain(metadata, itertools.repeat(b""))
         for start, text in zip(range(0, len(audio), 8000), texts, strict=False):
             data += audio[start : start + 8000]
             if start + 8000 < len(audio):
@@ -95,7 +96,7 @@ def playing_with_titles(audio: bytes, *told: bytes) -> Callable[[Conversation], 
     return play
 
 
-def in_turn(
+def first_then(
     first: Callable[[Conversation], None], then: Callable[[Conversation], None]
 ) -> Callable[[Conversation], None]:
     """Answer the first request in one way and all others in another."""
@@ -103,7 +104,7 @@ def in_turn(
     return lambda client: next(scripts)(client)
 
 
-def test_a_file_on_a_web_server_is_heard_to_its_end(tmp_path: Path, mp3: bytes) -> None:
+def test_a_file_on_a_web_server_is_played_to_its_end(tmp_path: Path, mp3: bytes) -> None:
     (tmp_path / "song.mp3").write_bytes(mp3)
     with files_at(tmp_path) as url:
         source = make_source(f"{url}/song.mp3", fast=True)
@@ -111,7 +112,7 @@ def test_a_file_on_a_web_server_is_heard_to_its_end(tmp_path: Path, mp3: bytes) 
     assert not source.live
 
 
-def test_a_url_need_not_be_written_in_ascii(tmp_path: Path, mp3: bytes) -> None:
+def test_a_url_may_contain_unicode(tmp_path: Path, mp3: bytes) -> None:
     (tmp_path / "Köln live.mp3").write_bytes(mp3)
     (tmp_path / "list.m3u").write_text("Köln live.mp3")
     with files_at(tmp_path) as url:
@@ -120,29 +121,29 @@ def test_a_url_need_not_be_written_in_ascii(tmp_path: Path, mp3: bytes) -> None:
             assert seconds(blocks) == pytest.approx(4.0, abs=0.15), name
 
 
-def test_a_password_in_a_url_need_not_be_written_in_ascii() -> None:
-    asked: list[str] = []
+def test_a_password_in_a_url_may_contain_unicode() -> None:
+    received: list[str] = []
 
     def refuse(client: Conversation) -> None:
-        asked.append(client.headers["authorization"])
+        received.append(client.headers["authorization"])
         client.answer("HTTP/1.1 404 Not Found")
 
     with scripted(refuse) as url:
         failure(f"{url.replace('//', '//me:geheimnißvoll@')}/live")
-    assert asked == ["Basic " + base64.b64encode("me:geheimnißvoll".encode()).decode()]
+    assert received == ["Basic " + base64.b64encode("me:geheimnißvoll".encode()).decode()]
 
 
 @pytest.mark.parametrize(
     "url", ["http://[::1/live", "http://a..b/live", "http://a:77777/live", "http:///live"]
 )
-def test_a_url_that_can_never_be_reached_is_refused_before_it_is_opened(url: str) -> None:
+def test_an_impossible_url_is_refused_before_it_is_opened(url: str) -> None:
     with pytest.raises(SourceError) as caught:
         make_source(f"radio={url}")
     assert str(caught.value).startswith(f"{url}: there can be no such host or port; ")
     assert caught.value.permanent
 
 
-def test_a_password_that_makes_a_url_impossible_is_not_shown() -> None:
+def test_the_error_of_an_impossible_url_shows_no_password() -> None:
     with pytest.raises(SourceError) as caught:
         make_source("http://me:sec/ret@host/live")
     assert "sec" not in str(caught.value)
@@ -152,9 +153,7 @@ def test_a_password_that_makes_a_url_impossible_is_not_shown() -> None:
     "name",
     ["list.m3u", "list.pls", "list.M3U8"],
 )
-def test_a_playlist_on_a_web_server_leads_to_the_next_entry_that_works(
-    tmp_path: Path, mp3: bytes, name: str
-) -> None:
+def test_a_missing_entry_of_a_playlist_is_skipped(tmp_path: Path, mp3: bytes, name: str) -> None:
     (tmp_path / "song.mp3").write_bytes(mp3)
     entries = ["gone.mp3", "/song.mp3"]
     text = "[playlist]\n" + "".join(f"File{n}={e}\n" for n, e in enumerate(entries, 1))
@@ -166,7 +165,7 @@ def test_a_playlist_on_a_web_server_leads_to_the_next_entry_that_works(
     assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
 
 
-def test_a_playlist_of_nothing_but_missing_files_is_given_up(tmp_path: Path) -> None:
+def test_a_playlist_of_missing_files_is_a_permanent_error(tmp_path: Path) -> None:
     (tmp_path / "list.m3u").write_text("a.mp3\nb.mp3\n")
     with files_at(tmp_path) as url:
         error = failure(f"{url}/list.m3u")
@@ -178,14 +177,14 @@ def test_a_playlist_of_nothing_but_missing_files_is_given_up(tmp_path: Path) -> 
     ("status", "permanent"),
     [("404 Not Found", True), ("410 Gone", True), ("403 Forbidden", False), ("503 Busy", False)],
 )
-def test_only_what_is_gone_is_given_up(status: str, permanent: bool) -> None:
+def test_only_404_and_410_are_permanent_errors(status: str, permanent: bool) -> None:
     with scripted(lambda client: client.answer(f"HTTP/1.1 {status}")) as url:
         error = failure(f"{url}/live?token=secret")
     assert error.permanent is permanent
     assert str(error) == f"{url}/live?…: the server answered {status}"
 
 
-def test_a_radio_that_ends_is_said_to_have_ended_after_its_last_sample(mp3: bytes) -> None:
+def test_the_end_of_a_radio_is_an_error_after_its_last_sample(mp3: bytes) -> None:
     def play_once(client: Conversation) -> None:
         client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
 
@@ -198,16 +197,14 @@ def test_a_radio_that_ends_is_said_to_have_ended_after_its_last_sample(mp3: byte
     assert not error.permanent
 
 
-def test_a_radio_that_sends_nothing_keeps_no_other_from_being_decoded(
-    mp3: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_waiting_radio_does_not_occupy_a_decoding_slot(mp3: bytes) -> None:
     def talk(client: Conversation) -> None:
         client.answer(OK, "content-type: audio/mpeg", "icy-name: r", body=mp3)
-        client.closing.wait(PATIENCE)
+        client.closing.wait(LONGEST_WAIT_SECONDS)
 
-    monkeypatch.setattr(media, "DECODING", Scheduler(1))
+    slots = FairSemaphore(1)
     with scripted(talk) as url:
-        radios = [make_source(f"{number}={url}") for number in range(3)]
+        radios = [MediaSource(url, decoding_slots=slots) for _ in range(3)]
         try:
             for radio in radios:
                 radio.open()
@@ -217,7 +214,7 @@ def test_a_radio_that_sends_nothing_keeps_no_other_from_being_decoded(
                 radio.close()
 
 
-def test_a_chunked_stream_is_heard(mp3: bytes) -> None:
+def test_a_chunked_stream_is_decoded(mp3: bytes) -> None:
     def play_chunks(client: Conversation) -> None:
         client.answer(OK, "Content-Type: audio/mpeg", "Transfer-Encoding: chunked")
         for start in range(0, len(mp3), 1000):
@@ -230,9 +227,9 @@ def test_a_chunked_stream_is_heard(mp3: bytes) -> None:
     assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
 
 
-def test_a_shoutcast_server_that_answers_icy_is_heard_with_its_titles(mp3: bytes) -> None:
-    told = [b"StreamTitle='It's Caf\xe9';StreamUrl='x';", b"", b"StreamTitle='B';"]
-    with scripted(playing_with_titles(mp3, *told)) as url:
+def test_a_shoutcast_server_is_decoded_with_its_titles(mp3: bytes) -> None:
+    metadata = [b"StreamTitle='It's Caf\xe9';StreamUrl='x';", b"", b"StreamTitle='B';"]
+    with scripted(playing_with_titles(mp3, *metadata)) as url:
         blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
     assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
     titles = [block.title for block in blocks]
@@ -242,7 +239,7 @@ def test_a_shoutcast_server_that_answers_icy_is_heard_with_its_titles(mp3: bytes
 
 
 @pytest.mark.parametrize(
-    ("told", "title"),
+    ("metadata", "title"),
     [
         (b"StreamTitle='A';", "A"),
         (b"StreamTitle='A'", "A"),
@@ -253,22 +250,22 @@ def test_a_shoutcast_server_that_answers_icy_is_heard_with_its_titles(mp3: bytes
         (b"StreamTitle=' A\r\n \x1b[31mB\0\x07';", "A [31mB"),
     ],
 )
-def test_a_title_is_read_whatever_the_server_does_to_it(
-    mp3: bytes, told: bytes, title: str
+def test_titles_are_read_in_every_spelling_of_servers(
+    mp3: bytes, metadata: bytes, title: str
 ) -> None:
-    with scripted(playing_with_titles(mp3, told)) as url:
+    with scripted(playing_with_titles(mp3, metadata)) as url:
         blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
     assert {block.title for block in blocks} == {title}
 
 
-def test_the_words_of_a_server_are_shown_in_one_line_and_steer_no_terminal() -> None:
-    said = "HTTP/1.1 503 bad \x1b[31mred\x1b]0;title\x07\x9b1m   day"
-    with scripted(lambda client: client.answer(said)) as url:
-        words = "the server answered 503 bad [31mred]0;title1m day"
-        assert str(failure(f"{url}/live")) == f"{url}/live: {words}"
+def test_an_error_of_a_server_is_one_line_without_control_characters() -> None:
+    status = "HTTP/1.1 503 bad \x1b[31mred\x1b]0;title\x07\x9b1m   day"
+    with scripted(lambda client: client.answer(status)) as url:
+        reason = "the server answered 503 bad [31mred]0;title1m day"
+        assert str(failure(f"{url}/live")) == f"{url}/live: {reason}"
 
 
-def test_going_in_circles_is_said_in_one_line() -> None:
+def test_a_circle_of_redirects_is_an_error_of_one_line() -> None:
     def redirect(client: Conversation) -> None:
         client.answer("HTTP/1.1 302 Found", "Location: /live", "Content-Length: 0")
 
@@ -279,17 +276,17 @@ def test_going_in_circles_is_said_in_one_line() -> None:
     assert not error.permanent
 
 
-def test_a_redirect_is_followed_without_the_password(mp3: bytes) -> None:
-    asked: list[tuple[str, str | None]] = []
+def test_a_redirect_to_another_host_gets_no_password(mp3: bytes) -> None:
+    received: list[tuple[str, str | None]] = []
 
     def play(client: Conversation) -> None:
-        asked.append(("target", client.headers.get("authorization")))
+        received.append(("target", client.headers.get("authorization")))
         client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
 
     with scripted(play) as target:
 
         def redirect(client: Conversation) -> None:
-            asked.append(("start", client.headers.get("authorization")))
+            received.append(("start", client.headers.get("authorization")))
             client.answer("HTTP/1.1 302 Found", f"Location: {target}/live", "Content-Length: 0")
 
         with scripted(redirect) as start:
@@ -299,22 +296,22 @@ def test_a_redirect_is_followed_without_the_password(mp3: bytes) -> None:
             blocks, error = read_until_error(source)
     assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
     basic = "Basic " + base64.b64encode(b"me:s@cret").decode()
-    assert asked == [("start", basic), ("target", None)]
+    assert received == [("start", basic), ("target", None)]
     assert "cret" not in str(error) + source.name
 
 
 @pytest.mark.parametrize("after", ["accepting", "the headers", "some audio"])
-def test_a_connection_without_a_byte_is_broken_after_its_time(mp3: bytes, after: str) -> None:
+def test_a_connection_without_data_times_out(mp3: bytes, after: str) -> None:
     def hang(client: Conversation) -> None:
         if after != "accepting":
             client.answer(OK, "Content-Type: audio/mpeg")
         if after == "some audio":
             client.send(mp3)
-        client.closing.wait(PATIENCE)
+        client.closing.wait(LONGEST_WAIT_SECONDS)
 
     with scripted(hang) as url:
         began = time.monotonic()
-        blocks, error = read_until_error(MediaSource(f"{url}/a", fast=True, quiet_seconds=0.7))
+        blocks, error = read_until_error(MediaSource(f"{url}/a", fast=True, inactivity_seconds=0.7))
         lasted = time.monotonic() - began
     assert str(error).startswith(f"{url}/a: no ")
     assert "0.7 s" in str(error)
@@ -324,7 +321,7 @@ def test_a_connection_without_a_byte_is_broken_after_its_time(mp3: bytes, after:
 
 
 @pytest.mark.parametrize("rest", ["another codec", "zeros", "text"])
-def test_a_stream_that_goes_on_without_audio_is_broken_and_let_go(mp3: bytes, rest: str) -> None:
+def test_a_stream_without_audio_times_out_and_is_closed(mp3: bytes, rest: str) -> None:
     aac = _ffmpeg("-f", "lavfi", "-i", "sine", "-t", "4", "-f", "adts", "-")
     bytes_of = {"another codec": aac, "zeros": bytes(8000), "text": b"<p>back soon</p>\n" * 500}
     hung_up = threading.Event()
@@ -338,14 +335,14 @@ def test_a_stream_that_goes_on_without_audio_is_broken_and_let_go(mp3: bytes, re
             hung_up.set()
 
     with scripted(play) as url:
-        blocks, error = read_until_error(MediaSource(f"{url}/a", fast=True, quiet_seconds=1.0))
-        assert hung_up.wait(PATIENCE)
+        blocks, error = read_until_error(MediaSource(f"{url}/a", fast=True, inactivity_seconds=1.0))
+        assert hung_up.wait(LONGEST_WAIT_SECONDS)
     assert seconds(blocks) == pytest.approx(4.0, abs=0.3)
     assert str(error) == f"{url}/a: no audio that can be decoded for 1 s"
     assert not error.permanent
 
 
-def test_a_stream_of_which_only_the_picture_goes_on_is_broken() -> None:
+def test_a_stream_of_which_only_the_video_continues_times_out() -> None:
     need("ffmpeg")
     url = f"udp://127.0.0.1:{free_port()}"
     picture = ["-f", "lavfi", "-i", "testsrc=size=64x64:rate=25"]
@@ -356,7 +353,7 @@ def test_a_stream_of_which_only_the_picture_goes_on_is_broken() -> None:
         ["ffmpeg", "-v", "error", "-re", *picture, *sound, *write], stdin=subprocess.DEVNULL
     )
     try:
-        source = MediaSource(url, quiet_seconds=2.0)
+        source = MediaSource(url, inactivity_seconds=2.0)
         source.open()
         read_one(source)
         assert str(error_of(source)) == f"{url}: no audio that can be decoded for 2 s"
@@ -366,7 +363,7 @@ def test_a_stream_of_which_only_the_picture_goes_on_is_broken() -> None:
 
 
 @pytest.mark.parametrize("place", ["ftp://127.0.0.1:{port}/song.mp3", "file:///etc/passwd"])
-def test_a_redirect_leads_to_http_and_nothing_else(place: str) -> None:
+def test_a_redirect_to_another_scheme_is_not_followed(place: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         target = place.format(port=listening.getsockname()[1])
 
@@ -380,14 +377,14 @@ def test_a_redirect_leads_to_http_and_nothing_else(place: str) -> None:
             listening.accept()
 
 
-def test_what_a_server_says_of_a_failure_is_cut_to_a_length() -> None:
+def test_a_long_error_of_a_server_is_cut() -> None:
     with scripted(lambda client: client.answer(f"HTTP/1.1 500 {'no ' * 20_000}")) as url:
         error = failure(f"{url}/live")
     assert str(error).startswith(f"{url}/live: the server answered 500 no no no")
     assert len(str(error)) == 4000
 
 
-def test_a_title_in_a_files_tags_is_cut_to_a_length(demo_clip: Path) -> None:
+def test_a_long_title_is_cut(demo_clip: Path) -> None:
     need("ffmpeg")
     tags = ["-metadata", f"title={'la ' * 20_000}"]
     song = _ffmpeg("-i", str(demo_clip), "-t", "4", *tags, "-f", "ogg", "-c:a", "libvorbis", "-")
@@ -405,7 +402,7 @@ def hls_of(segment: str) -> bytes:
 
 
 @pytest.mark.parametrize("content_type", ["audio/mpeg", "application/vnd.apple.mpegurl"])
-def test_a_server_that_answers_with_hls_of_a_file_here_is_not_obeyed(
+def test_an_hls_playlist_from_the_network_opens_no_local_file(
     tmp_path: Path, mp3: bytes, content_type: str
 ) -> None:
     file = tmp_path / "private.mp3"
@@ -424,7 +421,7 @@ def test_a_server_that_answers_with_hls_of_a_file_here_is_not_obeyed(
     )
 
 
-def test_a_radio_does_not_choose_a_port_on_which_we_listen() -> None:
+def test_an_sdp_answer_of_a_server_opens_no_port() -> None:
     port = free_port()
     place = "IN IP4 127.0.0.1"
     session = f"v=0\no=- 0 0 {place}\ns=x\nc={place}\nt=0 0\nm=audio {port} RTP/AVP 0\n"
@@ -433,7 +430,7 @@ def test_a_radio_does_not_choose_a_port_on_which_we_listen() -> None:
     assert str(error) == f"{url}/live: this is not audio that FFmpeg can read, or it is damaged"
 
 
-def test_https_is_heard_if_its_certificate_is_trusted_and_only_then(
+def test_https_needs_a_trusted_certificate(
     tmp_path: Path, mp3: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("openssl")
@@ -471,7 +468,7 @@ def test_https_is_heard_if_its_certificate_is_trusted_and_only_then(
 
 
 @pytest.mark.parametrize("intruder", [False, True])
-def test_a_file_over_https_is_heard_only_if_every_connection_is_trusted(
+def test_every_connection_of_a_file_over_https_must_be_trusted(
     tmp_path: Path, mp3: bytes, monkeypatch: pytest.MonkeyPatch, intruder: bool
 ) -> None:
     (tmp_path / "trusted").mkdir()
@@ -495,43 +492,43 @@ def test_a_file_over_https_is_heard_only_if_every_connection_is_trusted(
             assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
 
 
-def test_a_host_that_does_not_exist_is_said_so() -> None:
+def test_the_error_of_an_unknown_host_says_so() -> None:
     error = failure("http://me:secret@radio.invalid/live")
     assert str(error) == "http://radio.invalid/live: the host name cannot be resolved"
     assert not error.permanent
 
 
-def test_a_port_where_nobody_listens_is_said_so() -> None:
+def test_the_error_of_a_closed_port_says_so() -> None:
     error = failure(f"http://127.0.0.1:{free_port()}/live")
     assert str(error).endswith("connection refused")
 
 
-def test_an_unknown_kind_of_url_is_given_up() -> None:
+def test_an_unknown_scheme_is_a_permanent_error() -> None:
     assert failure("gopher2://host/live").permanent
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("answer", "reason"),
     [
         (("HTTP/1.1 404 Not Found",), "404"),
         ((OK, "Content-Type: audio/x-mpegurl"), "names nothing"),
     ],
 )
-def test_a_radio_that_has_played_may_be_missing_for_a_while(
-    mp3: bytes, answer: tuple[str, ...], words: str
+def test_no_error_of_a_radio_that_has_played_is_permanent(
+    mp3: bytes, answer: tuple[str, ...], reason: str
 ) -> None:
-    with scripted(in_turn(playing(mp3), lambda client: client.answer(*answer))) as url:
+    with scripted(first_then(playing(mp3), lambda client: client.answer(*answer))) as url:
         source = MediaSource(f"{url}/live", fast=True)
         blocks, _ = read_until_error(source)
         assert blocks
         _, error = read_until_error(source)
-    assert words in str(error)
+    assert reason in str(error)
     assert not error.permanent
 
 
-def test_a_radio_that_answers_with_a_file_while_it_is_off_air_is_still_a_radio(mp3: bytes) -> None:
+def test_a_radio_that_answers_with_a_file_is_still_a_radio(mp3: bytes) -> None:
     file = playing(mp3, f"Content-Length: {len(mp3)}")
-    with scripted(in_turn(playing(mp3), file)) as url:
+    with scripted(first_then(playing(mp3), file)) as url:
         source = MediaSource(f"{url}/live", fast=True)
         read_until_error(source)
         blocks, error = read_until_error(source)
@@ -541,7 +538,7 @@ def test_a_radio_that_answers_with_a_file_while_it_is_off_air_is_still_a_radio(m
     assert source.live
 
 
-def test_a_file_that_breaks_off_goes_on_where_it_broke(mp3: bytes) -> None:
+def test_a_file_is_resumed_where_the_connection_broke(mp3: bytes) -> None:
     def play_half(client: Conversation) -> None:
         start = int(client.headers.get("range", "bytes=0-")[6:-1])
         rest = mp3[start:]
@@ -557,9 +554,7 @@ def test_a_file_that_breaks_off_goes_on_where_it_broke(mp3: bytes) -> None:
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_a_file_that_cannot_go_on_is_opened_again_unless_it_is_wanted_whole(
-    mp3: bytes, fast: bool
-) -> None:
+def test_a_file_that_cannot_be_resumed_is_a_permanent_error_if_fast(mp3: bytes, fast: bool) -> None:
     with scripted(playing(mp3[: len(mp3) // 2], f"Content-Length: {len(mp3)}")) as url:
         blocks, error = read_until_error(MediaSource(f"{url}/song.mp3", fast=fast))
     assert seconds(blocks) == pytest.approx(2.0, abs=0.15)
@@ -581,17 +576,16 @@ def hls(folder: Path, song: Path, *, live: bool) -> Iterator[tuple[subprocess.Po
         stdin=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + PATIENCE
-        while not (folder / "live.m3u8").exists() or (not live and writer.poll() is None):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until((folder / "live.m3u8").exists, "the playlist")
+        if not live:
+            writer.wait(LONGEST_WAIT_SECONDS)
         with files_at(folder) as url:
             yield writer, f"{url}/live.m3u8"
     finally:
         end(writer)
 
 
-def test_a_recorded_hls_stream_is_heard_to_its_end(tmp_path: Path, demo_clip: Path) -> None:
+def test_recorded_hls_is_played_to_its_end(tmp_path: Path, demo_clip: Path) -> None:
     with hls(tmp_path, demo_clip, live=False) as (_, url):
         source = make_source(url, fast=True)
         blocks = read_all(source)
@@ -599,9 +593,7 @@ def test_a_recorded_hls_stream_is_heard_to_its_end(tmp_path: Path, demo_clip: Pa
     assert not source.live
 
 
-def test_live_hls_is_heard_evenly_although_it_comes_in_segments(
-    tmp_path: Path, demo_clip: Path
-) -> None:
+def test_live_hls_is_played_in_real_time(tmp_path: Path, demo_clip: Path) -> None:
     with hls(tmp_path, demo_clip, live=True) as (_, url):
         source = make_source(url)
         source.open()
@@ -610,13 +602,13 @@ def test_live_hls_is_heard_evenly_although_it_comes_in_segments(
     assert source.live
     assert seconds(blocks) > 4.0
     for before, after in itertools.pairwise(blocks):
-        # Never two at once: each is heard at least its own length after the one before.
-        assert after.heard - before.heard >= after.seconds * 0.99
+        # Each block ends at least its own length after the one before.
+        assert after.end_time - before.end_time >= after.seconds * 0.99
 
 
-def test_live_hls_without_new_segments_is_broken(tmp_path: Path, demo_clip: Path) -> None:
+def test_live_hls_without_new_segments_times_out(tmp_path: Path, demo_clip: Path) -> None:
     with hls(tmp_path, demo_clip, live=True) as (writer, url):
-        source = MediaSource(url, quiet_seconds=1.0)
+        source = MediaSource(url, inactivity_seconds=1.0)
         source.open()
         read_one(source)
         end(writer)
@@ -640,9 +632,9 @@ def rtsp_server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         end(server)
 
 
-def test_rtsp_is_heard_and_found_broken_when_it_falls_silent() -> None:
+def test_rtsp_is_decoded_and_fails_when_the_server_ends() -> None:
     with rtsp_server() as (server, url):
-        source = MediaSource(f"{url}/tone", quiet_seconds=2.0)
+        source = MediaSource(f"{url}/tone", inactivity_seconds=2.0)
         source.open()
         blocks = [read_one(source) for _ in range(10)]
         assert {block.sample_rate for block in blocks} == {44100}
@@ -655,7 +647,7 @@ def test_rtsp_is_heard_and_found_broken_when_it_falls_silent() -> None:
     assert not error.permanent
 
 
-def test_an_rtsp_path_that_does_not_exist_is_given_up_without_its_password() -> None:
+def test_an_unknown_rtsp_path_is_a_permanent_error_without_password() -> None:
     with rtsp_server() as (_, url):
         error = failure(url.replace("rtsp://", "rtsp://me:secret@") + "/nothing")
     assert error.permanent
@@ -663,7 +655,7 @@ def test_an_rtsp_path_that_does_not_exist_is_given_up_without_its_password() -> 
     assert "404" in str(error)
 
 
-def test_udp_is_heard_and_its_silence_noticed(demo_clip: Path) -> None:
+def test_udp_is_decoded_and_times_out(demo_clip: Path) -> None:
     need("ffmpeg")
     url = f"udp://127.0.0.1:{free_port()}"
     read = ["ffmpeg", "-v", "error", "-re", "-i", str(demo_clip)]
@@ -671,7 +663,7 @@ def test_udp_is_heard_and_its_silence_noticed(demo_clip: Path) -> None:
         [*read, "-c:a", "mp2", "-f", "mpegts", f"{url}?pkt_size=1316"], stdin=subprocess.DEVNULL
     )
     try:
-        source = MediaSource(url, quiet_seconds=5.0)
+        source = MediaSource(url, inactivity_seconds=5.0)
         source.open()
         blocks = [read_one(source) for _ in range(5)]
     finally:
@@ -682,7 +674,7 @@ def test_udp_is_heard_and_its_silence_noticed(demo_clip: Path) -> None:
     source.close()
 
 
-def test_no_thread_outlives_a_closed_stream_for_long(mp3: bytes) -> None:
+def test_the_thread_of_a_closed_stream_ends(mp3: bytes) -> None:
     def drip(client: Conversation) -> None:
         client.answer(OK, "Content-Type: audio/mpeg", body=mp3)
         while not client.closing.wait(0.05):
@@ -693,25 +685,25 @@ def test_no_thread_outlives_a_closed_stream_for_long(mp3: bytes) -> None:
         source.open()
         read_one(source)
         source.close()
-        deadline = time.monotonic() + PATIENCE
-        while any("dripping" in thread.name for thread in threading.enumerate()):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(
+            lambda: not any("dripping" in thread.name for thread in threading.enumerate()),
+            "the end of the thread",
+        )
 
 
-def test_a_program_ends_at_once_although_a_connection_still_waits() -> None:
+def test_a_waiting_connection_does_not_delay_the_end_of_the_program() -> None:
     program = (
         "import sys; from streamer.sources import make_source; "
         "source = make_source(sys.argv[1]); source.open(); "
         "assert source.read(0.2) is None; source.close(); print('done')"
     )
     released = threading.Event()
-    with scripted(lambda client: released.wait(PATIENCE) and None) as url:
+    with scripted(lambda client: released.wait(LONGEST_WAIT_SECONDS) and None) as url:
         done = subprocess.run(
             [sys.executable, "-c", program, f"{url}/live"],
             check=True,
             stdout=subprocess.PIPE,
-            timeout=PATIENCE,
+            timeout=LONGEST_WAIT_SECONDS,
         )
         released.set()
     assert done.stdout == b"done\n"

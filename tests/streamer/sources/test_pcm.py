@@ -40,7 +40,7 @@ def pipe_with(data: bytes, piece: int) -> BinaryIO:
     rate=st.integers(8000, 192000),
     piece=st.integers(1, 5000),
 )
-def test_raw_samples_come_through_however_the_pipe_cuts_them(
+def test_raw_samples_are_read_in_pieces_of_any_size(
     values: list[int], channels: int, rate: int, piece: int
 ) -> None:
     written = np.array(values, "<i2")
@@ -48,16 +48,16 @@ def test_raw_samples_come_through_however_the_pipe_cuts_them(
         source = PipeSource(rate=rate, channels=channels, fast=True, pipe=pipe)
         blocks = read_all(source)
     whole = len(written) // channels
-    heard = [block.samples for block in blocks]
+    samples = [block.samples for block in blocks]
     assert all(block.sample_rate == rate for block in blocks)
-    assert sum(map(len, heard)) == whole
+    assert sum(map(len, samples)) == whole
     if whole:
         expected = written[: whole * channels].reshape(-1, channels).astype(np.float32) / 32768
-        np.testing.assert_array_equal(np.concatenate(heard), expected)
+        np.testing.assert_array_equal(np.concatenate(samples), expected)
 
 
 @pytest.mark.parametrize("container", ["wav", "flac", "mp3", "ogg", "matroska", "mpegts"])
-def test_a_container_is_recognized_in_a_pipe(demo_clip: Path, container: str) -> None:
+def test_a_container_is_decoded_from_a_pipe(demo_clip: Path, container: str) -> None:
     need("ffmpeg")
     encoder = subprocess.Popen(
         ["ffmpeg", "-v", "error", "-i", str(demo_clip), "-t", "3", "-f", container, "-"],
@@ -69,7 +69,7 @@ def test_a_container_is_recognized_in_a_pipe(demo_clip: Path, container: str) ->
     assert max(np.abs(block.samples).max() for block in blocks) > 0.05
 
 
-def test_what_is_no_container_asks_for_a_rate() -> None:
+def test_the_error_of_raw_samples_without_a_format_names_the_options() -> None:
     with pipe_with(bytes(range(256)) * 400, 4096) as pipe:
         source = PipeSource(fast=True, pipe=pipe)
         with pytest.raises(SourceError, match="--rate and --channels") as caught:
@@ -77,7 +77,7 @@ def test_what_is_no_container_asks_for_a_rate() -> None:
     assert caught.value.permanent
 
 
-def test_what_comes_through_a_pipe_makes_us_open_no_file(
+def test_a_concat_script_in_a_pipe_opens_no_file(
     demo_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "private.opus").write_bytes(demo_clip.read_bytes())
@@ -88,14 +88,14 @@ def test_what_comes_through_a_pipe_makes_us_open_no_file(
             read_all(source)
 
 
-def test_an_empty_pipe_is_an_error_as_a_container_and_an_end_as_samples() -> None:
+def test_an_empty_pipe_is_an_error_unless_it_is_raw() -> None:
     with pipe_with(b"", 1) as pipe, pytest.raises(SourceError):
         read_all(PipeSource(fast=True, pipe=pipe))
     with pipe_with(b"", 1) as pipe:
         assert read_all(PipeSource(rate=8000, channels=1, fast=True, pipe=pipe)) == []
 
 
-def test_a_standard_input_that_is_closed_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_closed_standard_input_is_refused_in_one_line(tmp_path: Path) -> None:
     closed = ("sh", "-c", 'exec "$0" "$@" <&-', *COMMAND)
     with daemon(tmp_path, "--source", "-", command=closed) as running:
         assert running.wait() == 2
@@ -103,7 +103,7 @@ def test_a_standard_input_that_is_closed_is_refused_in_one_line(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("rate", [None, 8000])
-def test_what_cannot_be_read_is_said_in_one_line(rate: int | None) -> None:
+def test_a_pipe_that_cannot_be_read_is_an_error_of_one_line(rate: int | None) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "rb") as pipe, pytest.raises(SourceError) as caught:  # noqa: PTH123
@@ -112,13 +112,15 @@ def test_what_cannot_be_read_is_said_in_one_line(rate: int | None) -> None:
     assert caught.value.permanent
 
 
-def test_a_pipe_that_brings_more_than_real_time_is_heard_in_real_time() -> None:
+def test_a_fast_pipe_is_played_in_real_time() -> None:
     with pipe_with(bytes(2 * 8000), 16000) as pipe:
         blocks = read_all(PipeSource(rate=8000, channels=1, pipe=pipe))
-    assert blocks[-1].heard - blocks[0].heard == pytest.approx(1.0 - blocks[0].seconds, abs=0.005)
+    assert blocks[-1].end_time - blocks[0].end_time == pytest.approx(
+        1.0 - blocks[0].seconds, abs=0.005
+    )
 
 
-def test_closing_wakes_a_reader_of_a_silent_pipe() -> None:
+def test_closing_wakes_the_reader_of_an_idle_pipe() -> None:
     reading, writing = os.pipe()
     with open(reading, "rb") as pipe, open(writing, "wb", buffering=0) as end:  # noqa: PTH123
         source = PipeSource(rate=8000, channels=1, pipe=pipe)
@@ -130,7 +132,7 @@ def test_closing_wakes_a_reader_of_a_silent_pipe() -> None:
         end.write(bytes(2))
 
 
-def test_a_dash_is_standard_input_and_its_name_can_be_given() -> None:
+def test_a_dash_is_standard_input() -> None:
     assert make_source("-").name == "stdin"
     source = make_source("desk=-", rate=16000, channels=1)
     assert (source.name, source.kind, source.live) == ("desk", "pcm", False)

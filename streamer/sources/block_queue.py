@@ -1,0 +1,233 @@
+"""The bounded queue between the thread that produces the blocks of a source and their reader."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from streamer.sources.base import AudioBlock, SourceEnded
+from streamer.system.memory import allowed_memory
+
+READ_AHEAD_SECONDS = 2.0
+"""How much a source that can wait produces before it is read."""
+MAX_BACKLOG_SECONDS = 60.0
+"""How much of a live source is kept before the oldest block is dropped."""
+MAX_BACKLOG_BYTES = 64 << 20
+"""The same limit for very high rates and many channels."""
+CATCH_UP_SPEED = 1.001
+"""Playing speed while a live source has a large backlog, so that two clocks cannot drift apart."""
+CATCH_UP_SECONDS = 20.0
+"""Backlog from which on a live source is played at `CATCH_UP_SPEED`."""
+MAX_JOINED_SECONDS = 1.0
+"""Blocks that are due are joined up to this length, which saves a late reader work per block."""
+SUSPENDED_SECONDS = 10.0
+"""A file that is this late (the process was suspended) continues from now."""
+
+
+class BufferBudget:
+    """Limits the memory of all queues of live sources together.
+
+    Parameters
+    ----------
+    limit
+        Bytes. While more are queued, every queue that holds more than an equal share drops its
+        oldest blocks.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._sizes: dict[BlockQueue, int] = {}
+        self._total = 0
+        self._lock = threading.Lock()
+
+    def update(self, queue: BlockQueue, size: int) -> None:
+        """Set how many bytes a queue holds."""
+        with self._lock:
+            self._total += size - self._sizes.pop(queue, 0)
+            if size:
+                self._sizes[queue] = size
+
+    def is_exceeded_by(self, size: int) -> bool:
+        """Tell whether a queue of `size` bytes has to drop blocks."""
+        return self._total > self._limit and size * len(self._sizes) > self._limit
+
+
+@functools.cache
+def shared_budget() -> BufferBudget:
+    """Return the budget of this process: half of its memory."""
+    return BufferBudget(allowed_memory() // 2)
+
+
+class BlockQueue:
+    """The blocks of a source between one `open` and the next.
+
+    A producer that is stuck in a system call outlives its queue: what it still delivers is
+    discarded, and `stopped` tells it to return.
+
+    Parameters
+    ----------
+    paced
+        Whether each block is released only when its last sample is due: at the speed of sound from
+        the first block on, and never before the block has arrived. Otherwise blocks are released at
+        once, as they are.
+    budget
+        Memory to share with other queues; by default that of the process.
+    clock
+        Seconds, as `time.monotonic`.
+
+    Attributes
+    ----------
+    blocking : bool
+        Whether `put` waits while the queue is full; otherwise the oldest block is dropped.
+    catch_up_seconds : float
+        Backlog from which on blocks are released at `CATCH_UP_SPEED`.
+    stopped : threading.Event
+        Set when the producer is to return.
+    """
+
+    def __init__(
+        self,
+        *,
+        paced: bool,
+        budget: BufferBudget | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.blocking = True
+        self.catch_up_seconds = CATCH_UP_SECONDS
+        self.stopped = threading.Event()
+        self._paced = paced
+        self._budget = budget or shared_budget()
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._blocks: deque[AudioBlock] = deque()
+        self._seconds = 0.0
+        self._bytes = 0
+        self._dropped = 0
+        self._last_end_time: float | None = None
+        self._end: Exception | None = None
+
+    def __len__(self) -> int:
+        """Return the number of blocks in the queue."""
+        return len(self._blocks)
+
+    def put(self, block: AudioBlock) -> None:
+        """Append a block whose `end_time` is the time at which it arrived."""
+        with self._changed:
+            if self.blocking:
+                self._changed.wait_for(
+                    lambda: self._seconds < READ_AHEAD_SECONDS or self.stopped.is_set()
+                )
+            if self.stopped.is_set():
+                return
+            self._blocks.append(block)
+            self._seconds += block.seconds
+            self._add_bytes(block.samples.nbytes)
+            while not self.blocking and self._is_full():
+                oldest = self._pop()
+                self._dropped += oldest.dropped + len(oldest.samples)
+            self._changed.notify_all()
+
+    def end(self, reason: Exception) -> None:
+        """Let `get` raise `reason` after the last block."""
+        with self._changed:
+            if not self.stopped.is_set():
+                self._end = reason
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Discard all blocks and wake the producer and the reader."""
+        with self._changed:
+            self.stopped.set()
+            self._blocks.clear()
+            self._add_bytes(-self._bytes)
+            self._end = SourceEnded()
+            self._changed.notify_all()
+
+    def get(self, timeout: float) -> AudioBlock | None:
+        """Return the next block that is due within `timeout` seconds, or None.
+
+        Raises
+        ------
+        Exception
+            The reason given to `end`, after the last block.
+        """
+        deadline = self._clock() + timeout
+        with self._changed:
+            while True:
+                due = self._due_time() if self._blocks else None
+                now = self._clock()
+                if due is not None and (due <= now or not self._paced):
+                    return self._join_due(self._take(due))
+                if due is None and self._end is not None:
+                    raise self._end
+                if now >= deadline:
+                    return None
+                self._changed.wait(min(deadline, due or deadline) - now)
+
+    def _join_due(self, first: AudioBlock) -> AudioBlock:
+        """Append to a block the blocks that are due as well and continue it seamlessly."""
+        blocks, seconds = [first], first.seconds
+        while self._paced and self._blocks:
+            following = self._blocks[0]
+            seconds += following.seconds
+            due = self._due_time()
+            if (
+                seconds > MAX_JOINED_SECONDS
+                or due > self._clock()
+                or following.discontinuity
+                or following.dropped
+                or following.title != first.title
+                or following.sample_rate != first.sample_rate
+                or following.samples.shape[1:] != first.samples.shape[1:]
+            ):
+                break
+            blocks.append(self._take(due))
+        if len(blocks) == 1:
+            return first
+        samples = np.concatenate([block.samples for block in blocks])
+        return dataclasses.replace(first, samples=samples, end_time=blocks[-1].end_time)
+
+    def _due_time(self) -> float:
+        """Return the end time of the next block, in seconds of the clock."""
+        block = self._blocks[0]
+        if not self._paced or self._last_end_time is None:
+            return block.end_time
+        speed = CATCH_UP_SPEED if self._seconds > self.catch_up_seconds else 1.0
+        dropped_seconds = (self._dropped + block.dropped) / block.sample_rate
+        due = self._last_end_time + (block.seconds + dropped_seconds) / speed
+        due = max(block.end_time, due)
+        now = self._clock()
+        return now if self.blocking and now - due > SUSPENDED_SECONDS else due
+
+    def _take(self, end_time: float) -> AudioBlock:
+        block = self._pop()
+        self._last_end_time = end_time
+        dropped, self._dropped = self._dropped + block.dropped, 0
+        self._changed.notify_all()
+        discontinuity = block.discontinuity or dropped > 0
+        return dataclasses.replace(
+            block, end_time=end_time, dropped=dropped, discontinuity=discontinuity
+        )
+
+    def _pop(self) -> AudioBlock:
+        block = self._blocks.popleft()
+        self._seconds = self._seconds - block.seconds if self._blocks else 0.0
+        self._add_bytes(-block.samples.nbytes)
+        return block
+
+    def _add_bytes(self, size: int) -> None:
+        self._bytes += size
+        self._budget.update(self, self._bytes)
+
+    def _is_full(self) -> bool:
+        return (
+            self._seconds > MAX_BACKLOG_SECONDS
+            or self._bytes > MAX_BACKLOG_BYTES
+            or self._budget.is_exceeded_by(self._bytes)
+        )

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+from support.waiting import LONGEST_WAIT_SECONDS
+
+from streamer.sources import AudioBlock, SourceEnded, SourceError
+from streamer.sources.block_queue import (
+    MAX_BACKLOG_SECONDS,
+    READ_AHEAD_SECONDS,
+    BlockQueue,
+    BufferBudget,
+)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def block(seconds: float, end_time: float = 0.0, rate: int = 1000) -> AudioBlock:
+    return AudioBlock(np.zeros((round(seconds * rate), 1), np.float32), rate, end_time)
+
+
+def live_queue(clock: Clock, *, paced: bool, budget: BufferBudget | None = None) -> BlockQueue:
+    queue = BlockQueue(paced=paced, budget=budget, clock=clock)
+    queue.blocking = False
+    return queue
+
+
+def end_times(
+    queue: BlockQueue, clock: Clock, step: float, steps: int
+) -> list[tuple[float, float]]:
+    """Advance the clock and return when each block was released, and its end time."""
+    released = []
+    for _ in range(steps):
+        while one := queue.get(0.0):
+            released.append((clock.now, one.end_time))
+        clock.now += step
+    return released
+
+
+def test_a_live_source_that_is_not_read_drops_the_oldest_blocks(clock: Clock) -> None:
+    queue = live_queue(clock, paced=False)
+    for second in range(int(MAX_BACKLOG_SECONDS) + 10):
+        queue.put(block(1.0, end_time=float(second)))
+    assert len(queue) == MAX_BACKLOG_SECONDS
+    first, second = queue.get(0.0), queue.get(0.0)
+    assert first is not None
+    assert second is not None
+    assert (first.end_time, first.dropped, first.discontinuity) == (10.0, 10_000, True)
+    assert (second.end_time, second.dropped, second.discontinuity) == (11.0, 0, False)
+
+
+def test_live_sources_share_the_budget_equally(clock: Clock) -> None:
+    budget = BufferBudget(8 * block(1.0).samples.nbytes)
+    queues = [live_queue(clock, paced=False, budget=budget) for _ in range(4)]
+    first = queues[0]
+    for _ in range(10):
+        first.put(block(1.0))
+    assert len(first) == 8
+    for _ in range(10):
+        for queue in queues:
+            queue.put(block(1.0))
+    assert [len(queue) for queue in queues] == [2, 2, 2, 2]
+    after = first.get(0.0)
+    assert after is not None
+    assert (after.dropped, after.discontinuity) == (18_000, True)
+    for queue in queues[1:]:
+        queue.stop()
+    for _ in range(10):
+        first.put(block(1.0))
+    assert len(first) == 8
+
+
+def test_a_file_waits_for_its_reader_and_loses_nothing(clock: Clock) -> None:
+    queue = BlockQueue(paced=False, clock=clock)
+    done = threading.Event()
+
+    def produce() -> None:
+        for number in range(20):
+            queue.put(block(1.0, end_time=float(number)))
+        done.set()
+
+    threading.Thread(target=produce, daemon=True).start()
+    times = []
+    for number in range(20):
+        # The producer is at most this far ahead, so it is not done before the last reads.
+        assert number + READ_AHEAD_SECONDS >= 20 or not done.is_set()
+        one = queue.get(LONGEST_WAIT_SECONDS)
+        assert one is not None
+        assert one.dropped == 0
+        times.append(one.end_time)
+    assert times == [float(number) for number in range(20)]
+    assert done.wait(LONGEST_WAIT_SECONDS)
+
+
+def test_a_burst_from_a_live_source_is_released_in_real_time(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    began = clock.now
+    for _ in range(5):
+        queue.put(block(0.25, end_time=began))
+    released = end_times(queue, clock, step=0.125, steps=10)
+    assert released == [(began + 0.25 * number, began + 0.25 * number) for number in range(5)]
+
+
+def test_a_block_is_not_released_before_it_has_arrived(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    began = clock.now
+    for arrival in (0.0, 0.5, 0.5):
+        queue.put(block(0.125, end_time=began + arrival))
+    released = end_times(queue, clock, step=0.125, steps=8)
+    assert released == [(began + due, began + due) for due in (0.0, 0.5, 0.625)]
+
+
+def test_dropped_audio_does_not_delay_the_rest(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    began = clock.now
+    queue.put(block(0.125, end_time=began))
+    assert queue.get(0.0)
+    for _ in range(round((MAX_BACKLOG_SECONDS + 2) / 0.5)):
+        queue.put(block(0.5, end_time=began))
+    # Two seconds were dropped; the next block is due two and a half seconds after the first one,
+    # or a little earlier since there is a backlog.
+    clock.now += 2.49
+    assert queue.get(0.0) is None
+    clock.now += 0.01
+    after = queue.get(0.0)
+    assert after is not None
+    assert after.dropped == 2000
+    assert after.end_time == pytest.approx(began + 2.5, abs=0.01)
+
+
+def test_a_file_continues_from_now_after_the_process_was_suspended(clock: Clock) -> None:
+    queue = BlockQueue(paced=True, clock=clock)
+    began = clock.now
+    queue.put(block(0.5, end_time=began))
+    queue.put(block(0.5, end_time=began))
+    assert queue.get(0.0)
+    clock.now += 3600.0
+    after = queue.get(0.0)
+    assert after is not None
+    assert after.end_time == clock.now
+
+
+def test_the_error_comes_after_the_last_block(clock: Clock) -> None:
+    queue = BlockQueue(paced=False, clock=clock)
+    queue.put(block(0.1))
+    queue.end(SourceError("broken"))
+    assert queue.get(0.0) is not None
+    with pytest.raises(SourceError, match="broken"):
+        queue.get(0.0)
+
+
+def test_stopping_wakes_the_producer_and_the_reader() -> None:
+    queue = BlockQueue(paced=False)
+    queue.put(block(READ_AHEAD_SECONDS))
+    producer = threading.Thread(target=queue.put, args=(block(1.0),), daemon=True)
+    producer.start()
+    queue.stop()
+    producer.join(LONGEST_WAIT_SECONDS)
+    assert not producer.is_alive()
+    with pytest.raises(SourceEnded):
+        queue.get(LONGEST_WAIT_SECONDS)
+
+
+def test_an_error_caused_by_stopping_is_ignored(clock: Clock) -> None:
+    queue = BlockQueue(paced=False, clock=clock)
+    queue.stop()
+    queue.end(SourceError("the connection was closed"))
+    with pytest.raises(SourceEnded):
+        queue.get(0.0)
+
+
+def test_an_empty_queue_returns_none_after_the_timeout() -> None:
+    assert BlockQueue(paced=True).get(0.01) is None
+
+
+def test_blocks_that_are_due_are_joined_up_to_a_second(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    long_ago = clock.now - 100.0
+    for number in range(25):
+        queue.put(block(0.1, end_time=long_ago + 0.1 * number))
+    pieces = [queue.get(0.0) for _ in range(3)]
+    assert [piece.seconds for piece in pieces if piece] == pytest.approx([1.0, 1.0, 0.5])
+    assert [piece.end_time for piece in pieces if piece] == pytest.approx(
+        [long_ago + 0.9, long_ago + 1.9, long_ago + 2.4]
+    )
+    assert queue.get(0.0) is None
+
+
+def test_blocks_are_not_joined_across_a_new_title_or_a_discontinuity(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    plain = block(0.1, end_time=clock.now - 100.0)
+    queue.put(plain)
+    queue.put(dataclasses.replace(plain, title="Song"))
+    queue.put(dataclasses.replace(plain, title="Song"))
+    queue.put(dataclasses.replace(plain, title="Song", discontinuity=True))
+    pieces = [queue.get(0.0) for _ in range(3)]
+    assert [piece and (piece.title, piece.discontinuity) for piece in pieces] == [
+        (None, False),
+        ("Song", False),
+        ("Song", True),
+    ]
+    assert [piece.seconds for piece in pieces if piece] == pytest.approx([0.1, 0.2, 0.1])
