@@ -9,12 +9,13 @@ The way of one observation: silence gate -> smoothing over time -> hysteresis ->
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.core.decision_settings import DecisionSettings, DecisionSettingsError
 from streamer.core.segments import Segment, SegmentTracker, State, Verdict
 from streamer.core.smoothing import (
     HiddenMarkov,
@@ -32,122 +33,8 @@ __all__ = [
     "DecisionSettingsError",
     "Observation",
     "Segment",
-    "Smoothing",
     "State",
 ]
-
-Smoothing = Literal["hmm", "ema", "none"]
-
-
-class DecisionSettingsError(ValueError):
-    """A decision setting that cannot be used; the message names setting, value and range."""
-
-
-@dataclass(frozen=True, slots=True)
-class DecisionSettings:
-    """How evidence is gathered over time and when something is claimed.
-
-    Raises
-    ------
-    DecisionSettingsError
-        If a value is of the wrong type or out of range.
-
-    Examples
-    --------
-    >>> DecisionSettings(smoothing="ema").ema_seconds
-    5.0
-    """
-
-    smoothing: Smoothing = "hmm"
-    """`hmm`: Bayesian filter; `ema`: moving average of log-probabilities; `none`: each window
-    speaks for itself."""
-    silence_dbfs: float = -60.0
-    """Level in dBFS (see `Observation.level_dbfs`) under which there is silence."""
-    silence_hysteresis_db: float = 3.0
-    """How far above `silence_dbfs` the level must rise, in dB, before silence ends."""
-    dwell_seconds: float = 20.0
-    """Mean time in seconds for which the filter expects one label to go on (`hmm`)."""
-    evidence_weight: float = 0.5
-    """Factor on the logarithm of each window's evidence (`hmm`); under 1 because the windows of one
-    song err together even beyond their overlap, and with 1 the filter is surer than it is right."""
-    ema_seconds: float = 5.0
-    """Time constant in seconds of the moving average (`ema`)."""
-    min_confidence: float = 0.45
-    """Probability from which a label is claimed; under it the state is `uncertain`."""
-    min_margin: float = 0.15
-    """Least distance between the two most probable labels from which the first is claimed."""
-    confidence_hysteresis: float = 0.1
-    """How far under `min_confidence` a label already claimed may fall before it is given up."""
-    margin_hysteresis: float = 0.1
-    """How far under `min_margin` the distance may fall before a claim is given up."""
-    look_back_seconds: float = 10.0
-    """How far back the boundary of a segment is sought, and for how long it may still move."""
-
-    def __post_init__(self) -> None:
-        """Refuse values no decision can be made with."""
-        if self.smoothing not in get_args(Smoothing):
-            raise DecisionSettingsError(
-                f"smoothing must be one of {', '.join(get_args(Smoothing))}, not {self.smoothing!r}"
-            )
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            # `not low <= value` also catches NaN.
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not low <= value <= high
-            ):
-                raise DecisionSettingsError(
-                    f"{name} must be a number from {low:g} to {high:g}, not {value!r}"
-                )
-
-    @classmethod
-    def from_mapping(
-        cls, defaults: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
-    ) -> DecisionSettings:
-        """Make settings from a model's `decision` defaults and a user's overrides.
-
-        Parameters
-        ----------
-        defaults : mapping
-            Setting names to values, e.g. `ModelContract.decision`; what it lacks keeps the value
-            of the class.
-        overrides : mapping, optional
-            The same, preferred over `defaults`; None as a value means not overridden.
-
-        Raises
-        ------
-        DecisionSettingsError
-            If a name is unknown or a value cannot be used.
-
-        Examples
-        --------
-        >>> DecisionSettings.from_mapping({"dwell_seconds": 30.0}, {"smoothing": "ema"}).smoothing
-        'ema'
-        """
-        chosen = dict(defaults)
-        chosen.update({k: v for k, v in (overrides or {}).items() if v is not None})
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(chosen) - set(known)):
-            raise DecisionSettingsError(
-                f"unknown decision settings: {', '.join(unknown)} (known: {', '.join(known)})"
-            )
-        return cls(**chosen)
-
-
-RANGES = {
-    "silence_dbfs": (-120.0, 0.0),
-    "silence_hysteresis_db": (0.0, 60.0),
-    "dwell_seconds": (1.0, 86400.0),
-    "evidence_weight": (0.01, 10.0),
-    "ema_seconds": (0.1, 3600.0),
-    "min_confidence": (0.0, 1.0),
-    "min_margin": (0.0, 1.0),
-    "confidence_hysteresis": (0.0, 1.0),
-    "margin_hysteresis": (0.0, 1.0),
-    "look_back_seconds": (0.0, 600.0),
-}
-"""Least and greatest value of each numeric setting."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,15 @@ from pathlib import Path
 import pytest
 
 from streamer import settings as schema
-from streamer.core.decision import RANGES, DecisionSettings
+from streamer.core.decision import DecisionSettings
 from streamer.core.model import Classifier
 from streamer.settings import Settings, SettingsError, load
 
+DECISION_RANGES = {
+    field.name: field.metadata["range"]
+    for field in dataclasses.fields(DecisionSettings)
+    if "range" in field.metadata
+}
 SAMPLE = Path(__file__).parents[2] / "systemd" / "config.toml"
 
 
@@ -222,7 +227,7 @@ def test_the_decision_settings_that_the_sample_file_shows_are_those_of_the_embed
     text = "\n".join(
         line[1:]
         for line in SAMPLE.read_text().splitlines()
-        if line[1:].split(" ", 1)[0] in RANGES or line.startswith("#smoothing =")
+        if line[1:].split(" ", 1)[0] in DECISION_RANGES or line.startswith("#smoothing =")
     )
     shown = load({}, config=write(tmp_path / "all.toml", text), environment=environment)
     own = Classifier.load().contract.decision
@@ -232,7 +237,7 @@ def test_the_decision_settings_that_the_sample_file_shows_are_those_of_the_embed
 def test_the_decision_settings_are_those_of_the_decider_with_the_same_limits():
     ours = [name for name, field in Settings.model_fields.items() if _is_decision(field)]
     assert ours == [field.name for field in dataclasses.fields(DecisionSettings)]
-    for name, (low, high) in RANGES.items():
+    for name, (low, high) in DECISION_RANGES.items():
         limits = [
             vars(limit) if hasattr(limit, "__dict__") else dataclasses.asdict(limit)
             for limit in Settings.model_fields[name].metadata

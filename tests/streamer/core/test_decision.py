@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.core.decision import (
-    RANGES,
     Decider,
     Decision,
     DecisionSettings,
@@ -388,6 +388,13 @@ def test_settings_that_cannot_be_are_refused_by_name_and_value(
     with pytest.raises(DecisionSettingsError) as refusal:
         DecisionSettings.from_mapping(settings)
     assert str(refusal.value) == message
+
+
+RANGES = {
+    setting.name: setting.metadata["range"]
+    for setting in dataclasses.fields(DecisionSettings)
+    if setting.name != "smoothing"
+}
 
 
 @pytest.mark.parametrize("name", RANGES)

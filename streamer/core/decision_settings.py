@@ -1,0 +1,126 @@
+"""Decision settings: defaults, ranges and help, without numpy so that they load quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+Smoothing = Literal["hmm", "ema", "none"]
+
+
+class DecisionSettingsError(ValueError):
+    """A decision setting that cannot be used; the message names setting, value and range."""
+
+
+def _setting(default: float, low: float, high: float, metavar: str, help_text: str) -> Any:
+    metadata = {"range": (low, high), "metavar": metavar, "help": help_text}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionSettings:
+    """How evidence is gathered over time and when a genre is claimed.
+
+    This is the only place that knows the defaults, ranges and help of these settings. The
+    `metadata` of each of `dataclasses.fields(DecisionSettings)` holds ``help`` (one phrase),
+    ``metavar`` (placeholder of the value) and, but for `smoothing`, ``range``: the least and the
+    greatest value, both allowed.
+
+    Raises
+    ------
+    DecisionSettingsError
+        If a value is of the wrong type or out of range.
+
+    Examples
+    --------
+    >>> DecisionSettings(smoothing="ema").ema_seconds
+    5.0
+    """
+
+    smoothing: Smoothing = field(
+        default="hmm",
+        metadata={
+            "metavar": "KIND",
+            "help": "Bayesian filter, moving average, or each window for itself",
+        },
+    )
+    silence_dbfs: float = _setting(-60.0, -120.0, 0.0, "DBFS", "level under which there is silence")
+    silence_hysteresis_db: float = _setting(
+        3.0, 0.0, 60.0, "DB", "rise above that level that ends silence"
+    )
+    dwell_seconds: float = _setting(
+        20.0, 1.0, 86_400.0, "S", "mean time for which hmm expects a genre to go on"
+    )
+    evidence_weight: float = _setting(
+        0.5, 0.01, 10.0, "FACTOR", "weight of each window's evidence in hmm"
+    )
+    """Under 1 because the windows of one song err together even beyond their overlap; with 1 the
+    filter is more confident than it is accurate."""
+    ema_seconds: float = _setting(5.0, 0.1, 3600.0, "S", "time constant of the moving average")
+    min_confidence: float = _setting(
+        0.45, 0.0, 1.0, "P", "probability from which a genre is claimed"
+    )
+    min_margin: float = _setting(
+        0.15, 0.0, 1.0, "P", "least lead of the first genre over the second"
+    )
+    confidence_hysteresis: float = _setting(
+        0.1, 0.0, 1.0, "P", "fall under min_confidence that a claim survives"
+    )
+    margin_hysteresis: float = _setting(
+        0.1, 0.0, 1.0, "P", "fall under min_margin that a claim survives"
+    )
+    look_back_seconds: float = _setting(
+        10.0, 0.0, 600.0, "S", "how far back the boundary of a segment may still move"
+    )
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        if self.smoothing not in get_args(Smoothing):
+            raise DecisionSettingsError(
+                f"smoothing must be one of {', '.join(get_args(Smoothing))}, not {self.smoothing!r}"
+            )
+        for setting in fields(self):
+            if "range" not in setting.metadata:
+                continue
+            low, high = setting.metadata["range"]
+            value = getattr(self, setting.name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            # `not low <= value` also catches NaN.
+            if not is_number or not low <= value <= high:
+                raise DecisionSettingsError(
+                    f"{setting.name} must be a number from {low:g} to {high:g}, not {value!r}"
+                )
+
+    @classmethod
+    def from_mapping(
+        cls, defaults: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+    ) -> DecisionSettings:
+        """Make settings from a model's `decision` defaults and a user's overrides.
+
+        Parameters
+        ----------
+        defaults : mapping
+            Setting names to values, e.g. `ModelContract.decision`; what it lacks keeps the value
+            of the class.
+        overrides : mapping, optional
+            The same, preferred over `defaults`; None as a value means not overridden.
+
+        Raises
+        ------
+        DecisionSettingsError
+            If a name is unknown or a value cannot be used.
+
+        Examples
+        --------
+        >>> DecisionSettings.from_mapping({"dwell_seconds": 30.0}, {"smoothing": "ema"}).smoothing
+        'ema'
+        """
+        chosen = dict(defaults)
+        chosen.update({k: v for k, v in (overrides or {}).items() if v is not None})
+        known = [setting.name for setting in fields(cls)]
+        if unknown := sorted(set(chosen) - set(known)):
+            raise DecisionSettingsError(
+                f"unknown decision settings: {', '.join(unknown)} (known: {', '.join(known)})"
+            )
+        return cls(**chosen)
