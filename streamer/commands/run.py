@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         group = parser.add_argument_group(heading)
         for name, field in fields:
             _add_option(group, name, field)
-        if heading == schema.HEAR:
+        if heading == schema.INPUTS:
             group.add_argument(
                 "--json",
                 action="store_true",
@@ -101,7 +100,7 @@ def _add_option(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> 
     flag, text = schema.option(name), f"{field.description}{default}".replace("%", "%%")
     if field.annotation is bool:
         group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-    elif field.annotation == tuple[str, ...]:
+    elif schema.is_list(field):
         group.add_argument(
             flag, action="append", metavar=schema.extra(field, "metavar"), dest=name, help=text
         )
@@ -165,10 +164,12 @@ def _daemon(arguments: list[str]) -> int:
         print_error(str(error))
         return 2
     if asked["print_config"]:
-        print(schema.describe(effective), end="")
+        from streamer.commands.config_text import describe
+
+        print(describe(effective), end="")
         return 0
     if not effective.settings.device and not effective.settings.source:
-        print_error(f"nothing to hear; {USAGE}{_unread()}")
+        print_error(f"nothing to hear; {USAGE}{_hint()}")
         return 2
     if asked["check"]:
         from streamer.commands.check import check
@@ -195,12 +196,10 @@ def _unknown(parser: argparse.ArgumentParser, word: str) -> str:
     return f"unknown option {flag}{schema.suggestion(flag, known)}; see genre-stream --help"
 
 
-def _unread() -> str:
-    """Name the settings file that might say what to hear, if this user may not read it."""
-    config = schema.SYSTEM_CONFIG
-    if os.access(config, os.F_OK) and not os.access(config, os.R_OK):
-        return f" (this user may not read {config})"
-    return ""
+def _hint() -> str:
+    """Return a hint if this user cannot read the settings file that may name the sources."""
+    path = schema.unreadable_config()
+    return f" (this user may not read {path})" if path else ""
 
 
 def _print_version() -> int:
