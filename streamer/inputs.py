@@ -10,10 +10,11 @@ from streamer.core.model import DEFAULT_MODEL, Classifier, ModelError
 from streamer.core.pipeline import Pipeline
 from streamer.settings import Settings
 from streamer.sources import Source, SourceError, make_device, make_source
+from streamer.system.commandline import UserError
 from streamer.system.scheduler import Scheduler, processors
 
 
-class InputError(Exception):
+class InputError(UserError):
     """The settings ask for something that cannot be had; one sentence says why and what to do."""
 
 

@@ -36,6 +36,7 @@ from pydantic_settings import (
 )
 
 from streamer.core.decision_settings import DecisionSettings, Smoothing
+from streamer.system.commandline import UserError
 from streamer.system.urls import normalise_origin, redact
 
 ENVIRONMENT_PREFIX = "GENRE_STREAM_"
@@ -55,7 +56,7 @@ INPUTS, MODEL, DECISIONS, SERVING, RECORDS = (
 """Headings under which the help and the sample file list the settings."""
 
 
-class SettingsError(Exception):
+class SettingsError(UserError):
     """One sentence that names the setting, its value, where it was given and what is wrong."""
 
 

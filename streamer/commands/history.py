@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamer.commands.run import Parser
 from streamer.sinks.colours import colours
 from streamer.sinks.history.database import HistoryError, open_query, parse_moment
+from streamer.system.commandline import ArgumentParser
 from streamer.system.console import print_error
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ MOST_TICKS = 24
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the sub-command's options."""
-    parser = Parser(
+    parser = ArgumentParser(
         prog="genre-stream history",
         description="Show how much of each genre was heard, by day and by hour, in local time.",
     )
