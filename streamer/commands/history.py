@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamer.sinks.colours import colours
+from streamer.core.colours import colours
 from streamer.sinks.history.database import HistoryError, open_query, parse_moment
 from streamer.system.commandline import ArgumentParser
 from streamer.system.console import print_error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from streamer.sinks.colours import COLOURS, ansi, colours
+from streamer.core.colours import COLOURS, ansi, colours
 from streamer.sinks.terminal import Terminal, prediction_line, state_line
 from streamer.system.commandline import ArgumentParser, UserError
 from streamer.system.console import print_error, unreadable_reason

@@ -17,7 +17,7 @@ from websockets.asyncio.server import serve
 
 from streamer.commands import run as cli
 from streamer.commands import watch
-from streamer.sinks.colours import ansi
+from streamer.core.colours import ansi
 
 COMMAND = [
     sys.executable,
