@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,3 +26,18 @@ def test_the_code_passes(check: str) -> None:
         [sys.executable, *CHECKS[check]], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_relative_link_of_the_documents_exists() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    documents = [ROOT / line for line in listed.stdout.splitlines()] or [ROOT / "README.md"]
+    links = [
+        (document, link)
+        for document in documents
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8"))
+        if "://" not in link
+    ]
+    assert links
+    assert [(d.name, link) for d, link in links if not (d.parent / link).exists()] == []
