@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from streamer.core.decision_settings import DecisionSettings, DecisionSettingsError
 from streamer.core.model import DEFAULT_MODEL, Classifier, ModelError
@@ -19,40 +20,24 @@ class InputError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceSettings:
-    """The settings of one device; equal values mean the same source."""
+class SourceSettings:
+    """The settings that define a source: if they are equal, so is the source."""
 
-    device: str
-    """As in `Settings.device`."""
-
-    def make(self) -> Source:
-        """Make the source; see `make_device`."""
-        return make_device(self.device)
-
-
-@dataclass(frozen=True, slots=True)
-class LocationSettings:
-    """The settings of one file, stream or standard input; equal values mean the same source."""
-
-    location: str
-    """As in `Settings.source`."""
-    fast: bool
-    loop: bool
-    rate: int | None
-    channels: int | None
+    kind: Literal["device", "source"]
+    text: str
+    """As in `Settings.device` or `Settings.source`."""
+    fast: bool = False
+    loop: bool = False
+    rate: int | None = None
+    channels: int | None = None
 
     def make(self) -> Source:
-        """Make the source; see `make_source`."""
+        """Make the source, without opening it."""
+        if self.kind == "device":
+            return make_device(self.text)
         return make_source(
-            self.location,
-            fast=self.fast,
-            loop=self.loop,
-            rate=self.rate,
-            channels=self.channels,
+            self.text, fast=self.fast, loop=self.loop, rate=self.rate, channels=self.channels
         )
-
-
-SourceSettings = DeviceSettings | LocationSettings
 
 
 def make_inputs(
@@ -77,10 +62,12 @@ def make_inputs(
     InputError
         If a source cannot be made, or two have the same name.
     """
-    wanted: list[SourceSettings] = [DeviceSettings(device) for device in settings.device]
+    wanted = [SourceSettings("device", text) for text in settings.device]
     wanted += [
-        LocationSettings(location, settings.fast, settings.loop, settings.rate, settings.channels)
-        for location in settings.source
+        SourceSettings(
+            "source", text, settings.fast, settings.loop, settings.rate, settings.channels
+        )
+        for text in settings.source
     ]
     inputs: dict[str, tuple[SourceSettings, Source]] = {}
     for own in wanted:

@@ -24,16 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
 )
+from pydantic.fields import FieldInfo
 
 from streamer.core.decision_settings import DecisionSettings, Smoothing
 from streamer.system.commandline import UserError
@@ -78,7 +78,7 @@ def _file(value: object) -> Path:
         raise ValueError("there is no such home folder") from None
 
 
-StringList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_string_list)]
+StringList = Annotated[tuple[str, ...], BeforeValidator(_string_list)]
 File = Annotated[Path, BeforeValidator(_file)]
 
 
@@ -98,12 +98,10 @@ def _decision_setting(name: str) -> Any:
     return _setting(None, DECISIONS, metadata["metavar"], metadata["help"], **limits)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Validated settings."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     device: StringList = _setting(
         (),
@@ -224,26 +222,6 @@ class Settings(BaseSettings):
         }
         return {name: value for name, value in values.items() if value is not None}
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        *_: PydanticBaseSettingsSource,
-        **__: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use only the arguments: `load` merges the layers itself, to know each value's origin."""
-        return (init_settings,)
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """The settings that one file, the environment or the command line gives."""
-
-    origin: str
-    """A path, ``environment`` or ``command line``."""
-    values: Mapping[str, object]
-
 
 @dataclass(frozen=True, slots=True)
 class Effective:
@@ -251,7 +229,7 @@ class Effective:
 
     settings: Settings
     origins: Mapping[str, str]
-    """Name of a setting -> `Layer.origin`; settings that have their default are missing."""
+    """Setting -> a path, ``environment`` or ``command line``; missing where it has its default."""
 
 
 def load(
@@ -277,20 +255,22 @@ def load(
         If a file cannot be read, or a setting is unknown, invalid or contradicts another.
     """
     environment = os.environ if environment is None else environment
-    layers = [_file_layer(path) for path in config_files(config, environment)]
-    layers.append(_environment_layer(environment))
-    layers.append(Layer("command line", command_line))
+    layers: list[tuple[str, Mapping[str, object]]] = [
+        *((str(path), _read_toml(path)) for path in config_files(config, environment)),
+        ("environment", _read_environment(environment)),
+        ("command line", command_line),
+    ]
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
-    for layer in layers:
-        if any(name in layer.values for name in SOURCE_SETTINGS):
+    for origin, layer in layers:
+        if any(name in layer for name in SOURCE_SETTINGS):
             for name in SOURCE_SETTINGS:
                 values.pop(name, None)
-                origins.pop(name, None)
-        for name, value in layer.values.items():
-            _check_known(layer.origin, name, value)
+        for name, value in layer.items():
+            _check_known(origin, name, value)
             values[name] = value
-            origins[name] = layer.origin
+            origins[name] = origin
+    origins = {name: origins[name] for name in values}
     try:
         settings = Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -324,37 +304,35 @@ def unreadable_config() -> Path | None:
     return SYSTEM_CONFIG if exists and not os.access(SYSTEM_CONFIG, os.R_OK) else None
 
 
-def _file_layer(path: Path) -> Layer:
+def _read_toml(path: Path) -> dict[str, object]:
     try:
         if not path.is_file():
             raise SettingsError(f"{path}: no such settings file")
-        values = TomlConfigSettingsSource(Settings, toml_file=path)()
+        with path.open("rb") as file:
+            return tomllib.load(file)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from None
-    return Layer(str(path), values)
 
 
-def _environment_layer(environment: Mapping[str, str]) -> Layer:
-    given = {
-        name: value
-        for name, value in environment.items()
-        if name.startswith(ENVIRONMENT_PREFIX) and name != CONFIG_VARIABLE
-    }
-    for name, value in given.items():
-        _check_known("environment", name.removeprefix(ENVIRONMENT_PREFIX).lower(), value)
-    source = EnvSettingsSource(Settings, env_prefix=ENVIRONMENT_PREFIX)
-    source.env_vars = {name.lower(): value for name, value in given.items() if value}
-    values = source()
-    for name, value in values.items():
+def _read_environment(environment: Mapping[str, str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        _check_known("environment", name, text)
+        if not text:
+            continue
+        values[name] = text
         if is_list(Settings.model_fields[name]):
             try:
-                is_json = value.lstrip().startswith("[")
-                values[name] = json.loads(value) if is_json else shlex.split(value)
+                is_json = text.lstrip().startswith("[")
+                values[name] = json.loads(text) if is_json else shlex.split(text)
             except ValueError as error:
-                raise SettingsError(f"{_spelled('environment', name, value)}: {error}") from None
-    return Layer("environment", values)
+                raise SettingsError(f"{_spelled('environment', name, text)}: {error}") from None
+    return values
 
 
 def _spelled(origin: str, name: str, value: object) -> str:

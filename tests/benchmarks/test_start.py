@@ -6,9 +6,7 @@ import time
 import pytest
 from support.daemon import ServiceManager, daemon
 
-IMPORTS = (
-    "import numpy, onnxruntime, av, websockets.asyncio.server, prometheus_client, pydantic_settings"
-)
+IMPORTS = "import numpy, onnxruntime, av, websockets.asyncio.server, prometheus_client, pydantic"
 ROUNDS = 3
 START_LIMIT = 4.0
 """By how much a start may take longer than to import the libraries that it cannot do without; on
