@@ -234,7 +234,7 @@ def _print_frame(text: str) -> None:
 
 
 class _Screen:
-    """One coloured line per source on a terminal; otherwise a new line for each change."""
+    """One coloured line a source on a terminal; elsewhere a line whenever something changes."""
 
     def __init__(self) -> None:
         self._labels: list[str] = []
@@ -242,7 +242,7 @@ class _Screen:
         self._last: dict[str, tuple[str | None, ...]] = {}
 
     def show(self, text: str) -> None:
-        """Show a frame; those that are neither predictions nor source states are ignored."""
+        """Show a frame, if it is of a kind that is shown."""
         frame = _parse(text)
         if frame["type"] == "hello":
             self._labels = frame["labels"]
@@ -252,7 +252,7 @@ class _Screen:
             self._print_change(frame)
 
     def finish(self) -> None:
-        """Wait until the terminal has been written."""
+        """Let the terminal take what it was shown last."""
         if self._terminal is not None:
             self._terminal.drain()
 
@@ -261,9 +261,9 @@ class _Screen:
         return DIM if genre is None else ansi(colours(self._labels).get(genre, COLOURS[0]))
 
     def _print_change(self, frame: Mapping[str, Any]) -> None:
-        shown = (frame["type"], frame["state"], frame.get("genre"), frame.get("detail"))
-        if self._last.get(frame["source"]) == shown:
+        now = (frame["type"], frame["state"], frame.get("genre"), frame.get("detail"))
+        if self._last.get(frame["source"]) == now:
             return
-        self._last[frame["source"]] = shown
+        self._last[frame["source"]] = now
         line = prediction_line if frame["type"] == "prediction" else state_line
         print(line(frame), flush=True)
