@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
@@ -40,9 +41,10 @@ examples:
   genre-stream --source radio=https://radio.example/live --source hall=rtsp://camera.example/audio
   genre-stream --source song.flac --fast --json
 
-Settings also come from /etc/genre-stream/config.toml, ~/.config/genre-stream/config.toml, the
-file of --config and the environment (GENRE_STREAM_PORT and so on). Of these the later wins, and
-the command line over all. The last that names devices or sources names all that are heard.
+Settings can also be given in /etc/genre-stream/config.toml, ~/.config/genre-stream/config.toml, the
+file of --config and the environment (GENRE_STREAM_PORT and so on). Each of these overrides the ones
+before it, and the command line overrides all. Where one names devices or sources, those that the
+ones before it name are ignored.
 Exit status: 0 done, 1 failed while running, 2 wrong usage or settings.
 """
 
@@ -59,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_help=False,
         argument_default=argparse.SUPPRESS,
     )
-    ask = parser.add_argument_group("asking instead of listening")
+    ask = parser.add_argument_group("instead of listening")
     ask.add_argument("-h", "--help", action="help", help="show this help")
     ask.add_argument("--version", action="store_true", help="show the version")
     ask.add_argument("--list-devices", action="store_true", help="show the microphones there are")
@@ -85,21 +87,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_option(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
-    default = "" if field.default in (None, (), False) else f" (default: {field.default})"
-    flag, text = schema.option(name), f"{field.description}{default}".replace("%", "%%")
+    text = str(field.description)
+    if field.default not in (None, (), False):
+        text += f" (default: {field.default})"
+    if words := schema.choices(field):
+        text += f": {', '.join(words)}"
+    options: dict[str, Any] = {"dest": name, "help": text.replace("%", "%%")}
     if field.annotation is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-    elif schema.is_list(field):
-        group.add_argument(
-            flag, action="append", metavar=schema.extra(field, "metavar"), dest=name, help=text
-        )
+        options["action"] = argparse.BooleanOptionalAction
     else:
-        words = schema.choices(field)
-        group.add_argument(
-            flag,
-            metavar=schema.extra(field, "metavar"),
-            help=f"{text}: {', '.join(words)}" if words else text,
-        )
+        options["metavar"] = schema.extra(field, "metavar")
+        options["action"] = "append" if schema.is_list(field) else "store"
+    group.add_argument(schema.option(name), **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
