@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.core.column_pipeline import ColumnPipeline
 from streamer.core.decision import Decision, State
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Event, Pipeline
@@ -158,17 +159,20 @@ def play(
     classifier: Classifier, programme: Programme, *, hop_seconds: float = 1.0
 ) -> Iterator[list[Decision]]:
     """Play a programme through the daemon's pipeline; yield the decisions item by item."""
-    pipeline = Pipeline(classifier, hop_seconds=hop_seconds)
     spec = classifier.contract.spectrogram
-    levels = _column_levels(programme, spec) if programme.blocks[0].ndim == 2 else None
-    for block in programme.blocks:
-        if levels is None:
-            yield _decisions(pipeline.feed(block, spec.sample_rate))
-        else:
+    if programme.blocks[0].ndim == 2:
+        of_columns = ColumnPipeline(classifier, hop_seconds=hop_seconds)
+        levels = _column_levels(programme, spec)
+        for block in programme.blocks:
             columns = zip(np.hsplit(block, block.shape[1]), levels, strict=False)
             yield _decisions(
-                event for column, level in columns for event in pipeline.feed_columns(column, level)
+                event for column, level in columns for event in of_columns.feed(column, level)
             )
+        yield _decisions(of_columns.finish())
+        return
+    pipeline = Pipeline(classifier, hop_seconds=hop_seconds)
+    for block in programme.blocks:
+        yield _decisions(pipeline.feed(block, spec.sample_rate))
     yield _decisions(pipeline.finish())
 
 

@@ -305,6 +305,7 @@ def observations_of(decisions: Sequence[Decision], contract: ModelContract) -> l
                 hop_seconds=decision.hop_seconds,
                 level_dbfs=decision.level_dbfs,
                 window_probabilities=None if np.ptp(own) == 0 else own,
+                silent=decision.state is State.SILENCE,
             )
         )
     return observed

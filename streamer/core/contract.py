@@ -1,17 +1,21 @@
-"""The contract between the one who makes a model file and the one who uses it.
+"""The contract of a model file: what a program must know to use the network.
 
 It stands as JSON in the file's metadata: labels, spectrogram, window, temperature, defaults for
-the decision and a golden answer. This module reads and writes it and refuses what does not fit.
+the decision settings and a golden answer. This module reads, validates and writes it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, ValidationError
 
 from streamer.core.spectrogram import SpecError, SpectrogramSpec
 
@@ -29,47 +33,91 @@ class ModelError(Exception):
     """A model file that cannot be used; the message is one sentence that names file and fault."""
 
 
+def _different_names(labels: tuple[str, ...]) -> tuple[str, ...]:
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise ValueError("must be a list of two or more different names")
+    return labels
+
+
+def _known_precision(precision: str) -> str:
+    if precision not in PRECISIONS:
+        raise ValueError(f"must be one of {', '.join(PRECISIONS)}")
+    return precision
+
+
+def _number_or_text(value: object) -> object:
+    # Integers stay integers: the digest of the contract depends on how they are written.
+    if isinstance(value, str):
+        return value
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return value
+    except OverflowError:
+        pass
+    raise ValueError("must be a number or a text")
+
+
+def _spec(value: object) -> SpectrogramSpec:
+    if not isinstance(value, Mapping):
+        raise ValueError("must be an object")
+    try:
+        return SpectrogramSpec.from_dict(value)
+    except SpecError as error:
+        raise ModelError(str(error)) from None
+    except OverflowError:
+        raise ModelError("spectrogram holds a number that is too large") from None
+
+
+Text = Annotated[str, Field(strict=True, min_length=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
+Logit = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A question whose answer is known: proof that file, runtime and preprocessing agree."""
+    """A spectrogram and its logits, by which graph, runtime and preprocessing are checked."""
 
-    spectrogram_sha256: str
+    spectrogram_sha256: Sha256
     """SHA-256 of `golden_spectrogram` as little-endian float32, in hexadecimal."""
-    frames: int
+    frames: Count
     """Columns of the golden spectrogram."""
-    logits: tuple[float, ...]
-    """The network's answer to it, in the order of the labels."""
-    contract_sha256: str | None = None
+    logits: tuple[Logit, ...]
+    """The network's output for it, in the order of the labels."""
+    contract_sha256: Sha256 | None = None
     """`ModelContract.digest` when the file was made; logits alone cannot tell swapped labels."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelContract:
-    """Everything a user of the network must know, as it stands in the file's metadata."""
+    """What a model file says about its network.
 
-    name: str
-    """What the model is called."""
-    version: str
+    The annotations are checked by `from_metadata` only.
+    """
+
+    name: Text
+    """Name of the model."""
+    version: Text
     """Its version, free text."""
-    labels: tuple[str, ...]
+    labels: Annotated[tuple[Text, ...], AfterValidator(_different_names)]
     """Class names in the order of the logits."""
     not_music: str | None
     """The label that stands for anything but music, or None if the model has no such class."""
-    spectrogram: SpectrogramSpec
+    spectrogram: Annotated[SpectrogramSpec, PlainValidator(_spec)]
     """The grid on which audio must be rendered."""
-    window_frames: int
+    window_frames: Count
     """Columns the network was trained on; more are allowed."""
-    min_frames: int
+    min_frames: Count
     """Fewest columns that give a useful answer."""
-    temperature: float
+    temperature: Annotated[float, Field(strict=True, ge=0.01, le=100)]
     """Logits are divided by this before the softmax, which makes the probabilities calibrated."""
-    decision: Mapping[str, float | str]
+    decision: Mapping[str, Annotated[float | str, PlainValidator(_number_or_text)]]
     """Defaults for the decision settings, by name."""
     training: Mapping[str, object]
-    """Facts: `dataset`, `split`, `seed`, `metrics` and whatever else the trainer noted."""
+    """`dataset`, `split`, `seed`, `metrics` and whatever else the trainer noted."""
     golden: Golden
     """A known answer, checked whenever the file is loaded."""
-    precision: str = "float32"
+    precision: Annotated[str, AfterValidator(_known_precision)] = "float32"
     """One of `PRECISIONS`."""
 
     @property
@@ -89,28 +137,10 @@ class ModelContract:
 
     def to_metadata(self) -> dict[str, Any]:
         """Return the contract as the JSON object that stands in the file."""
-        golden: dict[str, Any] = {
-            "spectrogram_sha256": self.golden.spectrogram_sha256,
-            "frames": self.golden.frames,
-            "logits": list(self.golden.logits),
-        }
-        if self.golden.contract_sha256 is not None:
-            golden["contract_sha256"] = self.golden.contract_sha256
-        return {
-            "contract": CONTRACT,
-            "name": self.name,
-            "version": self.version,
-            "labels": list(self.labels),
-            "not_music": self.not_music,
-            "spectrogram": self.spectrogram.to_dict(),
-            "window_frames": self.window_frames,
-            "min_frames": self.min_frames,
-            "temperature": self.temperature,
-            "decision": dict(self.decision),
-            "training": dict(self.training),
-            "golden": golden,
-            "precision": self.precision,
-        }
+        facts = dataclasses.asdict(self)
+        if self.golden.contract_sha256 is None:
+            del facts["golden"]["contract_sha256"]
+        return {"contract": CONTRACT, **facts}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> ModelContract:
@@ -124,151 +154,80 @@ class ModelContract:
             If the contract is newer, or a field is missing, of the wrong type or out of range.
             The message names the field and its value, but not the file.
         """
-        fields = _Fields(metadata, "")
-        version = fields.whole("contract")
+        version = _validated(_Version, metadata).contract
         if version > CONTRACT:
             raise ModelError(
                 f"contract {version} is newer than contract {CONTRACT}, the last one that this "
                 "program knows: upgrade genre-stream"
             )
-        try:
-            spec = SpectrogramSpec.from_dict(fields.mapping("spectrogram").values)
-        except SpecError as error:
-            raise ModelError(str(error)) from None
-        except OverflowError:
-            raise ModelError("spectrogram holds a number that is too large") from None
-        labels = fields.labels("labels")
-        window_frames, min_frames = fields.whole("window_frames"), fields.whole("min_frames")
-        if min_frames > window_frames:
-            fields.refuse("min_frames", f"must be at most window_frames {window_frames}")
-        return cls(
-            name=fields.text("name"),
-            version=fields.text("version"),
-            labels=labels,
-            not_music=fields.choice("not_music", (*labels, None)),
-            spectrogram=spec,
-            window_frames=window_frames,
-            min_frames=min_frames,
-            temperature=fields.between("temperature", 0.01, 100),
-            decision=fields.mapping("decision").settings(),
-            training=_training(fields.mapping("training")),
-            golden=_golden(fields.mapping("golden"), len(labels), min_frames),
-            precision=(
-                fields.choice("precision", PRECISIONS) if "precision" in metadata else "float32"
-            ),
-        )
+        contract: ModelContract = _validated(cls, metadata)
+        _validated(_Training, contract.training, "training.")
+        contract._check_consistency()
+        return contract
+
+    def _check_consistency(self) -> None:
+        labels, logits, frames = self.labels, self.golden.logits, self.golden.frames
+        if self.not_music not in (*labels, None):
+            raise _refusal("not_music", f"must be one of {', '.join(labels)}, null", self.not_music)
+        if self.min_frames > self.window_frames:
+            rule = f"must be at most window_frames {self.window_frames}"
+            raise _refusal("min_frames", rule, self.min_frames)
+        if frames < self.min_frames:
+            raise _refusal(
+                "golden.frames", f"must be at least min_frames {self.min_frames}", frames
+            )
+        if len(logits) != len(labels):
+            rule = f"must be a list of {len(labels)} finite numbers"
+            raise _refusal("golden.logits", rule, list(logits))
 
 
-class _Fields:
-    """Reads typed fields of a JSON object and refuses, by name, whatever does not fit."""
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """The field of the metadata that is read before all others."""
 
-    def __init__(self, values: Mapping[str, object], path: str) -> None:
-        self.values = values
-        self._path = path
-
-    def refuse(self, name: str, rule: str) -> NoReturn:
-        value = repr(self.values[name])
-        shown = value if len(value) <= 60 else value[:57] + "..."
-        raise ModelError(f"{self._path}{name} {rule}, not {shown}")
-
-    def _get(self, name: str) -> Any:
-        if name not in self.values:
-            raise ModelError(f"{self._path}{name} is missing")
-        return self.values[name]
-
-    def text(self, name: str) -> str:
-        value = self._get(name)
-        if not isinstance(value, str) or not value:
-            self.refuse(name, "must be a text")
-        return str(value)
-
-    def whole(self, name: str, smallest: int = 1, largest: int = 100_000) -> int:
-        value = self._get(name)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or not smallest <= value <= largest:
-            self.refuse(name, f"must be a whole number from {smallest} to {largest}")
-        return int(value)
-
-    def between(self, name: str, smallest: float, largest: float) -> float:
-        value = self._get(name)
-        if not _is_number(value) or not smallest <= value <= largest:
-            self.refuse(name, f"must be a number from {smallest:g} to {largest:g}")
-        return float(value)
-
-    def choice(self, name: str, allowed: tuple[str | None, ...]) -> Any:
-        value = self._get(name)
-        if value not in allowed:
-            names = ", ".join("null" if choice is None else choice for choice in allowed)
-            self.refuse(name, f"must be one of {names}")
-        return value
-
-    def labels(self, name: str) -> tuple[str, ...]:
-        value = self._get(name)
-        if (
-            not isinstance(value, list)
-            or len(value) < 2
-            or not all(isinstance(label, str) and label for label in value)
-            or len(set(value)) < len(value)
-        ):
-            self.refuse(name, "must be a list of two or more different names")
-        return tuple(value)
-
-    def numbers(self, name: str, count: int) -> tuple[float, ...]:
-        value = self._get(name)
-        if not isinstance(value, list) or len(value) != count or not all(map(_is_number, value)):
-            self.refuse(name, f"must be a list of {count} finite numbers")
-        return tuple(float(number) for number in value)
-
-    def sha256(self, name: str) -> str:
-        value = self._get(name)
-        if not isinstance(value, str) or len(value) != 64 or set(value) - set("0123456789abcdef"):
-            self.refuse(name, "must be 64 hexadecimal digits")
-        return str(value)
-
-    def mapping(self, name: str) -> _Fields:
-        value = self._get(name)
-        if not isinstance(value, Mapping):
-            self.refuse(name, "must be an object")
-        return _Fields(value, f"{self._path}{name}.")
-
-    def settings(self) -> dict[str, float | str]:
-        settings: dict[str, float | str] = {}
-        for name, value in self.values.items():
-            if not isinstance(value, str) and not _is_number(value):
-                self.refuse(name, "must be a number or a text")
-            settings[name] = value  # type: ignore[assignment]
-        return settings
+    contract: Count
 
 
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """The fields of `ModelContract.training` that must be there."""
+
+    dataset: Text
+    split: Text
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**63)]
+    metrics: Mapping[str, object]
+
+
+def _validated(kind: type[Any], values: Mapping[str, object], path: str = "") -> Any:
+    """Return `values` as an instance of the dataclass `kind`, ignoring unknown fields.
+
+    Raises
+    ------
+    ModelError
+        For the first field that does not fit; `path` goes before its name.
+    """
     try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    field = path + ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        raise ModelError(f"{field} is missing")
+    rule = _JSON_RULES.get(first["type"], first["msg"]).removeprefix("Value error, ")
+    raise _refusal(field, re.sub(r"^(Input|String) should ", "must ", rule), first["input"])
 
 
-def _training(fields: _Fields) -> dict[str, object]:
-    fields.text("dataset")
-    fields.text("split")
-    fields.whole("seed", 0, 2**63)
-    fields.mapping("metrics")
-    return dict(fields.values)
+_JSON_RULES = {
+    "dataclass_type": "must be an object",
+    "dict_type": "must be an object",
+    "tuple_type": "must be a list",
+}
+"""Rules that pydantic words in terms of Python, by the type of its error."""
 
 
-def _golden(fields: _Fields, classes: int, min_frames: int) -> Golden:
-    frames = fields.whole("frames")
-    if frames < min_frames:
-        fields.refuse("frames", f"must be at least min_frames {min_frames}")
-    return Golden(
-        spectrogram_sha256=fields.sha256("spectrogram_sha256"),
-        frames=frames,
-        logits=fields.numbers("logits", classes),
-        contract_sha256=(
-            fields.sha256("contract_sha256") if "contract_sha256" in fields.values else None
-        ),
-    )
+def _refusal(field: str, rule: str, value: object) -> ModelError:
+    text = repr(value)
+    return ModelError(f"{field} {rule}, not {text if len(text) <= 60 else text[:57] + '...'}")
 
 
 def spec_key(spec: SpectrogramSpec) -> list[float]:

@@ -1,49 +1,24 @@
-"""One source's way: samples -> log-mel columns -> window -> probabilities -> decisions.
+"""From the samples or the columns of one source to decisions and segments.
 
-No thread and no socket, and time is counted in samples: the same samples give the same events, in
-whatever pieces they come.
+No thread, no socket and no clock: time is counted in samples, so the same samples give the same
+events, in whatever pieces they come.
 """
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.decision import (
-    Decider,
-    Decision,
-    DecisionSettings,
-    Observation,
-    Segment,
-    Titles,
-)
-from streamer.core.events import SpectrogramColumns
+from streamer.core.column_pipeline import ColumnPipeline, Event
+from streamer.core.decision_settings import DecisionSettings
 from streamer.core.model import Classifier
 from streamer.core.resampling import Resampler, Samples, mix_down
-from streamer.core.spectrogram import Columns, LogMelStream, relative_to_peak, to_levels
 
-LEVEL_SECONDS = 1.0
-"""The level is that of a hop, but at least of so many seconds: music has pauses shorter than that,
-and with short hops they must not be taken for silence."""
-
-LEAST_DBFS = -120.0
-"""Level that is told for digital silence, whose logarithm is infinite; in dBFS."""
+__all__ = ["Event", "Pipeline", "Titles"]
 
 LEAST_OFFSET = 0.1
-"""Mean of a hop, as a share of its standard deviation, from which on it is taken away. In 2,667
+"""Mean of a hop, as a share of its standard deviation, from which on it is subtracted. In 2,667
 seconds of GTZAN it is 0.002 at the median and never over 0.084."""
-
-EDGES_PER_SECOND = 20
-"""Blocks in which the begin and the end of silence are sought: 50 ms."""
-
-LEAST_PEAK_DB = 0.0
-"""Lowest reference of the spectrogram that is shown, in absolute dB; it keeps the noise of a quiet
-room dark. Ordinary music peaks 10 to 40 dB above it."""
-
-
-Event = Decision | Segment | SpectrogramColumns
 
 
 class Pipeline:
@@ -75,16 +50,18 @@ class Pipeline:
     Examples
     --------
     >>> import numpy as np
-    >>> from streamer import Classifier, Decision, Pipeline
+    >>> from streamer import Classifier, Decision, Pipeline, Segment
     >>> pipeline = Pipeline(Classifier.load())
-    >>> for second in range(5):  # samples that a program already has, here silence in stereo
-    ...     for event in pipeline.feed(np.zeros((48000, 2), np.float32), 48000):
-    ...         if isinstance(event, Decision):
-    ...             print(f"{event.position:.0f} s {event.state}")
+    >>> second = np.zeros((48000, 2), np.float32)  # samples from anywhere, here silence in stereo
+    >>> events = [event for _ in range(5) for event in pipeline.feed(second, 48000)]
+    >>> events += pipeline.finish()
+    >>> for event in events:
+    ...     if isinstance(event, Decision):
+    ...         print(f"{event.position:.0f} s {event.state}")
     3 s silence
     4 s silence
     5 s silence
-    >>> [(segment.start, segment.end) for segment in pipeline.finish()]
+    >>> [(event.start, event.end) for event in events if isinstance(event, Segment) and event.final]
     [(0.0, 5.0)]
     """
 
@@ -96,57 +73,48 @@ class Pipeline:
         hop_seconds: float = 1.0,
         spectrogram: bool = False,
     ) -> None:
-        contract = classifier.contract
-        self._settings = settings or DecisionSettings.from_mapping(contract.decision)
-        self.hop_seconds = hop_seconds
         self.nan_samples = 0
         """Values so far that were NaN or infinite, over all channels."""
         self.clipped_samples = 0
         """Values so far at full scale or beyond, over all channels."""
-        self.inferences = 0
-        """Windows classified so far."""
-        self.inference_seconds = 0.0
-        """Seconds that this took, in all."""
-        self._classifier = classifier
-        self._contract = contract
-        self._rate = contract.spectrogram.sample_rate
-        self._decider = Decider(
-            contract.labels, contract.not_music, self._settings, contract.window_seconds
-        )
-        self._shown = _ShownColumns(contract.window_frames, contract.spectrogram.top_db)
+        self._rate = classifier.contract.spectrogram.sample_rate
         self._spectrogram = spectrogram
+        self._columns = ColumnPipeline(
+            classifier, settings=settings, hop_seconds=hop_seconds, spectrogram=spectrogram
+        )
+        self._titles = Titles()
+        self._decided_title: str | None = None
         self._resampler: Resampler | None = None
         self._source_rate = 0
-        self._titles = Titles()
         self._finished = False
-        self._silent = False
-        # Counted in samples at the model's rate since the first one:
+        # Positions are samples at the model's rate since the first one.
         self._received = 0
-        self._decided = 0
-        self._loud_until = 0
         self._cut: int | None = None
-        self._hop: list[Samples] = []
-        self._heard = np.empty(0, np.float32)
-        self._ready: list[Columns] = []
-        self._discontinuity = False
-        self._restart_window(0)
-        self._first = self._filled
+        self._pending: list[Samples] = []
 
     @property
     def hop_seconds(self) -> float:
-        """Seconds from one decision to the next."""
-        return self._hop_seconds
+        """Seconds from one decision to the next. May be changed at any time."""
+        return self._columns.hop_seconds
 
     @hop_seconds.setter
     def hop_seconds(self, seconds: float) -> None:
-        if not 0 < seconds < float("inf"):
-            raise ValueError(f"hop_seconds must be a positive number, not {seconds!r}")
-        self._hop_seconds = seconds
+        self._columns.hop_seconds = seconds
 
     @property
     def position(self) -> float:
         """Seconds of sound since the first sample."""
         return self._received / self._rate
+
+    @property
+    def inferences(self) -> int:
+        """Windows classified so far."""
+        return self._columns.inferences
+
+    @property
+    def inference_seconds(self) -> float:
+        """Seconds that this took, in all."""
+        return self._columns.inference_seconds
 
     def feed(
         self,
@@ -165,9 +133,9 @@ class Pipeline:
         sample_rate : int
             Of these samples, in Hz. It may change from call to call, as may the channels.
         title : str, optional
-            What the source says is playing from the first of these samples on; empty if it says
-            that this has no title, None if it says nothing new. Another title than before is taken
-            for a hard cut.
+            What the source announces from the first of these samples on; empty if it announces
+            that there is no title, None if it announces nothing new. A title that differs from the
+            last one is taken for a hard cut.
         discontinuity : bool
             Whether sound is missing before these samples.
 
@@ -182,53 +150,24 @@ class Pipeline:
         TypeError
             If the samples are not floating point.
         ValueError
-            If shape or rate cannot be, or `finish` was called before.
+            If shape or rate are impossible, or `finish` was called before.
         """
         if self._finished:
             raise ValueError("the pipeline was finished: make a new one for more samples")
         mono = mix_down(samples)
         events: list[Event] = []
         if self._titles.is_cut(title, discontinuity):
-            events += self._end_stretch()
+            events += self._flush_resampler()
             self._cut = self._received
-            self._discontinuity |= discontinuity
-            self._restart_window(self._received)
+            self._columns.window.restart(self._received)
         self._titles.take(title, discontinuity)
         if self._resampler is None or sample_rate != self._source_rate:
-            events += self._end_stretch()
+            events += self._flush_resampler()
             self._resampler = Resampler(sample_rate, self._rate)
             self._source_rate = sample_rate
         self.nan_samples += mono.nan_samples
         self.clipped_samples += mono.clipped_samples
         return events + self._take(self._resampler.push(mono.samples))
-
-    def feed_columns(self, columns: Columns, level_dbfs: float) -> list[Event]:
-        """Take the next columns of a spectrogram in the place of samples.
-
-        For spectrograms without their sound, such as pictures: all that follows the spectrogram is
-        done as for `feed`, but decisions fall at whole columns. Not to be mixed with `feed`.
-
-        Parameters
-        ----------
-        columns : float32, shape (n_mels, k)
-            On the model's grid, in absolute dB.
-        level_dbfs : float
-            Level of the sound at these columns.
-
-        Returns
-        -------
-        list of Decision, Segment and SpectrogramColumns
-            What these columns complete, as from `feed`.
-        """
-        events: list[Event] = []
-        for index in range(columns.shape[1]):
-            self._ready.append(columns[:, index : index + 1])
-            self._received += self._contract.spectrogram.hop_length
-            if self._received >= self._next_decision():
-                ready = np.concatenate(self._ready, axis=1)
-                self._ready = []
-                events += self._conclude(self._received, level_dbfs, ready)
-        return events
 
     def finish(self) -> list[Event]:
         """End the source.
@@ -240,129 +179,76 @@ class Pipeline:
         """
         if self._finished:
             return []
-        events = self._end_stretch()
+        events = self._flush_resampler()
         self._finished = True
-        if self._received and not self._decided:
+        if self._received and not self._columns.decided_at:
             events += self._decide(self._received)
-        return events + list(self._decider.finish(self.position))
+        return events + list(self._columns.finish(self._received))
 
-    def _end_stretch(self) -> list[Event]:
-        """Take what the resampler still holds."""
+    def _flush_resampler(self) -> list[Event]:
+        """End the stretch of sound that the resampler holds the rest of."""
         if self._resampler is None:
             return []
         rest = self._resampler.flush()
         self._resampler = None
         return self._take(rest)
 
-    def _restart_window(self, origin: int) -> None:
-        """Forget all columns; the first new one is centred on sample `origin`."""
-        spec = self._contract.spectrogram
-        self._columns = LogMelStream(spec)
-        self._window = np.empty((spec.n_mels, 0), np.float32)
-        self._filled = origin + spec.n_fft // 2 + (self._contract.min_frames - 1) * spec.hop_length
-
-    def _hop_samples(self) -> int:
-        return max(1, round(self.hop_seconds * self._rate))
-
-    def _next_decision(self) -> int:
-        """Return the sample at which the next decision falls."""
-        if not self._decided:
-            return self._first
-        due = self._decided + self._hop_samples()
-        if self._decided < self._filled and abs(due - self._filled) <= self._hop_samples() / 2:
-            due = self._filled
-        return due
-
     def _take(self, samples: Samples) -> list[Event]:
         """Take mono samples at the model's rate; decide wherever a hop is complete."""
         events: list[Event] = []
-        while self._received + len(samples) >= (due := self._next_decision()):
+        while self._received + len(samples) >= (due := self._columns.next_decision):
             due = max(due, self._received)
-            self._hop.append(samples[: due - self._received])
+            self._pending.append(samples[: due - self._received])
             samples = samples[due - self._received :]
             self._received = due
             events += self._decide(due)
-        self._hop.append(samples)
+        self._pending.append(samples)
         self._received += len(samples)
         return events
 
-    def _decide(self, now: int) -> list[Event]:
-        """Turn the samples of the hop that ends at sample `now` into events."""
-        hop = np.concatenate([np.empty(0, np.float32), *self._hop])
-        began, boundary = now - len(hop), self._cut
-        level = self._level(hop)
-        silent = self._decider.is_silence(level)
-        first, last = loud_stretch(hop, self._settings.silence_dbfs, self._rate // EDGES_PER_SECOND)
-        if silent and not self._silent and boundary is None:
-            boundary = min(began, self._loud_until)
-        if self._silent and not silent:
-            boundary = max(began + first, boundary or 0)
-            self._restart_window(boundary)
-        if last:
-            self._loud_until = began + last
-        # What came before a cut, or was still silence, is not part of the new window.
-        used = without_offset(hop)[max(began, boundary or 0) - began :]
-        columns = self._columns.push(used if self._spectrogram or not silent else used[:0])
-        return self._conclude(now, level, columns, boundary)
-
-    def _level(self, hop: Samples) -> float:
-        """Return the level of the hop, or of the last second if the hop is shorter."""
-        span = max(self._hop_samples(), round(LEVEL_SECONDS * self._rate))
-        heard = np.concatenate([self._heard, hop])[-span:]
-        self._heard = heard[-round(LEVEL_SECONDS * self._rate) :].copy()
-        return level_dbfs(heard)
-
-    def _conclude(
-        self, now: int, level: float, columns: Columns, boundary: int | None = None
-    ) -> list[Event]:
-        """Turn the hop that ends at sample `now` and brought `columns` into events."""
-        silent = self._decider.is_silence(level)
-        hop = now - self._decided if self._decided else min(now, self._hop_samples())
-        observation = Observation(
-            position=now / self._rate,
-            hop_seconds=hop / self._rate,
-            level_dbfs=level,
-            window_probabilities=None if silent else self._classify(columns),
-            title=self._titles.now,
-            discontinuity=self._discontinuity,
-            boundary=None if boundary is None else boundary / self._rate,
-        )
-        if silent:
-            self._restart_window(now)
-        self._hop, self._cut, self._discontinuity = [], None, False
-        self._decided, self._silent = now, silent
-        decision, segments = self._decider.update(observation)
-        events: list[Event] = [decision, *segments]
-        if self._spectrogram and columns.shape[1]:
-            events.append(SpectrogramColumns(observation.position, self._shown.levels(columns)))
-        return events
-
-    def _classify(self, columns: Columns) -> NDArray[np.float32] | None:
-        """Move the window on; return its probabilities, None while it is too short."""
-        window = np.concatenate([self._window, columns], axis=1)
-        self._window = window[:, -self._contract.window_frames :]
-        if self._window.shape[1] < self._contract.min_frames:
-            return None
-        relative = relative_to_peak(self._window, self._contract.spectrogram.top_db)
-        began = time.perf_counter()
-        probabilities = np.asarray(self._classifier.predict(relative[None])[0])
-        self.inference_seconds += time.perf_counter() - began
-        self.inferences += 1
-        return probabilities
+    def _decide(self, end: int) -> list[Event]:
+        """Turn the pending samples, a hop that ends at position `end`, into events."""
+        window, gate = self._columns.window, self._columns.gate
+        samples = np.concatenate([np.empty(0, np.float32), *self._pending])
+        start = end - len(samples)
+        edge = gate.update(samples, start, self._columns.hop_samples)
+        boundary = self._cut
+        if edge is not None:
+            boundary = max(edge, self._cut or 0)
+            if not gate.silent:
+                window.restart(boundary)
+        # Sound before a cut, or before silence ended, is not part of the new window.
+        used = without_offset(samples)[max(start, boundary or 0) - start :]
+        columns = window.render(used if self._spectrogram or not gate.silent else used[:0])
+        title, restart = self._titles.current, self._cut is not None
+        if boundary is None and title == "" and self._decided_title:
+            # The same song may go on, but the title does not hold for what follows.
+            boundary = start
+        self._pending, self._cut, self._decided_title = [], None, title
+        return self._columns.decide(end, columns, title=title, restart=restart, boundary=boundary)
 
 
-def level_dbfs(samples: Samples) -> float:
-    """Return the level of samples in dBFS: their RMS without their mean, in dB relative to 1.
+class Titles:
+    """The titles that one source announces.
 
-    A full-scale square wave has 0 dBFS, a full-scale sine -3.01, a constant `LEAST_DBFS`.
-
-    Examples
-    --------
-    >>> round(level_dbfs(np.array([0.1, -0.1] * 1000, np.float32)), 3)
-    -20.0
+    A source that stops announcing titles, or begins to, has not changed songs.
     """
-    power = float(np.var(samples, dtype=np.float64)) if len(samples) else 0.0
-    return max(LEAST_DBFS, 10 * float(np.log10(max(power, 1e-30))))
+
+    def __init__(self) -> None:
+        self.current: str | None = None
+        """The title in force; empty if there is none, None if nothing is known of it."""
+        self._last: str | None = None
+
+    def is_cut(self, title: str | None, discontinuity: bool = False) -> bool:
+        """Return whether another song begins with `title`, or sound is missing before it."""
+        return discontinuity or (bool(title) and bool(self._last) and title != self._last)
+
+    def take(self, title: str | None, discontinuity: bool = False) -> None:
+        """Take what the source announces: a title, "" for none, or None for nothing new."""
+        if title is not None or discontinuity:
+            self.current = title
+        if title or discontinuity:
+            self._last = title
 
 
 def without_offset(samples: Samples) -> Samples:
@@ -379,31 +265,3 @@ def without_offset(samples: Samples) -> Samples:
     if abs(offset) <= LEAST_OFFSET * np.std(samples, dtype=np.float64):
         return samples
     return np.asarray(samples - offset, np.float32)
-
-
-def loud_stretch(samples: Samples, silence_dbfs: float, block: int) -> tuple[int, int]:
-    """Return where the first loud block begins and where the last one ends; 0, 0 if none is.
-
-    Examples
-    --------
-    >>> loud_stretch(np.array([0, 0, 0, 0, 0.1, -0.1, 0, 0], np.float32), -60.0, block=2)
-    (4, 6)
-    """
-    block = min(block, max(1, len(samples)))
-    blocks = samples[: len(samples) // block * block].reshape(-1, block)
-    loud = np.flatnonzero(np.var(blocks, axis=1, dtype=np.float64) >= 10 ** (silence_dbfs / 10))
-    return (int(loud[0]) * block, (int(loud[-1]) + 1) * block) if len(loud) else (0, 0)
-
-
-class _ShownColumns:
-    """Columns made levels for the eye: relative to the loudest of the last ones."""
-
-    def __init__(self, window_frames: int, top_db: float) -> None:
-        self._window_frames = window_frames
-        self._top_db = top_db
-        self._peaks = np.empty(0, np.float32)
-
-    def levels(self, columns: Columns) -> NDArray[np.uint8]:
-        self._peaks = np.concatenate([self._peaks, columns.max(axis=0)])[-self._window_frames :]
-        reference = max(float(self._peaks.max()), LEAST_PEAK_DB)
-        return to_levels(columns - np.float32(reference), self._top_db)

@@ -1,17 +1,11 @@
-"""Samples of any rate and any number of channels made mono at the model's rate.
-
-What comes out depends on the samples alone, never on the pieces in which they came.
-"""
+"""Conversion of audio of any sample rate and number of channels to mono at the model's rate."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-import av
 import numpy as np
-from av.filter import Graph
+import soxr
 from numpy.typing import ArrayLike, NDArray
 
 Samples = NDArray[np.float32]
@@ -19,13 +13,10 @@ Samples = NDArray[np.float32]
 FULL_SCALE = 1 - 2**-15
 """Magnitude from which a sample counts as clipped: the largest value of 16-bit audio."""
 
-BLOCKS_PER_SECOND = 25
-"""Blocks in which a `Resampler` works, which is also what it holds back: 40 ms."""
-
 
 @dataclass(frozen=True, slots=True)
 class MonoSamples:
-    """Finite mono samples, and what had to be done for that."""
+    """Mono samples within full scale, and how many input values had to be corrected for that."""
 
     samples: Samples
     """Shape (n,), in [-1, 1]."""
@@ -80,7 +71,11 @@ def mix_down(samples: ArrayLike) -> MonoSamples:
 
 
 class Resampler:
-    """Change the rate of one stretch of mono audio, without delay (FFmpeg's swresample).
+    """Change the sample rate of one continuous stretch of mono audio (libsoxr, high quality).
+
+    What comes out is aligned with what goes in and depends on the samples alone, never on the
+    pieces in which they come. It equals `soxr.resample` of the whole stretch, with which the
+    training data is made, to the last bit.
 
     Parameters
     ----------
@@ -104,56 +99,22 @@ class Resampler:
         for rate in (source_rate, target_rate):
             if rate < 1:
                 raise ValueError(f"a sample rate must be positive, not {rate}")
-        self._source_rate = source_rate
-        same = source_rate == target_rate
-        self._graph = None if same else _resampling_graph(source_rate, target_rate)
-        # swresample rounds its place between two samples at the end of every frame, so frames
-        # have to be the same however the samples come.
-        self._block = max(1, source_rate // BLOCKS_PER_SECOND)
-        self._pending = np.empty(0, np.float32)
+        self._stream: soxr.ResampleStream | None = None
+        if source_rate != target_rate:
+            self._stream = soxr.ResampleStream(source_rate, target_rate, 1, dtype="float32")
 
     def push(self, samples: Samples) -> Samples:
-        """Take the next samples, shape (n,); return those at the other rate that are complete."""
-        if self._graph is None:
-            return samples
-        pending = np.concatenate([self._pending, samples])
-        whole = len(pending) - len(pending) % self._block
-        self._pending = pending[whole:].copy()
-        starts = range(0, whole, self._block)
-        frames = [self._frame(pending[start : start + self._block]) for start in starts]
-        return _passed(self._graph, frames)
+        """Take the next samples, shape (n,); return those at the other rate that are complete.
+
+        Less than 0.1 s is held back.
+        """
+        return samples if self._stream is None else self._resample(samples)
 
     def flush(self) -> Samples:
         """End the stretch; return the rest of it. Nothing may be pushed afterwards."""
-        if self._graph is None:
-            return np.empty(0, np.float32)
-        rest = [self._frame(self._pending)] if len(self._pending) else []
-        return _passed(self._graph, [*rest, None])
+        empty = np.empty(0, np.float32)
+        return empty if self._stream is None else self._resample(empty, last=True)
 
-    def _frame(self, block: Samples) -> av.AudioFrame:
-        frame = av.AudioFrame.from_ndarray(block[None, :], format="flt", layout="mono")
-        frame.sample_rate = self._source_rate
-        return frame
-
-
-def _resampling_graph(source_rate: int, target_rate: int) -> Graph:
-    """Return what `av.AudioResampler` makes, but for its threads: one for each processor."""
-    graph = Graph()
-    graph.threads = 1
-    graph.link_nodes(
-        graph.add("abuffer", sample_rate=f"{source_rate}", sample_fmt="flt", channel_layout="mono"),
-        graph.add("aformat", sample_rates=f"{target_rate}", sample_fmts="flt"),
-        graph.add("abuffersink"),
-    ).configure()
-    return graph
-
-
-def _passed(graph: Graph, frames: Iterable[av.AudioFrame | None]) -> Samples:
-    """Return the samples that are complete once `frames` have come; None is the end."""
-    complete = [np.empty(0, np.float32)]
-    for frame in frames:
-        graph.push(frame)
-        with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
-            while True:
-                complete.append(graph.pull().to_ndarray()[0])
-    return np.concatenate(complete)
+    def _resample(self, samples: Samples, *, last: bool = False) -> Samples:
+        assert self._stream is not None
+        return np.asarray(self._stream.resample_chunk(samples, last), np.float32)

@@ -1,7 +1,7 @@
-"""Log-mel spectrograms: of a whole clip, and column by column as samples arrive.
+"""Log-mel spectrograms of whole clips and of audio that arrives in pieces.
 
-The trainer's pictures and the daemon's windows both come from this module, so what the network is
-trained on and what it is shown later cannot drift apart.
+The trainer's pictures and the daemon's windows both come from this module, so the network is
+trained on the same spectrogram that it later classifies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SpectrogramSpec:
-    """Everything that decides what a log-mel spectrogram looks like.
+    """The parameters of a log-mel spectrogram.
 
     Hann window, power 2, centred frames with zeros beyond the edges, Slaney mel scale and Slaney
     norm: `librosa.feature.melspectrogram` followed by `librosa.power_to_db`.
@@ -58,28 +58,26 @@ class SpectrogramSpec:
     """Range kept below the loudest cell, in dB."""
 
     def __post_init__(self) -> None:
-        """Refuse values no spectrogram can be made with."""
-        for field in ("sample_rate", "n_fft", "hop_length", "n_mels"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SpecError(f"spectrogram {field} must be a positive integer, not {value!r}")
-        for field in ("fmin", "fmax", "top_db"):
-            value = getattr(self, field)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not math.isfinite(value)
-            ):
-                raise SpecError(f"spectrogram {field} must be a finite number, not {value!r}")
+        """Check types and ranges."""
+        for field in dataclasses.fields(self):
+            value, whole = getattr(self, field.name), isinstance(field.default, int)
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                valid = False
+            else:
+                valid = value >= 1 if whole else math.isfinite(value)
+            if not valid:
+                rule = "a positive integer" if whole else "a finite number"
+                raise SpecError(f"spectrogram {field.name} must be {rule}, not {value!r}")
+        edges = f"spectrogram fmin {self.fmin} and fmax {self.fmax}"
         if not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
             raise SpecError(
-                f"spectrogram fmin {self.fmin} and fmax {self.fmax} must satisfy "
-                f"0 <= fmin < fmax <= {self.sample_rate / 2:g} (half the sample rate)"
+                f"{edges} must satisfy 0 <= fmin < fmax <= {self.sample_rate / 2:g} "
+                "(half the sample rate)"
             )
         if self.fmax - self.fmin < self.sample_rate / self.n_fft:
             raise SpecError(
-                f"spectrogram fmin {self.fmin} and fmax {self.fmax} are closer than one Fourier "
-                f"bin ({self.sample_rate / self.n_fft:g} Hz); raise n_fft"
+                f"{edges} are closer than one Fourier bin ({self.sample_rate / self.n_fft:g} Hz); "
+                "raise n_fft"
             )
         if self.n_fft % 2:
             raise SpecError(f"spectrogram n_fft must be even, not {self.n_fft}")
@@ -156,29 +154,29 @@ def _hann(n_fft: int) -> NDArray[np.float32]:
 
 
 BANDS_AT_ONCE = 32
-"""Neighbouring mel bands summed by one product."""
+"""Neighbouring mel bands computed by one matrix product."""
 
 ROWS_AT_ONCE = 16
-"""Columns in one product. Always as many: the rounding of a product may depend on its shape, while
-a replay, which takes its columns in other portions, must equal the live run to the last bit."""
+"""Columns in one matrix product. The number is fixed because rounding may depend on the shape, and
+a replay, which renders more columns at once, must equal the live run to the last bit."""
 
 
 @functools.lru_cache(maxsize=8)
-def _neighbours(spec: SpectrogramSpec) -> list[tuple[slice, slice, NDArray[np.float32]]]:
-    """Return the filterbank without most of its zeros.
+def _filter_blocks(spec: SpectrogramSpec) -> list[tuple[slice, slice, NDArray[np.float32]]]:
+    """Return the filterbank in blocks of `BANDS_AT_ONCE` bands, without most of its zeros.
 
-    For every `BANDS_AT_ONCE` bands: the bands, the Fourier bins that count in any of them, and
-    the filters between the two, shape (bins, bands).
+    A block is a slice of bands, the slice of Fourier bins with weight in any of them, and the
+    filters between the two, shape (bins, bands).
     """
     filters = mel_filterbank(spec)
-    parts = []
+    blocks = []
     for first in range(0, spec.n_mels, BANDS_AT_ONCE):
         bands = slice(first, min(spec.n_mels, first + BANDS_AT_ONCE))
-        counted = np.flatnonzero(filters[bands].any(axis=0))
-        # Bands narrower than a Fourier bin may have no bin at all; one bin of weight 0 says so.
-        bins = slice(int(counted[0]), int(counted[-1]) + 1) if counted.size else slice(0, 1)
-        parts.append((bands, bins, np.ascontiguousarray(filters[bands, bins].T)))
-    return parts
+        used = np.flatnonzero(filters[bands].any(axis=0))
+        # Bands narrower than a Fourier bin may have no bin at all: take one of weight 0.
+        bins = slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 1)
+        blocks.append((bands, bins, np.ascontiguousarray(filters[bands, bins].T)))
+    return blocks
 
 
 def _mel(power: NDArray[np.float32], spec: SpectrogramSpec) -> NDArray[np.float32]:
@@ -188,7 +186,7 @@ def _mel(power: NDArray[np.float32], spec: SpectrogramSpec) -> NDArray[np.float3
     """
     rows = power.reshape(-1, ROWS_AT_ONCE, power.shape[1])
     mel = np.empty((*rows.shape[:2], spec.n_mels), np.float32)
-    for bands, bins, filters in _neighbours(spec):
+    for bands, bins, filters in _filter_blocks(spec):
         np.matmul(rows[..., bins], filters, out=mel[..., bands])
     return mel.reshape(-1, spec.n_mels)
 
@@ -204,11 +202,11 @@ def _columns(samples: Samples, count: int, spec: SpectrogramSpec) -> Columns:
     )
     for start in range(0, count, BLOCK_COLUMNS):
         block = frames[start : start + BLOCK_COLUMNS] * window
-        # In double precision: numpy's transform of float32 takes as long, and where its buffers
-        # happen to lie 4 KiB apart, twice as long.
+        # In double precision: numpy's transform of float32 takes as long, and twice as long if its
+        # buffers happen to lie 4 KiB apart.
         parts = np.fft.rfft(block.astype(np.float64)).view(np.float64)
         np.square(parts, out=parts)
-        # Zeros fill the last portion.
+        # Rows of zeros fill the last product.
         power = np.zeros(
             (-(-len(block) // ROWS_AT_ONCE) * ROWS_AT_ONCE, parts.shape[1] // 2), np.float32
         )
@@ -232,8 +230,8 @@ def log_mel(samples: Samples, spec: SpectrogramSpec) -> Columns:
     Returns
     -------
     float32, shape (n_mels, 1 + n // hop_length)
-        dB relative to a power of 1; row 0 is the lowest band. Apply `relative_to_peak` before it
-        is shown to a model.
+        dB relative to a power of 1; row 0 is the lowest band. Apply `relative_to_peak` before
+        giving it to a model.
 
     Raises
     ------
@@ -250,9 +248,9 @@ def log_mel(samples: Samples, spec: SpectrogramSpec) -> Columns:
 class LogMelStream:
     """The log-mel spectrogram of audio that arrives in pieces of any size.
 
-    Column k is centred on sample `k * hop_length` and is returned as soon as its last sample is
-    there, so all columns equal those of `log_mel` but the last ones of a clip, which lean on the
-    zeros beyond its end.
+    Column k is centred on sample `k * hop_length` and is returned as soon as its last sample has
+    come. Columns equal those of `log_mel`, except that the last ones of a clip, which overlap the
+    zeros beyond its end, are not returned.
 
     Parameters
     ----------
@@ -290,7 +288,7 @@ class LogMelStream:
             return np.empty((spec.n_mels, 0), np.float32)
         columns = _columns(pending, count, spec)
         used = count * spec.hop_length
-        # With a hop longer than the transform, samples between two columns are never looked at.
+        # With a hop longer than the transform, samples between two columns are skipped.
         self._skip = max(0, used - len(pending))
         self._pending = pending[used:].copy()
         return columns
@@ -309,18 +307,18 @@ def relative_to_peak(power_db: Columns, top_db: float) -> Columns:
     Returns
     -------
     float32, same shape
-        Values in `[-top_db, 0]`: what a model is shown (contract 4.2).
+        Values in `[-top_db, 0]`, the input of a model.
     """
     peak = power_db.max(axis=(-2, -1), keepdims=True)
     return np.asarray(np.maximum(power_db - peak, np.float32(-top_db)), np.float32)
 
 
 def to_levels(relative_db: Columns, top_db: float) -> NDArray[np.uint8]:
-    """Store dB in `[-top_db, 0]` as picture levels: `round(255 * (dB + top_db) / top_db)`."""
+    """Convert dB in `[-top_db, 0]` to picture levels: `round(255 * (dB + top_db) / top_db)`."""
     levels = np.rint(255 * (np.clip(relative_db, -top_db, 0) + top_db) / top_db)
     return np.asarray(levels, np.uint8)
 
 
 def from_levels(levels: NDArray[np.uint8], top_db: float) -> Columns:
-    """Read picture levels back as dB in `[-top_db, 0]`; the inverse of `to_levels`."""
+    """Convert picture levels to dB in `[-top_db, 0]`; the inverse of `to_levels`."""
     return levels.astype(np.float32) * np.float32(top_db / 255) - np.float32(top_db)

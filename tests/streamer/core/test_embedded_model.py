@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from streamer import Classifier, Decision, Pipeline
+from streamer import Classifier, Decision
+from streamer.core.column_pipeline import ColumnPipeline
 from streamer.core.spectrogram import from_levels
 from streamer.demo.render import SECTION_SECONDS
 from trainer.pictures import read_picture
@@ -67,7 +68,7 @@ def test_pictures_of_the_same_tracks_are_told_the_same_genre(
     for name, prediction in by_audio.items():
         picture = shared / "gtzan" / "spectrograms" / name.split(".")[0] / f"{name}.png"
         columns = from_levels(read_picture(picture), classifier.contract.spectrogram.top_db)
-        events = Pipeline(classifier).feed_columns(columns, level_dbfs=-20.0)
+        events = ColumnPipeline(classifier).feed(columns, level_dbfs=-20.0)
         last = [event for event in events if isinstance(event, Decision)][-1]
         same += most_probable(last.probabilities) == most_probable(prediction["probabilities"])
     assert same / len(by_audio) >= 0.85

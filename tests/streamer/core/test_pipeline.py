@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.model import NOISE, band_noise, make_model
 
+from streamer.core.column_pipeline import ColumnPipeline
 from streamer.core.decision import Decision, DecisionSettings, Segment, State
 from streamer.core.events import SpectrogramColumns
 from streamer.core.model import Classifier
-from streamer.core.pipeline import Event, Pipeline, level_dbfs
+from streamer.core.pipeline import Event, Pipeline, Titles
 from streamer.core.spectrogram import SpectrogramSpec, log_mel
 
 RATE = 22050
@@ -347,6 +348,34 @@ def test_after_a_hard_cut_nothing_of_the_old_song_is_left(classifier: Classifier
     ]
 
 
+def test_only_a_title_that_differs_from_the_last_one_is_a_cut() -> None:
+    titles = Titles()
+    cuts = []
+    for title in (None, "one", None, "one", "", "one", "two", "", "one"):
+        cuts.append(titles.is_cut(title))
+        titles.take(title)
+    assert cuts == [False, False, False, False, False, False, True, False, True]
+
+
+def test_a_discontinuity_is_a_cut_after_which_no_title_is_known() -> None:
+    titles = Titles()
+    titles.take("one")
+    assert titles.is_cut(None, discontinuity=True)
+    titles.take(None, discontinuity=True)
+    assert titles.current is None
+    assert not titles.is_cut("two")
+
+
+def test_titles_that_change_within_one_hop_are_a_cut(classifier: Classifier) -> None:
+    pipeline = Pipeline(classifier)
+    events = pipeline.feed(band_noise("low", 8.2), RATE, title="one")
+    events += pipeline.feed(band_noise("low", 0.3), RATE, title="two")
+    events += pipeline.feed(band_noise("low", 8), RATE, title="one")
+    events += pipeline.finish()
+    ends = [segment.end for segment in finals(events)]
+    assert ends == [pytest.approx(8.5, abs=1e-4), pytest.approx(16.5, abs=1e-4)]
+
+
 def test_a_title_goes_with_the_segment_that_it_begins(classifier: Classifier) -> None:
     pipeline = Pipeline(classifier)
     events = pipeline.feed(band_noise("low", 8), RATE)
@@ -452,23 +481,24 @@ def test_silence_is_shown_dark(classifier: Classifier) -> None:
     assert max(columns.levels.max() for columns in shown) < 150
 
 
-def test_columns_without_their_sound_are_decided_about_like_sound(classifier: Classifier) -> None:
+def test_columns_alone_are_decided_about_like_sound(classifier: Classifier) -> None:
     spec = SpectrogramSpec()
     sound = np.concatenate([band_noise("low", 15), band_noise("high", 15)])
-    pipeline = Pipeline(classifier)
+    pipeline = ColumnPipeline(classifier)
     columns = log_mel(sound, spec)
-    events = pipeline.feed_columns(columns[:, :100], -20.0)
-    events += pipeline.feed_columns(columns[:, 100:], -20.0) + pipeline.finish()
+    events = pipeline.feed(columns[:, :100], -20.0) + pipeline.feed(columns[:, 100:], -20.0)
+    events += pipeline.finish()
     genres = [s.genre for s in finals(events)]
     assert genres == [s.genre for s in finals(run(classifier, sound))] == ["low", "high"]
     hops = np.diff([d.position for d in decisions(events)])
     np.testing.assert_allclose(hops, 1, atol=spec.hop_seconds)
 
 
-def test_the_level_is_that_of_a_square_wave_of_the_same_power() -> None:
-    time = np.arange(RATE) / RATE
-    assert level_dbfs(np.array([1, -1] * 1000, np.float32)) == 0
-    sine = np.asarray(np.sin(2 * np.pi * 441 * time), np.float32)
-    assert level_dbfs(sine) == pytest.approx(-3.01, abs=0.01)
-    faint = np.asarray(sine / 1000 + 0.5, np.float32)
-    assert level_dbfs(faint) == pytest.approx(-63.01, abs=0.01)
+def test_columns_with_a_low_level_are_silence(classifier: Classifier) -> None:
+    columns = log_mel(band_noise("low", 10), SpectrogramSpec())
+    pipeline = ColumnPipeline(classifier)
+    events = [*pipeline.feed(columns, -20.0), *pipeline.feed(columns, -90.0), *pipeline.finish()]
+    assert [(s.state, s.genre) for s in finals(events)] == [
+        (State.MUSIC, "low"),
+        (State.SILENCE, None),
+    ]

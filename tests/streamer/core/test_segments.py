@@ -5,11 +5,12 @@ import pickle
 import numpy as np
 import pytest
 
-from streamer.core.decision import Decider, DecisionSettings, Observation, Segment, State, Titles
+from streamer.core.decision import Decider, DecisionSettings, Observation, Segment, State
+from streamer.core.pipeline import Titles
 
 LABELS = ("blues", "jazz", "rock")
 WINDOW_SECONDS = 5.0
-LOUD, SILENT = -20.0, -90.0
+LEVEL_DBFS = -20.0
 
 
 class Radio:
@@ -32,16 +33,32 @@ class Radio:
         boundary: float | None = None,
     ) -> None:
         """Play seconds of a genre, or of silence (None)."""
-        if self.titles.is_cut(title):
+        cut = self.titles.is_cut(title)
+        untitled = title == "" and bool(self.titles.current)
+        if cut:
             self.cut = len(self.sound)
         self.titles.take(title)
-        for _ in range(seconds):
+        for second in range(seconds):
+            silence_changed = (label is None) != (bool(self.sound) and self.sound[-1] is None)
+            if boundary is None and (silence_changed or ((cut or untitled) and second == 0)):
+                boundary = float(len(self.sound))
             self.sound.append(label)
-            now = float(len(self.sound))
-            level = SILENT if label is None else LOUD
-            window = None if label is None else self.window()
-            observation = Observation(now, 1.0, level, window, title, boundary=boundary)
+            observation = Observation(
+                position=float(len(self.sound)),
+                hop_seconds=1.0,
+                level_dbfs=LEVEL_DBFS,
+                window_probabilities=None if label is None else self.window(),
+                title=self.titles.current,
+                silent=label is None,
+                restart=cut and second == 0,
+                boundary=boundary,
+            )
+            boundary = None
             self.sent.append(self.decider.update(observation)[1])
+
+    def finish(self) -> list[Segment]:
+        """End the source where it was last played."""
+        return self.decider.finish(float(len(self.sound)))
 
     def window(self) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
         """What a good model says of the last five seconds since any silence or new title."""
@@ -56,7 +73,7 @@ class Radio:
         return 0.85 * shares + 0.05
 
     def finals(self) -> list[tuple[State, str | None, float, float | None]]:
-        everything = [segment for sent in self.sent for segment in sent] + self.decider.finish()
+        everything = [segment for sent in self.sent for segment in sent] + self.finish()
         return [(s.state, s.genre, s.start, s.end) for s in everything if s.final]
 
 
@@ -135,7 +152,7 @@ def test_a_new_title_begins_a_segment_even_of_the_same_genre() -> None:
     radio = Radio()
     radio.play("jazz", 20, title="one")
     radio.play("jazz", 20, title="two")
-    finals = [s for sent in radio.sent for s in sent if s.final] + radio.decider.finish()
+    finals = [s for sent in radio.sent for s in sent if s.final] + radio.finish()
     assert [(s.title, s.start, s.end) for s in finals] == [("one", 0.0, 20.0), ("two", 20.0, 40.0)]
 
 
@@ -144,7 +161,7 @@ def test_a_title_that_comes_late_is_added() -> None:
     radio.play("jazz", 10)
     radio.play("jazz", 1, title="one")
     assert [(s.id, s.title, s.final) for s in radio.sent[-1]] == [(1, "one", False)]
-    assert [s.title for s in radio.decider.finish()] == ["one"]
+    assert [s.title for s in radio.finish()] == ["one"]
 
 
 def test_a_title_holds_while_the_source_says_nothing_of_it() -> None:
@@ -153,7 +170,7 @@ def test_a_title_holds_while_the_source_says_nothing_of_it() -> None:
     radio.play("jazz", 10)
     radio.play(None, 4)
     radio.play("jazz", 10)
-    finals = [s for sent in radio.sent for s in sent if s.final] + radio.decider.finish()
+    finals = [s for sent in radio.sent for s in sent if s.final] + radio.finish()
     assert [(s.title, s.end) for s in finals] == [("one", 20.0), ("one", 24.0), ("one", 34.0)]
 
 
@@ -162,7 +179,7 @@ def test_a_title_that_is_taken_back_holds_no_longer_and_the_next_one_is_a_new_so
     radio.play("jazz", 20, title="one")
     radio.play("jazz", 20, title="")
     radio.play("jazz", 20, title="two")
-    finals = [s for sent in radio.sent for s in sent if s.final] + radio.decider.finish()
+    finals = [s for sent in radio.sent for s in sent if s.final] + radio.finish()
     assert [(s.title, s.genre, s.start, s.end) for s in finals] == [
         ("one", "jazz", 0.0, 20.0),
         (None, "jazz", 20.0, 40.0),
@@ -173,9 +190,9 @@ def test_a_title_that_is_taken_back_holds_no_longer_and_the_next_one_is_a_new_so
 def test_the_confidence_of_a_segment_is_the_mean_of_its_decisions() -> None:
     settings = DecisionSettings(smoothing="none")
     decider = Decider(LABELS, None, settings, WINDOW_SECONDS)
-    decider.update(Observation(1.0, 1.0, LOUD, np.array([0.9, 0.05, 0.05])))
-    decider.update(Observation(4.0, 3.0, LOUD, np.array([0.7, 0.15, 0.15])))
-    (segment,) = decider.finish()
+    decider.update(Observation(1.0, 1.0, LEVEL_DBFS, np.array([0.9, 0.05, 0.05])))
+    decider.update(Observation(4.0, 3.0, LEVEL_DBFS, np.array([0.7, 0.15, 0.15])))
+    (segment,) = decider.finish(4.0)
     assert segment.confidence == pytest.approx((0.9 + 3 * 0.7) / 4)
 
 
@@ -213,8 +230,8 @@ def told(*windows: tuple[np.ndarray, int]) -> list[tuple[str, float, float | Non
     heard = [window for window, seconds in windows for _ in range(seconds)]
     sent: list[Segment] = []
     for now, window in enumerate(heard, 1):
-        sent += decider.update(Observation(float(now), 1.0, LOUD, window))[1]
-    finals = [segment for segment in [*sent, *decider.finish()] if segment.final]
+        sent += decider.update(Observation(float(now), 1.0, LEVEL_DBFS, window))[1]
+    finals = [segment for segment in [*sent, *decider.finish(float(len(heard)))] if segment.final]
     return [(s.genre or s.state.value, s.start, s.end) for s in finals]
 
 
@@ -252,8 +269,8 @@ def test_hesitation_at_the_begin_is_part_of_what_follows_if_it_spoke_for_it_and_
 def test_hesitation_does_not_count_for_the_confidence_of_what_follows() -> None:
     decider = Decider(LABELS, None, DecisionSettings(smoothing="none"), WINDOW_SECONDS)
     for now, window in enumerate([RATHER_JAZZ, RATHER_JAZZ, JAZZ, JAZZ], 1):
-        decider.update(Observation(float(now), 1.0, LOUD, window))
-    assert [segment.confidence for segment in decider.finish()] == [pytest.approx(0.9)]
+        decider.update(Observation(float(now), 1.0, LEVEL_DBFS, window))
+    assert [segment.confidence for segment in decider.finish(4.0)] == [pytest.approx(0.9)]
 
 
 def test_a_boundary_moves_when_hesitation_turns_out_to_be_what_spoke_later() -> None:
@@ -261,7 +278,7 @@ def test_a_boundary_moves_when_hesitation_turns_out_to_be_what_spoke_later() -> 
     rather_blues = np.array([0.42, 0.33, 0.25])
     sent = []
     for now, window in enumerate([*[JAZZ] * 20, *[rather_blues] * 3, *[ROCK] * 20], 1):
-        segments = decider.update(Observation(float(now), 1.0, LOUD, window))[1]
+        segments = decider.update(Observation(float(now), 1.0, LEVEL_DBFS, window))[1]
         if segments:
             sent.append((now, [(s.id, s.genre, s.start, s.end, s.final) for s in segments]))
     assert sent == [

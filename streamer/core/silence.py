@@ -1,0 +1,109 @@
+"""Level measurement and the gate that tells silence from sound."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamer.core.decision_settings import DecisionSettings
+from streamer.core.spectrogram import Samples
+
+LEVEL_SECONDS = 1.0
+"""Shortest time over which a level is measured: music has shorter pauses, which must not be taken
+for silence when hops are short."""
+
+LEAST_DBFS = -120.0
+"""Level reported for digital silence, whose logarithm is infinite; in dBFS."""
+
+EDGES_PER_SECOND = 20
+"""Blocks a second in which the edges of silence are sought: 50 ms each."""
+
+
+class SilenceGate:
+    """Decide once a hop whether a source is silent, with hysteresis, and locate the edges.
+
+    Positions are numbers of samples since the source's first one.
+
+    Parameters
+    ----------
+    settings : DecisionSettings
+        Gives the threshold and its hysteresis.
+    sample_rate : int
+        Samples per second.
+    """
+
+    def __init__(self, settings: DecisionSettings, sample_rate: int) -> None:
+        self.silent = False
+        """Whether the last hop was silent."""
+        self.level_dbfs = LEAST_DBFS
+        """Level of the last hop in dBFS."""
+        self._settings = settings
+        self._level_samples = round(LEVEL_SECONDS * sample_rate)
+        self._edge_samples = sample_rate // EDGES_PER_SECOND
+        self._recent = np.empty(0, np.float32)
+        self._loud_until = 0
+
+    def update(self, hop: Samples, start: int, hop_samples: int) -> int | None:
+        """Take the samples of the next hop.
+
+        Parameters
+        ----------
+        hop : float32, shape (n,)
+            Mono samples.
+        start : int
+            Position of the first of them.
+        hop_samples : int
+            Samples over which the level is measured, unless `LEVEL_SECONDS` is longer.
+
+        Returns
+        -------
+        int or None
+            Position at which silence began or ended; None if neither happened.
+        """
+        span = max(hop_samples, self._level_samples)
+        recent = np.concatenate([self._recent, hop])[-span:]
+        self._recent = recent[-self._level_samples :].copy()
+        changed = self.update_level(level_dbfs(recent))
+        first, last = loud_stretch(hop, self._settings.silence_dbfs, self._edge_samples)
+        silence_start = min(start, self._loud_until)
+        if last:
+            self._loud_until = start + last
+        if not changed:
+            return None
+        return silence_start if self.silent else start + first
+
+    def update_level(self, level_dbfs: float) -> bool:
+        """Take the level of the next hop in dBFS; return whether silence began or ended."""
+        threshold = self._settings.silence_dbfs
+        if self.silent:
+            threshold += self._settings.silence_hysteresis_db
+        was_silent = self.silent
+        self.level_dbfs, self.silent = level_dbfs, level_dbfs < threshold
+        return self.silent != was_silent
+
+
+def level_dbfs(samples: Samples) -> float:
+    """Return the level of samples in dBFS: their RMS without their mean, in dB relative to 1.
+
+    A full-scale square wave has 0 dBFS, a full-scale sine -3.01, a constant `LEAST_DBFS`.
+
+    Examples
+    --------
+    >>> round(level_dbfs(np.array([0.1, -0.1] * 1000, np.float32)), 3)
+    -20.0
+    """
+    power = float(np.var(samples, dtype=np.float64)) if len(samples) else 0.0
+    return max(LEAST_DBFS, 10 * float(np.log10(max(power, 1e-30))))
+
+
+def loud_stretch(samples: Samples, silence_dbfs: float, block: int) -> tuple[int, int]:
+    """Return where the first loud block begins and where the last one ends; 0, 0 if none is.
+
+    Examples
+    --------
+    >>> loud_stretch(np.array([0, 0, 0, 0, 0.1, -0.1, 0, 0], np.float32), -60.0, block=2)
+    (4, 6)
+    """
+    block = min(block, max(1, len(samples)))
+    blocks = samples[: len(samples) // block * block].reshape(-1, block)
+    loud = np.flatnonzero(np.var(blocks, axis=1, dtype=np.float64) >= 10 ** (silence_dbfs / 10))
+    return (int(loud[0]) * block, (int(loud[-1]) + 1) * block) if len(loud) else (0, 0)
