@@ -16,7 +16,7 @@ from export.pictures import Windows
 from export.seal import open_session
 from streamer.core.contract import ModelContract
 from streamer.core.model import INPUT, OUTPUT, golden_spectrogram, softmax
-from streamer.system.scheduler import processors
+from streamer.system.processors import processors
 
 CONVERSION_TOLERANCE = 1e-4
 """Largest difference of a probability between Keras and the float32 graph."""

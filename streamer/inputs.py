@@ -9,10 +9,11 @@ from typing import Literal
 from streamer.core.decision_settings import DecisionSettings, DecisionSettingsError
 from streamer.core.model import DEFAULT_MODEL, Classifier, ModelError
 from streamer.core.pipeline import Pipeline
+from streamer.engine.scheduler import Scheduler
 from streamer.settings import Settings
 from streamer.sources import Source, SourceError, make_device, make_source
 from streamer.system.commandline import UserError
-from streamer.system.scheduler import Scheduler, processors
+from streamer.system.processors import processors
 
 
 class InputError(UserError):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streamer.core.model import Classifier, Golden, ModelContract
 from streamer.core.spectrogram import SpectrogramSpec
-from streamer.system.scheduler import processors
+from streamer.system.processors import processors
 
 
 class RunClassifier(Classifier):

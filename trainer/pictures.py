@@ -34,7 +34,7 @@ from streamer.core.spectrogram import (
     relative_to_peak,
     to_levels,
 )
-from streamer.system.scheduler import processors
+from streamer.system.processors import processors
 from trainer.audio import AudioError, read_audio
 from trainer.gtzan import (
     MANIFEST_FILE,

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from streamer.core.decision import Decision, Segment
 from streamer.core.events import SourceState, SourceStatus, SpectrogramColumns
 from streamer.core.pipeline import Pipeline
-from streamer.engine.pacing import Backoff, HopPacing
+from streamer.engine.pacing import HopPacing
+from streamer.engine.scheduler import Scheduler
 from streamer.sources.base import NO_THREAD, AudioBlock, Source, SourceEnded, SourceError
-from streamer.system.scheduler import Scheduler
+from streamer.system.backoff import Backoff
 
 READ_SECONDS = 0.5
 """How long one read waits; a listener that is to stop looks up at least this often."""
@@ -215,7 +216,7 @@ class Listener:
                 last_block = now
                 if self.status.state is not SourceState.LIVE:
                     self._tell(SourceState.LIVE, "")
-                self._backoff.good(block.seconds)
+                self._backoff.succeeded(block.seconds)
                 self._feed(block)
             elif last_block is not None and now - last_block > self._stall_seconds:
                 self._tell(SourceState.STALLED, f"no audio for {self._stall_seconds:g} s")
@@ -225,7 +226,7 @@ class Listener:
         pipeline = self._ready_pipeline()
         self.dropped += block.dropped
         end = pipeline.position + block.seconds
-        with self._scheduler.turn() as started:
+        with self._scheduler.slot() as started:
             if self._stopping.is_set():
                 return
             try:
@@ -257,8 +258,10 @@ class Listener:
         """Let the hop grow while the work does not fit into it, and shrink when it does again."""
         if not self._paced or self._pacing is None:
             return
-        self._scheduler.note(self.source.name, work)
-        hop_seconds = self._pacing.observe(work, lag, self._scheduler.round_seconds)
+        self._pacing.record(work)
+        if self._pacing.work_seconds is not None:
+            self._scheduler.update(self.source.name, self._pacing.work_seconds)
+        hop_seconds = self._pacing.adjust(lag, self._scheduler.round_seconds)
         if hop_seconds == pipeline.hop_seconds:
             return
         pipeline.hop_seconds = hop_seconds
@@ -286,7 +289,7 @@ class Listener:
         pipeline = self._pipeline
         if pipeline is not None:
             try:
-                with self._scheduler.turn():
+                with self._scheduler.slot():
                     events = pipeline.finish()
                 for event in events:
                     self._tell_heard(event, time.monotonic(), pipeline.position, pipeline)

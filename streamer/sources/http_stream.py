@@ -25,7 +25,7 @@ from streamer.sources.address import ascii_url
 from streamer.sources.base import SourceError, one_line
 from streamer.sources.decoding import Patience
 from streamer.sources.playlist import ENDINGS
-from streamer.system.scheduler import Scheduler
+from streamer.system.fair_semaphore import FairSemaphore
 from streamer.system.urls import redact
 
 USER_AGENT = "genre-stream"
@@ -214,12 +214,12 @@ class HttpStream:
         self._position = 0
         self._titles: deque[tuple[int, str | None]] = deque([(0, None)])
         self._first = True
-        self._scheduler: Scheduler | None = None
+        self._scheduler: FairSemaphore | None = None
 
     @contextmanager
-    def decoded_in_turn(self, scheduler: Scheduler) -> Iterator[None]:
+    def decoded_in_turn(self, scheduler: FairSemaphore) -> Iterator[None]:
         """Wait for a turn to decode; whenever a read waits for the network others have it."""
-        with scheduler.turn():
+        with scheduler.slot():
             self._scheduler = scheduler
             try:
                 yield
@@ -261,7 +261,7 @@ class HttpStream:
 
     def _receive(self, size: int) -> bytes:
         try:
-            with self._scheduler.pause() if self._scheduler else nullcontext():
+            with self._scheduler.released() if self._scheduler else nullcontext():
                 return self._response.read1(size)
         except TimeoutError:
             raise SourceError(f"{self.name}: no data for {self._timeout:g} s") from None

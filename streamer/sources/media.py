@@ -21,7 +21,8 @@ from streamer.sources.base import SourceError
 from streamer.sources.decoding import FROM_ELSEWHERE, Patience, decode, open_container
 from streamer.sources.http_stream import USER_AGENT, HttpStream, Resource, open_resource
 from streamer.sources.threaded import Session, ThreadedSource
-from streamer.system.scheduler import Scheduler, processors
+from streamer.system.fair_semaphore import FairSemaphore
+from streamer.system.processors import processors
 from streamer.system.urls import redact
 
 QUIET_SECONDS = 10.0
@@ -34,7 +35,7 @@ RECONNECT = {"reconnect": "1", "reconnect_delay_max": "4"}
 """FFmpeg goes on where a web server's file broke off, if the server lets it; delays in seconds."""
 PLAYLISTS = 16
 """How many playlists may lead to one another before that counts as going in circles."""
-DECODING = Scheduler(processors())
+DECODING = FairSemaphore(processors())
 """Radios are decoded in turn: hundreds that want the interpreter at once would hardly get on."""
 
 logger = logging.getLogger(__name__)

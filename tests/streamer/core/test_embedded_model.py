@@ -14,10 +14,11 @@ import pytest
 from streamer import Classifier, Decision
 from streamer.core.column_pipeline import ColumnPipeline
 from streamer.core.spectrogram import from_levels
-from streamer.demo.render import SECTION_SECONDS
 from trainer.pictures import read_picture
 
 PROGRAM = [sys.executable, "-m", "streamer.commands.run"]
+SECTION_SECONDS = 13.0
+"""Length of each piece of the demo clip; see tools/render_demo.py."""
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,10 @@ from streamer.core.events import SourceState
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Pipeline
 from streamer.engine.listener import Listener, stop_all
-from streamer.engine.pacing import Backoff
+from streamer.engine.scheduler import Scheduler
 from streamer.sources import AudioBlock, Source, SourceEnded, SourceError, make_source
 from streamer.sources.media import MediaSource
-from streamer.system.scheduler import Scheduler
+from streamer.system.backoff import Backoff
 
 CONNECTING, LIVE, ENDED = SourceState.CONNECTING, SourceState.LIVE, SourceState.ENDED
 FAILED, RECONNECTING, STALLED = SourceState.FAILED, SourceState.RECONNECTING, SourceState.STALLED
@@ -386,7 +386,7 @@ def test_all_listeners_stop_at_once_however_many_wait_for_their_turn(
         )
         for number, log in enumerate(logs)
     ]
-    with scheduler.turn():
+    with scheduler.slot():
         for listener in listeners:
             listener.start()
         for log in logs:

@@ -4,9 +4,9 @@ import pytest
 
 from streamer.core.events import SourceState, SourceStatus
 from streamer.engine.listener import Listener
+from streamer.engine.scheduler import Scheduler
 from streamer.engine.watchdog import Progress, needs_restart, threads_and_tasks
 from streamer.sources import make_source
-from streamer.system.scheduler import Scheduler
 
 FIRST_SECONDS = 6.0
 
@@ -64,8 +64,7 @@ def test_a_live_source_without_a_decision_for_three_hops_is_not_well(listener, c
 def test_a_source_whose_turn_is_not_due_is_well_until_three_rounds_have_passed(clock):
     scheduler = Scheduler(1)
     for source in ("demo", "hall"):
-        for _ in range(2):
-            scheduler.note(source, 5.0)
+        scheduler.update(source, 5.0)
     listener = Listener(make_source("demo"), lambda: None, lambda event: None, scheduler=scheduler)
     progress = Progress(listener, FIRST_SECONDS, clock)
     enter(listener, SourceState.LIVE)

@@ -25,9 +25,9 @@ from streamer.core.events import SourceState
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Pipeline
 from streamer.engine.listener import Listener
-from streamer.engine.pacing import Backoff
 from streamer.sources import Source, SourceError, capture, list_devices, make_device, make_source
 from streamer.sources.microphone import MicrophoneSource
+from streamer.system.backoff import Backoff
 
 CONNECTING, LIVE = SourceState.CONNECTING, SourceState.LIVE
 STALLED, RECONNECTING = SourceState.STALLED, SourceState.RECONNECTING

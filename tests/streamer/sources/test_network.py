@@ -22,7 +22,7 @@ from support.web import Conversation, files_at, scripted
 
 from streamer.sources import AudioBlock, SourceError, make_source, media
 from streamer.sources.media import MediaSource
-from streamer.system.scheduler import Scheduler
+from streamer.system.fair_semaphore import FairSemaphore
 
 OK = "HTTP/1.1 200 OK"
 RTSP_SERVER = Path(__file__).parents[2] / "support" / "rtsp.py"
@@ -205,7 +205,7 @@ def test_a_radio_that_sends_nothing_keeps_no_other_from_being_decoded(
         client.answer(OK, "content-type: audio/mpeg", "icy-name: r", body=mp3)
         client.closing.wait(PATIENCE)
 
-    monkeypatch.setattr(media, "DECODING", Scheduler(1))
+    monkeypatch.setattr(media, "DECODING", FairSemaphore(1))
     with scripted(talk) as url:
         radios = [make_source(f"{number}={url}") for number in range(3)]
         try:

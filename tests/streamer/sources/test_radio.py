@@ -15,9 +15,9 @@ from streamer.core.events import SourceState
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Pipeline
 from streamer.engine.listener import Listener
-from streamer.engine.pacing import Backoff
 from streamer.sources import AudioBlock, Source, make_source
 from streamer.sources.media import MediaSource
+from streamer.system.backoff import Backoff
 
 LIVE, ENDED, FAILED = SourceState.LIVE, SourceState.ENDED, SourceState.FAILED
 RECONNECTING = SourceState.RECONNECTING

@@ -6,7 +6,7 @@ MIDI soundfont, FFmpeg normalises and encodes them.
 
     apt-get install fluidsynth fluid-soundfont-gm ffmpeg
     pip install 'genre-stream[demo]'
-    python -m streamer.demo.render streamer/demo/demo.opus
+    python tools/render_demo.py streamer/demo/demo.opus
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Score:
 
     @property
     def beats(self) -> float:
-        """How many beats a section lasts."""
+        """Length of a section in beats."""
         return SECTION_SECONDS * self.tempo / 60
 
     def instrument(self, channel: int, program: int, volume: int = 100, pan: int = 64) -> None:
-        """Choose a General MIDI program (counted from 0), its volume and its place."""
+        """Set the General MIDI program (counted from 0), volume and pan of a channel."""
         for message in (
             mido.Message("program_change", channel=channel, program=program),
             mido.Message("control_change", channel=channel, control=7, value=volume),
@@ -59,7 +59,7 @@ class Score:
     def note(
         self, channel: int, pitch: int, start: float, length: float, velocity: int = 90
     ) -> None:
-        """Add one note, a little early or late and a little softer or louder, as people play."""
+        """Add a note, with random deviations of its time and velocity as people play it."""
         if start >= self.beats - 0.05:
             return
         start = max(0.0, start + self.random.gauss(0, 0.008))
@@ -82,7 +82,7 @@ class Score:
             self.note(channel, pitch, start, length, velocity)
 
     def drum(self, pitch: int, start: float, velocity: int = 90) -> None:
-        """Add one stroke."""
+        """Add a drum stroke."""
         self.note(DRUMS, pitch, start, 0.2, velocity)
 
     def save(self, path: Path) -> None:
@@ -197,7 +197,7 @@ def disco() -> Score:
 
 
 def metal() -> Score:
-    """Palm-muted and distorted fifths at both sides over a double bass drum."""
+    """Palm-muted and distorted fifths, left and right, over a double bass drum."""
     score = Score(168, seed=5)
     score.instrument(0, 34, 112)
     score.instrument(1, 30, 112, 10)
@@ -229,25 +229,11 @@ def render(out: Path) -> None:
         for section in SECTIONS:
             midi, wave = folder / f"{section.__name__}.mid", folder / f"{section.__name__}.wav"
             section().save(midi)
-            subprocess.run(
-                [
-                    "fluidsynth",
-                    "-ni",
-                    "-q",
-                    "-g",
-                    "0.6",
-                    "-r",
-                    "48000",
-                    "-F",
-                    wave,
-                    SOUNDFONT,
-                    midi,
-                ],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
+            options = ["-ni", "-q", "-g", "0.6", "-r", "48000", "-F", wave]
+            play = ["fluidsynth", *options, SOUNDFONT, midi]
+            subprocess.run(play, check=True, stdout=subprocess.DEVNULL)
             waves.append(wave)
-        inputs = [word for wave in waves for word in ("-i", str(wave))]
+        inputs = [argument for wave in waves for argument in ("-i", str(wave))]
         trimmed = ";".join(
             f"[{n}:a]aformat=channel_layouts=stereo,apad,atrim=0:{SECTION_SECONDS},"
             f"loudnorm=I=-16:TP=-1.5,aresample=48000,aformat=channel_layouts=stereo,"

@@ -1,0 +1,75 @@
+"""A semaphore that serves threads in the order in which they asked."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+
+
+class FairSemaphore:
+    """Lets a limited number of threads compute at once, first come, first served.
+
+    Hundreds of threads that compute side by side starve one another, and above all the event loop,
+    of the processors and of the interpreter. `threading.Semaphore` lets a thread that asks again
+    overtake those that wait; here every thread gets an equal share.
+
+    Parameters
+    ----------
+    slots
+        How many threads may compute at once.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._waiters: deque[SimpleQueue[float]] = deque()
+        self._lock = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """Number of threads that wait for a slot."""
+        return len(self._waiters)
+
+    @contextmanager
+    def slot(self) -> Iterator[float]:
+        """Wait for a slot and hold it for the length of the context.
+
+        Yields
+        ------
+        float
+            `time.monotonic()` at which the slot was granted. The time in which a waiting thread is
+            woken counts as time with the slot, since no other thread can use it.
+        """
+        granted = self._acquire()
+        try:
+            yield granted
+        finally:
+            self._release()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Give the held slot away for the length of the context, then wait for one again."""
+        self._release()
+        try:
+            yield
+        finally:
+            self._acquire()
+
+    def _acquire(self) -> float:
+        waiter: SimpleQueue[float] = SimpleQueue()
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return time.monotonic()
+            self._waiters.append(waiter)
+        return waiter.get()
+
+    def _release(self) -> None:
+        with self._lock:
+            if self._waiters:
+                self._waiters.popleft().put(time.monotonic())
+            else:
+                self._free += 1
