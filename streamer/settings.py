@@ -33,6 +33,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from streamer.system.urls import normalise_origin, redact
+
 ENVIRONMENT_PREFIX = "GENRE_STREAM_"
 CONFIG_VARIABLE = "GENRE_STREAM_CONFIG"
 SYSTEM_CONFIG = Path("/etc/genre-stream/config.toml")
@@ -220,10 +222,8 @@ class Settings(BaseSettings):
     @field_validator("origin")
     @classmethod
     def _refuse_what_no_browser_sends(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        from streamer.sinks.websocket.access import origin_as_sent
-
         for origin in value:
-            origin_as_sent(origin)
+            normalise_origin(origin)
         return value
 
     @field_validator("history")
@@ -377,7 +377,7 @@ def option(name: str) -> str:
 def _shown(origin: str, name: str, value: object) -> str:
     """Spell a setting as its place does: ``--port 1``, ``GENRE_STREAM_PORT=1``, ``F: port = 1``."""
     legible = isinstance(value, str) and value and value.isprintable()
-    text = mask(str(value) if legible else json.dumps(value, default=str))
+    text = redact(str(value) if legible else json.dumps(value, default=str))
     if origin == "command line":
         return f"{option(name)} {text}"
     if origin == "environment":
@@ -426,13 +426,6 @@ def _refuse_contradictions(effective: Effective) -> None:
         raise SettingsError(f"{shown}: standard input can be heard only once")
 
 
-def mask(text: str) -> str:
-    """Hide user names, passwords and tokens in the addresses that a text holds."""
-    from streamer.sources.address import redact
-
-    return redact(text)
-
-
 def fields_by_group() -> dict[str, list[tuple[str, FieldInfo]]]:
     """Return every setting under its heading, in the order of the schema."""
     groups: dict[str, list[tuple[str, FieldInfo]]] = {}
@@ -452,7 +445,7 @@ def _toml(value: object) -> str:
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, bool | int | float):
         return json.dumps(value)
-    return json.dumps(mask(str(value)), ensure_ascii=False)
+    return json.dumps(redact(str(value)), ensure_ascii=False)
 
 
 def describe(effective: Effective) -> str:

@@ -7,8 +7,9 @@ import stat
 from pathlib import Path
 
 from streamer.core.events import SourceKind, SourceState
-from streamer.sources.address import ascii_url, is_url, redact, split_name
+from streamer.sources.address import ascii_url, is_url, split_name
 from streamer.sources.base import AudioBlock, Source, SourceEnded, SourceError
+from streamer.system.urls import redact
 
 DEMO_CLIP = Path(__file__).parents[1] / "demo" / "demo.opus"
 

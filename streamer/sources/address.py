@@ -1,4 +1,4 @@
-"""What users write for a source: names, URLs, paths; and how to show them without secrets."""
+"""What users write for a source: names, URLs, paths."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import string
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]{1,31}://(?:[^\s<>@/:]*:[^@/\n]*@)?[^\s<>]+", re.IGNORECASE)
-"""A scheme has a bound, since a server writes some of what is searched for URLs: without one the
-search takes a time that grows with the square of the length. A password may hold blanks."""
 _NAME = re.compile(r"[^/\\:=?#@]{1,64}")
 
 
@@ -44,36 +41,6 @@ def ascii_url(url: str) -> str:
     return quote(
         parts._replace(netloc=netloc).geturl(), safe=string.punctuation, errors="surrogateescape"
     )
-
-
-def redact(text: str) -> str:
-    """Return `text` with user names, passwords and queries removed from every URL in it.
-
-    Any value of a query may be a token, so none is kept.
-
-    Examples
-    --------
-    >>> redact("cannot open http://me:secret@host:8000/live?token=1: refused")
-    'cannot open http://host:8000/live?…: refused'
-    """
-    return _URL.sub(lambda match: _redact_url(match.group()), text)
-
-
-def _redact_url(url: str) -> str:
-    scheme, rest = url.split("://", 1)
-    authority, slash, path = rest.partition("/")
-    if ":" in authority and "@" not in authority and re.search(r"[^/]@", path):
-        # A slash inside a password that was not escaped.
-        authority, slash, path = rest.rpartition("@")[2].partition("/")
-    host = authority.rpartition("@")[2]
-    shown, mark, secret = re.fullmatch(
-        r"([^?#]*)([?#]?)(.*)", host + slash + path, re.DOTALL
-    ).groups()  # type: ignore[union-attr] # it matches any text
-    # A proxy's path may be another URL.
-    shown = re.sub("://[^/@]*@", "://", shown)
-    # Punctuation after the URL belongs to the sentence around it.
-    tail = secret[len(secret.rstrip(":,;.)\"'")) :]
-    return f"{scheme}://{shown}" + (f"{mark}…{tail}" if mark else "")
 
 
 def split_name(text: str) -> tuple[str | None, str]:

@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import unquote, urlsplit
 
-from streamer.sources.address import ascii_url, redact
+from streamer.sources.address import ascii_url
 from streamer.sources.base import SourceError, one_line
 from streamer.sources.decoding import Patience
 from streamer.sources.playlist import ENDINGS
 from streamer.system.scheduler import Scheduler
+from streamer.system.urls import redact
 
 USER_AGENT = "genre-stream"
 PLAYLIST_BYTES = 1 << 20

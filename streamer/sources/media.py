@@ -16,12 +16,13 @@ from av.container import InputContainer
 
 from streamer.core.events import SourceKind
 from streamer.sources import playlist
-from streamer.sources.address import default_name, is_url, redact
+from streamer.sources.address import default_name, is_url
 from streamer.sources.base import SourceError
 from streamer.sources.decoding import FROM_ELSEWHERE, Patience, decode, open_container
 from streamer.sources.http_stream import USER_AGENT, HttpStream, Resource, open_resource
 from streamer.sources.threaded import Session, ThreadedSource
 from streamer.system.scheduler import Scheduler, processors
+from streamer.system.urls import redact
 
 QUIET_SECONDS = 10.0
 """A connection that brings no byte, or no audio, for so long is broken."""

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import re
 import socket
 from collections.abc import Iterable
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.datastructures import Headers
 
-HOST_PATTERN = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
-"""A Host header; whatever matches may be repeated in another header."""
-SCHEME_PATTERN = re.compile(r"[a-z][a-z0-9+.-]*")
-SCHEME_PORTS = {"http": ":80", "https": ":443"}
-"""Ports that browsers leave out of an origin."""
+from streamer.system.urls import HOST_PATTERN, normalise_origin
 
 
 class RefusedError(Exception):
@@ -39,7 +34,7 @@ class Access:
 
     def __init__(self, token: str | None = None, origins: Iterable[str] = ()) -> None:
         self._token = None if token is None else token.encode()
-        self._origins = frozenset(map(origin_as_sent, origins))
+        self._origins = frozenset(map(normalise_origin, origins))
         own = socket.gethostname().lower()
         first = own.split(".")[0]
         listed = (urlsplit(origin).hostname for origin in self._origins)
@@ -97,34 +92,6 @@ class Access:
 
     def _is_welcome(self, origin: str, host: str) -> bool:
         return origin in (f"http://{host}", f"https://{host}") or origin in self._origins
-
-
-def origin_as_sent(text: str) -> str:
-    """Return an origin as browsers spell it in a header.
-
-    Raises
-    ------
-    ValueError
-        If `text` is none.
-
-    Examples
-    --------
-    >>> origin_as_sent("https://Köln.example:443/")
-    'https://xn--kln-sna.example'
-    """
-    if text == "null":
-        return text
-    scheme, _, place = text.lower().removesuffix("/").partition("://")
-    try:
-        place = place.encode("idna").decode().removesuffix(SCHEME_PORTS.get(scheme, " "))
-    except UnicodeError:
-        place = ""
-    if not SCHEME_PATTERN.fullmatch(scheme) or not HOST_PATTERN.fullmatch(place):
-        raise ValueError(
-            "is not the origin of a page: that is its scheme, host and port without a path, "
-            "such as https://example.org or http://example.org:8080"
-        )
-    return f"{scheme}://{place}"
 
 
 def single(headers: Headers, name: str) -> str | None:

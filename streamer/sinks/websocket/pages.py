@@ -19,7 +19,8 @@ from websockets.http11 import Request, Response
 from streamer.sinks.history.database import HistoryError, day_before, parse_moment
 from streamer.sinks.history.writer import History
 from streamer.sinks.websocket import messages
-from streamer.sinks.websocket.access import HOST_PATTERN, Access, RefusedError, parameter, single
+from streamer.sinks.websocket.access import Access, RefusedError, parameter, single
+from streamer.system.urls import HOST_PATTERN
 
 if TYPE_CHECKING:
     from streamer.engine.health import HealthReader

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from websockets.datastructures import Headers
 
-from streamer.sinks.websocket.access import Access, RefusedError, origin_as_sent, parameter
+from streamer.sinks.websocket.access import Access, RefusedError, parameter
+from streamer.system.urls import normalise_origin
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +139,7 @@ def test_the_token_is_in_a_header_or_in_the_query(
     ],
 )
 def test_an_origin_is_spelled_as_browsers_send_it(written: str, sent: str) -> None:
-    assert origin_as_sent(written) == sent
+    assert normalise_origin(written) == sent
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_an_origin_is_spelled_as_browsers_send_it(written: str, sent: str) -> No
 )
 def test_what_is_no_origin_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^is not the origin of a page: that is its scheme, host"):
-        origin_as_sent(text)
+        normalise_origin(text)
 
 
 def test_the_last_of_several_parameters_counts_and_too_many_are_refused() -> None:

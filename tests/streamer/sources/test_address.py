@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.sources.address import ascii_url, default_name, is_url, redact, split_name
+from streamer.sources.address import ascii_url, default_name, is_url, split_name
+from streamer.system.urls import redact
 
 
 @pytest.mark.parametrize(
