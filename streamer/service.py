@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from streamer.core.events import SourceState, SourceStatus, SpectrogramColumns
-from streamer.engine.health import SourceHealth
+from streamer.core.health import SourceHealth
 from streamer.engine.listener import Listener, ListenerEvent, PipelineEvent, stop_all
 from streamer.engine.mailbox import Mailbox
 from streamer.engine.watchdog import OVER, Progress, needs_restart, threads_and_tasks

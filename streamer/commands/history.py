@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamer.commands.run import Parser
-from streamer.sinks.colours import colours
+from streamer.core.colours import colours
 from streamer.sinks.history.database import HistoryError, open_query, parse_moment
 from streamer.system.console import print_error
 

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from streamer.commands.run import Parser
-from streamer.sinks.colours import COLOURS, ansi, colours
+from streamer.core.colours import COLOURS, ansi, colours
 from streamer.sinks.terminal import Terminal, prediction_line, state_line
 from streamer.system.console import discard_standard_output, print_error, unreadable_reason
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from streamer.sinks.websocket.messages import encode, timestamp
+from streamer.sinks.messages import encode, timestamp
 
 logger = logging.getLogger(__name__)
 

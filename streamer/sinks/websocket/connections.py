@@ -18,8 +18,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from streamer.sinks import messages
 from streamer.sinks.metrics import Metrics
-from streamer.sinks.websocket import messages
 from streamer.sinks.websocket.access import RefusedError
 from streamer.sinks.websocket.hub import Hub, Outbox, SubscriptionError
 

@@ -16,14 +16,14 @@ from prometheus_client.exposition import choose_encoder
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from streamer.sinks import messages
 from streamer.sinks.history.database import HistoryError, day_before, parse_moment
 from streamer.sinks.history.writer import History
-from streamer.sinks.websocket import messages
 from streamer.sinks.websocket.access import Access, RefusedError, parameter, single
 from streamer.system.urls import HOST_PATTERN
 
 if TYPE_CHECKING:
-    from streamer.engine.health import HealthReader
+    from streamer.core.health import HealthReader
     from streamer.sinks.metrics import Metrics
     from streamer.sinks.websocket.hub import Hub
 

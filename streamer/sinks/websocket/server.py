@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import websockets.asyncio.server as wire
 from websockets.http11 import Request, Response
 
-from streamer.engine.health import HealthReader
+from streamer.core.health import HealthReader
 from streamer.sinks.history.writer import History
 from streamer.sinks.metrics import Metrics
 from streamer.sinks.websocket.access import Access, RefusedError, single

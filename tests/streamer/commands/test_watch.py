@@ -15,7 +15,7 @@ from support.schema import check_frame
 from websockets.asyncio.server import serve
 
 from streamer.commands import watch
-from streamer.sinks.colours import ansi
+from streamer.core.colours import ansi
 
 PATIENCE = 90.0
 COMMAND = [

@@ -25,7 +25,7 @@ import streamer
 from streamer.core.decision import Decision, Segment
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Pipeline
-from streamer.sinks.websocket import messages
+from streamer.sinks import messages
 
 PATIENCE = 120.0
 """Seconds that any wait may take on a busy machine."""

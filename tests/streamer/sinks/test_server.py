@@ -24,7 +24,7 @@ from support.schema import check_frame
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
-from streamer.engine.health import SourceHealth
+from streamer.core.health import SourceHealth
 from streamer.sinks.websocket import connections as clients
 from streamer.sinks.websocket import server as server_module
 from streamer.sinks.websocket.hub import Hub
