@@ -37,7 +37,7 @@ class Stream(Protocol):
 
 
 def is_journal(stream: Stream, environment: Mapping[str, str]) -> bool:
-    """Return whether `stream` is connected to the journal; see JOURNAL_STREAM in systemd.exec(5)."""
+    """Return whether `stream` is the journal; see JOURNAL_STREAM in systemd.exec(5)."""
     device, _, inode = environment.get("JOURNAL_STREAM", "").partition(":")
     try:
         status = os.fstat(stream.fileno())
