@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamer.core.colours import colours
-from streamer.sinks.history.database import HistoryError, open_query, parse_moment
+from streamer.sinks.history.database import HistoryError, open_query
 from streamer.system.commandline import ArgumentParser
 from streamer.system.console import print_error
+from streamer.system.timestamps import parse_timestamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,8 +48,8 @@ def main(argv: Sequence[str]) -> int:
     """Read a history and report it; return the exit status."""
     arguments = build_parser().parse_args(argv)
     try:
-        from_ = parse_moment("--from", arguments.from_) if arguments.from_ else None
-        to = parse_moment("--to", arguments.to) if arguments.to else None
+        from_ = parse_timestamp("--from", arguments.from_) if arguments.from_ else None
+        to = parse_timestamp("--to", arguments.to) if arguments.to else None
     except ValueError as error:
         print_error(str(error))
         return 2
