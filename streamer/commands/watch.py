@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import socket
 import ssl
 import sys
@@ -17,14 +16,15 @@ from urllib.parse import urlsplit
 
 from streamer.core.colours import COLOURS, ansi, colours
 from streamer.sinks.terminal import Terminal, prediction_line, state_line
+from streamer.system.backoff import Backoff
 from streamer.system.commandline import ArgumentParser, UserError
 from streamer.system.console import print_error, unreadable_reason
+from streamer.system.urls import redact
 
 PROTOCOL = 1
 DEFAULT_URL = "ws://127.0.0.1:8765/"
-FIRST_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS = 30.0
-"""The delay between two attempts to connect doubles from the first to the longest."""
+"""Longest delay between two attempts to connect."""
 INACTIVITY_SECONDS = 45.0
 """Three heartbeats: a server that sends nothing for so long is taken for dead."""
 MAX_FRAME_BYTES = 16 * 1024 * 1024
@@ -123,11 +123,11 @@ def _read_token(file: Path | None) -> str | None:
 
 async def _watch(url: str, token: str | None, sources: list[str] | None, show: Show) -> None:
     """Show the frames of a server, and connect again whenever the connection is lost."""
-    delay = FIRST_DELAY_SECONDS
+    backoff = Backoff(longest=LONGEST_DELAY_SECONDS)
     while True:
         try:
             async for frame in _frames(url, token, sources):
-                delay = FIRST_DELAY_SECONDS
+                backoff.reset()
                 try:
                     show(frame)
                 except UnicodeEncodeError:  # the terminal cannot display a character
@@ -135,9 +135,9 @@ async def _watch(url: str, token: str | None, sources: list[str] | None, show: S
                 except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
                     raise WatchError(NOT_OUR_SERVER) from None
         except _ConnectionLostError as error:
-            print_error(f"{_redacted(url)}: {error}; trying again in {delay:.0f} s")
-        await asyncio.sleep(delay * random.uniform(0.8, 1.2))
-        delay = min(2 * delay, LONGEST_DELAY_SECONDS)
+            delay = backoff.failed()
+            print_error(f"{_shown(url)}: {error}; trying again in {delay:.0f} s")
+            await asyncio.sleep(delay)
 
 
 async def _frames(url: str, token: str | None, sources: list[str] | None) -> AsyncIterator[str]:
@@ -174,7 +174,7 @@ async def _frames(url: str, token: str | None, sources: list[str] | None) -> Asy
         raise _ConnectionLostError("what answers there is not a WebSocket server") from None
     except ssl.SSLCertVerificationError as error:
         raise WatchError(
-            f"{_redacted(url)}: its certificate is not trusted ({error.verify_message}); "
+            f"{_shown(url)}: its certificate is not trusted ({error.verify_message}); "
             "name a file with its authority in SSL_CERT_FILE"
         ) from None
     except OSError as error:
@@ -184,7 +184,7 @@ async def _frames(url: str, token: str | None, sources: list[str] | None) -> Asy
 def _refusal(url: str, status: int, body: bytes) -> Exception:
     """Return the error for a handshake that the server has answered with an HTTP status."""
     text = body.decode(errors="replace").strip()
-    answer = f"{_redacted(url)} answered {status}" + (f": {text}" if text else "")
+    answer = f"{_shown(url)} answered {status}" + (f": {text}" if text else "")
     if status == 401:
         return WatchError(f"{answer}; give the token with --token-file")
     if 400 <= status < 500:
@@ -201,10 +201,8 @@ def _network_reason(error: OSError) -> str:
     return os.strerror(error.errno).lower() if error.errno else "nobody answers there"
 
 
-def _redacted(url: str) -> str:
-    parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{parts.scheme}://{host}{'' if parts.port is None else f':{parts.port}'}{parts.path}"
+def _shown(url: str) -> str:
+    return redact(url).partition("?")[0]
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def test_a_lost_connection_is_made_again():
                 f"genre-stream: ws://127.0.0.1:{port}/: the connection was clo"
             )
             assert message.endswith(": the server stops; trying again in 1 s")
-            assert "connection refused; trying again in 2 s" in await line(watcher.stderr)
+            assert "connection refused; trying again in " in await line(watcher.stderr)
             async with running_server(port=port):
                 assert json.loads(await line(watcher.stdout))["type"] == "hello"
 
