@@ -1,67 +1,79 @@
-"""The sources that the settings name, and what each of them is heard with."""
+"""What the settings ask for: the sources, the model, and a pipeline for each source."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
-from streamer.core.decision import DecisionSettings, DecisionSettingsError
+from streamer.core.decision_settings import DecisionSettings, DecisionSettingsError
 from streamer.core.model import DEFAULT_MODEL, Classifier, ModelError
 from streamer.core.pipeline import Pipeline
 from streamer.engine.scheduler import Scheduler
 from streamer.settings import Settings
 from streamer.sources import Source, SourceError, make_device, make_source
+from streamer.system.commandline import UserError
 from streamer.system.processors import processors
 
 
-class InputError(Exception):
-    """What was asked for cannot be heard; one sentence that says why and what to do."""
+class InputError(UserError):
+    """The settings ask for something that cannot be had; one sentence says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """The settings that define a source: if they are equal, so is the source."""
+
+    kind: Literal["device", "source"]
+    text: str
+    """As in `Settings.device` or `Settings.source`."""
+    fast: bool = False
+    loop: bool = False
+    rate: int | None = None
+    channels: int | None = None
+
+    def make(self) -> Source:
+        """Make the source, without opening it."""
+        if self.kind == "device":
+            return make_device(self.text)
+        return make_source(
+            self.text, fast=self.fast, loop=self.loop, rate=self.rate, channels=self.channels
+        )
 
 
 def make_inputs(
-    settings: Settings, known: Mapping[str, Source] | None = None
-) -> dict[str, tuple[str, Source]]:
-    """Make every source that the settings name; nothing is opened yet.
+    settings: Settings, known: Mapping[SourceSettings, Source] | None = None
+) -> dict[str, tuple[SourceSettings, Source]]:
+    """Make every source that the settings name, without opening it.
 
     Parameters
     ----------
     settings
-        What holds.
+        Validated settings.
     known
-        Sources that are there already, by what the settings said of them; they are not made anew.
+        Existing sources; those whose settings have not changed are returned instead of new ones.
 
     Returns
     -------
     dict
-        Name -> (what the settings say of it, source). Two settings that say the same of a name
-        mean the same source.
+        Name -> settings and source.
 
     Raises
     ------
     InputError
-        If a source cannot be made, or two have one name.
+        If a source cannot be made, or two have the same name.
     """
-    inputs: dict[str, tuple[str, Source]] = {}
-    media = f"loop={settings.loop} fast={settings.fast}"
-    raw = f"rate={settings.rate} channels={settings.channels}"
-    wanted: list[tuple[str, Callable[[], Source]]] = [
-        *((f"device {text}", lambda text=text: make_device(text)) for text in settings.device),
-        *(
-            (
-                f"source {text} {media} {raw}",
-                lambda text=text: make_source(
-                    text,
-                    fast=settings.fast,
-                    loop=settings.loop,
-                    rate=settings.rate,
-                    channels=settings.channels,
-                ),
-            )
-            for text in settings.source
-        ),
+    wanted = [SourceSettings("device", text) for text in settings.device]
+    wanted += [
+        SourceSettings(
+            "source", text, settings.fast, settings.loop, settings.rate, settings.channels
+        )
+        for text in settings.source
     ]
-    for said, make in wanted:
+    inputs: dict[str, tuple[SourceSettings, Source]] = {}
+    for own in wanted:
         try:
-            source = (known or {}).get(said) or make()
+            source = (known or {}).get(own) or own.make()
         except SourceError as error:
             raise InputError(str(error)) from None
         if source.name in inputs:
@@ -69,7 +81,7 @@ def make_inputs(
                 f"two sources are named '{source.name}'; give one another name: write NAME=... "
                 "before its device or location"
             )
-        inputs[source.name] = (said, source)
+        inputs[source.name] = (own, source)
     return inputs
 
 
@@ -79,7 +91,7 @@ def load_classifier(settings: Settings) -> Classifier:
     Raises
     ------
     InputError
-        If the model cannot be used, or does not go with the decision settings.
+        If the model cannot be used.
     """
     try:
         return Classifier.load(settings.model or DEFAULT_MODEL, threads=settings.threads)
@@ -88,19 +100,19 @@ def load_classifier(settings: Settings) -> Classifier:
 
 
 def shared_scheduler(settings: Settings) -> Scheduler:
-    """Return the scheduler of all sources: what one inference uses counts as one."""
+    """Return a scheduler for all sources that keeps the processors busy with inferences."""
     return Scheduler(max(1, processors() // settings.threads))
 
 
 def pipeline_factory(
     settings: Settings, classifier: Classifier, *, spectrogram: bool = False
 ) -> Callable[[], Pipeline]:
-    """Return what makes a pipeline for one source.
+    """Return a function that makes a pipeline for one source.
 
     Raises
     ------
     InputError
-        If the model's decision settings and those given contradict each other.
+        If the decision settings cannot be used.
     """
     try:
         decision = DecisionSettings.from_mapping(classifier.contract.decision, settings.decision)

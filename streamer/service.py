@@ -19,18 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from streamer.core.events import SourceState, SourceStatus, SpectrogramColumns
-from streamer.engine.health import SourceHealth
+from streamer.core.health import SourceHealth
 from streamer.engine.listener import Listener, ListenerEvent, PipelineEvent, stop_all
 from streamer.engine.mailbox import Mailbox
 from streamer.engine.watchdog import OVER, Progress, needs_restart, threads_and_tasks
 from streamer.inputs import (
     InputError,
+    SourceSettings,
     load_classifier,
     make_inputs,
     pipeline_factory,
     shared_scheduler,
 )
-from streamer.settings import HEAR, Settings, SettingsError, extra
+from streamer.settings import INPUTS, Settings, SettingsError, extra
 from streamer.sinks.history.writer import History, HistoryError
 from streamer.sinks.metrics import Metrics
 from streamer.sinks.terminal import Terminal
@@ -324,8 +325,8 @@ class Service:
                 self._notifier.ready()
         self._end_if_all_is_over()
 
-    def _heard_sources(self) -> dict[str, Source]:
-        """Return the sources that need not be opened anew, by what the settings said of them.
+    def _heard_sources(self) -> dict[SourceSettings, Source]:
+        """Return the sources that need not be opened again, by their settings.
 
         What failed is tried once more; what has ended was heard to its end.
         """
@@ -335,7 +336,7 @@ class Service:
             if progress.listener.status.state is not SourceState.FAILED
         }
 
-    async def _listen_to(self, inputs: Mapping[str, tuple[str, Source]]) -> None:
+    async def _listen_to(self, inputs: Mapping[str, tuple[SourceSettings, Source]]) -> None:
         """Stop, start and restart sources until `inputs` are those that are heard."""
         kept = {
             name
@@ -368,7 +369,7 @@ class Service:
             name
             for name, field in type(settings).model_fields.items()
             if getattr(settings, name) != getattr(self._settings, name)
-            and extra(field, "group") != HEAR
+            and extra(field, "group") != INPUTS
             and name != "log_level"
         ]
         if changed:

@@ -1,65 +1,72 @@
-"""The one place that knows a setting: its name, type, default, limits and sentence of help.
+"""The typed schema of all settings, and the layers that their values come from.
 
 A setting has the same name everywhere: ``hop_seconds`` in a TOML file, ``--hop-seconds`` on the
-command line and ``GENRE_STREAM_HOP_SECONDS`` in the environment. Later layers win: defaults,
-``/etc/genre-stream/config.toml``, ``~/.config/genre-stream/config.toml``, the file of ``--config``,
-the environment, the command line.
+command line and ``GENRE_STREAM_HOP_SECONDS`` in the environment. Layers, each of which overrides
+the ones before: defaults, ``/etc/genre-stream/config.toml``,
+``~/.config/genre-stream/config.toml``, the file given by ``--config``, the environment, the command
+line.
 
-Text in a file is one value, and several stand in a list. A variable of the environment that means a
-list is split as a shell would, or read as a JSON array; one that is empty gives nothing.
+For a setting that takes a list, a file may give one string or an array of strings. A variable of
+the environment is split as a shell would split it, or read as a JSON array if it begins with a
+bracket; an empty variable counts as not set.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import os
 import shlex
-import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
 )
+from pydantic.fields import FieldInfo
 
+from streamer.core.decision_settings import DecisionSettings, Smoothing
+from streamer.system.commandline import UserError
 from streamer.system.urls import normalise_origin, redact
 
 ENVIRONMENT_PREFIX = "GENRE_STREAM_"
 CONFIG_VARIABLE = "GENRE_STREAM_CONFIG"
 SYSTEM_CONFIG = Path("/etc/genre-stream/config.toml")
 
-WHAT_TO_HEAR = ("device", "source")
-"""Settings that replace each other: who says what to hear in one layer means exactly that."""
+SOURCE_SETTINGS = ("device", "source")
+"""A layer that gives one of these replaces what lower layers give for both."""
+
+INPUTS, MODEL, DECISIONS, SERVING, RECORDS = (
+    "what to hear",
+    "the model",
+    "decisions (a setting that is not given has the model's own value)",
+    "serving",
+    "keeping and logging",
+)
+"""Headings under which the help and the sample file list the settings."""
 
 
-class SettingsError(Exception):
-    """One sentence that names where a setting stands, its name and value, and what is wrong."""
+class SettingsError(UserError):
+    """One sentence that names the setting, its value, where it was given and what is wrong."""
 
 
-def _words(value: object) -> object:
-    """Take a list as it is and text as one word."""
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+def _string_list(value: object) -> object:
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, list | tuple) or not all(isinstance(item, str) for item in strings):
         raise ValueError("should be text in quotes, or a list of such")
-    if not all(words):
+    if not all(strings):
         raise ValueError("should not be empty")
-    return words
-
-
-def _split(text: str) -> object:
-    """Split text as a shell would, or read it as a JSON array."""
-    return json.loads(text) if text.lstrip().startswith("[") else shlex.split(text)
+    return strings
 
 
 def _file(value: object) -> Path:
@@ -71,7 +78,7 @@ def _file(value: object) -> Path:
         raise ValueError("there is no such home folder") from None
 
 
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+StringList = Annotated[tuple[str, ...], BeforeValidator(_string_list)]
 File = Annotated[Path, BeforeValidator(_file)]
 
 
@@ -84,48 +91,44 @@ def _setting(default: object, group: str, metavar: str, help_text: str, **limits
     )
 
 
-HEAR, MODEL, DECIDE, SERVE, KEEP = (
-    "what to hear",
-    "the model",
-    "decisions (where not given, the model's own settings hold)",
-    "serving",
-    "keeping and logging",
-)
+def _decision_setting(name: str) -> Any:
+    """Return the field for a setting of `DecisionSettings`; None means the model's own value."""
+    metadata = DecisionSettings.__dataclass_fields__[name].metadata
+    limits = dict(zip(("ge", "le"), metadata.get("range", ()), strict=False))
+    return _setting(None, DECISIONS, metadata["metavar"], metadata["help"], **limits)
 
 
-class Settings(BaseSettings):
-    """Everything that a person may set, checked."""
+class Settings(BaseModel):
+    """Validated settings."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    device: Words = _setting(
+    device: StringList = _setting(
         (),
-        HEAR,
+        INPUTS,
         "[NAME=]DEVICE",
         "a microphone: 'mic' (the default input), 'loopback' (what the computer is playing), "
         "an index, or a part of a device's name; may be repeated and given a name",
     )
-    source: Words = _setting(
+    source: StringList = _setting(
         (),
-        HEAR,
+        INPUTS,
         "[NAME=]LOCATION",
         "a file, an internet stream or playlist (http, https, rtsp, udp), '-' for standard input, "
         "or 'demo'; may be repeated and given a name",
     )
-    loop: bool = _setting(False, HEAR, "", "start files again when they end")
-    fast: bool = _setting(False, HEAR, "", "read files as fast as possible, not in real time")
+    loop: bool = _setting(False, INPUTS, "", "start files again when they end")
+    fast: bool = _setting(False, INPUTS, "", "read files as fast as possible, not in real time")
     rate: int | None = _setting(
         None,
-        HEAR,
+        INPUTS,
         "HZ",
         "sample rate of raw s16le samples on standard input; without it a container is expected",
         ge=8000,
         le=192_000,
     )
     channels: int | None = _setting(
-        None, HEAR, "N", "channels of raw samples on standard input", ge=1, le=8
+        None, INPUTS, "N", "channels of raw samples on standard input", ge=1, le=8
     )
 
     model: File | None = _setting(None, MODEL, "FILE", "model file; without it the embedded one")
@@ -134,85 +137,63 @@ class Settings(BaseSettings):
         1.0, MODEL, "S", "seconds of audio between two predictions", ge=0.1, le=60.0
     )
 
-    smoothing: Literal["hmm", "ema", "none"] | None = _setting(
-        None, DECIDE, "KIND", "Bayesian filter, moving average, or each window for itself"
-    )
-    silence_dbfs: float | None = _setting(
-        None, DECIDE, "DBFS", "level under which there is silence", ge=-120, le=0
-    )
-    silence_hysteresis_db: float | None = _setting(
-        None, DECIDE, "DB", "rise above that level that ends silence", ge=0, le=60
-    )
-    dwell_seconds: float | None = _setting(
-        None, DECIDE, "S", "mean time for which hmm expects a genre to go on", ge=1, le=86_400
-    )
-    evidence_weight: float | None = _setting(
-        None, DECIDE, "FACTOR", "weight of each window's evidence in hmm", ge=0.01, le=10
-    )
-    ema_seconds: float | None = _setting(
-        None, DECIDE, "S", "time constant of the moving average", ge=0.1, le=3600
-    )
-    min_confidence: float | None = _setting(
-        None, DECIDE, "P", "probability from which a genre is claimed", ge=0, le=1
-    )
-    min_margin: float | None = _setting(
-        None, DECIDE, "P", "least lead of the first genre over the second", ge=0, le=1
-    )
-    confidence_hysteresis: float | None = _setting(
-        None, DECIDE, "P", "fall under min_confidence that a claim survives", ge=0, le=1
-    )
-    margin_hysteresis: float | None = _setting(
-        None, DECIDE, "P", "fall under min_margin that a claim survives", ge=0, le=1
-    )
-    look_back_seconds: float | None = _setting(
-        None, DECIDE, "S", "how far back the boundary of a segment may still move", ge=0, le=600
-    )
+    smoothing: Smoothing | None = _decision_setting("smoothing")
+    silence_dbfs: float | None = _decision_setting("silence_dbfs")
+    silence_hysteresis_db: float | None = _decision_setting("silence_hysteresis_db")
+    dwell_seconds: float | None = _decision_setting("dwell_seconds")
+    evidence_weight: float | None = _decision_setting("evidence_weight")
+    ema_seconds: float | None = _decision_setting("ema_seconds")
+    min_confidence: float | None = _decision_setting("min_confidence")
+    min_margin: float | None = _decision_setting("min_margin")
+    confidence_hysteresis: float | None = _decision_setting("confidence_hysteresis")
+    margin_hysteresis: float | None = _decision_setting("margin_hysteresis")
+    look_back_seconds: float | None = _decision_setting("look_back_seconds")
 
-    host: str = _setting("127.0.0.1", SERVE, "ADDRESS", "address to serve on", min_length=1)
+    host: str = _setting("127.0.0.1", SERVING, "ADDRESS", "address to serve on", min_length=1)
     port: int = _setting(
-        8765, SERVE, "PORT", "port to serve on; 0 takes any free one", ge=0, le=65535
+        8765, SERVING, "PORT", "port to serve on; 0 takes any free one", ge=0, le=65535
     )
     token_file: File | None = _setting(
-        None, SERVE, "FILE", "file with the token that clients must know"
+        None, SERVING, "FILE", "file with the token that clients must know"
     )
-    tls_cert: File | None = _setting(None, SERVE, "FILE", "certificate chain (PEM) for TLS")
-    tls_key: File | None = _setting(None, SERVE, "FILE", "private key (PEM) for TLS")
-    origin: Words = _setting(
+    tls_cert: File | None = _setting(None, SERVING, "FILE", "certificate chain (PEM) for TLS")
+    tls_key: File | None = _setting(None, SERVING, "FILE", "private key (PEM) for TLS")
+    origin: StringList = _setting(
         (),
-        SERVE,
+        SERVING,
         "ORIGIN",
         "origin of a web page elsewhere that may connect, such as https://example.org; "
         "may be repeated",
     )
     max_clients: int = _setting(
-        500, SERVE, "N", "WebSocket clients that are let in at once", ge=1, le=100_000
+        500, SERVING, "N", "WebSocket clients that are let in at once", ge=1, le=100_000
     )
 
     history: File | None = _setting(
-        None, KEEP, "FILE.db", "keep segments and minutes in this SQLite file"
+        None, RECORDS, "FILE.db", "keep segments and minutes in this SQLite file"
     )
     retention_days: float = _setting(
-        90.0, KEEP, "DAYS", "days that the history is kept", gt=0, le=36_500
+        90.0, RECORDS, "DAYS", "days that the history is kept", gt=0, le=36_500
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
-        "info", KEEP, "LEVEL", "least important message that is logged"
+        "info", RECORDS, "LEVEL", "least important message that is logged"
     )
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_what_only_toml_can_say(cls, value: object, info: ValidationInfo) -> object:
+    def _reject_booleans_and_nul(cls, value: object, info: ValidationInfo) -> object:
         assert info.field_name is not None
-        # A bool is an int of Python's.
+        # In Python bool is a subclass of int, and pydantic would take True for 1.
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("should not be true or false")
-        texts = value if isinstance(value, list) else [value]
-        if any(isinstance(text, str) and "\0" in text for text in texts):
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, str) and "\0" in item for item in items):
             raise ValueError("should have no NUL character")
         return value
 
     @field_validator("host")
     @classmethod
-    def _refuse_impossible_names(cls, value: str) -> str:
+    def _check_host(cls, value: str) -> str:
         try:
             value.encode("idna")
         except UnicodeError:
@@ -221,55 +202,34 @@ class Settings(BaseSettings):
 
     @field_validator("origin")
     @classmethod
-    def _refuse_what_no_browser_sends(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for origin in value:
             normalise_origin(origin)
         return value
 
     @field_validator("history")
     @classmethod
-    def _refuse_to_forget(cls, value: Path | None) -> Path | None:
+    def _check_history(cls, value: Path | None) -> Path | None:
         if value == Path(":memory:"):
             raise ValueError("nobody could read a history that is kept in memory; name a file")
         return value
 
     @property
     def decision(self) -> dict[str, object]:
-        """The decision settings that were given, to be laid over the model's own."""
-        return {
-            name: value
-            for name, field in type(self).model_fields.items()
-            if extra(field, "group") == DECIDE and (value := getattr(self, name)) is not None
+        """The decision settings that were given; they override the model's own."""
+        values = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(DecisionSettings)
         }
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        *_: PydanticBaseSettingsSource,
-        **__: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take only what is given: `load` merges the layers, because it must know each origin."""
-        return (init_settings,)
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """The settings that one place gives."""
-
-    origin: str
-    """A path, ``environment`` or ``command line``."""
-    values: Mapping[str, object]
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """The settings that hold, and where each of them was given."""
+    """The merged settings, and where each of them was given."""
 
     settings: Settings
     origins: Mapping[str, str]
-    """Name of a setting -> the origin of its layer; a name that is missing has its default."""
+    """Setting -> a path, ``environment`` or ``command line``; missing where it has its default."""
 
 
 def load(
@@ -278,104 +238,108 @@ def load(
     config: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Effective:
-    """Merge every layer into the settings that hold.
+    """Read and merge all layers.
 
     Parameters
     ----------
     command_line
-        Values given as options; they win over all other layers.
+        Values given as options; they override all other layers.
     config
         A TOML file that must exist, read after the system's and the user's.
     environment
-        Stands in for ``os.environ``.
+        Used instead of ``os.environ``.
 
     Raises
     ------
     SettingsError
-        A file cannot be read, or a setting is unknown, of a wrong value, or contradicts another.
+        If a file cannot be read, or a setting is unknown, invalid or contradicts another.
     """
     environment = os.environ if environment is None else environment
-    layers = [_file_layer(path) for path in config_files(config, environment)]
-    layers.append(_environment_layer(environment))
-    layers.append(Layer("command line", command_line))
+    layers: list[tuple[str, Mapping[str, object]]] = [
+        *((str(path), _read_toml(path)) for path in config_files(config, environment)),
+        ("environment", _read_environment(environment)),
+        ("command line", command_line),
+    ]
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
-    for layer in layers:
-        if any(name in layer.values for name in WHAT_TO_HEAR):
-            for name in WHAT_TO_HEAR:
+    for origin, layer in layers:
+        if any(name in layer for name in SOURCE_SETTINGS):
+            for name in SOURCE_SETTINGS:
                 values.pop(name, None)
-                origins.pop(name, None)
-        for name, value in layer.values.items():
-            _known(layer.origin, name, value)
+        for name, value in layer.items():
+            _check_known(origin, name, value)
             values[name] = value
-            origins[name] = layer.origin
+            origins[name] = origin
+    origins = {name: origins[name] for name in values}
     try:
         settings = Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError(_sentence(error, values, origins)) from None
     effective = Effective(settings, origins)
-    _refuse_contradictions(effective)
+    _check_consistency(effective)
     return effective
 
 
 def config_files(config: Path | None, environment: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the TOML files to read, weakest first; only a file that was asked for must exist.
+    """Yield the TOML files to read, the weakest first; `config`, if given, must exist.
 
-    The service's own settings may hold passwords, so an ordinary user need not be able to read
-    them, and does without.
+    The service's own settings may hold passwords, so other users may not be able to read them; a
+    file that this user cannot read is left out.
     """
     home = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config"
     for path in (SYSTEM_CONFIG, Path(home) / "genre-stream" / "config.toml"):
         if os.access(path, os.R_OK):
             yield path
-    asked = config or environment.get(CONFIG_VARIABLE)
-    if asked:
+    requested = config or environment.get(CONFIG_VARIABLE)
+    if requested:
         try:
-            yield _file(asked)
+            yield _file(requested)
         except ValueError as error:
-            raise SettingsError(f"{asked}: {error}") from None
+            raise SettingsError(f"{requested}: {error}") from None
 
 
-def _file_layer(path: Path) -> Layer:
+def unreadable_config() -> Path | None:
+    """Return the system's settings file if it exists but this user cannot read it."""
+    exists = os.access(SYSTEM_CONFIG, os.F_OK)
+    return SYSTEM_CONFIG if exists and not os.access(SYSTEM_CONFIG, os.R_OK) else None
+
+
+def _read_toml(path: Path) -> dict[str, object]:
     try:
         if not path.is_file():
             raise SettingsError(f"{path}: no such settings file")
-        values = TomlConfigSettingsSource(Settings, toml_file=path)()
+        with path.open("rb") as file:
+            return tomllib.load(file)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from None
-    return Layer(str(path), values)
 
 
-def _environment_layer(environment: Mapping[str, str]) -> Layer:
-    given = {
-        name: value
-        for name, value in environment.items()
-        if name.startswith(ENVIRONMENT_PREFIX) and name != CONFIG_VARIABLE
-    }
-    for name, value in given.items():
-        _known("environment", name.removeprefix(ENVIRONMENT_PREFIX).lower(), value)
-    source = EnvSettingsSource(Settings, env_prefix=ENVIRONMENT_PREFIX)
-    # A variable that is empty gives nothing.
-    source.env_vars = {name.lower(): value for name, value in given.items() if value}
-    values = source()
-    for name, value in values.items():
-        if Settings.model_fields[name].annotation == tuple[str, ...]:
+def _read_environment(environment: Mapping[str, str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        _check_known("environment", name, text)
+        if not text:
+            continue
+        values[name] = text
+        if is_list(Settings.model_fields[name]):
             try:
-                values[name] = _split(value)
+                is_json = text.lstrip().startswith("[")
+                values[name] = json.loads(text) if is_json else shlex.split(text)
             except ValueError as error:
-                raise SettingsError(f"{_shown('environment', name, value)}: {error}") from None
-    return Layer("environment", values)
+                raise SettingsError(f"{_spelled('environment', name, text)}: {error}") from None
+    return values
 
 
-def option(name: str) -> str:
-    """Return a setting's option on the command line."""
-    return "--" + name.replace("_", "-")
+def _spelled(origin: str, name: str, value: object) -> str:
+    """Return a setting as it is written in its layer.
 
-
-def _shown(origin: str, name: str, value: object) -> str:
-    """Spell a setting as its place does: ``--port 1``, ``GENRE_STREAM_PORT=1``, ``F: port = 1``."""
+    ``--port 1``, ``GENRE_STREAM_PORT=1`` or ``FILE: port = 1``; credentials are left out.
+    """
     legible = isinstance(value, str) and value and value.isprintable()
     text = redact(str(value) if legible else json.dumps(value, default=str))
     if origin == "command line":
@@ -385,15 +349,14 @@ def _shown(origin: str, name: str, value: object) -> str:
     return f"{origin}: {name} = {text}"
 
 
-def _known(origin: str, name: str, value: object) -> None:
-    if name in Settings.model_fields:
-        return
-    shown = _shown(origin, name, value)
-    raise SettingsError(f"{shown}: unknown setting{suggestion(name, Settings.model_fields)}")
+def _check_known(origin: str, name: str, value: object) -> None:
+    if name not in Settings.model_fields:
+        spelled = _spelled(origin, name, value)
+        raise SettingsError(f"{spelled}: unknown setting{suggestion(name, Settings.model_fields)}")
 
 
-def suggestion(name: str, known: Mapping[str, object] | list[str]) -> str:
-    """Return `` (did you mean port?)`` for the known name nearest to `name`, or nothing."""
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean port?)`` with the known name most similar to `name`, or nothing."""
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {nearest[0]}?)" if nearest else ""
 
@@ -403,31 +366,30 @@ def _sentence(
 ) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     name = str(first["loc"][0])
-    complaint = first["msg"].removeprefix("Value error, ")
-    return f"{_shown(origins[name], name, values[name])}: {complaint[:1].lower()}{complaint[1:]}"
+    problem = first["msg"].removeprefix("Value error, ")
+    return f"{_spelled(origins[name], name, values[name])}: {problem[:1].lower()}{problem[1:]}"
 
 
-def _refuse_contradictions(effective: Effective) -> None:
+def _check_consistency(effective: Effective) -> None:
     settings, origins = effective.settings, effective.origins
-    for given, needed in (
-        ("tls_cert", "tls_key"),
-        ("tls_key", "tls_cert"),
-        ("channels", "rate"),
-    ):
+
+    def error(name: str, problem: str) -> SettingsError:
+        value = getattr(settings, name)
+        value = list(value) if isinstance(value, tuple) else value
+        return SettingsError(f"{_spelled(origins[name], name, value)}: {problem}")
+
+    for given, needed in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("channels", "rate")):
         if getattr(settings, given) is not None and getattr(settings, needed) is None:
-            shown = _shown(origins[given], given, getattr(settings, given))
-            raise SettingsError(f"{shown}: needs {needed} as well")
-    raw = [text for text in settings.source if text == "-" or text.endswith("=-")]
-    if settings.rate is not None and not raw:
-        shown = _shown(origins["rate"], "rate", settings.rate)
-        raise SettingsError(f"{shown}: only raw samples on standard input (--source -) have a rate")
-    if len(raw) > 1:
-        shown = _shown(origins["source"], "source", list(settings.source))
-        raise SettingsError(f"{shown}: standard input can be heard only once")
+            raise error(given, f"needs {needed} as well")
+    standard_input = [text for text in settings.source if text == "-" or text.endswith("=-")]
+    if settings.rate is not None and not standard_input:
+        raise error("rate", "only raw samples on standard input (--source -) have a rate")
+    if len(standard_input) > 1:
+        raise error("source", "standard input can be heard only once")
 
 
 def fields_by_group() -> dict[str, list[tuple[str, FieldInfo]]]:
-    """Return every setting under its heading, in the order of the schema."""
+    """Return the name and the field of every setting by heading, in the order of the schema."""
     groups: dict[str, list[tuple[str, FieldInfo]]] = {}
     for name, field in Settings.model_fields.items():
         groups.setdefault(extra(field, "group"), []).append((name, field))
@@ -435,103 +397,23 @@ def fields_by_group() -> dict[str, list[tuple[str, FieldInfo]]]:
 
 
 def extra(field: FieldInfo, key: Literal["group", "metavar"]) -> str:
-    """Return a setting's heading or the placeholder of its value."""
+    """Return the heading of a setting, or the placeholder of its value."""
     assert isinstance(field.json_schema_extra, dict)
     return str(field.json_schema_extra[key])
 
 
-def _toml(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    return json.dumps(redact(str(value)), ensure_ascii=False)
+def option(name: str) -> str:
+    """Return the command-line option of a setting."""
+    return "--" + name.replace("_", "-")
 
 
-def describe(effective: Effective) -> str:
-    """Write the settings that hold as TOML, each with its origin, secrets masked."""
-    lines = []
-    for name, field in Settings.model_fields.items():
-        value = getattr(effective.settings, name)
-        text = f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
-        unsaid = "the model's" if extra(field, "group") == DECIDE else "default"
-        lines.append(f"{text:<40}  # {effective.origins.get(name, unsaid)}")
-    if os.access(SYSTEM_CONFIG, os.F_OK) and not os.access(SYSTEM_CONFIG, os.R_OK):
-        lines.append(f"# {SYSTEM_CONFIG} may not be read by this user")
-    return "\n".join(lines) + "\n"
-
-
-def sample_config() -> str:
-    """Write a commented TOML file with every setting, its limits and its default."""
-    lines = [
-        "# Settings of genre-stream. To change one, remove the '#' before its name. Where there is",
-        "# a default, it is shown; else an example is. The same names work as options",
-        "# (--hop-seconds) and in the environment (GENRE_STREAM_HOP_SECONDS). A list is an option",
-        "# that is repeated, and in the environment words with blanks between them.",
-        "# 'genre-stream --print-config' shows what holds, and where it was said.",
-    ]
-    decision = _embedded_decision()
-    for group, fields in fields_by_group().items():
-        lines += ["", f"## {group}"]
-        if group == DECIDE:
-            lines += ["", "# Shown are those of the embedded model."]
-        for name, field in fields:
-            lines += [
-                "",
-                *textwrap.wrap(_comment(field), 98, initial_indent="# ", subsequent_indent="# "),
-            ]
-            shown = _toml(decision[name]) if group == DECIDE else _example(name, field)
-            lines.append(f"#{name} = {shown}")
-    return "\n".join(lines) + "\n"
-
-
-def _embedded_decision() -> Mapping[str, object]:
-    """Return the decision settings that hold where neither settings nor another model are given."""
-    from streamer.core.decision import DecisionSettings
-    from streamer.core.model import Classifier
-
-    own = Classifier.load().contract.decision
-    return asdict(DecisionSettings.from_mapping(own))
-
-
-def _example(name: str, field: FieldInfo) -> str:
-    """Return the default, or what might stand in its place where there is none."""
-    return _EXAMPLES[name] if field.default in (None, ()) else _toml(field.default)
-
-
-_EXAMPLES = {
-    "device": '["mic"]',
-    "source": '["radio=https://radio.example/stream.mp3", "hall=rtsp://camera.example/audio"]',
-    "rate": "44100",
-    "channels": "2",
-    "model": '"/opt/genre-stream/my-model.onnx"',
-    "token_file": '"/etc/genre-stream/token"',
-    "tls_cert": '"/etc/genre-stream/cert.pem"',
-    "tls_key": '"/etc/genre-stream/key.pem"',
-    "origin": '["https://radio.example"]',
-    "history": '"/var/lib/genre-stream/history.db"',
-}
-"""What the sample file shows for a setting that has no default."""
-
-
-def _comment(field: FieldInfo) -> str:
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    found = [
-        f"{sign} {getattr(limit, attribute):g}"
-        for limit in field.metadata
-        for attribute, sign in signs.items()
-        if hasattr(limit, attribute)
-    ]
-    found += [repr(word) for word in choices(field)]
-    return f"{field.description} ({', '.join(found)})" if found else str(field.description)
+def is_list(field: FieldInfo) -> bool:
+    """Tell whether a setting takes several strings."""
+    return field.annotation == tuple[str, ...]
 
 
 def choices(field: FieldInfo) -> list[str]:
-    """Return the words that a setting may be, or none if it is free."""
-    kinds = get_args(field.annotation)
-    literals = [kind for kind in (field.annotation, *kinds) if get_origin(kind) is Literal]
+    """Return the only values that a setting can have, or an empty list if it is free."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    literals = [kind for kind in kinds if get_origin(kind) is Literal]
     return [word for literal in literals for word in get_args(literal)]
-
-
-if __name__ == "__main__":
-    print(sample_config(), end="")

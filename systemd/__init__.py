@@ -1,1 +1,1 @@
-"""The systemd units, and the settings file beside them; installed as `streamer.systemd`."""
+"""The systemd units and the sample settings; installed as `streamer.systemd`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+LONGEST_MODULE = 500
+"""Lines."""
 
 CHECKS = {
     "ruff format": ["-m", "ruff", "format", "--check", "."],
@@ -25,3 +29,27 @@ def test_the_code_passes(check: str) -> None:
         [sys.executable, *CHECKS[check]], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_module_is_longer_than_500_lines() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines())
+        for package in ("streamer", "trainer", "export")
+        for path in ROOT.glob(f"{package}/**/*.py")
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_MODULE} == {}
+
+
+def test_every_relative_link_of_the_documents_exists() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    documents = [ROOT / line for line in listed.stdout.splitlines()] or [ROOT / "README.md"]
+    links = [
+        (document, link)
+        for document in documents
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8"))
+        if "://" not in link
+    ]
+    assert links
+    assert [(d.name, link) for d, link in links if not (d.parent / link).exists()] == []

@@ -1,27 +1,30 @@
-"""`--check`: try everything that a start needs, listen to nothing and leave nothing behind."""
+"""`--check`: try everything that a start needs, without listening or leaving anything behind."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 
-from streamer.inputs import InputError, load_classifier, make_inputs, pipeline_factory
+from streamer.inputs import load_classifier, make_inputs, pipeline_factory
 from streamer.service import read_token
 from streamer.settings import Settings
 from streamer.sinks.history.database import HistoryError, open_history
 from streamer.sinks.websocket.server import ServerError, tls_context
-from streamer.system.console import print_error
+from streamer.system.commandline import UserError
 
 
 def check(settings: Settings) -> int:
-    """Try each part, say on standard output that it is good; return the exit status."""
-    parts: list[Callable[[Settings], str]] = [_sources, _model, _access, _history, _port]
-    for part in parts:
+    """Check each part and print a line for it; return the exit status.
+
+    Raises
+    ------
+    UserError
+        If a part cannot be used.
+    """
+    for part in (_sources, _model, _access, _history, _port):
         try:
             print(part(settings), flush=True)
-        except (InputError, HistoryError, ServerError) as error:
-            print_error(str(error))
-            return 2
+        except (HistoryError, ServerError) as error:
+            raise UserError(str(error)) from None
     return 0
 
 
@@ -47,9 +50,10 @@ def _access(settings: Settings) -> str:
 def _history(settings: Settings) -> str:
     if settings.history is None:
         return "history: none is kept"
-    new = not settings.history.exists()
+    is_new = not settings.history.exists()
     open_history(settings.history).close()
-    if new:  # it would belong to whoever checks, and the service could not write into it
+    if is_new:
+        # It would belong to this user, and the service could not write to it.
         settings.history.unlink()
     return f"history: {settings.history}"
 
@@ -65,7 +69,7 @@ def _port(settings: Settings) -> str:
             probe.bind(address)
             probe.listen()
     except OSError as error:
-        raise ServerError(
+        raise UserError(
             f"cannot listen on {where}: {error.strerror or error}; choose another --host or --port"
         ) from None
     return f"port: {where} is free"

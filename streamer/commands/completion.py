@@ -1,4 +1,4 @@
-"""`genre-stream completion`: what a shell needs to complete our options."""
+"""genre-stream completion: print a shell script that completes options and sub-commands."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from streamer import settings as schema
-from streamer.commands.run import COMMANDS, Parser
-from streamer.commands.run import build_parser as build_daemon_parser
+from streamer.commands import run
+from streamer.system.commandline import ArgumentParser
 
 SHELLS = ("bash", "zsh", "fish")
 
-FILES = ("source", "model", "token_file", "tls_cert", "tls_key", "history")
-"""Settings whose value may be a file."""
+FILE_SETTINGS = ("source", "model", "token_file", "tls_cert", "tls_key", "history")
 
-WHERE = """\
+INSTALLATION = """\
 where the output belongs:
   bash   ~/.local/share/bash-completion/completions/genre-stream
   zsh    a file named _genre-stream in a folder of $fpath
@@ -25,11 +24,11 @@ where the output belongs:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of this sub-command."""
-    parser = Parser(
+    """Return the parser of the sub-command's options."""
+    parser = ArgumentParser(
         prog="genre-stream completion",
         description="Print completions for a shell.",
-        epilog=WHERE,
+        epilog=INSTALLATION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("shell", choices=SHELLS, help="the shell")
@@ -41,31 +40,31 @@ def main(argv: Sequence[str]) -> int:
     import shtab
 
     shell = build_parser().parse_args(argv).shell
-    print(shtab.complete(_whole_parser(), shell))
+    print(shtab.complete(_combined_parser(), shell))
     return 0
 
 
-def _whole_parser() -> argparse.ArgumentParser:
-    """Return one parser of the daemon's options and every sub-command's."""
-    parser = build_daemon_parser()
+def _combined_parser() -> argparse.ArgumentParser:
+    """Return a parser of the daemon's options and all sub-commands, as shtab needs it."""
+    parser = run.build_parser()
     commands = parser.add_subparsers()
-    for name, module in COMMANDS.items():
+    for name, module in run.COMMANDS.items():
         own = importlib.import_module(module).build_parser()
         commands.add_parser(
             name, parents=[own], add_help=False, conflict_handler="resolve", help=own.description
         )
-    for one in (parser, *commands.choices.values()):
-        for action in one._actions:
-            _tell_values(action)
+    for each in (parser, *commands.choices.values()):
+        for action in each._actions:
+            _add_values(action)
     return parser
 
 
-def _tell_values(action: argparse.Action) -> None:
-    """Add the words or files that may follow an option, which the parser need not know."""
+def _add_values(action: argparse.Action) -> None:
+    """Give an option the choices or the file names that may follow it."""
     import shtab
 
     field = schema.Settings.model_fields.get(action.dest)
     if field is not None and schema.choices(field):
         action.choices = schema.choices(field)
-    if action.dest in FILES or action.type is Path:
+    if action.dest in FILE_SETTINGS or action.type is Path:
         action.complete = shtab.FILE  # type: ignore[attr-defined]

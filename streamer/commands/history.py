@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamer.commands.run import Parser
-from streamer.sinks.colours import colours
-from streamer.sinks.history.database import HistoryError, open_query, parse_moment
+from streamer.core.colours import colours
+from streamer.sinks.history.database import HistoryError, open_query
+from streamer.system.commandline import ArgumentParser
 from streamer.system.console import print_error
+from streamer.system.timestamps import parse_timestamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ MOST_TICKS = 24
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the sub-command's options."""
-    parser = Parser(
+    parser = ArgumentParser(
         prog="genre-stream history",
         description="Show how much of each genre was heard, by day and by hour, in local time.",
     )
@@ -47,8 +48,8 @@ def main(argv: Sequence[str]) -> int:
     """Read a history and report it; return the exit status."""
     arguments = build_parser().parse_args(argv)
     try:
-        from_ = parse_moment("--from", arguments.from_) if arguments.from_ else None
-        to = parse_moment("--to", arguments.to) if arguments.to else None
+        from_ = parse_timestamp("--from", arguments.from_) if arguments.from_ else None
+        to = parse_timestamp("--to", arguments.to) if arguments.to else None
     except ValueError as error:
         print_error(str(error))
         return 2

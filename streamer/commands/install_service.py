@@ -1,4 +1,4 @@
-"""`genre-stream install-service`: the systemd units, written for the installation at hand."""
+"""genre-stream install-service: write the systemd units for this installation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-from streamer.commands.run import Parser
-from streamer.system.console import print_error
+from streamer.system.commandline import ArgumentParser, UserError
 
 PROGRAM = "/opt/genre-stream/bin/genre-stream"
-"""The program as the shipped units name it."""
+"""Path of the program in the shipped units, which is replaced by the path of this installation."""
 
 SYSTEM_FILES = {
     "genre-stream.service": "etc/systemd/system/genre-stream.service",
@@ -24,11 +23,11 @@ SYSTEM_FILES = {
     "sysusers.conf": "etc/sysusers.d/genre-stream.conf",
 }
 USER_FILES = {"user/genre-stream.service": ".config/systemd/user/genre-stream.service"}
-"""Shipped file -> where it belongs, below the root folder or below the home folder."""
+"""Shipped file -> its path below the root folder, or below the home folder."""
 
 SYSTEM_CONFIG = "etc/genre-stream/config.toml"
 USER_CONFIG = ".config/genre-stream/config.toml"
-"""Where the settings belong, below the same folders."""
+"""Path of the settings file below the same folders."""
 
 GROWING_DELAY = """\
 # systemd 254 and later can wait longer after each failure.
@@ -38,17 +37,19 @@ RestartMaxDelaySec=5min
 """
 GROWING_DELAY_SINCE = 254
 
-HOMES = ("/home", "/root", "/run/user")
-"""What a unit with ProtectHome= cannot see."""
+HOME_FOLDERS = ("/home", "/root", "/run/user")
+"""Hidden from a unit by ProtectHome=."""
 
 
-class InstallError(Exception):
-    """The units cannot be installed; one sentence that says why and what to do."""
+class InstallError(UserError):
+    """The units cannot be installed."""
+
+    exit_status = 1
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of this sub-command."""
-    parser = Parser(
+    """Return the parser of the sub-command's options."""
+    parser = ArgumentParser(
         prog="genre-stream install-service",
         description="Install the systemd units of this installation.",
     )
@@ -68,30 +69,28 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Install or print the units; return the exit status."""
     arguments = build_parser().parse_args(argv)
-    try:
-        program = this_program()
-        if not arguments.user and program.is_relative_to("/") and str(program).startswith(HOMES):
-            raise InstallError(
-                f"{program} is in a home folder, which the service must not see; "
-                "install into /opt/genre-stream, or use --user"
-            )
-        files = unit_files(program, user=arguments.user, systemd_version=systemd_version())
-        if arguments.print:
-            for where, text in files.items():
-                print(f"# {where}\n{text}")
-            return 0
-        below = arguments.root or (Path.home() if arguments.user else Path("/"))
-        _write(files, below)
-        _write_config(USER_CONFIG if arguments.user else SYSTEM_CONFIG, below)
-        _finish(arguments.user, staged=arguments.root is not None)
-    except InstallError as error:
-        print_error(str(error))
-        return 1
+    program = this_program()
+    if not arguments.user and str(program).startswith(HOME_FOLDERS):
+        raise InstallError(
+            f"{program} is in a home folder, which the service must not see; "
+            "install into /opt/genre-stream, or use --user"
+        )
+    files = unit_files(program, user=arguments.user, systemd_version=systemd_version())
+    if arguments.print:
+        for path, text in files.items():
+            print(f"# {path}\n{text}")
+        return 0
+    folder = arguments.root or (Path.home() if arguments.user else Path("/"))
+    _write(files, folder)
+    _write_config(USER_CONFIG if arguments.user else SYSTEM_CONFIG, folder)
+    if arguments.root is None:
+        _activate(arguments.user)
+    _print_next_steps(arguments.user)
     return 0
 
 
 def this_program() -> Path:
-    """Return the path of the command that this installation has.
+    """Return the path of this installation's genre-stream command.
 
     Raises
     ------
@@ -106,7 +105,7 @@ def this_program() -> Path:
 
 
 def systemd_version() -> int:
-    """Return the version of systemd, 0 where there is none."""
+    """Return the major version of systemd, or 0 if it is not installed."""
     try:
         text = subprocess.run(["systemctl", "--version"], capture_output=True, text=True).stdout
     except OSError:
@@ -116,29 +115,29 @@ def systemd_version() -> int:
 
 
 def shipped(name: str) -> str:
-    """Return the text of a file that ships with the package."""
+    """Return the text of a file in this repository's systemd folder, which ships in the package."""
     return resources.files("streamer.systemd").joinpath(name).read_text(encoding="utf-8")
 
 
 def unit_files(program: Path, *, user: bool, systemd_version: int) -> dict[str, str]:
-    """Return the files to install: where each belongs, and its text."""
+    """Return the path below the target folder and the text of each file to install."""
     names = USER_FILES if user else SYSTEM_FILES
     command = as_command(program)
-    files = {where: shipped(name).replace(PROGRAM, command) for name, where in names.items()}
+    files = {path: shipped(name).replace(PROGRAM, command) for name, path in names.items()}
     if systemd_version >= GROWING_DELAY_SINCE:
-        for where in list(files):
-            if where.endswith(".service"):
-                files[f"{where}.d/growing-delay.conf"] = GROWING_DELAY
+        for path in list(files):
+            if path.endswith(".service"):
+                files[f"{path}.d/growing-delay.conf"] = GROWING_DELAY
     return files
 
 
 def as_command(program: Path) -> str:
-    """Write a path as the first word of ExecStart= in systemd.service(5).
+    """Quote a path for ExecStart=, as systemd.service(5) requires.
 
     Raises
     ------
     InstallError
-        If a unit cannot name it.
+        If the path has characters that cannot be quoted.
     """
     path = str(program)
     if not path.isprintable() or set(path) & set("\"'\\"):
@@ -149,9 +148,9 @@ def as_command(program: Path) -> str:
     return f'"{escaped}"' if " " in path else escaped
 
 
-def _write(files: Mapping[str, str], below: Path) -> None:
-    for where, text in files.items():
-        path = below / where
+def _write(files: Mapping[str, str], folder: Path) -> None:
+    for name, text in files.items():
+        path = folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
@@ -162,38 +161,42 @@ def _write(files: Mapping[str, str], below: Path) -> None:
         print(f"wrote {path}")
 
 
-def _write_config(where: str, below: Path) -> None:
-    """Write the sample settings, unless there are settings already."""
-    path = below / where
+def _write_config(name: str, folder: Path) -> None:
+    """Write the sample settings, unless the file exists."""
+    path = folder / name
     if path.exists():
         print(f"kept {path}")
     else:
-        _write({where: shipped("config.toml")}, below)
+        _write({name: shipped("config.toml")}, folder)
 
 
-def _finish(user: bool, *, staged: bool) -> None:
-    """Make systemd know the new files, and say what is left to do."""
-    systemctl = ["systemctl", "--user"] if user else ["systemctl"]
-    if not staged:
-        commands = [[*systemctl, "daemon-reload"]]
-        if not user:
-            commands.insert(0, ["systemd-sysusers"])
-        for command in commands:
-            if shutil.which(command[0]) is None or subprocess.run(command).returncode:
-                print(f"failed: {' '.join(command)}", file=sys.stderr)
-        if not user:
-            _guard_config()
-    config = f"~/{USER_CONFIG}" if user else f"/{SYSTEM_CONFIG}"
-    print(
-        f"now say in {config} what to hear, then: {' '.join(systemctl)} enable --now genre-stream"
-    )
+def _systemctl(user: bool) -> list[str]:
+    return ["systemctl", "--user"] if user else ["systemctl"]
 
 
-def _guard_config() -> None:
-    """Let only the service read the settings: an address may hold a password."""
+def _activate(user: bool) -> None:
+    """Create the service's user, make systemd read the units, and protect the settings."""
+    commands = [[*_systemctl(user), "daemon-reload"]]
+    if not user:
+        commands.insert(0, ["systemd-sysusers"])
+    for command in commands:
+        if shutil.which(command[0]) is None or subprocess.run(command).returncode:
+            print(f"failed: {' '.join(command)}", file=sys.stderr)
+    if not user:
+        _restrict_config()
+
+
+def _restrict_config() -> None:
+    """Let only the service read its settings, since an address may contain a password."""
     config = Path("/", SYSTEM_CONFIG)
     try:
         shutil.chown(config, group="genre-stream")
         config.chmod(0o640)
     except (LookupError, OSError) as error:
         print(f"cannot restrict {config} to the group genre-stream: {error}", file=sys.stderr)
+
+
+def _print_next_steps(user: bool) -> None:
+    config = f"~/{USER_CONFIG}" if user else f"/{SYSTEM_CONFIG}"
+    enable = " ".join([*_systemctl(user), "enable --now genre-stream"])
+    print(f"now say in {config} what to hear, then: {enable}")

@@ -1,20 +1,21 @@
-"""genre-stream: read the command line and start what it asks for, importing nothing else."""
+"""genre-stream: the command line of the daemon, and the way to the sub-commands.
+
+Libraries are imported only when they are needed, so that ``--help`` is quick.
+"""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from streamer import settings as schema
-from streamer.system.console import discard_standard_output, open_closed_streams, print_error
+from streamer.system.commandline import ArgumentParser, UserError, run_program
 
 COMMANDS = {
     "watch": "streamer.commands.watch",
@@ -22,12 +23,9 @@ COMMANDS = {
     "install-service": "streamer.commands.install_service",
     "completion": "streamer.commands.completion",
 }
-"""Sub-commands and the module of each; it has `build_parser()` and `main(argv) -> int`."""
+"""Sub-command -> its module, which has `build_parser()` and `main(argv) -> int`."""
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""What a file may say to whoever writes into it."""
-
-USAGE = "usage: genre-stream (--device DEVICE | --source LOCATION)... [options]"
+USAGE = "genre-stream (--device DEVICE | --source LOCATION)... [options]"
 
 EXAMPLES = """\
 other commands:
@@ -43,27 +41,19 @@ examples:
   genre-stream --source radio=https://radio.example/live --source hall=rtsp://camera.example/audio
   genre-stream --source song.flac --fast --json
 
-Settings also come from /etc/genre-stream/config.toml, ~/.config/genre-stream/config.toml, the
-file of --config and the environment (GENRE_STREAM_PORT and so on). Of these the later wins, and
-the command line over all. The last that names devices or sources names all that are heard.
+Settings can also be given in /etc/genre-stream/config.toml, ~/.config/genre-stream/config.toml, the
+file of --config and the environment (GENRE_STREAM_PORT and so on). Each of these overrides the ones
+before it, and the command line overrides all. Where one names devices or sources, those that the
+ones before it name are ignored.
 Exit status: 0 done, 1 failed while running, 2 wrong usage or settings.
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and leave with 2."""
-        print_error(f"{message}; see {self.prog} --help")
-        sys.exit(2)
-
-
 def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of the daemon's options from the settings' schema."""
-    parser = Parser(
+    """Return the parser of the daemon's options, made from the settings' schema."""
+    parser = ArgumentParser(
         prog="genre-stream",
-        usage=USAGE.removeprefix("usage: "),
+        usage=USAGE,
         description="Tell every WebSocket client which genre of music is playing.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -71,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_help=False,
         argument_default=argparse.SUPPRESS,
     )
-    ask = parser.add_argument_group("asking instead of listening")
+    ask = parser.add_argument_group("instead of listening")
     ask.add_argument("-h", "--help", action="help", help="show this help")
     ask.add_argument("--version", action="store_true", help="show the version")
     ask.add_argument("--list-devices", action="store_true", help="show the microphones there are")
@@ -85,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         group = parser.add_argument_group(heading)
         for name, field in fields:
             _add_option(group, name, field)
-        if heading == schema.HEAR:
+        if heading == schema.INPUTS:
             group.add_argument(
                 "--json",
                 action="store_true",
@@ -97,110 +87,80 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_option(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
-    default = "" if field.default in (None, (), False) else f" (default: {field.default})"
-    flag, text = schema.option(name), f"{field.description}{default}".replace("%", "%%")
+    text = str(field.description)
+    if field.default not in (None, (), False):
+        text += f" (default: {field.default})"
+    if words := schema.choices(field):
+        text += f": {', '.join(words)}"
+    options: dict[str, Any] = {"dest": name, "help": text.replace("%", "%%")}
     if field.annotation is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-    elif field.annotation == tuple[str, ...]:
-        group.add_argument(
-            flag, action="append", metavar=schema.extra(field, "metavar"), dest=name, help=text
-        )
+        options["action"] = argparse.BooleanOptionalAction
     else:
-        words = schema.choices(field)
-        group.add_argument(
-            flag,
-            metavar=schema.extra(field, "metavar"),
-            help=f"{text}: {', '.join(words)}" if words else text,
-        )
+        options["metavar"] = schema.extra(field, "metavar")
+        options["action"] = "append" if schema.is_list(field) else "store"
+    group.add_argument(schema.option(name), **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run genre-stream and return its exit status."""
-    open_closed_streams()
-    try:
-        try:
-            return _command(list(sys.argv[1:] if argv is None else argv))
-        finally:
-            # Else it would be written when nobody can complain any more.
-            sys.stdout.flush()
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        discard_standard_output()
-        return 0
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        discard_standard_output()
-        print_error(f"cannot write the output: {error.strerror}")
-        return 1
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_program("genre-stream", lambda: _run(arguments))
 
 
-def _command(arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         module = importlib.import_module(COMMANDS[arguments[0]])
         return int(module.main(arguments[1:]))
-    return _daemon(arguments)
-
-
-def _daemon(arguments: list[str]) -> int:
     parser = build_parser()
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
-        print_error(_unknown(parser, unknown[0]))
-        return 2
+        raise UserError(_unknown_argument(parser, unknown[0]))
     given = vars(known)
-    asked = {
-        name: given.pop(name, False)
-        for name in ("version", "list_devices", "check", "print_config", "json")
-    }
+    requests = ("version", "list_devices", "check", "print_config", "json")
+    requested = {name for name in requests if given.pop(name, False)}
     config = given.pop("config", None)
-    if asked["version"]:
+    if "version" in requested:
         return _print_version()
-    if asked["list_devices"]:
+    if "list_devices" in requested:
         return _list_devices()
-    try:
-        effective = schema.load(given, config=config)
-    except schema.SettingsError as error:
-        print_error(str(error))
-        return 2
-    if asked["print_config"]:
-        print(schema.describe(effective), end="")
+    effective = schema.load(given, config=config)
+    settings = effective.settings
+    if "print_config" in requested:
+        from streamer.commands.config_text import describe
+
+        print(describe(effective), end="")
         return 0
-    if not effective.settings.device and not effective.settings.source:
-        print_error(f"nothing to hear; {USAGE}{_unread()}")
-        return 2
-    if asked["check"]:
+    if not settings.device and not settings.source:
+        raise UserError(f"nothing to hear; usage: {USAGE}{_unreadable_config_hint()}")
+    if "check" in requested:
         from streamer.commands.check import check
 
-        return check(effective.settings)
-    if asked["json"]:
+        return check(settings)
+    if "json" in requested:
         from streamer.sinks.json_lines import write_json_lines
 
-        return write_json_lines(effective.settings)
+        return write_json_lines(settings)
     from streamer.system.notify import ignore_requests
 
+    # From here on, SIGHUP and SIGUSR1 must not end the process.
     ignore_requests()
     from streamer.service import run
 
-    return run(effective.settings, reload=lambda: schema.load(given, config=config).settings)
+    return run(settings, reload=lambda: schema.load(given, config=config).settings)
 
 
-def _unknown(parser: argparse.ArgumentParser, word: str) -> str:
+def _unknown_argument(parser: argparse.ArgumentParser, word: str) -> str:
     if not word.startswith("-"):
-        command = schema.suggestion(word, list(COMMANDS))
+        command = schema.suggestion(word, COMMANDS)
         return f"unexpected argument '{word}'" + (command or f"; to hear it say --source {word}")
     flag = word.split("=", 1)[0]
     known = [name for name in parser._option_string_actions if name.startswith("--")]
     return f"unknown option {flag}{schema.suggestion(flag, known)}; see genre-stream --help"
 
 
-def _unread() -> str:
-    """Name the settings file that might say what to hear, if this user may not read it."""
-    config = schema.SYSTEM_CONFIG
-    if os.access(config, os.F_OK) and not os.access(config, os.R_OK):
-        return f" (this user may not read {config})"
-    return ""
+def _unreadable_config_hint() -> str:
+    path = schema.unreadable_config()
+    return f" (this user may not read {path})" if path else ""
 
 
 def _print_version() -> int:
@@ -216,8 +176,7 @@ def _list_devices() -> int:
     try:
         print(list_devices())
     except SourceError as error:
-        print_error(str(error))
-        return 2
+        raise UserError(str(error)) from None
     return 0
 
 

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import socket
 import ssl
 import sys
@@ -15,39 +14,39 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from streamer.commands.run import Parser
-from streamer.sinks.colours import COLOURS, ansi, colours
+from streamer.core.colours import COLOURS, ansi, colours
 from streamer.sinks.terminal import Terminal, prediction_line, state_line
-from streamer.system.console import discard_standard_output, print_error, unreadable_reason
+from streamer.system.backoff import Backoff
+from streamer.system.commandline import ArgumentParser, UserError
+from streamer.system.console import print_error, unreadable_reason
+from streamer.system.urls import redact
 
 PROTOCOL = 1
-
 DEFAULT_URL = "ws://127.0.0.1:8765/"
-FIRST_WAIT_SECONDS = 1.0
-LONGEST_WAIT_SECONDS = 30.0
-"""Waits between two tries to connect double from the first to the longest."""
-SILENT_SECONDS = 45.0
-"""A server that is silent for three heartbeats is gone."""
-FRAME_BYTES = 16 * 1024 * 1024
-"""Largest frame taken from a server."""
+LONGEST_DELAY_SECONDS = 30.0
+"""Longest delay between two attempts to connect."""
+INACTIVITY_SECONDS = 45.0
+"""Three heartbeats: a server that sends nothing for so long is taken for dead."""
+MAX_FRAME_BYTES = 16 * 1024 * 1024
 
-
-NO_GENRE_STREAM = "the server is not a genre-stream"
+NOT_OUR_SERVER = "the server is not a genre-stream"
 DIM = "\x1b[2m"
 Show = Callable[[str], None]
 
 
-class WatchError(Exception):
-    """Trying again would not help; the message is one sentence."""
+class WatchError(UserError):
+    """The server cannot be watched, and trying again would not help."""
+
+    exit_status = 1
 
 
-class _LostError(Exception):
-    """There is no connection (any more); the message says why."""
+class _ConnectionLostError(Exception):
+    """There is no connection; the message says why."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the sub-command's options."""
-    parser = Parser(
+    parser = ArgumentParser(
         prog="genre-stream watch", description="Follow a running genre-stream in the terminal."
     )
     parser.add_argument(
@@ -72,33 +71,24 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Watch until interrupted; return the exit status."""
     arguments = build_parser().parse_args(argv)
-    try:
-        url = websocket_url(arguments.url)
-        token = _read_token(arguments.token_file)
-    except WatchError as error:
-        print_error(str(error))
-        return 2
+    url = websocket_url(arguments.url)
+    token = _read_token(arguments.token_file)
     screen = _Screen()
     show = _print_frame if arguments.json else screen.show
     try:
         asyncio.run(_watch(url, token, arguments.source, show))
-    except WatchError as error:
-        print_error(str(error))
-        return 1
-    except BrokenPipeError:
-        discard_standard_output()
     finally:
         screen.finish()
     return 0
 
 
 def websocket_url(text: str) -> str:
-    """Return the WebSocket URL of a server that a person named.
+    """Return the WebSocket URL of a server, whose scheme and path may be left out.
 
     Raises
     ------
-    WatchError
-        If there is no host in it, or no host can be named so.
+    UserError
+        If `text` is not the address of a server.
 
     Examples
     --------
@@ -114,12 +104,12 @@ def websocket_url(text: str) -> str:
         scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
         if scheme not in ("ws", "wss") or not parts.hostname or parts.port == 0:
             raise ValueError
-        # Looking the host up would raise what is wrong with its name only after we have begun.
+        # Otherwise a malformed name would raise only when the host is looked up.
         parts.hostname.encode("idna")
         url = parts._replace(scheme=scheme, path=parts.path or "/", fragment="").geturl()
         parse_uri(url)
     except (ValueError, InvalidURI):
-        raise WatchError(f"{text} is no address of a server; write ws://HOST:PORT/") from None
+        raise UserError(f"{text} is no address of a server; write ws://HOST:PORT/") from None
     return url
 
 
@@ -128,37 +118,37 @@ def _read_token(file: Path | None) -> str | None:
         return None if file is None else file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = unreadable_reason(error)
-        raise WatchError(f"cannot read the token file {file}: {reason}") from None
+        raise UserError(f"cannot read the token file {file}: {reason}") from None
 
 
 async def _watch(url: str, token: str | None, sources: list[str] | None, show: Show) -> None:
-    """Show what the server says, and come back whenever it went away."""
-    wait = FIRST_WAIT_SECONDS
+    """Show the frames of a server, and connect again whenever the connection is lost."""
+    backoff = Backoff(longest=LONGEST_DELAY_SECONDS)
     while True:
         try:
             async for frame in _frames(url, token, sources):
-                wait = FIRST_WAIT_SECONDS
+                backoff.reset()
                 try:
                     show(frame)
-                except UnicodeError:  # of the terminal's
+                except UnicodeEncodeError:  # the terminal cannot display a character
                     raise
                 except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-                    raise WatchError(NO_GENRE_STREAM) from None
-        except _LostError as error:
-            print_error(f"{_place(url)}: {error}; trying again in {wait:.0f} s")
-        await asyncio.sleep(wait * random.uniform(0.8, 1.2))
-        wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+                    raise WatchError(NOT_OUR_SERVER) from None
+        except _ConnectionLostError as error:
+            delay = backoff.failed()
+            print_error(f"{_shown(url)}: {error}; trying again in {delay:.0f} s")
+            await asyncio.sleep(delay)
 
 
 async def _frames(url: str, token: str | None, sources: list[str] | None) -> AsyncIterator[str]:
-    """Yield the frames of one connection.
+    """Connect and yield each frame that is received.
 
     Raises
     ------
-    _LostError
-        When there is no connection (any more).
+    _ConnectionLostError
+        If the connection cannot be made now, or breaks.
     WatchError
-        If there will never be one.
+        If the server refuses the client or its certificate is not trusted.
     """
     from websockets.asyncio.client import connect
     from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -166,42 +156,44 @@ async def _frames(url: str, token: str | None, sources: list[str] | None) -> Asy
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
         async with connect(
-            url, additional_headers=headers, compression=None, max_size=FRAME_BYTES
+            url, additional_headers=headers, compression=None, max_size=MAX_FRAME_BYTES
         ) as connection:
             if sources:
                 await connection.send(json.dumps({"type": "subscribe", "sources": sources}))
             while True:
-                async with asyncio.timeout(SILENT_SECONDS):
+                async with asyncio.timeout(INACTIVITY_SECONDS):
                     yield str(await connection.recv())
     except InvalidStatus as error:
         raise _refusal(url, error.response.status_code, bytes(error.response.body or b"")) from None
     except ConnectionClosed as error:
         reason = f": {error.rcvd.reason}" if error.rcvd and error.rcvd.reason else ""
-        raise _LostError(f"the connection was closed{reason}") from None
+        raise _ConnectionLostError(f"the connection was closed{reason}") from None
     except TimeoutError:
-        raise _LostError("the server does not answer") from None
+        raise _ConnectionLostError("the server does not answer") from None
     except InvalidHandshake:
-        raise _LostError("what answers there is not a WebSocket server") from None
+        raise _ConnectionLostError("what answers there is not a WebSocket server") from None
     except ssl.SSLCertVerificationError as error:
         raise WatchError(
-            f"{_place(url)}: its certificate is not trusted ({error.verify_message}); "
+            f"{_shown(url)}: its certificate is not trusted ({error.verify_message}); "
             "name a file with its authority in SSL_CERT_FILE"
         ) from None
     except OSError as error:
-        raise _LostError(_network_reason(error)) from None
+        raise _ConnectionLostError(_network_reason(error)) from None
 
 
 def _refusal(url: str, status: int, body: bytes) -> Exception:
-    """Return what to raise for a server that does not let us in."""
-    said = body.decode(errors="replace").strip()
-    answer = f"{_place(url)} answered {status}" + (f": {said}" if said else "")
+    """Return the error for a handshake that the server has answered with an HTTP status."""
+    text = body.decode(errors="replace").strip()
+    answer = f"{_shown(url)} answered {status}" + (f": {text}" if text else "")
     if status == 401:
         return WatchError(f"{answer}; give the token with --token-file")
-    return WatchError(answer) if 400 <= status < 500 else _LostError(f"it answered {status}")
+    if 400 <= status < 500:
+        return WatchError(answer)
+    return _ConnectionLostError(f"it answered {status}")
 
 
 def _network_reason(error: OSError) -> str:
-    """Say why there is no connection; asyncio's own words name an address and a number."""
+    """Return why there is no connection; asyncio's own messages repeat the address."""
     if isinstance(error, socket.gaierror):
         return "there is no such host"
     if isinstance(error, ssl.SSLError):
@@ -209,26 +201,23 @@ def _network_reason(error: OSError) -> str:
     return os.strerror(error.errno).lower() if error.errno else "nobody answers there"
 
 
-def _place(url: str) -> str:
-    """Return a URL without what may be secret in it."""
-    parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{parts.scheme}://{host}{'' if parts.port is None else f':{parts.port}'}{parts.path}"
+def _shown(url: str) -> str:
+    return redact(url).partition("?")[0]
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """Return a frame.
+    """Decode a frame.
 
     Raises
     ------
     WatchError
-        If the server says what no genre-stream of our protocol says.
+        If it is not a frame of our protocol, or reports an error.
     """
     try:
         frame = json.loads(text)
         kind = frame["type"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise WatchError(NO_GENRE_STREAM) from None
+        raise WatchError(NOT_OUR_SERVER) from None
     if kind == "hello" and frame["protocol"] != PROTOCOL:
         raise WatchError(f"the server speaks protocol {frame['protocol']}; update genre-stream")
     if kind == "error":
@@ -237,7 +226,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _print_frame(text: str) -> None:
-    """Write a frame on a line of its own."""
+    """Print a frame as one line of JSON."""
     _parse(text)
     print(text, flush=True)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from streamer.sinks.websocket.messages import timestamp
+from streamer.sinks.messages import timestamp
 
 LEAST_STEP_SECONDS = 0.5
 """Less than this is no setting of the clock, but two clocks that were not read at one moment."""

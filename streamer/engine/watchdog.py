@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 from streamer.core.events import SourceState
-from streamer.engine.health import SourceHealth, longest_quiet
+from streamer.core.health import SourceHealth, longest_quiet
 from streamer.engine.listener import Listener
 
 LEAST_QUIET_SECONDS = 3.0

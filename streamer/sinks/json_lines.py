@@ -18,7 +18,7 @@ from streamer.inputs import (
     shared_scheduler,
 )
 from streamer.settings import Settings
-from streamer.sinks.websocket import messages
+from streamer.sinks import messages
 from streamer.sinks.websocket.frames import FrameMaker, hello
 from streamer.system import logs
 from streamer.system.console import discard_standard_output, print_error

@@ -23,8 +23,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from streamer.core.events import SourceState
+from streamer.core.health import HealthReader, SourceHealth
 from streamer.core.segments import State
-from streamer.engine.health import HealthReader, SourceHealth
 
 if TYPE_CHECKING:
     from streamer.sinks.history.writer import History

@@ -51,13 +51,13 @@ class Terminal(BackgroundWriter):
             self._lines[source] = line
             if self._paint is not None:
                 self._colours[source] = self._paint(message)
-            self._ask()
+            self._request_write()
 
     def forget(self, source: str) -> None:
         """Take a source's line away."""
         with self._change:
             self._lines.pop(source, None)
-            self._ask()
+            self._request_write()
 
     def _compose(self, text: str) -> str:
         """Return `text` above the live lines as they are now."""

@@ -1,4 +1,4 @@
-"""Output that nobody waits for: a thread writes it to the terminal, the pipe or the journal."""
+"""A text stream written by a background thread, so that a slow reader blocks nobody."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections import deque
 from typing import TextIO
 
 LIMIT = 1000
-"""Messages that may wait for a reader."""
+"""Writes that may be queued."""
 DRAIN_SECONDS = 0.5
-"""How long the end of a program waits for what is not written yet."""
+"""How long the end of a program waits for queued text to be written."""
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 class BackgroundWriter(io.TextIOBase):
     """A text stream whose `write` returns at once, however slowly the other end is read.
 
-    A terminal stopped with Ctrl-S, or a pipe that nobody reads, makes whoever writes to it wait,
-    perhaps for ever. Here that is a thread. What waits for it is bounded: the oldest goes, and the
-    log says how much went. Only whole lines are handed on.
+    A terminal stopped with Ctrl-S, or a pipe that nobody reads, blocks its writers, perhaps for
+    ever; here only a thread blocks. Its queue is bounded: when it is full the oldest text is
+    dropped, and the number of dropped writes is logged. Only whole lines are written.
 
     Parameters
     ----------
     stream
-        Where the text goes in the end; nobody else should write to it meanwhile.
+        The stream to write to, which nobody else should use meanwhile.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -36,68 +36,68 @@ class BackgroundWriter(io.TextIOBase):
         stream.flush()
         self._descriptor = stream.fileno()
         self._encoding = stream.encoding
-        self._waiting: deque[str] = deque()
-        self._lost = 0
-        self._begun = ""
-        self._due = False
-        self._busy = False
+        self._queue: deque[str] = deque()
+        self._dropped = 0
+        self._unfinished_line = ""
+        self._requested = False
+        self._writing = False
         self._change = threading.Condition()
         threading.Thread(target=self._run, name="background writer", daemon=True).start()
 
     def write(self, text: str) -> int:
-        """Leave `text` to be written, up to its last line break; the rest waits for its own."""
+        """Queue `text` up to its last line break; the rest is kept until its line is complete."""
         with self._change:
-            lines, end, self._begun = (self._begun + text).rpartition("\n")
+            lines, end, self._unfinished_line = (self._unfinished_line + text).rpartition("\n")
             if end:
-                if len(self._waiting) >= LIMIT:
-                    self._waiting.popleft()
-                    self._lost += 1
-                self._waiting.append(lines + end)
-                self._ask()
+                if len(self._queue) >= LIMIT:
+                    self._queue.popleft()
+                    self._dropped += 1
+                self._queue.append(lines + end)
+                self._request_write()
         return len(text)
 
     def drain(self, timeout: float = DRAIN_SECONDS) -> bool:
-        """Wait up to `timeout` seconds until everything is written; tell whether it is."""
+        """Wait up to `timeout` seconds until everything is written; return whether it is."""
         with self._change:
-            return self._change.wait_for(lambda: not (self._due or self._busy), timeout)
+            return self._change.wait_for(lambda: not (self._requested or self._writing), timeout)
 
     def isatty(self) -> bool:
-        """Tell whether a person reads this."""
+        """Return whether the stream is a terminal."""
         return os.isatty(self._descriptor)
 
     def fileno(self) -> int:
         """Return the file descriptor that is written to."""
         return self._descriptor
 
-    def _ask(self) -> None:
-        """Make the thread write; with the lock held."""
-        self._due = True
+    def _request_write(self) -> None:
+        """Wake the thread; the caller holds the lock."""
+        self._requested = True
         self._change.notify_all()
 
     def _compose(self, text: str) -> str:
-        """Return what is to be written for the lines of `text`; with the lock held."""
+        """Return what to write for the queued lines `text`; the caller holds the lock."""
         return text
 
     def _run(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._due)
-                self._due, self._busy = False, True
-                output = self._compose("".join(self._waiting))
-                self._waiting.clear()
-                lost, self._lost = self._lost, 0
-            self._hand_on(output)
-            if lost:
-                logger.warning("%d messages were lost because nobody read them", lost)
+                self._change.wait_for(lambda: self._requested)
+                self._requested, self._writing = False, True
+                output = self._compose("".join(self._queue))
+                self._queue.clear()
+                dropped, self._dropped = self._dropped, 0
+            self._write_out(output)
+            if dropped:
+                logger.warning("%d messages were lost because nobody read them", dropped)
             with self._change:
-                self._busy = False
+                self._writing = False
                 self._change.notify_all()
 
-    def _hand_on(self, output: str) -> None:
-        # Not through the stream itself: a thread that waits in there for a reader takes the whole
-        # process down when Python wants to flush it at the end.
-        waiting = memoryview(output.encode(self._encoding, "backslashreplace"))
-        # A terminal that was closed or a disk that is full: there is nobody left to tell.
+    def _write_out(self, output: str) -> None:
+        # Not through the stream object: the interpreter flushes it at exit, and would wait for a
+        # thread that is blocked inside it.
+        rest = memoryview(output.encode(self._encoding, "backslashreplace"))
+        # If the terminal was closed or the disk is full, there is nobody left to report it to.
         with contextlib.suppress(OSError):
-            while waiting:
-                waiting = waiting[os.write(self._descriptor, waiting) :]
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]

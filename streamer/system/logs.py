@@ -1,4 +1,4 @@
-"""How the daemon logs: for the journal without times, for a person with them, never in floods."""
+"""Logging set-up: priorities for the journal, times elsewhere, and a limit on repeated messages."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PRIORITIES = {
     logging.ERROR: 3,
     logging.CRITICAL: 2,
 }
-"""Python's levels as the priorities of syslog(3)."""
+"""Priorities of syslog(3) by Python's logging level."""
 
-REPEATS = 5
+MAX_REPEATS = 5
 """How often the same message about the same thing is logged within `REPEAT_SECONDS`."""
 REPEAT_SECONDS = 60.0
 
@@ -30,14 +30,14 @@ class Stream(Protocol):
         """Write a line."""
 
     def flush(self) -> object:
-        """Hand on what was written."""
+        """Flush buffered text."""
 
     def fileno(self) -> int:
         """Return the file descriptor."""
 
 
-def to_journal(stream: Stream, environment: Mapping[str, str]) -> bool:
-    """Tell whether `stream` ends in the journal, as systemd.exec(5) says of JOURNAL_STREAM."""
+def is_journal(stream: Stream, environment: Mapping[str, str]) -> bool:
+    """Return whether `stream` is the journal; see JOURNAL_STREAM in systemd.exec(5)."""
     device, _, inode = environment.get("JOURNAL_STREAM", "").partition(":")
     try:
         status = os.fstat(stream.fileno())
@@ -47,62 +47,65 @@ def to_journal(stream: Stream, environment: Mapping[str, str]) -> bool:
 
 
 class JournalFormatter(logging.Formatter):
-    """Puts a priority before every line; the journal adds the time."""
+    """Formats records for the journal, which reads a priority before every line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record with ``<3>`` and the like before each of its lines."""
+        """Return the record with a prefix such as ``<3>`` before each of its lines."""
         level = max((at for at in PRIORITIES if at <= record.levelno), default=logging.DEBUG)
         lines = super().format(record).splitlines() or [""]
         return "\n".join(f"<{PRIORITIES[level]}>{line}" for line in lines)
 
 
 class RepeatFilter(logging.Filter):
-    """Lets a message about one thing through a few times a minute and counts the rest.
+    """Suppresses messages that repeat more than `MAX_REPEATS` times in `REPEAT_SECONDS`.
 
-    Messages are the same if logger, level, format and first argument (the source's name, by this
-    project's habit) are.
+    Two messages are the same if logger, level, format and first argument are; throughout this
+    project the first argument is the name of the source.
 
     Parameters
     ----------
     clock
-        Seconds, never going back.
+        Monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._seen: dict[tuple[object, ...], list[float]] = {}
+        self._windows: dict[tuple[object, ...], tuple[float, int]] = {}
+        """Start of the current period and number of messages in it, by message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record is logged; the first after a pause says how many were not."""
+        """Return whether to log the record; the first of a period reports the suppressed ones."""
         first = record.args[0] if isinstance(record.args, tuple) and record.args else None
         key = (record.name, record.levelno, record.msg, str(first))
         now = self._clock()
-        began, count = self._seen.get(key, [now, 0.0])
-        if now - began >= REPEAT_SECONDS:
-            self._forget(now)
-            if count > REPEATS:
-                record.msg = f"{record.getMessage()} (and {count - REPEATS:.0f} times before)"
+        start, count = self._windows.get(key, (now, 0))
+        if now - start >= REPEAT_SECONDS:
+            self._remove_old(now)
+            if count > MAX_REPEATS:
+                record.msg = f"{record.getMessage()} (and {count - MAX_REPEATS} times before)"
                 record.args = None
-            began, count = now, 0.0
-        self._seen[key] = [began, count + 1]
-        return count < REPEATS
+            start, count = now, 0
+        self._windows[key] = (start, count + 1)
+        return count < MAX_REPEATS
 
-    def _forget(self, now: float) -> None:
-        """Drop what has been quiet for long, so that a month of messages takes no room."""
-        old = [key for key, (began, _) in self._seen.items() if now - began > 10 * REPEAT_SECONDS]
-        for key in old:
-            del self._seen[key]
+    def _remove_old(self, now: float) -> None:
+        """Bound the memory: remove messages that have not come for ten periods."""
+        self._windows = {
+            key: (start, count)
+            for key, (start, count) in self._windows.items()
+            if now - start <= 10 * REPEAT_SECONDS
+        }
 
 
 def configure(
     level: str, *, stream: Stream | None = None, environment: Mapping[str, str] | None = None
 ) -> None:
-    """Send the log of this process to `stream` (standard error) in the form that fits it."""
+    """Log to `stream` (standard error by default), in the journal's format if it is the journal."""
     stream = sys.stderr if stream is None else stream
     environment = os.environ if environment is None else environment
     handler = logging.StreamHandler(stream)
-    if to_journal(stream, environment):
+    if is_journal(stream, environment):
         handler.setFormatter(JournalFormatter("%(message)s"))
     else:
         handler.setFormatter(
@@ -115,6 +118,6 @@ def configure(
 
 
 def set_level(level: str) -> None:
-    """Change the least important level that is logged; libraries stay at warning or above."""
+    """Set the lowest level that is logged; for libraries it is at least warning."""
     logging.getLogger().setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
     logging.getLogger("streamer").setLevel(level.upper())

@@ -1,9 +1,9 @@
-"""Staying small for months.
+"""Limits the growth of the resident memory over months, and reads how much may be used.
 
-glibc gives every thread a heap of its own, up to eight for a processor, and keeps freed pages that
-lie between blocks in use. Threads come and go with every reconnection, question and client, so what
-one leaves free another cannot use: of what a simulated day let the daemon grow by, nearly all was
-free. One heap for all, and its free pages given back again and again, keep the size where it was.
+glibc gives each thread a heap of its own, up to eight per processor, and keeps freed pages that lie
+between blocks in use. Threads come and go with every reconnection, query and client, and memory
+that one of them frees cannot be used by another: nearly all growth of a simulated day was free
+memory. One heap for all threads, trimmed regularly, keeps the size constant.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 TRIM_SECONDS = 10.0
-"""How often freed memory is given back; it takes milliseconds, and not those of the interpreter."""
-
+"""Seconds between two trims. One takes milliseconds, during which the interpreter is not locked."""
 
 MALLOPT = {
     # One heap.
     -8: 1,  # M_ARENA_MAX
-    # Large blocks outside of it, so that they leave no holes: without a word glibc takes ever
-    # larger ones from the heap, and an answer of a day's history is some megabytes.
+    # Large blocks outside of it, so that they leave no holes. By default glibc raises this
+    # threshold, and the answer to a query for a day of history is some megabytes.
     -3: 1 << 20,  # M_MMAP_THRESHOLD, bytes
-    # Small ones are not fetched anew from the system for every second of sound.
+    # Keep enough free memory that small blocks need no system call for every second of sound.
     -1: 4 << 20,  # M_TRIM_THRESHOLD, bytes
 }
-"""What glibc is asked for: number of a parameter of `mallopt` (malloc.h) to its value."""
+"""Values of the parameters of mallopt(3), by their numbers in malloc.h."""
 
 
 @functools.cache
@@ -55,13 +54,13 @@ def return_freed_memory() -> None:
 def allowed_memory(
     membership: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")
 ) -> int:
-    """Return how many bytes this process may have: all there are, or what its group is left.
+    """Return how many bytes this process may use: the machine's memory, or its cgroup's limit.
 
     Parameters
     ----------
     membership, groups
-        Where Linux tells the control group (version 2, see cgroups(7)) and its limits, which
-        systemd's ``MemoryMax=`` sets. What cannot be read limits nothing.
+        Where Linux lists the process's control group (version 2, see cgroups(7)) and the limits of
+        groups, which systemd's ``MemoryMax=`` sets. A limit that cannot be read is ignored.
     """
     allowed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
@@ -72,6 +71,6 @@ def allowed_memory(
     for place in (group, *group.parents):
         try:
             allowed = min(allowed, int((groups / place / "memory.max").read_text()))
-        except (OSError, ValueError):  # ValueError: it says "max"
+        except (OSError, ValueError):  # ValueError: the file says "max"
             continue
     return allowed

@@ -1,4 +1,4 @@
-"""What systemd and the daemon tell each other: readiness, status, watchdog, listening sockets.
+"""systemd's notification protocol: readiness, status, watchdog and socket activation.
 
 See sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3).
 """
@@ -11,56 +11,56 @@ import socket
 import time
 from collections.abc import Mapping, MutableMapping
 
-REQUESTS = (signal.SIGHUP, signal.SIGUSR1)
-"""Signals that ask for something and must not end the process: read the settings, describe."""
+REQUEST_SIGNALS = (signal.SIGHUP, signal.SIGUSR1)
+"""Signals that request a reload and a report of the state."""
 FIRST_SOCKET = 3
-"""File descriptor of the first socket handed over, SD_LISTEN_FDS_START."""
+"""File descriptor of the first inherited socket, SD_LISTEN_FDS_START."""
 
 
 class Notifier:
-    """Tells the service manager how the daemon is; tells nobody when there is none.
+    """Sends notifications to the service manager; does nothing without one.
 
     Parameters
     ----------
     environment
-        Where NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID are looked up.
+        Provides NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         environment = os.environ if environment is None else environment
         self._address = _address(environment.get("NOTIFY_SOCKET", ""))
         self.watchdog_seconds = _watchdog_seconds(environment)
-        """Seconds within which the service manager expects a sign of life; None: it does not."""
+        """Longest time between two calls of `watchdog`; None if the watchdog is off."""
         self._socket: socket.socket | None = None
         self._last_status = ""
 
     def ready(self) -> None:
-        """Say that clients can connect (also after `reloading`)."""
+        """Report that clients can connect; also the end of a reload."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """Say that settings are being read again."""
+        """Report that the settings are being read again."""
         self._send(
             f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
         )
 
     def stopping(self) -> None:
-        """Say that an orderly stop has begun."""
+        """Report that an orderly stop has begun."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """Say in one line what is going on; the same line is not sent twice."""
+        """Report the state in one line; an unchanged line is not sent again."""
         line = " ".join(text.split())
         if line != self._last_status:
             self._last_status = line
             self._send(f"STATUS={line}")
 
     def watchdog(self) -> None:
-        """Give a sign of life."""
+        """Reset the watchdog's timer."""
         self._send("WATCHDOG=1")
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -74,19 +74,19 @@ class Notifier:
         try:
             self._socket.sendto(text.encode(), self._address)
         except OSError:
-            # A manager that is restarting or behind must not stop the music; the next line
-            # reaches it.
+            # The manager is restarting or its queue is full. Neither may disturb the daemon; the
+            # status is sent again with the next change.
             self._last_status = ""
 
 
 def ignore_requests() -> None:
-    """Let requests pass, which would end a process that does not answer them yet, or no more."""
-    for number in REQUESTS:
+    """Ignore `REQUEST_SIGNALS` while they are not handled; their default would end the process."""
+    for number in REQUEST_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _address(text: str) -> str | None:
-    """Return the address of a path, or of an abstract name written with @, else None."""
+    """Return the socket address of a path or, after @, an abstract name; None for anything else."""
     if text.startswith("@"):
         return "\0" + text[1:]
     return text if text.startswith("/") else None
@@ -100,9 +100,10 @@ def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
 
 
 def inherited_sockets(environment: MutableMapping[str, str] | None = None) -> list[socket.socket]:
-    """Take over the listening sockets that systemd opened for this process.
+    """Return the listening sockets that systemd opened for this process.
 
-    The variables are removed from `environment`, so that no child believes them to be its own.
+    Their variables are removed from `environment`, so that no child process takes the sockets for
+    its own.
     """
     environment = os.environ if environment is None else environment
     process = environment.pop("LISTEN_PID", "")

@@ -8,9 +8,7 @@ import time
 import pytest
 from support.daemon import ServiceManager, daemon
 
-IMPORTS = (
-    "import numpy, onnxruntime, av, websockets.asyncio.server, prometheus_client, pydantic_settings"
-)
+IMPORTS = "import numpy, onnxruntime, av, websockets.asyncio.server, prometheus_client, pydantic"
 ROUNDS = 3
 MAX_RATIO = 4.0
 """Longest start, relative to importing its libraries (about 0.5 s on two idle cores of 2020s

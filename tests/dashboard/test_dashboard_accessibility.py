@@ -13,7 +13,7 @@ from selenium.webdriver.common.keys import Keys
 from support.browser import Broadcast, Page
 from support.published import LABELS, prediction, segment, source_state, spectrogram
 
-from streamer.sinks.colours import colours
+from streamer.core.colours import colours
 
 DEFICIENCIES = {
     "none": np.eye(3),

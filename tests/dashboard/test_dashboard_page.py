@@ -13,8 +13,8 @@ from selenium.webdriver.common.keys import Keys
 from support.browser import Broadcast, Page, wait_for
 from support.published import LABELS, prediction, segment, source_state
 
-from streamer.sinks.colours import colours
-from streamer.sinks.websocket.messages import timestamp
+from streamer.core.colours import colours
+from streamer.sinks.messages import timestamp
 
 Serve = Callable[..., Broadcast]
 

@@ -348,7 +348,7 @@ def test_sighup_survives_whatever_reading_the_settings_runs_into(model, tone, tm
     assert "Traceback" not in running.log
 
 
-@pytest.mark.parametrize("request_", notify.REQUESTS)
+@pytest.mark.parametrize("request_", notify.REQUEST_SIGNALS)
 def test_a_request_while_it_starts_or_stops_does_not_end_it(
     request_, model, tone, tmp_path, manager
 ):

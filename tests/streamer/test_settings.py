@@ -1,25 +1,21 @@
 import dataclasses
-import itertools
 import os
 from pathlib import Path
 
 import pytest
 
 from streamer import settings as schema
-from streamer.core.decision import DecisionSettings
+from streamer.commands.config_text import describe, sample_config
+from streamer.core.decision_settings import DecisionSettings
 from streamer.core.model import Classifier
 from streamer.settings import Settings, SettingsError, load
 
-DECISION_RANGES = {
-    field.name: field.metadata["range"]
-    for field in dataclasses.fields(DecisionSettings)
-    if "range" in field.metadata
-}
+DECISION_SETTINGS = {field.name: field for field in dataclasses.fields(DecisionSettings)}
 SAMPLE = Path(__file__).parents[2] / "systemd" / "config.toml"
 
 
 @pytest.fixture(autouse=True)
-def no_files_of_this_machine(tmp_path, monkeypatch):
+def no_system_config(tmp_path, monkeypatch):
     monkeypatch.setattr(schema, "SYSTEM_CONFIG", tmp_path / "etc" / "config.toml")
     (tmp_path / "etc").mkdir()
 
@@ -55,13 +51,13 @@ def test_each_layer_wins_over_the_one_below(tmp_path, environment):
     assert effective.origins["port"] == "command line"
 
 
-def test_a_layer_that_says_what_to_hear_replaces_what_lower_layers_say(tmp_path, environment):
+def test_a_layer_with_sources_replaces_devices_and_sources_of_lower_layers(tmp_path, environment):
     config = write(tmp_path / "config.toml", 'source = ["radio=https://radio.example/"]')
     settings = load({"device": ["mic"]}, config=config, environment=environment).settings
     assert (settings.device, settings.source) == (("mic",), ())
 
 
-def test_a_list_in_the_environment_is_split_like_words_of_a_shell(environment):
+def test_a_list_in_the_environment_is_split_as_a_shell_does_or_read_as_json(environment):
     environment["GENRE_STREAM_SOURCE"] = "'a b.flac' radio=https://radio.example/"
     assert load({}, environment=environment).settings.source == (
         "a b.flac",
@@ -71,21 +67,21 @@ def test_a_list_in_the_environment_is_split_like_words_of_a_shell(environment):
     assert load({}, environment=environment).settings.source == ("a b.flac",)
 
 
-def test_text_in_a_file_of_settings_is_one_value_whatever_is_in_it(tmp_path, environment):
+def test_a_string_in_a_file_is_one_value_whatever_it_contains(tmp_path, environment):
     text = 'device = "USB Audio"\nsource = "radio=http://radio.example/a \'b"'
     settings = load({}, config=write(tmp_path / "c.toml", text), environment=environment).settings
     assert settings.device == ("USB Audio",)
     assert settings.source == ("radio=http://radio.example/a 'b",)
 
 
-def test_a_list_in_the_environment_that_cannot_be_split_is_refused(environment):
+def test_a_malformed_list_in_the_environment_is_refused(environment):
     for text in ("'a b", '["a b'):
         with pytest.raises(SettingsError) as refusal:
             load({}, environment=environment | {"GENRE_STREAM_SOURCE": text})
         assert str(refusal.value).startswith(f"GENRE_STREAM_SOURCE={text}: ")
 
 
-def test_a_variable_that_is_empty_gives_nothing(tmp_path, environment):
+def test_an_empty_variable_counts_as_not_set(tmp_path, environment):
     config = write(tmp_path / "config.toml", 'source = "demo"\nport = 1\nhistory = "heard.db"')
     names = ("SOURCE", "DEVICE", "PORT", "HISTORY", "CONFIG")
     empty = {f"GENRE_STREAM_{name}": "" for name in names}
@@ -140,16 +136,14 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("text", "sentence"), FAULTS, ids=[text for text, _ in FAULTS])
-def test_a_faulty_file_is_refused_with_its_name_the_setting_and_the_value(
-    text, sentence, tmp_path, environment
-):
+def test_an_error_names_the_file_the_setting_and_the_value(text, sentence, tmp_path, environment):
     file = write(tmp_path / "config.toml", text)
     with pytest.raises(SettingsError) as refusal:
         load({}, config=file, environment=environment)
     assert str(refusal.value).startswith(sentence.replace("{file}", str(file)))
 
 
-def test_a_faulty_variable_is_named_with_the_nearest_that_exists(environment):
+def test_an_unknown_variable_is_named_with_the_most_similar_setting(environment):
     with pytest.raises(SettingsError) as refusal:
         load({}, environment=environment | {"GENRE_STREAM_HOP_SECOND": "2"})
     assert str(refusal.value) == (
@@ -159,7 +153,7 @@ def test_a_faulty_variable_is_named_with_the_nearest_that_exists(environment):
         load({}, environment=environment | {"GENRE_STREAM_PORT": "x"})
 
 
-def test_a_file_that_was_asked_for_must_exist(tmp_path, environment):
+def test_a_requested_file_must_exist(tmp_path, environment):
     with pytest.raises(SettingsError, match="no such settings file"):
         load({}, config=tmp_path / "missing.toml", environment=environment)
     environment["GENRE_STREAM_CONFIG"] = str(tmp_path)
@@ -167,7 +161,7 @@ def test_a_file_that_was_asked_for_must_exist(tmp_path, environment):
         load({}, environment=environment)
 
 
-def test_a_file_that_cannot_even_be_looked_for_is_refused_in_one_sentence(tmp_path, environment):
+def test_an_impossible_path_of_a_settings_file_is_one_sentence(tmp_path, environment):
     endless = tmp_path / ("x" * 300)
     with pytest.raises(SettingsError) as refusal:
         load({}, config=endless, environment=environment)
@@ -177,12 +171,10 @@ def test_a_file_that_cannot_even_be_looked_for_is_refused_in_one_sentence(tmp_pa
     assert str(refusal.value) == "~no-one/config.toml: there is no such home folder"
 
 
-def test_the_settings_that_hold_are_shown_as_toml_with_origins_and_without_secrets(
-    tmp_path, environment
-):
+def test_print_config_is_toml_with_origins_and_without_credentials(tmp_path, environment):
     config = write(tmp_path / "config.toml", "threads = 2")
     radio = "radio=https://user:hunter2@radio.example/live?token=hunter3"
-    text = schema.describe(load({"source": [radio]}, config=config, environment=environment))
+    text = describe(load({"source": [radio]}, config=config, environment=environment))
     assert "hunter" not in text
     lines = {line.split(" ", 1)[0]: line.rpartition("  # ")[2] for line in text.splitlines()}
     assert lines["threads"] == str(config)
@@ -192,78 +184,80 @@ def test_the_settings_that_hold_are_shown_as_toml_with_origins_and_without_secre
     assert again.settings.threads == 2
 
 
-def test_the_sample_file_is_the_one_that_the_schema_makes():
-    assert SAMPLE.read_text() == schema.sample_config()
+def test_the_sample_file_is_generated_from_the_schema():
+    assert SAMPLE.read_text() == sample_config()
 
 
-def test_every_setting_of_the_sample_file_can_be_switched_on(tmp_path, environment):
-    names = set()
-    for line in SAMPLE.read_text().splitlines():
-        if line.startswith("#") and not line.startswith(("# ", "## ")):
-            name = line[1:].split(" ", 1)[0]
-            names.add(name)
-            companions = {"channels": "rate = 8000\nsource = '-'", "rate": "source = '-'"}
-            companions |= {"tls_cert": "tls_key = 'k'", "tls_key": "tls_cert = 'c'"}
-            text = f"{line[1:]}\n{companions.get(name, '')}"
-            load({}, config=write(tmp_path / "one.toml", text), environment=environment)
-    assert names == set(Settings.model_fields)
+def sample_values() -> dict[str, str]:
+    """Return the commented-out line of each setting in the sample file, uncommented."""
+    lines = [line[1:] for line in SAMPLE.read_text().splitlines() if line.startswith("#")]
+    return {
+        name: line for line in lines if (name := line.split(" ", 1)[0]) in Settings.model_fields
+    }
 
 
-def test_the_defaults_that_the_sample_file_shows_are_the_defaults(tmp_path, environment):
-    text = "\n".join(
-        line[1:]
-        for line in SAMPLE.read_text().splitlines()
-        if line.startswith("#")
-        and line[1:].split(" ", 1)[0] in Settings.model_fields
-        and Settings.model_fields[line[1:].split(" ", 1)[0]].default not in (None, ())
-    )
-    shown = load({}, config=write(tmp_path / "all.toml", text), environment=environment)
+def test_every_setting_in_the_sample_file_can_be_uncommented(tmp_path, environment):
+    companions = {
+        "channels": "rate = 8000\nsource = '-'",
+        "rate": "source = '-'",
+        "tls_cert": "tls_key = 'k'",
+        "tls_key": "tls_cert = 'c'",
+    }
+    values = sample_values()
+    for name, line in values.items():
+        text = f"{line}\n{companions.get(name, '')}"
+        load({}, config=write(tmp_path / "one.toml", text), environment=environment)
+    assert list(values) == list(Settings.model_fields)
+
+
+def test_the_sample_file_shows_the_defaults(tmp_path, environment):
+    lines = [
+        line
+        for name, line in sample_values().items()
+        if Settings.model_fields[name].default not in (None, ())
+    ]
+    config = write(tmp_path / "all.toml", "\n".join(lines))
+    shown = load({}, config=config, environment=environment)
     assert shown.settings == load({}, environment=environment).settings
 
 
-def test_the_decision_settings_that_the_sample_file_shows_are_those_of_the_embedded_model(
-    tmp_path, environment
-):
-    text = "\n".join(
-        line[1:]
-        for line in SAMPLE.read_text().splitlines()
-        if line[1:].split(" ", 1)[0] in DECISION_RANGES or line.startswith("#smoothing =")
-    )
-    shown = load({}, config=write(tmp_path / "all.toml", text), environment=environment)
+def test_the_sample_file_shows_the_decision_settings_of_the_embedded_model(tmp_path, environment):
+    lines = [line for name, line in sample_values().items() if name in DECISION_SETTINGS]
+    config = write(tmp_path / "all.toml", "\n".join(lines))
+    shown = load({}, config=config, environment=environment)
     own = Classifier.load().contract.decision
     assert shown.settings.decision == dataclasses.asdict(DecisionSettings.from_mapping(own))
 
 
-def test_the_decision_settings_are_those_of_the_decider_with_the_same_limits():
-    ours = [name for name, field in Settings.model_fields.items() if _is_decision(field)]
-    assert ours == [field.name for field in dataclasses.fields(DecisionSettings)]
-    for name, (low, high) in DECISION_RANGES.items():
-        limits = [
-            vars(limit) if hasattr(limit, "__dict__") else dataclasses.asdict(limit)
-            for limit in Settings.model_fields[name].metadata
-        ]
-        merged = dict(itertools.chain.from_iterable(limit.items() for limit in limits))
-        assert (merged["ge"], merged["le"]) == (low, high), name
+def test_the_decision_settings_have_the_range_and_help_of_the_decider():
+    ours = dict(schema.fields_by_group()[schema.DECISIONS])
+    assert list(ours) == list(DECISION_SETTINGS)
+    for name, field in ours.items():
+        metadata = DECISION_SETTINGS[name].metadata
+        limits = {
+            attribute: getattr(limit, attribute)
+            for limit in field.metadata
+            for attribute in ("ge", "le")
+            if hasattr(limit, attribute)
+        }
+        assert tuple(limits.values()) == metadata.get("range", ()), name
+        assert field.description == metadata["help"]
 
 
-def test_only_decision_settings_that_were_given_are_laid_over_the_models(environment):
+def test_only_given_decision_settings_override_those_of_the_model(environment):
     assert load({}, environment=environment).settings.decision == {}
     given = load({"min_margin": "0.2"}, environment=environment).settings.decision
     assert given == {"min_margin": 0.2}
 
 
-def _is_decision(field) -> bool:
-    return schema.extra(field, "group") == schema.DECIDE
-
-
-def test_a_decision_setting_that_was_not_given_is_said_to_be_the_models(environment):
-    text = schema.describe(load({"min_margin": "0.2"}, environment=environment))
+def test_the_origin_of_a_decision_setting_that_is_not_given_is_the_model(environment):
+    text = describe(load({"min_margin": "0.2"}, environment=environment))
     lines = {line.removeprefix("# ").split(" ", 1)[0]: line for line in text.splitlines()}
     assert lines["smoothing"].endswith("# the model's")
     assert lines["min_margin"].endswith("# command line")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_settings_of_the_service_that_a_user_may_not_read_are_done_without(tmp_path, environment):
+def test_a_system_file_that_this_user_cannot_read_is_left_out(tmp_path, environment):
     write(tmp_path / "etc" / "config.toml", "port = 1").chmod(0)
     assert load({}, environment=environment).settings.port == 8765

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from streamer.engine.health import SourceHealth
+from streamer.core.health import SourceHealth
 from streamer.sinks.history.writer import History
 from streamer.sinks.metrics import Metrics
 from streamer.sinks.websocket.hub import Hub

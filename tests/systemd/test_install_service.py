@@ -22,7 +22,7 @@ def test_the_units_start_the_program_of_this_installation():
     assert "/opt/genre-stream/bin" not in "".join(files.values())
 
 
-def test_a_program_in_an_unusual_folder_is_named_so_that_systemd_finds_it(tmp_path):
+def test_a_path_with_blanks_and_percent_signs_is_quoted_for_systemd(tmp_path):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze")
     program = tmp_path / "my 100%n pro$grams/genre-stream"
@@ -39,7 +39,7 @@ def test_a_program_in_an_unusual_folder_is_named_so_that_systemd_finds_it(tmp_pa
 
 
 @pytest.mark.parametrize("name", ['a"b', "a'b", "a\\b", "a\nExecStart=b"])
-def test_a_program_that_no_unit_can_name_is_refused_in_one_line(name, monkeypatch, capsys):
+def test_a_path_that_cannot_be_quoted_is_refused_in_one_line(name, monkeypatch, capsys):
     monkeypatch.setattr(install_service, "this_program", lambda: Path(f"/opt/{name}/genre-stream"))
     assert cli.main(["install-service", "--print"]) == 1
     error = capsys.readouterr().err
@@ -47,14 +47,14 @@ def test_a_program_that_no_unit_can_name_is_refused_in_one_line(name, monkeypatc
     assert error.count("\n") == 1
 
 
-def test_a_systemd_that_can_is_told_to_wait_longer_after_each_failure():
+def test_systemd_254_waits_longer_after_each_failure():
     files = unit_files(PROGRAM, user=True, systemd_version=254)
     delay = files[".config/systemd/user/genre-stream.service.d/growing-delay.conf"]
     assert "RestartMaxDelaySec=" in delay
     assert len(unit_files(PROGRAM, user=True, systemd_version=252)) == 1
 
 
-def test_everything_is_installed_below_a_root_folder_and_settings_are_kept(
+def test_files_go_below_the_root_folder_and_existing_settings_are_kept(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(install_service, "this_program", lambda: PROGRAM)
@@ -67,7 +67,7 @@ def test_everything_is_installed_below_a_root_folder_and_settings_are_kept(
     assert "systemctl enable --now genre-stream" in capsys.readouterr().out
 
 
-def test_the_users_unit_goes_to_the_users_folder(tmp_path, monkeypatch, capsys):
+def test_the_user_unit_goes_to_the_home_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(install_service, "this_program", lambda: PROGRAM)
     assert cli.main(["install-service", "--user", "--root", str(tmp_path)]) == 0
     unit = tmp_path / ".config/systemd/user/genre-stream.service"
@@ -75,7 +75,7 @@ def test_the_users_unit_goes_to_the_users_folder(tmp_path, monkeypatch, capsys):
     assert "systemctl --user enable" in capsys.readouterr().out
 
 
-def test_a_user_finds_the_sample_settings_where_they_are_read(tmp_path, monkeypatch, capsys):
+def test_the_sample_settings_of_a_user_go_where_they_are_read(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(install_service, "this_program", lambda: PROGRAM)
     assert cli.main(["install-service", "--user", "--root", str(tmp_path)]) == 0
     *_, config = config_files(None, {"HOME": str(tmp_path)})
@@ -86,23 +86,21 @@ def test_a_user_finds_the_sample_settings_where_they_are_read(tmp_path, monkeypa
     assert f"kept {config}\n" in capsys.readouterr().out
 
 
-def test_printing_installs_nothing(tmp_path, monkeypatch, capsys):
+def test_print_installs_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(install_service, "this_program", lambda: PROGRAM)
     assert cli.main(["install-service", "--print", "--root", str(tmp_path)]) == 0
     assert f"ExecStart={PROGRAM}\n" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_program_in_a_home_folder_is_refused_because_the_service_cannot_see_it(
-    monkeypatch, capsys
-):
+def test_a_program_in_a_home_folder_is_refused(monkeypatch, capsys):
     program = Path("/home/somebody/.local/bin/genre-stream")
     monkeypatch.setattr(install_service, "this_program", lambda: program)
     assert cli.main(["install-service", "--print"]) == 1
     assert "is in a home folder, which the service must not see" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
+def test_an_unwritable_folder_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(install_service, "this_program", lambda: PROGRAM)
     (tmp_path / "etc").write_text("a file where a folder should be")
     assert cli.main(["install-service", "--root", str(tmp_path)]) == 1
@@ -113,7 +111,7 @@ CHECKS = {"bash": ["bash", "-n"], "zsh": ["zsh", "-n"], "fish": ["fish", "--no-e
 
 
 @pytest.mark.parametrize("shell", CHECKS)
-def test_the_shell_understands_its_completions(shell, tmp_path, capsys):
+def test_the_shell_accepts_its_completions(shell, tmp_path, capsys):
     if shutil.which(shell) is None:
         pytest.skip(f"needs {shell}")
     assert cli.main(["completion", shell]) == 0
@@ -130,12 +128,12 @@ def test_bash_completes_options_commands_and_words(tmp_path, capsys):
     assert complete(script, "genre-stream", "--hop-s") == ["--hop-seconds"]
     assert complete(script, "genre-stream", "insta") == ["install-service"]
     assert complete(script, "genre-stream", "--smoothing", "h") == ["hmm"]
-    begun = str(script)[:-1]
-    assert complete(script, "genre-stream", "history", "--plot", begun) == [str(script)]
+    beginning = str(script)[:-1]
+    assert complete(script, "genre-stream", "history", "--plot", beginning) == [str(script)]
 
 
 def complete(script: Path, *words: str) -> list[str]:
-    """What bash offers for the last of the words."""
+    """Return the completions that bash offers for the last word."""
     program = (
         f"source {script}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1};"
         f"$(complete -p genre-stream | sed 's/.*-F \\([^ ]*\\).*/\\1/')"

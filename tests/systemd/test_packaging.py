@@ -25,7 +25,11 @@ IN_THE_WHEEL = (
     "streamer/sinks/websocket/dashboard/dashboard.css",
     "streamer/demo/demo.opus",
     "streamer/models/gtzan.onnx",
+    "streamer/README.md",
+    "streamer/CHANGELOG.md",
     "streamer/models/README.md",
+    "trainer/README.md",
+    "trainer/EXPERIMENTS.md",
     "streamer/systemd/genre-stream.service",
     "streamer/systemd/genre-stream@.service",
     "streamer/systemd/genre-stream.socket",
@@ -68,15 +72,13 @@ def test_the_sdist_holds_what_a_build_needs(distributions):
     assert names >= set(IN_THE_SDIST)
 
 
-def test_the_way_that_the_readme_describes_for_debian_ends_in_a_serving_daemon(
-    distributions, tmp_path
-):
+def test_the_installation_in_the_readme_ends_in_a_running_daemon(distributions, tmp_path):
     commands = install_commands()
     skipped = [line for line in commands if re.match(r"sudo (apt-get|editor|systemctl) ", line)]
     assert len(skipped) == 3
     for line in commands:
         if line not in skipped:
-            subprocess.run(here(line, tmp_path, distributions[1]), shell=True, check=True)
+            subprocess.run(localised(line, tmp_path, distributions[1]), shell=True, check=True)
         if "-m venv" in line:
             borrow_dependencies(tmp_path / "opt/genre-stream")
     unit = (tmp_path / "etc/systemd/system/genre-stream.service").read_text()
@@ -101,13 +103,13 @@ def test_the_way_that_the_readme_describes_for_debian_ends_in_a_serving_daemon(
 
 
 def install_commands() -> list[str]:
-    """The commands that the README gives between its two marks."""
+    """Return the commands between the marks in the README."""
     text = README.read_text().partition("<!-- install -->")[2].partition("<!-- end -->")[0]
     return [line for line in text.splitlines() if line.startswith("sudo ")]
 
 
-def here(line: str, folder: Path, wheel: Path) -> str:
-    """Change a command so that it installs the wheel below a folder, without the network."""
+def localised(line: str, folder: Path, wheel: Path) -> str:
+    """Return a command that installs the wheel below a folder, without the network."""
     return (
         line.removeprefix("sudo ")
         .replace("/opt/genre-stream", str(folder / "opt/genre-stream"))
@@ -118,6 +120,6 @@ def here(line: str, folder: Path, wheel: Path) -> str:
 
 
 def borrow_dependencies(environment: Path) -> None:
-    """Let an environment see the libraries of this one, but not its editable genre-stream."""
+    """Make the libraries of this environment, but not its genre-stream, visible in another."""
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + os.linesep)

@@ -11,6 +11,7 @@ import pytest
 import support.daemon
 from support.model import make_model
 from support.sandbox import REPOSITORY, UNIT, sandboxed, settings, write_seccomp_filter
+from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.sync.client import connect
 
 from streamer.commands import install_service
@@ -34,7 +35,7 @@ def installed(tmp_path, capsys):
 
 
 @needs_systemd
-def test_systemd_finds_nothing_to_complain_of(installed):
+def test_systemd_accepts_the_units(installed):
     names = ["genre-stream.service", "genre-stream@one.service", "genre-stream.socket"]
     shutil.copy(installed / "genre-stream@.service", installed / "genre-stream@one.service")
     result = subprocess.run(
@@ -46,7 +47,7 @@ def test_systemd_finds_nothing_to_complain_of(installed):
 
 
 @needs_systemd
-def test_the_drop_in_for_a_late_device_takes_the_status_back_that_is_not_tried_again(installed):
+def test_the_drop_in_for_a_late_device_makes_systemd_restart_after_status_2(installed):
     readme = (REPOSITORY / "systemd" / "README.md").read_text()
     command = readme.partition("<!-- late device -->")[2].partition("<!-- end -->")[0]
     _, where, text = re.split(
@@ -65,7 +66,7 @@ def test_the_drop_in_for_a_late_device_takes_the_status_back_that_is_not_tried_a
 
 
 @needs_systemd
-def test_systemd_finds_nothing_to_complain_of_in_the_users_unit(tmp_path):
+def test_systemd_accepts_the_user_unit(tmp_path):
     program = Path(sys.executable).parent / "genre-stream"
     files = install_service.unit_files(program, user=True, systemd_version=0)
     install_service._write(files, tmp_path)
@@ -95,7 +96,7 @@ def test_the_exposure_is_at_most_2(installed, name):
 
 
 @needs_systemd
-def test_systemd_makes_the_user_that_the_unit_runs_as(tmp_path):
+def test_sysusers_creates_the_user_of_the_unit(tmp_path):
     (tmp_path / "etc").mkdir()
     lines = (REPOSITORY / "systemd" / "sysusers.conf").read_text().splitlines()
     result = subprocess.run(
@@ -111,21 +112,21 @@ def test_systemd_makes_the_user_that_the_unit_runs_as(tmp_path):
     assert any(line.startswith(f"{group}:") and line.endswith(f":{user}") for line in groups)
 
 
-def test_the_template_differs_from_the_service_in_nothing_but_its_instance():
+def test_the_template_differs_from_the_service_only_in_its_instance():
     service = UNIT.read_text()
     template = (REPOSITORY / "systemd" / "genre-stream@.service").read_text()
-    told_apart = (
+    instance = (
         service.replace("is playing\n", "is playing (%i)\n")
         .replace("bin/genre-stream\n", "bin/genre-stream --config /etc/genre-stream/%i.toml\n")
         .replace("SyslogIdentifier=genre-stream\n", "SyslogIdentifier=genre-stream@%i\n")
         .replace("StateDirectory=genre-stream\n", "StateDirectory=genre-stream/%i\n")
     )
-    assert template == told_apart
+    assert template == instance
 
 
 @pytest.fixture
 def sandbox(tmp_path):
-    """Makes commands that run under the restrictions of the unit."""
+    """A function that puts a command under the restrictions of the unit, and its seccomp file."""
     (tmp_path / "state").mkdir()
     program = tmp_path / "filter.bpf"
     write_seccomp_filter(program)
@@ -165,7 +166,7 @@ print(json.dumps(answers))
 
 @needs_systemd
 @needs_bubblewrap
-def test_the_sandbox_of_these_tests_forbids_what_the_unit_forbids(sandbox, tmp_path):
+def test_the_sandbox_of_the_tests_forbids_what_the_unit_forbids(sandbox, tmp_path):
     command, descriptor = sandbox
     result = subprocess.run(
         command(sys.executable, "-c", PROBE, str(tmp_path / "state")),
@@ -201,7 +202,7 @@ def test_the_daemon_runs_under_the_restrictions_of_the_unit(sandbox, tmp_path):
         with connect(f"ws://127.0.0.1:{running.port}/") as connection:
             frame = {}
             while frame.get("genre") != "high":
-                frame = json.loads(connection.recv(timeout=support.daemon.PATIENCE_SECONDS))
+                frame = json.loads(connection.recv(timeout=LONGEST_WAIT_SECONDS))
         child = _only_child(running.process.pid)
         os.kill(child, signal.SIGTERM)
         assert running.wait() == 0
@@ -211,7 +212,7 @@ def test_the_daemon_runs_under_the_restrictions_of_the_unit(sandbox, tmp_path):
 
 @needs_systemd
 @needs_bubblewrap
-def test_sound_cards_are_looked_for_under_the_restrictions_of_the_unit(sandbox):
+def test_devices_are_listed_under_the_restrictions_of_the_unit(sandbox):
     command, descriptor = sandbox
     result = subprocess.run(
         command(*support.daemon.COMMAND, "--list-devices"),
@@ -224,7 +225,7 @@ def test_sound_cards_are_looked_for_under_the_restrictions_of_the_unit(sandbox):
     assert result.stdout
 
 
-def test_the_watchdog_and_the_stop_leave_the_daemon_its_time():
+def test_the_unit_has_the_time_limits_that_the_daemon_expects():
     assert settings("Type") == ["notify"]
     assert settings("WatchdogSec") == ["30s"]
     assert settings("TimeoutStopSec") == ["5s"]

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from streamer.sinks.websocket.messages import encode, timestamp
+from streamer.sinks.messages import encode, timestamp
+from streamer.system.commandline import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 """What SQLite says when a file that was a database no longer is a sound one."""
 
 
-class HistoryError(Exception):
+class HistoryError(UserError):
     """The file cannot be used.
 
     Parameters
@@ -268,28 +269,6 @@ def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def parse_moment(name: str, text: str) -> datetime:
-    """Read a moment: ISO 8601, in UTC unless it says otherwise.
-
-    Raises
-    ------
-    ValueError
-        With one sentence that names the field.
-
-    Examples
-    --------
-    >>> parse_moment("from", "2026-05-01T12:00:00Z")
-    datetime.datetime(2026, 5, 1, 12, 0, tzinfo=datetime.timezone.utc)
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ValueError(
-            f"{name} must be a moment such as 2026-05-01T12:00:00Z, not {ascii(text)[:60]}"
-        ) from None
 
 
 def day_before(to: datetime) -> datetime:

@@ -1,4 +1,4 @@
-"""Who may ask: the token, the origin of the page that asks, and the name by which it reached us."""
+"""Access control: token, Host header and origin of a request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from streamer.system.urls import HOST_PATTERN, normalise_origin
 
 
 class RefusedError(Exception):
-    """A request is turned away, with an HTTP status and one sentence for the client."""
+    """A request is refused.
+
+    Parameters
+    ----------
+    status
+        HTTP status of the response.
+    message
+        One sentence for the client.
+    """
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -22,30 +30,31 @@ class RefusedError(Exception):
 
 
 class Access:
-    """What must be true of a request before it is answered.
+    """Decides which requests are answered.
 
     Parameters
     ----------
     token
-        What every client must know; None lets everybody in who can reach the port.
+        Secret that every client must send; None admits everybody who can reach the port.
     origins
-        Origins of pages elsewhere that may connect, such as ``https://radio.example``.
+        Origins of other web sites whose pages may connect, such as ``https://radio.example``.
     """
 
     def __init__(self, token: str | None = None, origins: Iterable[str] = ()) -> None:
         self._token = None if token is None else token.encode()
         self._origins = frozenset(map(normalise_origin, origins))
-        own = socket.gethostname().lower()
-        first = own.split(".")[0]
+        name = socket.gethostname().lower()
+        short = name.split(".")[0]
         listed = (urlsplit(origin).hostname for origin in self._origins)
-        self._hosts = {"localhost", own, first, f"{first}.local", *filter(None, listed)}
+        self._host_names = {"localhost", name, short, f"{short}.local", *filter(None, listed)}
 
-    def check_place(self, headers: Headers) -> None:
-        """Turn away pages of other sites, so that none a user visits can listen in.
+    def check_host_and_origin(self, headers: Headers) -> None:
+        """Refuse requests that a page of another web site makes through a user's browser.
 
-        Without a token the name in the Host header must be ours too: a page of another site may
-        have pointed its own name at our address (DNS rebinding), and then it is of the same origin.
-        No name is needed to reach an address, so addresses are always good.
+        The Origin header names the site that a page is from. Without a token, the Host header must
+        also be a name of this machine or an address: a site may let its own name resolve to our
+        address (DNS rebinding), and its pages then have the same origin as ours. A site cannot do
+        that with an address.
 
         Raises
         ------
@@ -56,33 +65,33 @@ class Access:
         match = HOST_PATTERN.fullmatch(host)
         if match is None:
             raise RefusedError(400, "the Host header is missing or malformed")
-        if self._token is None and not self._is_ours(match["name"].lower()):
+        if self._token is None and not self._is_own_host(match["name"].lower()):
             raise RefusedError(
                 403, f"{host} is no name of this server; if it is, say --origin http://{host}"
             )
         origin = single(headers, "Origin")
-        if origin is not None and not self._is_welcome(origin.lower(), host.lower()):
+        if origin is not None and not self._is_allowed(origin.lower(), host.lower()):
             raise RefusedError(403, "pages of this origin may not connect; let them with --origin")
 
     def allowed_origin(self, headers: Headers) -> str | None:
-        """Return the Origin header if it is of a listed page elsewhere."""
+        """Return the Origin header if it is one of the configured origins."""
         origin = single(headers, "Origin")
         return origin if origin is not None and origin.lower() in self._origins else None
 
-    def knows_token(self, headers: Headers, query: str) -> bool:
-        """Tell whether a request carries the token, in constant time; True if none is needed."""
+    def is_authorised(self, headers: Headers, query: str) -> bool:
+        """Return whether a request has the token, or none is needed; takes constant time."""
         if self._token is None:
             return True
         authorization = single(headers, "Authorization") or ""
-        scheme, _, given = authorization.partition(" ")
-        # Latin-1 stands for whatever bytes a header has.
-        sent = given.strip().encode("latin-1")
+        scheme, _, credentials = authorization.partition(" ")
+        # websockets decodes headers as Latin-1, which maps every byte to one character.
+        sent = credentials.strip().encode("latin-1")
         if scheme.lower() != "bearer":
             sent = (parameter(query, "token") or "").strip().encode(errors="replace")
         return hmac.compare_digest(self._token, sent)
 
-    def _is_ours(self, name: str) -> bool:
-        if name in self._hosts:
+    def _is_own_host(self, name: str) -> bool:
+        if name in self._host_names:
             return True
         try:
             ipaddress.ip_address(name.strip("[]"))
@@ -90,17 +99,17 @@ class Access:
             return False
         return True
 
-    def _is_welcome(self, origin: str, host: str) -> bool:
+    def _is_allowed(self, origin: str, host: str) -> bool:
         return origin in (f"http://{host}", f"https://{host}") or origin in self._origins
 
 
 def single(headers: Headers, name: str) -> str | None:
-    """Return the value of a header that may be there once.
+    """Return the value of a header that may occur at most once.
 
     Raises
     ------
     RefusedError
-        With status 400, if it is there twice.
+        With status 400, if it occurs more often.
     """
     values = headers.get_all(name)
     if len(values) > 1:

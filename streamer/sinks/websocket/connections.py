@@ -1,7 +1,7 @@
-"""WebSocket clients: how much is read from each, what it is sent, and when it is given up.
+"""Connections: how much is read from each, what a client is sent, and when it is closed.
 
-The publisher never waits for a client: what a client does not take at once waits in its `Outbox`,
-and a task of its own sends it from there.
+Publishing never waits for a client. What a client does not take at once is queued in its `Outbox`,
+which a task of the client sends.
 """
 
 from __future__ import annotations
@@ -18,112 +18,127 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from streamer.sinks.metrics import Metrics
-from streamer.sinks.websocket import messages
+from streamer.sinks import messages
 from streamer.sinks.websocket.access import RefusedError
 from streamer.sinks.websocket.hub import Hub, Outbox, SubscriptionError
+from streamer.sinks.websocket.interfaces import Metrics
 
 logger = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
-"""How long a client may take for the handshake of TLS; to send its request; to take the answer."""
-BEHIND_SECONDS = 10.0
-"""How long a client may stay behind."""
+"""How long each of these may take: the TLS handshake, the request, and reading the response."""
+SLOW_CLIENT_SECONDS = 10.0
+"""How long a client may be behind, or take to answer a ping."""
 HEARTBEAT_SECONDS = 15.0
 """A client that was sent nothing for this long is sent a heartbeat."""
-PING_SECONDS = 10.0
-"""Seconds between two pings; a client that reads answers them."""
-CLOSING_SECONDS = 1.0
+PING_INTERVAL_SECONDS = 10.0
+CLIENT_CLOSE_SECONDS = 1.0
 """How long a client may take to answer a close frame."""
-MAX_STRANGERS = 128
-"""Connections at once that are not WebSocket clients (yet); when there are more the oldest is cut.
-"""
-RECEIVED_AT_ONCE = 8 * 1024
-"""Bytes that are read from one client without delay."""
-RECEIVED_PER_SECOND = 1024
-"""Bytes a second that are read after that; a flood waits in the flooder's own kernel."""
-UNREAD_LIMIT = 1024 * 1024
-"""Bytes that may wait for a client that makes us answer (pings) and does not read."""
+MAX_PENDING = 128
+"""Connections at a time that are not WebSocket clients, or not yet."""
+RECEIVE_BURST = 8 * 1024
+"""Bytes that are read from a client without delay."""
+RECEIVE_RATE = 1024
+"""Bytes per second that are read beyond the burst; the rest waits in the client's kernel."""
+MAX_UNREAD = 1024 * 1024
+"""Bytes that may be queued for a client that sends pings but does not read the answers."""
 
 TRY_AGAIN_LATER = 1013
 
 
-class Connections:
-    """All connections there are: WebSocket clients, and strangers who are not (yet)."""
+class ConnectionRegistry:
+    """All open connections.
+
+    Parameters
+    ----------
+    max_clients
+        WebSocket clients that may be connected at a time.
+    """
 
     def __init__(self, max_clients: int) -> None:
         self.max_clients = max_clients
         self.clients: set[Connection] = set()
-        self.strangers: dict[Connection, None] = {}
+        """Connections that have completed the WebSocket handshake."""
+        self.pending: dict[Connection, None] = {}
+        """All others, oldest first, including connections whose TLS handshake has not started."""
 
     def add(self, connection: Connection) -> None:
-        """Count a new connection; when there are too many strangers, the oldest goes."""
-        self.strangers[connection] = None
-        if len(self.strangers) > MAX_STRANGERS:
-            oldest = next(iter(self.strangers))
-            del self.strangers[oldest]
+        """Register a new connection; beyond `MAX_PENDING` the oldest pending one is aborted."""
+        self.pending[connection] = None
+        if len(self.pending) > MAX_PENDING:
+            oldest = next(iter(self.pending))
+            del self.pending[oldest]
             oldest.transport.abort()
 
     def admit(self, connection: Connection) -> None:
-        """Make a stranger a client.
+        """Make a pending connection a client.
 
         Raises
         ------
         RefusedError
-            With status 503 if there are enough.
+            With status 503 if there are too many.
         """
         if len(self.clients) >= self.max_clients:
             raise RefusedError(
                 503, f"there are {self.max_clients} clients already; try again later"
             )
-        if connection in self.strangers:  # else it has been cut meanwhile
-            del self.strangers[connection]
+        if connection in self.pending:  # otherwise it has been aborted in the meantime
+            del self.pending[connection]
             self.clients.add(connection)
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection."""
+        """Remove a closed connection."""
         self.clients.discard(connection)
-        self.strangers.pop(connection, None)
+        self.pending.pop(connection, None)
 
 
 class Connection(wire.ServerConnection):
-    """A connection that is counted, and of which no more is read than a second allows."""
+    """A server connection that registers itself and limits the rate at which it reads.
+
+    Parameters
+    ----------
+    protocol, server, **limits
+        See `websockets.asyncio.server.ServerConnection`.
+    registry
+        Where the connection registers itself.
+    tls
+        Starts TLS on the connection.
+    """
 
     def __init__(
         self,
         protocol: ServerProtocol,
         server: wire.Server,
         *,
-        book: Connections,
+        registry: ConnectionRegistry,
         tls: ssl.SSLContext | None = None,
         **limits: Any,
     ) -> None:
         super().__init__(protocol, server, **limits)
-        self._book = book
+        self._registry = registry
         self._tls = tls
-        self._securing: asyncio.Task[None] | None = None
-        self._begun = False
-        """Whether what comes is for the library: with TLS, not before the handshake is over."""
-        self._early = b""
-        """What came with the end of that handshake."""
-        self._may_read = float(RECEIVED_AT_ONCE)
-        self._counted_at = self.loop.time()
+        self._tls_handshake: asyncio.Task[None] | None = None
+        self._established = False
+        """Whether the base class handles the connection; with TLS, after the handshake."""
+        self._early_data = b""
+        """Data that came with the end of the TLS handshake."""
+        self._tokens = float(RECEIVE_BURST)
+        """Bytes that may be read now."""
+        self._tokens_at = self.loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to count this connection: also one that is still to say a word of TLS."""
+        """Register the connection, and start TLS on it if the server uses it."""
         if self._tls is None:
-            self._begun = True
+            self._established = True
             super().connection_made(transport)
         else:
             self.transport = cast(asyncio.Transport, transport)
-            self._securing = self.loop.create_task(self._secure(self.transport, self._tls))
-        self._book.add(self)
+            self._tls_handshake = self.loop.create_task(self._start_tls(self.transport, self._tls))
+        self._registry.add(self)
 
-    async def _secure(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
-        """Make the connection one of TLS.
-
-        Done here, since asyncio's server would tell us of a connection only after the handshake.
-        """
+    async def _start_tls(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
+        # Not left to asyncio's server, which reports a connection only after the handshake, so that
+        # connections without one would not be counted.
         try:
             secured = await self.loop.start_tls(
                 transport,
@@ -131,58 +146,68 @@ class Connection(wire.ServerConnection):
                 tls,
                 server_side=True,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=CLOSING_SECONDS,
+                ssl_shutdown_timeout=CLIENT_CLOSE_SECONDS,
             )
-        except OSError:  # TLS's own errors, too
+        except OSError:  # includes ssl.SSLError
             secured = None
-        if secured is None or self not in self._book.strangers:
+        if secured is None or self not in self._registry.pending:
             transport.abort()
-            self._book.remove(self)
+            self._registry.remove(self)
             return
-        self._begun = True
+        self._established = True
         super().connection_made(secured)
-        if self._early:
-            self.data_received(self._early)
+        if self._early_data:
+            self.data_received(self._early_data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count it no more."""
-        self._book.remove(self)
-        if self._begun:
+        """Remove the connection from the registry."""
+        self._registry.remove(self)
+        if self._established:
             super().connection_lost(exc)
 
     def eof_received(self) -> None:
-        """Take note that nothing more will come."""
-        if self._begun:
+        """Handle the end of the incoming data."""
+        if self._established:
             super().eof_received()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, and think about when to take more."""
-        if not self._begun:
-            self._early += data
+        """Handle incoming data, and pause reading if there was too much of it."""
+        if not self._established:
+            self._early_data += data
             return
         super().data_received(data)
-        if self.transport.get_write_buffer_size() > UNREAD_LIMIT:
+        if self.transport.get_write_buffer_size() > MAX_UNREAD:
             self.transport.abort()
         elif self.state is State.OPEN:
-            self._slow_down(len(data))
+            self._throttle(len(data))
 
-    def _slow_down(self, received: int) -> None:
-        """Stop reading until what came is paid for at `RECEIVED_PER_SECOND`."""
+    def _throttle(self, received: int) -> None:
+        """Consume tokens for the bytes received; pause reading while there are none left."""
         now = self.loop.time()
-        earned = (now - self._counted_at) * RECEIVED_PER_SECOND
-        self._counted_at = now
-        self._may_read = min(self._may_read + earned, RECEIVED_AT_ONCE) - received
-        if self._may_read < 0:
+        refill = (now - self._tokens_at) * RECEIVE_RATE
+        self._tokens_at = now
+        self._tokens = min(self._tokens + refill, RECEIVE_BURST) - received
+        if self._tokens < 0:
             self.transport.pause_reading()
-            self.loop.call_later(-self._may_read / RECEIVED_PER_SECOND, self._read_on)
+            self.loop.call_later(-self._tokens / RECEIVE_RATE, self._resume_reading)
 
-    def _read_on(self) -> None:
+    def _resume_reading(self) -> None:
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
 
 class Client:
-    """One WebSocket client while it is connected."""
+    """Serves one WebSocket client until it disconnects or is closed for being slow.
+
+    Parameters
+    ----------
+    connection
+        The client's connection.
+    hub
+        Provides the messages and takes subscriptions.
+    metrics
+        Counts slow clients.
+    """
 
     def __init__(
         self, connection: wire.ServerConnection, hub: Hub, metrics: Metrics | None
@@ -193,24 +218,24 @@ class Client:
         self._loop = asyncio.get_running_loop()
         self._last_sent = self._loop.time()
         self._outbox = Outbox(self._write)
-        self._dropped = False
+        self._closing = False
 
     async def serve(self) -> None:
-        """Tell the client what it wants to know until it leaves."""
+        """Send messages and handle requests until the connection is closed."""
         self._hub.join(self._outbox)
         try:
             async with asyncio.TaskGroup() as tasks:
-                companions = [tasks.create_task(self._send()), tasks.create_task(self._ping())]
-                await self._obey()
-                for companion in companions:
-                    companion.cancel()
+                background = [tasks.create_task(self._send()), tasks.create_task(self._ping())]
+                await self._handle_requests()
+                for task in background:
+                    task.cancel()
         except* ConnectionClosed:
             pass
         finally:
             self._hub.leave(self._outbox)
 
     def _write(self, frame: bytes) -> bool:
-        """Write a frame if everything before it has left for the network."""
+        """Write a frame unless earlier data is still buffered; return whether it was written."""
         if self._connection.transport.get_write_buffer_size():
             return False
         wire.broadcast((self._connection,), frame, text=True)
@@ -218,7 +243,7 @@ class Client:
         return True
 
     async def _send(self) -> None:
-        """Send what waits, and a heartbeat when nothing did for long."""
+        """Send queued frames, and heartbeats while there are none."""
         while True:
             try:
                 async with asyncio.timeout_at(self._last_sent + HEARTBEAT_SECONDS):
@@ -229,14 +254,20 @@ class Client:
                     self._outbox.offer("heartbeat", None, frame)
                 continue
             try:
-                async with asyncio.timeout(BEHIND_SECONDS):
-                    await self._send_all()
+                async with asyncio.timeout(SLOW_CLIENT_SECONDS):
+                    await self._send_queued()
             except TimeoutError:
-                await self._drop(f"behind for {BEHIND_SECONDS:.0f} s")
+                await self._close_slow(f"behind for {SLOW_CLIENT_SECONDS:.0f} s")
                 return
 
-    async def _send_all(self) -> None:
-        """Send until nothing waits; how fast is up to the client."""
+    async def _send_queued(self) -> None:
+        """Send until no frame is queued.
+
+        Raises
+        ------
+        TimeoutError
+            If the outbox has overflowed.
+        """
         while (frame := self._outbox.take()) is not None:
             await self._connection.send(frame, text=True)
             self._last_sent = self._loop.time()
@@ -244,27 +275,26 @@ class Client:
                 raise TimeoutError
 
     async def _ping(self) -> None:
-        """Ask for a sign that the client reads; the kernels hide for long that it does not."""
+        """Detect a client that does not read, which the kernels' buffers hide for long."""
         while True:
-            await asyncio.sleep(PING_SECONDS)
+            await asyncio.sleep(PING_INTERVAL_SECONDS)
             try:
-                async with asyncio.timeout(BEHIND_SECONDS):
+                async with asyncio.timeout(SLOW_CLIENT_SECONDS):
                     await (await self._connection.ping())
             except TimeoutError:
-                await self._drop(f"no answer for {BEHIND_SECONDS:.0f} s")
+                await self._close_slow(f"no answer for {SLOW_CLIENT_SECONDS:.0f} s")
                 return
 
-    async def _drop(self, reason: str) -> None:
-        if self._dropped:
+    async def _close_slow(self, reason: str) -> None:
+        if self._closing:
             return
-        self._dropped = True
+        self._closing = True
         if self._metrics is not None:
             self._metrics.slow_client_closed()
         logger.info("client %s closed: %s", _peer(self._connection), reason)
-        await close_connection(self._connection, TRY_AGAIN_LATER, reason, CLOSING_SECONDS)
+        await close_connection(self._connection, TRY_AGAIN_LATER, reason, CLIENT_CLOSE_SECONDS)
 
-    async def _obey(self) -> None:
-        """Do what the client asks for."""
+    async def _handle_requests(self) -> None:
         async for request in self._connection:
             try:
                 self._hub.subscribe(self._outbox, _parse_request(request))
@@ -274,12 +304,12 @@ class Client:
 
 
 def _parse_request(text: str | bytes) -> dict[str, Any]:
-    """Return a subscribe frame.
+    """Return a subscribe request as a dict.
 
     Raises
     ------
     SubscriptionError
-        If it is anything else.
+        If the frame is anything else.
     """
     if isinstance(text, bytes):
         raise SubscriptionError("bad_frame", "send text frames, not binary ones")
@@ -302,7 +332,7 @@ def _peer(connection: wire.ServerConnection) -> str:
 async def close_connection(
     connection: wire.ServerConnection, code: int, reason: str, seconds: float
 ) -> None:
-    """Close a connection; cut it if the other side does not answer in time."""
+    """Close a connection; abort it if the client does not answer within `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await connection.close(code, reason)

@@ -13,7 +13,7 @@ from streamer.core.contract import ModelContract
 from streamer.core.decision import Decision, Segment
 from streamer.core.events import SourceState, SourceStatus
 from streamer.engine.listener import ListenerEvent
-from streamer.sinks.websocket import messages
+from streamer.sinks import messages
 from streamer.sources import Source
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from streamer.core.timeline import Stretch, Timeline
-from streamer.sinks.websocket import messages
+from streamer.sinks import messages
 
 Message = Mapping[str, Any]
 

@@ -1,12 +1,13 @@
-"""The few HTTP pages next to the WebSocket: dashboard, health, metrics, state and history."""
+"""The HTTP pages: dashboard, health, metrics, state and history."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -16,16 +17,16 @@ from prometheus_client.exposition import choose_encoder
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from streamer.sinks.history.database import HistoryError, day_before, parse_moment
-from streamer.sinks.history.writer import History
-from streamer.sinks.websocket import messages
+from streamer.sinks import messages
 from streamer.sinks.websocket.access import Access, RefusedError, parameter, single
+from streamer.system.commandline import UserError
+from streamer.system.timestamps import parse_timestamp
 from streamer.system.urls import HOST_PATTERN
 
 if TYPE_CHECKING:
-    from streamer.engine.health import HealthReader
-    from streamer.sinks.metrics import Metrics
+    from streamer.core.health import HealthReader
     from streamer.sinks.websocket.hub import Hub
+    from streamer.sinks.websocket.interfaces import History, Metrics
 
 DASHBOARD = Path(__file__).parent / "dashboard"
 MEDIA_TYPES = {
@@ -36,20 +37,20 @@ MEDIA_TYPES = {
     ".png": "image/png",
     ".webmanifest": "application/manifest+json",
 }
-"""Suffixes of the files that are served; others in the folder are not."""
+"""Media types by suffix; files with another suffix are not served."""
 HISTORY_QUERIES = 2
-"""Queries of the history that run at once; further ones wait."""
+"""History queries that run at the same time; further ones wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """An answer to a GET."""
+    """Content of an HTTP response."""
 
     body: bytes
     media_type: str
     status: int = 200
-    headers: Mapping[str, str] | None = None
-    """Headers beside those that every answer has."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers beside those of every response."""
 
 
 def json_page(content: Mapping[str, Any], *, status: int = 200) -> Page:
@@ -58,12 +59,15 @@ def json_page(content: Mapping[str, Any], *, status: int = 200) -> Page:
 
 
 def text_page(status: int, text: str, headers: Mapping[str, str] | None = None) -> Page:
-    """Return a page of one line."""
-    return Page(f"{text}\n".encode(), "text/plain; charset=utf-8", status, headers)
+    """Return a page with one line of text."""
+    return Page(f"{text}\n".encode(), "text/plain; charset=utf-8", status, headers or {})
 
 
 def read_files(folder: Path) -> dict[str, Page]:
-    """Read the files that are served, by URL path. Nothing else on the disk can be asked for."""
+    """Return a page for each file of a folder that can be served, by URL path.
+
+    Requests are answered from this mapping alone, so no path leads to any other file.
+    """
     pages = {}
     for file in sorted(folder.rglob("*")):
         media_type = MEDIA_TYPES.get(file.suffix)
@@ -83,16 +87,16 @@ class Pages:
     Parameters
     ----------
     hub
-        What ``/api/state`` tells.
+        Provides ``/api/state``.
     access
-        Who may ask. The dashboard's files hold nothing secret and need no token: a browser could
-        not send it.
+        Checks requests. The files of the dashboard need no token: they are no secret, and a browser
+        sends none with a page's own requests for them.
     health
-        What ``/healthz`` and ``/metrics`` tell about the sources.
+        Provides ``/healthz``.
     history
-        What ``/api/history`` tells; None when there is none.
+        Provides ``/api/history``; None if no history is kept.
     metrics
-        What ``/metrics`` tells; None when there are none.
+        Provides ``/metrics``; None if there are no metrics.
     """
 
     def __init__(
@@ -113,7 +117,7 @@ class Pages:
         self._querying = asyncio.Semaphore(HISTORY_QUERIES)
 
     async def answer(self, request: Request) -> Response:
-        """Answer a request; a request that is refused gets one sentence that says why."""
+        """Return the response to a request; that of a refused one is a sentence with the reason."""
         try:
             page = await self._page(request)
         except RefusedError as refusal:
@@ -121,55 +125,46 @@ class Pages:
         return as_response(page, request, self._access)
 
     async def _page(self, request: Request) -> Page:
-        self._access.check_place(request.headers)
+        self._access.check_host_and_origin(request.headers)
         path, _, query = request.path.partition("?")
         if request.method not in ("GET", "HEAD"):
             return text_page(405, "only GET and HEAD are understood", {"Allow": "GET, HEAD"})
         if path in self._files:
-            return self._file(self._files[path], request.headers)
-        trusted = self._access.knows_token(request.headers, query)
+            return _unless_cached(self._files[path], request.headers)
+        authorised = self._access.is_authorised(request.headers, query)
         if path == "/healthz":
-            return self._health(details=trusted)
-        if not trusted:
+            return self._health(details=authorised)
+        if not authorised:
             raise RefusedError(
                 401, "this needs the token: Authorization: Bearer TOKEN or ?token=TOKEN"
             )
+        accept = single(request.headers, "Accept") or ""
         if path == "/metrics" and self._metrics is not None:
-            return self._metrics_page(single(request.headers, "Accept") or "")
+            encode, media_type = choose_encoder(accept)
+            return Page(encode(self._metrics.registry), media_type)
         if path == "/api/state":
             return json_page(self._hub.state() | {"history": self._history is not None})
         if path == "/api/history":
-            return await self._history_page(query, single(request.headers, "Accept") or "")
+            return await self._history_page(query, accept)
         return text_page(
             404, "there is no such page; see / /healthz /metrics /api/state /api/history"
         )
 
-    def _file(self, page: Page, headers: Headers) -> Page:
-        assert page.headers is not None
-        if single(headers, "If-None-Match") == page.headers["ETag"]:
-            return Page(b"", page.media_type, 304, page.headers)
-        return page
-
     def _health(self, *, details: bool) -> Page:
-        problems = {health.source: health.problem() for health in self._read_health()}
-        healthy = not any(problems.values())
+        problems = [(health, health.problem()) for health in self._read_health()]
+        healthy = not any(problem for _, problem in problems)
         content: dict[str, Any] = {"status": "ok" if healthy else "failing"}
         if details:
             content["sources"] = {
                 health.source: {
                     "state": health.state,
-                    "healthy": problems[health.source] is None,
-                    "reason": problems[health.source],
+                    "healthy": problem is None,
+                    "reason": problem,
                     "seconds_since_decision": round(health.quiet_seconds, 1),
                 }
-                for health in self._read_health()
+                for health, problem in problems
             }
         return json_page(content, status=200 if healthy else 503)
-
-    def _metrics_page(self, accept: str) -> Page:
-        assert self._metrics is not None
-        encode, media_type = choose_encoder(accept)
-        return Page(encode(self._metrics.registry), media_type)
 
     async def _history_page(self, query: str, accept: str) -> Page:
         if self._history is None:
@@ -178,25 +173,25 @@ class Pages:
         async with self._querying:
             try:
                 return await asyncio.to_thread(request.run, self._history)
-            except HistoryError as error:
+            except UserError as error:
                 return text_page(503, str(error))
 
 
 @dataclass(frozen=True, slots=True)
 class _HistoryRequest:
-    """What is asked of ``/api/history``."""
+    """The parameters of a request for ``/api/history``."""
 
     from_: datetime | None
     to: datetime | None
     source: str | None
-    form: str
+    format: str
     """`json` or `csv`."""
     table: str
-    """Table of the CSV: `segments` or `minutes`; JSON has both."""
+    """Table of the CSV, `segments` or `minutes`; JSON has both."""
 
     @classmethod
     def parse(cls, query: str, accept: str) -> _HistoryRequest:
-        """Read the query; the Accept header chooses the form unless the query does.
+        """Parse a query string; without `format` in it, the Accept header selects the format.
 
         Raises
         ------
@@ -204,40 +199,57 @@ class _HistoryRequest:
             With status 400.
         """
         try:
-            from_, to = (_moment(query, name) for name in ("from", "to"))
-            if to is not None and from_ is None:
-                from_ = day_before(to)
+            from_, to = (_time(query, name) for name in ("from", "to"))
         except ValueError as error:
             raise RefusedError(400, str(error)) from None
-        form = parameter(query, "format") or ("csv" if "text/csv" in accept else "json")
+        format_ = parameter(query, "format") or ("csv" if "text/csv" in accept else "json")
         table = parameter(query, "table") or "segments"
-        if form not in ("json", "csv"):
+        if format_ not in ("json", "csv"):
             raise RefusedError(400, "format must be json or csv")
         if table not in ("segments", "minutes"):
             raise RefusedError(400, "table must be segments or minutes")
-        return cls(from_, to, parameter(query, "source"), form, table)
+        return cls(from_, to, parameter(query, "source"), format_, table)
 
     def run(self, history: History) -> Page:
-        """Ask the history; takes its time."""
-        with history.ask(self.from_, self.to, self.source) as query:
-            if self.form == "json":
-                return Page(query.json(), "application/json")
-            return Page(query.csv(self.table), "text/csv; charset=utf-8")
+        """Query the history, which takes up to seconds.
+
+        Raises
+        ------
+        RefusedError
+            With status 400, if the period is not in the calendar.
+        UserError
+            If the history cannot be read.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                rows = stack.enter_context(history.ask(self.from_, self.to, self.source))
+            except ValueError as error:
+                raise RefusedError(400, str(error)) from None
+            if self.format == "json":
+                return Page(rows.json(), "application/json")
+            return Page(rows.csv(self.table), "text/csv; charset=utf-8")
 
 
-def _moment(query: str, name: str) -> datetime | None:
+def _time(query: str, name: str) -> datetime | None:
     text = parameter(query, name)
-    return None if text is None else parse_moment(name, text)
+    return None if text is None else parse_timestamp(name, text)
+
+
+def _unless_cached(page: Page, headers: Headers) -> Page:
+    """Return 304 Not Modified in place of a page that the browser has already."""
+    if single(headers, "If-None-Match") == page.headers["ETag"]:
+        return Page(b"", page.media_type, 304, page.headers)
+    return page
 
 
 def refusal_page(refusal: RefusedError) -> Page:
-    """Return the page that tells a client why it is turned away."""
+    """Return the page for a refused request."""
     headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "10"}}
     return text_page(refusal.status, str(refusal), headers.get(refusal.status))
 
 
 def as_response(page: Page, request: Request, access: Access) -> Response:
-    """Turn a page into what goes over the wire; a HEAD gets all but the body."""
+    """Return the response with a page; for HEAD without the body."""
     fields: dict[str, str] = {
         "Date": email.utils.formatdate(usegmt=True),
         "Connection": "close",
@@ -248,10 +260,10 @@ def as_response(page: Page, request: Request, access: Access) -> Response:
         "Referrer-Policy": "no-referrer",
         "Cross-Origin-Resource-Policy": "same-origin",
         "Content-Security-Policy": security_policy(request.headers.get_all("Host")),
-        **(page.headers or {}),
+        **page.headers,
     }
-    allowed = request.headers.get_all("Origin")
-    if len(allowed) == 1 and (origin := access.allowed_origin(request.headers)) is not None:
+    origins = request.headers.get_all("Origin")
+    if len(origins) == 1 and (origin := access.allowed_origin(request.headers)) is not None:
         fields |= {
             "Access-Control-Allow-Origin": origin,
             "Cross-Origin-Resource-Policy": "cross-origin",
@@ -259,15 +271,15 @@ def as_response(page: Page, request: Request, access: Access) -> Response:
         }
     status = HTTPStatus(page.status)
     if status is HTTPStatus.NOT_MODIFIED:
-        del fields["Content-Length"]  # it would be taken for that of the page (RFC 9110, 8.6)
+        del fields["Content-Length"]  # would state the length of the page itself (RFC 9110, 8.6)
     body = b"" if request.method == "HEAD" else page.body
     return Response(status.value, status.phrase, Headers(fields), body)
 
 
 def security_policy(hosts: Iterable[str]) -> str:
-    """Return a policy under which a page loads from here and connects to here, and nothing else.
+    """Return a policy that lets a page load from and connect to this server only.
 
-    Older browsers do not count ``ws:`` to the same address as `'self'`, so it is named.
+    For older browsers ``ws:`` to the same address is not `'self'`, so it is named.
     """
     named = "".join(f" ws://{host} wss://{host}" for host in hosts if HOST_PATTERN.fullmatch(host))
     return (

@@ -1,4 +1,4 @@
-"""The port: WebSocket clients on any path and a few HTTP pages, all on one event loop."""
+"""The server: WebSocket clients on any path of a port, and HTTP pages, on one event loop."""
 
 from __future__ import annotations
 
@@ -16,72 +16,73 @@ from typing import Any, NoReturn
 import websockets.asyncio.server as wire
 from websockets.http11 import Request, Response
 
-from streamer.engine.health import HealthReader
-from streamer.sinks.history.writer import History
-from streamer.sinks.metrics import Metrics
+from streamer.core.health import HealthReader
 from streamer.sinks.websocket.access import Access, RefusedError, single
 from streamer.sinks.websocket.connections import (
-    CLOSING_SECONDS,
+    CLIENT_CLOSE_SECONDS,
     HANDSHAKE_SECONDS,
-    MAX_STRANGERS,
+    MAX_PENDING,
     Client,
     Connection,
-    Connections,
+    ConnectionRegistry,
     close_connection,
 )
 from streamer.sinks.websocket.hub import Hub
+from streamer.sinks.websocket.interfaces import History, Metrics
 from streamer.sinks.websocket.pages import Pages, as_response, refusal_page
+from streamer.system.commandline import UserError
 
-REQUEST_BYTES = 4096
+MAX_FRAME_BYTES = 4096
 """Largest frame that a client may send."""
-STOPPING_SECONDS = 0.4
-"""How long clients may take to say goodbye when the server stops."""
+SHUTDOWN_SECONDS = 0.4
+"""How long clients may take to answer the close frame when the server stops."""
 MAX_CLIENTS = 500
-"""WebSocket clients at once, unless set."""
+"""WebSocket clients at a time, unless set."""
 OTHER_FILES = 300
-"""Open files that the daemon needs for anything but connections, with room to spare."""
+"""Open files that the daemon needs for anything but connections, with a margin."""
 BACKLOG = 256
-"""Connections that the kernel completes before we take them."""
+"""Connections that the kernel may accept ahead of the server."""
 SEND_BUFFER = 64 * 1024
-"""Bytes the kernel may hold for a client, so that one who does not read is noticed soon."""
+"""Size of the kernel's send buffer in bytes; small, so that a client that does not read is soon
+noticed."""
 RECEIVE_BUFFER = 4 * 1024
-"""Bytes the kernel may hold from a client: no more can be thrown at the event loop at once."""
+"""Size of the kernel's receive buffer in bytes; limits what one client can make the loop read."""
 WRITE_LIMIT = 16 * 1024
 """Bytes beyond the kernel's buffer after which sending waits."""
 
 GOING_AWAY = 1001
 
 
-class ServerError(Exception):
-    """The server cannot start; the message is one sentence that says why and what to do."""
+class ServerError(UserError):
+    """The server cannot start."""
 
 
 class Server:
-    """Serves a hub on a port.
+    """Serves a hub and the HTTP pages on a port.
 
     Parameters
     ----------
     hub
-        What is told.
+        Provides what clients are sent.
     host, port
-        Where to listen; port 0 takes any free one.
+        Address to listen on; port 0 selects a free one.
     sockets
-        Listening sockets to serve in place of `host` and `port`, such as from systemd.
+        Listening sockets to use in place of `host` and `port`, such as those of systemd.
     token
-        What clients must know; None lets in everybody who reaches the port.
+        Secret that clients must send; None admits everybody who reaches the port.
     origins
-        Origins of web pages elsewhere that may connect.
+        Origins of other web sites whose pages may connect.
     tls_cert, tls_key
         Certificate chain and private key (PEM); both or neither. The key may be in the
         certificate's file.
     max_clients
-        WebSocket clients at once.
+        WebSocket clients at a time.
     health
-        Reads how the sources do, for ``/healthz``.
+        Reads the health of the sources, for ``/healthz``.
     history
-        Answers ``/api/history``.
+        Provides ``/api/history``.
     metrics
-        Answers ``/metrics``, and counts clients.
+        Provides ``/metrics``, and counts clients.
 
     Raises
     ------
@@ -105,50 +106,50 @@ class Server:
         history: History | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        for listening in sockets or ():
-            _check_inherited(listening)
+        for inherited in sockets or ():
+            _check_inherited(inherited)
         self._hub = hub
         self._host = host
         self._port = port
         self._sockets = sockets
         self._access = Access(token, origins)
         self._tls = None if tls_cert is None else tls_context(tls_cert, tls_key)
-        self._connections = Connections(max_clients)
+        self._registry = ConnectionRegistry(max_clients)
         self._metrics = metrics
         self._pages = Pages(hub, self._access, health=health, history=history, metrics=metrics)
         self._servers: list[wire.Server] = []
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Where the server listens: (host, port) pairs."""
+        """The (host, port) pairs that the server listens on."""
         return [
             listening.getsockname()[:2] for server in self._servers for listening in server.sockets
         ]
 
     @property
     def url(self) -> str:
-        """The address of the dashboard."""
+        """URL of the dashboard."""
         host, port = self.addresses[0]
         name = f"[{host}]" if ":" in host else host
         return f"{'http' if self._tls is None else 'https'}://{name}:{port}/"
 
     async def start(self) -> None:
-        """Begin to serve.
+        """Start serving.
 
         Raises
         ------
         ServerError
-            If the port cannot be had.
+            If the port cannot be listened on.
         """
-        _allow_open_files(self._connections.max_clients + MAX_STRANGERS + OTHER_FILES)
-        places: list[dict[str, Any]] = (
+        _allow_open_files(self._registry.max_clients + MAX_PENDING + OTHER_FILES)
+        endpoints: list[dict[str, Any]] = (
             [{"host": self._host, "port": self._port}]
             if self._sockets is None
-            else [{"sock": listening} for listening in self._sockets]
+            else [{"sock": inherited} for inherited in self._sockets]
         )
         try:
-            for place in places:
-                self._servers.append(await self._listen(place))
+            for endpoint in endpoints:
+                self._servers.append(await self._listen(endpoint))
         except OSError as error:
             raise ServerError(
                 f"cannot listen on {self._host}:{self._port}: {error.strerror or error}; "
@@ -156,38 +157,37 @@ class Server:
             ) from None
 
     async def close(self) -> None:
-        """Tell every client that we go, and close the port; takes a second at the most."""
+        """Close every client with 1001, and the port; takes a second at most."""
         for server in self._servers:
             server.close(close_connections=False)
-        for stranger in list(self._connections.strangers):
-            stranger.transport.abort()
-        clients = list(self._connections.clients)
+        for pending in list(self._registry.pending):
+            pending.transport.abort()
         await asyncio.gather(
             *(
-                close_connection(client, GOING_AWAY, "the server stops", STOPPING_SECONDS)
-                for client in clients
+                close_connection(client, GOING_AWAY, "the server stops", SHUTDOWN_SECONDS)
+                for client in self._registry.clients
             )
         )
-        with contextlib.suppress(TimeoutError):  # somebody may have asked for much history
-            async with asyncio.timeout(STOPPING_SECONDS):
+        with contextlib.suppress(TimeoutError):  # a large history query may still be running
+            async with asyncio.timeout(SHUTDOWN_SECONDS):
                 for server in self._servers:
                     await server.wait_closed()
 
-    async def _listen(self, place: dict[str, Any]) -> wire.Server:
+    async def _listen(self, endpoint: dict[str, Any]) -> wire.Server:
         server = await wire.serve(
             self._serve_client,
-            **place,
+            **endpoint,
             process_request=self._answer,
             create_connection=partial(  # type: ignore[arg-type]
-                Connection, book=self._connections, tls=self._tls
+                Connection, registry=self._registry, tls=self._tls
             ),
             compression=None,
             server_header=None,
             open_timeout=HANDSHAKE_SECONDS,
-            close_timeout=CLOSING_SECONDS,
-            ping_interval=None,
-            max_size=REQUEST_BYTES,
-            max_queue=None,  # the connection itself decides when to read
+            close_timeout=CLIENT_CLOSE_SECONDS,
+            ping_interval=None,  # `Client` pings
+            max_size=MAX_FRAME_BYTES,
+            max_queue=None,  # `Connection` limits what is read
             write_limit=WRITE_LIMIT,
             logger=_quiet_logger(),
             backlog=BACKLOG,
@@ -200,15 +200,15 @@ class Server:
         return server
 
     async def _answer(self, connection: wire.ServerConnection, request: Request) -> Response | None:
-        """Answer an HTTP request, or return None to let a WebSocket client in."""
+        """Return the response to an HTTP request, or None to accept a WebSocket client."""
         assert isinstance(connection, Connection)
         try:
             if (single(request.headers, "Upgrade") or "").lower() != "websocket":
                 return await self._pages.answer(request)
-            self._access.check_place(request.headers)
-            if not self._access.knows_token(request.headers, request.path.partition("?")[2]):
+            self._access.check_host_and_origin(request.headers)
+            if not self._access.is_authorised(request.headers, request.path.partition("?")[2]):
                 raise RefusedError(401, "this needs the token: Bearer in a header or ?token=TOKEN")
-            self._connections.admit(connection)
+            self._registry.admit(connection)
         except RefusedError as refusal:
             return as_response(refusal_page(refusal), request, self._access)
         return None
@@ -222,26 +222,26 @@ class Server:
             await client.serve()
 
 
-def _check_inherited(listening: socket.socket) -> None:
-    """Refuse a socket on which nobody finds a URL.
+def _check_inherited(inherited: socket.socket) -> None:
+    """Check that an inherited socket is a TCP socket, which has a URL.
 
     Raises
     ------
     ServerError
-        If it is not one of TCP.
+        If it is not.
     """
     if (
-        listening.family not in (socket.AF_INET, socket.AF_INET6)
-        or listening.type != socket.SOCK_STREAM
+        inherited.family not in (socket.AF_INET, socket.AF_INET6)
+        or inherited.type != socket.SOCK_STREAM
     ):
         raise ServerError(
-            f"the socket {listening.getsockname()} that was handed over is not one of TCP; "
+            f"the socket {inherited.getsockname()} that was handed over is not one of TCP; "
             "say ListenStream=ADDRESS:PORT in its unit"
         )
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise this process's own limit on open files, as far as the system lets it."""
+    """Raise the limit on open files of this process, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < count:
         allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
@@ -249,7 +249,7 @@ def _allow_open_files(count: int) -> None:
 
 
 def _quiet_logger() -> logging.Logger:
-    """Return a logger that never tells requests: their address may hold the token."""
+    """Return a logger that does not log requests, since their path may contain the token."""
     quiet = logging.getLogger(f"{__name__}.wire")
     quiet.setLevel(logging.WARNING)
     return quiet
@@ -264,7 +264,7 @@ def tls_context(cert: Path, key: Path | None) -> ssl.SSLContext:
         If they cannot be used.
     """
 
-    def refuse_to_ask() -> NoReturn:
+    def refuse_passphrase() -> NoReturn:
         raise ServerError(
             f"the key {key or cert} is locked with a passphrase, which nobody types when a service "
             "starts; unlock it: openssl pkey -in KEY -out UNLOCKED"
@@ -272,7 +272,7 @@ def tls_context(cert: Path, key: Path | None) -> ssl.SSLContext:
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(cert, key, refuse_to_ask)
+        context.load_cert_chain(cert, key, refuse_passphrase)
     except (OSError, ssl.SSLError) as error:
         raise ServerError(
             f"cannot use the certificate {cert} with the key {key or cert}: "

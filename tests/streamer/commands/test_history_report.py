@@ -8,6 +8,7 @@ import pytest
 import support.daemon
 from support.published import prediction
 
+from streamer.commands import run as cli
 from streamer.commands.history import main
 from streamer.sinks.history.writer import History
 
@@ -122,8 +123,8 @@ def test_what_is_wrong_is_said_in_one_line(heard, arguments, status, said, capsy
     ],
 )
 def test_wrong_usage_is_told_in_one_line(heard, arguments, said, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main([part.replace("{heard}", str(heard)) for part in arguments])
+    arguments = [part.replace("{heard}", str(heard)) for part in arguments]
+    assert cli.main(["history", *arguments]) == 2
     assert capsys.readouterr().err == (f"genre-stream: {said}; see genre-stream history --help\n")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import support.daemon
+from support.waiting import LONGEST_WAIT_SECONDS
 
 from streamer.commands import run as cli
 from streamer.sinks.history.database import open_history
@@ -19,10 +20,10 @@ def tone(tmp_path_factory):
     return support.daemon.write_tone(tmp_path_factory.mktemp("tone") / "tone.flac", (4000, 20.0))
 
 
-LIKE_ANY_USER = (
+WITHOUT_ROOT_ACCESS = (
     ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
 )
-"""Without what lets root read everything."""
+"""Prefix of a command that takes away root's right to read every file."""
 
 FAST_JSON = ("--fast", "--json")
 
@@ -52,18 +53,14 @@ def test_wrong_usage_is_one_line_and_status_2(
     monkeypatch.setenv("HOME", str(tmp_path))
     if "--model" not in arguments and "--source" in arguments:
         arguments = [*arguments, "--model", str(model)]
-    try:
-        status = cli.main(arguments)
-    except SystemExit as leaving:
-        status = leaving.code
-    assert status == 2
+    assert cli.main(arguments) == 2
     written = capfd.readouterr()
     assert written.err.startswith(f"genre-stream: {sentence}")
     assert written.err.count("\n") == 1
     assert written.out == ""
 
 
-LOCKED = {
+UNREADABLE = {
     "source": "song.wav: permission denied; check the path",
     "config": "song.wav: cannot be read: Permission denied",
     "model": "song.wav cannot be read (Permission denied): check the path and its permissions",
@@ -72,20 +69,18 @@ LOCKED = {
 }
 
 
-@pytest.mark.parametrize("asked", LOCKED)
-def test_a_file_in_a_folder_that_the_user_may_not_enter_is_one_line_and_status_2(
-    asked, model, tmp_path
-):
+@pytest.mark.parametrize("setting", UNREADABLE)
+def test_a_file_in_an_unreadable_folder_is_one_line_and_status_2(setting, model, tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir()
     (locked / "song.wav").touch()
-    variables = {"CREDENTIALS_DIRECTORY": str(locked)} if asked == "credentials" else {}
-    arguments = [] if variables else [f"--{asked}", locked / "song.wav"]
-    arguments += [] if asked == "source" else ["--source", "demo"]
-    arguments += [] if asked == "model" else ["--model", model]
+    variables = {"CREDENTIALS_DIRECTORY": str(locked)} if setting == "credentials" else {}
+    arguments = [] if variables else [f"--{setting}", locked / "song.wav"]
+    arguments += [] if setting == "source" else ["--source", "demo"]
+    arguments += [] if setting == "model" else ["--model", model]
     locked.chmod(0)
     result = subprocess.run(
-        [*LIKE_ANY_USER, *support.daemon.COMMAND, *map(str, arguments), "--check"],
+        [*WITHOUT_ROOT_ACCESS, *support.daemon.COMMAND, *map(str, arguments), "--check"],
         env=support.daemon.environment(tmp_path, **variables),
         cwd=support.daemon.REPOSITORY,
         capture_output=True,
@@ -94,7 +89,7 @@ def test_a_file_in_a_folder_that_the_user_may_not_enter_is_one_line_and_status_2
     locked.chmod(0o700)
     assert result.returncode == 2
     assert result.stderr.startswith("genre-stream: ")
-    assert result.stderr.endswith(f"{locked}/{LOCKED[asked]}\n")
+    assert result.stderr.endswith(f"{locked}/{UNREADABLE[setting]}\n")
     assert result.stderr.count("\n") == 1
 
 
@@ -107,7 +102,7 @@ def test_help_names_every_setting_and_command(capsys):
         assert word in text
 
 
-def test_help_imports_none_of_the_heavy_libraries():
+def test_help_imports_no_large_library():
     program = (
         "import sys; from streamer.commands.run import build_parser; build_parser().format_help();"
         "print([m for m in ('numpy', 'onnxruntime', 'av', 'websockets', 'sounddevice')"
@@ -122,13 +117,13 @@ def test_the_version_is_that_of_the_distribution(tmp_path):
     assert result.stdout.startswith("genre-stream 0.")
 
 
-def test_print_config_shows_what_holds(tmp_path):
+def test_print_config_shows_each_value_and_its_origin(tmp_path):
     result = support.daemon.run(tmp_path, "--print-config", "--port", "1")
     assert result.returncode == 0
     assert "port = 1                                  # command line\n" in result.stdout
 
 
-def test_check_tries_each_part_and_listens_to_nothing(model, tmp_path):
+def test_check_tries_each_part(model, tmp_path):
     result = support.daemon.run(
         tmp_path, "--check", "--source", "demo", "--model", model, "--port", 0
     )
@@ -142,7 +137,7 @@ def test_check_tries_each_part_and_listens_to_nothing(model, tmp_path):
     ]
 
 
-def test_check_leaves_no_history_behind_that_was_not_there(model, tmp_path):
+def test_check_leaves_no_new_history_behind(model, tmp_path):
     kept, new = tmp_path / "kept.db", tmp_path / "new.db"
     open_history(kept).close()
     for history in (kept, new):
@@ -153,7 +148,7 @@ def test_check_leaves_no_history_behind_that_was_not_there(model, tmp_path):
     assert sorted(tmp_path.glob("*.db*")) == [kept]
 
 
-def test_check_says_that_the_port_is_taken(model, tmp_path):
+def test_check_reports_a_port_in_use(model, tmp_path):
     with support.daemon.socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = support.daemon.run(
@@ -163,7 +158,7 @@ def test_check_says_that_the_port_is_taken(model, tmp_path):
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in result.stderr
 
 
-def test_json_lines_are_the_frames_that_clients_get(model, tone, tmp_path):
+def test_json_lines_are_the_frames_of_the_protocol(model, tone, tmp_path):
     result = support.daemon.run(
         tmp_path, "--source", f"t={tone}", "--model", model, "--fast", "--json"
     )
@@ -179,7 +174,7 @@ def test_json_lines_are_the_frames_that_clients_get(model, tone, tmp_path):
     assert segments[-1]["final"]
 
 
-def test_several_sources_are_written_as_lines_of_one_stream(model, tone, tmp_path):
+def test_the_json_lines_of_several_sources_share_one_stream(model, tone, tmp_path):
     result = support.daemon.run(
         tmp_path,
         *("--source", f"a={tone}", "--source", f"b={tone}"),
@@ -194,7 +189,7 @@ def test_several_sources_are_written_as_lines_of_one_stream(model, tone, tmp_pat
     assert decisions["a"] == decisions["b"] != []
 
 
-def test_a_file_that_cannot_be_heard_is_one_line_and_status_1(model, tmp_path):
+def test_a_file_without_sound_is_one_line_and_status_1(model, tmp_path):
     text = tmp_path / "text.wav"
     text.write_text("this is no sound")
     (tmp_path / "empty.flac").touch()
@@ -208,7 +203,7 @@ def test_a_file_that_cannot_be_heard_is_one_line_and_status_1(model, tmp_path):
         assert name in result.stderr
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(model, tone, tmp_path):
+def test_a_closed_pipe_ends_json_lines_quietly(model, tone, tmp_path):
     process = subprocess.Popen(
         [*support.daemon.COMMAND, *FAST_JSON, "--loop", "--source", tone, "--model", model],
         env=support.daemon.environment(tmp_path),
@@ -218,7 +213,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(model, tone, tmp_path):
     )
     assert process.stdout.readline().startswith('{"type":"hello"')
     process.stdout.close()
-    assert process.wait(support.daemon.PATIENCE_SECONDS) == 0
+    assert process.wait(LONGEST_WAIT_SECONDS) == 0
     assert process.stderr.read() == ""
     process.stderr.close()
 
@@ -234,7 +229,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(model, tone, tmp_path):
         [*FAST_JSON, "--loop", "--source", "demo"],
     ],
 )
-def test_a_disk_that_is_full_is_one_line_and_status_1(arguments, buffered, model, tmp_path):
+def test_a_full_disk_is_one_line_and_status_1(arguments, buffered, model, tmp_path):
     needs_model = ["--model", model] if "--source" in arguments else []
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
@@ -243,13 +238,13 @@ def test_a_disk_that_is_full_is_one_line_and_status_1(arguments, buffered, model
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=support.daemon.PATIENCE_SECONDS,
+            timeout=LONGEST_WAIT_SECONDS,
         )
     assert result.returncode == 1
     assert result.stderr == "genre-stream: cannot write the output: No space left on device\n"
 
 
-def test_an_interrupt_before_anything_is_imported_ends_it_quietly(tmp_path):
+def test_an_interrupt_during_the_imports_ends_it_quietly(tmp_path):
     program = (
         "import importlib.abc, signal, sys\n"
         "class Interrupter(importlib.abc.MetaPathFinder):\n"
@@ -270,7 +265,7 @@ def test_an_interrupt_before_anything_is_imported_ends_it_quietly(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_a_signal_ends_json_lines_quietly_and_in_order(number, status, model, tone, tmp_path):
+def test_a_signal_ends_the_json_lines_in_order(number, status, model, tone, tmp_path):
     process = subprocess.Popen(
         [*support.daemon.COMMAND, "--source", str(tone), "--loop", "--model", str(model), "--json"],
         env=support.daemon.environment(tmp_path),
@@ -282,9 +277,9 @@ def test_a_signal_ends_json_lines_quietly_and_in_order(number, status, model, to
     while '"prediction"' not in process.stdout.readline():
         pass
     process.send_signal(number)
-    rest, complaints = process.communicate(timeout=support.daemon.PATIENCE_SECONDS)
+    rest, errors = process.communicate(timeout=LONGEST_WAIT_SECONDS)
     assert process.returncode == status
-    assert complaints == ""
+    assert errors == ""
     segment, source = [json.loads(line) for line in rest.splitlines()[-2:]]
     assert (segment["type"], segment["final"]) == ("segment", True)
     assert source == {"type": "source", "source": "tone", "state": "ended", "detail": "stopped"}
@@ -299,11 +294,11 @@ def run_closing(closed, home, *arguments):
         cwd=support.daemon.REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=support.daemon.PATIENCE_SECONDS,
+        timeout=LONGEST_WAIT_SECONDS,
     )
 
 
-def test_it_serves_although_its_standard_streams_are_closed(model, tone, tmp_path):
+def test_it_runs_with_closed_standard_streams(model, tone, tmp_path):
     database = tmp_path / "heard.db"
     arguments = ("--source", tone, "--model", model, "--fast", "--port", "0")
     done = run_closing("<&- >&- 2>&-", tmp_path, *arguments, "--history", database)
@@ -311,7 +306,7 @@ def test_it_serves_although_its_standard_streams_are_closed(model, tone, tmp_pat
     assert "high" in support.daemon.run(tmp_path, "history", database, "--csv").stdout
 
 
-def test_a_complaint_does_not_go_to_the_output_because_standard_error_is_closed(tmp_path):
+def test_errors_do_not_go_to_standard_output_when_standard_error_is_closed(tmp_path):
     done = run_closing("2>&-", tmp_path, "--source", tmp_path / "nowhere.wav", "--json")
     assert (done.returncode, done.stdout) == (2, "")
 
@@ -319,8 +314,8 @@ def test_a_complaint_does_not_go_to_the_output_because_standard_error_is_closed(
 def test_a_closed_standard_input_is_refused(model, tmp_path):
     raw = ("--source", "-", "--rate", "8000", "--channels", "1", "--model", model)
     done = run_closing("<&-", tmp_path, *raw, *FAST_JSON)
-    said = "genre-stream: standard input is closed; send sound into it\n"
-    assert (done.returncode, done.stderr) == (2, said)
+    message = "genre-stream: standard input is closed; send sound into it\n"
+    assert (done.returncode, done.stderr) == (2, message)
 
 
 def test_raw_samples_are_read_from_standard_input(model, tmp_path):
@@ -332,7 +327,7 @@ def test_raw_samples_are_read_from_standard_input(model, tmp_path):
         env=support.daemon.environment(tmp_path),
         input=raw,
         capture_output=True,
-        timeout=support.daemon.PATIENCE_SECONDS,
+        timeout=LONGEST_WAIT_SECONDS,
     )
     frames = [json.loads(line) for line in result.stdout.splitlines()]
     assert [f["genre"] for f in frames if f["type"] == "prediction"][-1] == "low"

@@ -12,12 +12,13 @@ import pytest
 from support.certificate import make_certificate
 from support.published import prediction, running_server, source_state
 from support.schema import check_frame
+from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.asyncio.server import serve
 
+from streamer.commands import run as cli
 from streamer.commands import watch
-from streamer.sinks.colours import ansi
+from streamer.core.colours import ansi
 
-PATIENCE = 90.0
 COMMAND = [
     sys.executable,
     "-u",
@@ -26,12 +27,12 @@ COMMAND = [
 ]
 
 
-def within_patience(coroutine):
-    async def patient():
-        async with asyncio.timeout(PATIENCE):
+def run(coroutine):
+    async def limited():
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             return await coroutine
 
-    return asyncio.run(patient())
+    return asyncio.run(limited())
 
 
 @contextlib.asynccontextmanager
@@ -60,7 +61,7 @@ async def line(stream):
     return (await stream.readline()).decode().rstrip("\n")
 
 
-def test_a_line_is_written_whenever_something_else_is_heard():
+def test_each_change_is_a_new_line():
     async def scenario():
         async with (
             running_server() as (hub, server),
@@ -77,10 +78,10 @@ def test_a_line_is_written_whenever_something_else_is_heard():
             assert (await line(watcher.stdout)).startswith("radio         1:05  silence    100 % ")
             assert await line(watcher.stdout) == "radio        stalled: no sound for 3 s"
 
-    within_patience(scenario())
+    run(scenario())
 
 
-def test_on_a_terminal_each_source_has_one_line_in_the_colour_of_its_genre():
+def test_on_a_terminal_each_source_has_one_coloured_line():
     async def scenario():
         terminal, other_end = pty.openpty()
         async with (
@@ -101,10 +102,10 @@ def test_on_a_terminal_each_source_has_one_line_in_the_colour_of_its_genre():
         assert f"{watch.DIM}hall          0:01  silence" in seen
         assert f"{ansi('#bd1f01')}radio         0:02  rock" in seen
 
-    within_patience(scenario())
+    run(scenario())
 
 
-def test_with_json_the_frames_are_written_as_they_come_and_sources_can_be_chosen():
+def test_json_prints_the_frames_of_the_chosen_sources():
     async def scenario():
         async with (
             running_server("radio", "hall") as (hub, server),
@@ -119,27 +120,29 @@ def test_with_json_the_frames_are_written_as_they_come_and_sources_can_be_chosen
                 ("prediction", "hall"),
             ]
 
-    within_patience(scenario())
+    run(scenario())
 
 
-def test_when_the_server_is_gone_for_a_while_the_watcher_comes_back():
+def test_a_lost_connection_is_made_again():
     async def scenario():
         async with contextlib.AsyncExitStack() as stack:
             async with running_server() as (_, server):
                 url, port = server.url, server.addresses[0][1]
                 watcher = await stack.enter_async_context(watching(url, "--json"))
                 assert json.loads(await line(watcher.stdout))["type"] == "hello"
-            said = await line(watcher.stderr)
-            assert said.startswith(f"genre-stream: ws://127.0.0.1:{port}/: the connection was clo")
-            assert said.endswith(": the server stops; trying again in 1 s")
-            assert "connection refused; trying again in 2 s" in await line(watcher.stderr)
+            message = await line(watcher.stderr)
+            assert message.startswith(
+                f"genre-stream: ws://127.0.0.1:{port}/: the connection was clo"
+            )
+            assert message.endswith(": the server stops; trying again in 1 s")
+            assert "connection refused; trying again in " in await line(watcher.stderr)
             async with running_server(port=port):
                 assert json.loads(await line(watcher.stdout))["type"] == "hello"
 
-    within_patience(scenario())
+    run(scenario())
 
 
-def test_the_token_is_read_from_a_file_and_without_it_the_watcher_says_what_to_do(tmp_path):
+def test_the_token_is_read_from_a_file_and_an_error_names_the_option(tmp_path):
     token = tmp_path / "token"
     token.write_text("open sesame\n")
 
@@ -155,10 +158,10 @@ def test_the_token_is_read_from_a_file_and_without_it_the_watcher_says_what_to_d
                     "give the token with --token-file"
                 )
 
-    within_patience(scenario())
+    run(scenario())
 
 
-def test_a_certificate_is_trusted_only_if_its_authority_is_named(tmp_path):
+def test_an_own_certificate_is_trusted_only_if_the_environment_names_it(tmp_path):
     cert, key = make_certificate(tmp_path)
 
     async def scenario():
@@ -174,11 +177,11 @@ def test_a_certificate_is_trusted_only_if_its_authority_is_named(tmp_path):
             async with watching(server.url, "--json", env=trusting) as watcher:
                 assert json.loads(await line(watcher.stdout))["type"] == "hello"
 
-    within_patience(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize(
-    ("answer", "scheme", "said"),
+    ("answer", "scheme", "problem"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "ws", "it answered 200"),
         (b"220 mail.example ESMTP\r\n", "ws", "what answers there is not a WebSocket server"),
@@ -186,7 +189,7 @@ def test_a_certificate_is_trusted_only_if_its_authority_is_named(tmp_path):
         (b"", "ws", "what answers there is not a WebSocket server"),
     ],
 )
-def test_what_is_no_genre_stream_is_said_to_be_none(answer, scheme, said):
+def test_a_server_of_another_protocol_is_reported(answer, scheme, problem):
     async def serve(reader, writer):
         writer.write(answer)
         await writer.drain()
@@ -197,13 +200,13 @@ def test_what_is_no_genre_stream_is_said_to_be_none(answer, scheme, said):
             port = other.sockets[0].getsockname()[1]
             async with watching(f"{scheme}://127.0.0.1:{port}/") as watcher:
                 assert await line(watcher.stderr) == (
-                    f"genre-stream: {scheme}://127.0.0.1:{port}/: {said}; trying again in 1 s"
+                    f"genre-stream: {scheme}://127.0.0.1:{port}/: {problem}; trying again in 1 s"
                 )
 
-    within_patience(scenario())
+    run(scenario())
 
 
-def test_it_watches_although_its_output_is_closed():
+def test_it_runs_with_closed_standard_output():
     async def scenario():
         async with running_server() as (hub, server):
             command = shlex.join([*COMMAND, "watch", server.url])
@@ -216,10 +219,10 @@ def test_it_watches_although_its_output_is_closed():
             assert await watcher.wait() == 130
             assert await watcher.stderr.read() == b""
 
-    within_patience(scenario())
+    run(scenario())
 
 
-def test_a_source_that_is_not_there_is_said():
+def test_an_unknown_source_is_reported():
     async def scenario():
         async with (
             running_server() as (_, server),
@@ -230,10 +233,10 @@ def test_a_source_that_is_not_there_is_said():
                 "genre-stream: the server says: no source is named 'nowhere'; see the hello frame"
             )
 
-    within_patience(scenario())
+    run(scenario())
 
 
-def test_who_reads_the_output_may_stop():
+def test_a_closed_pipe_ends_it_quietly():
     async def scenario():
         async with running_server() as (hub, server):
             command = " ".join(f"'{part}'" for part in [*COMMAND, "watch", server.url, "--json"])
@@ -246,7 +249,7 @@ def test_who_reads_the_output_may_stop():
             await until(lambda: hub.publish(prediction(1)) or not list(hub.outboxes))
             assert (await reader.communicate())[1].decode() == "0\n"
 
-    within_patience(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -260,7 +263,7 @@ def test_who_reads_the_output_may_stop():
         "ws://somebody@host/",
     ],
 )
-def test_an_address_that_is_none_is_refused(url):
+def test_a_malformed_address_is_refused(url):
     done = subprocess.run([*COMMAND, "watch", url], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
@@ -268,7 +271,7 @@ def test_an_address_that_is_none_is_refused(url):
     )
 
 
-def test_an_option_that_is_none_is_refused_in_one_line():
+def test_an_unknown_option_is_refused_in_one_line():
     done = subprocess.run([*COMMAND, "watch", "--foo"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
@@ -280,13 +283,14 @@ def test_an_option_that_is_none_is_refused_in_one_line():
     ("content", "reason"),
     [(None, "No such file or directory"), (b"\xff\xfe", "it is not text in UTF-8")],
 )
-def test_a_token_file_that_cannot_be_read_is_one_line(content, reason, tmp_path, capsys):
+def test_an_unreadable_token_file_is_one_line(content, reason, tmp_path, capsys):
     token = tmp_path / "token"
     if content is not None:
         token.write_bytes(content)
-    assert watch.main(["--token-file", str(token)]) == 2
-    said = capsys.readouterr().err
-    assert said == f"genre-stream: cannot read the token file {token}: {reason}\n"
+    assert cli.main(["watch", "--token-file", str(token)]) == 2
+    assert (
+        capsys.readouterr().err == f"genre-stream: cannot read the token file {token}: {reason}\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -299,24 +303,24 @@ def test_a_token_file_that_cannot_be_read_is_one_line(content, reason, tmp_path,
         ("wss://radio.example", "wss://radio.example/"),
     ],
 )
-def test_addresses_may_be_written_as_people_know_them(text, url):
+def test_scheme_and_path_of_the_address_may_be_left_out(text, url):
     assert watch.websocket_url(text) == url
 
 
 @contextlib.asynccontextmanager
 async def foreign_server(*frames):
-    """Serve frames to whoever connects; the value is the URL."""
+    """Serve frames to every client; yield the URL."""
 
-    async def tell(connection):
+    async def send(connection):
         for frame in frames:
             await connection.send(json.dumps(frame))
         await connection.wait_closed()
 
-    async with serve(tell, "127.0.0.1", 0) as server:
+    async with serve(send, "127.0.0.1", 0) as server:
         yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
 
 
-def test_a_server_that_is_not_ours_has_no_say_over_the_terminal():
+def test_control_characters_of_a_server_do_not_reach_the_terminal():
     frame = {
         "type": "source",
         "source": "ra\x1b]0;title\x07dio",
@@ -328,7 +332,7 @@ def test_a_server_that_is_not_ours_has_no_say_over_the_terminal():
         async with foreign_server(frame) as url, watching(url) as watcher:
             assert await line(watcher.stdout) == "ra]0;titledio live[2J: hereis 31mmore"
 
-    within_patience(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -342,11 +346,11 @@ def test_a_server_that_is_not_ours_has_no_say_over_the_terminal():
         ["prediction"],
     ],
 )
-def test_a_server_whose_frames_are_not_ours_is_named_in_one_line(frame):
+def test_frames_of_another_protocol_are_one_line(frame):
     async def scenario():
         async with foreign_server(frame) as url, watching(url) as watcher:
-            _, complaint = await watcher.communicate()
-            assert complaint.decode() == "genre-stream: the server is not a genre-stream\n"
+            _, error = await watcher.communicate()
+            assert error.decode() == "genre-stream: the server is not a genre-stream\n"
             assert watcher.returncode == 1
 
-    within_patience(scenario())
+    run(scenario())

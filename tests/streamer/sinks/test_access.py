@@ -8,13 +8,13 @@ from streamer.system.urls import normalise_origin
 
 
 @pytest.fixture(autouse=True)
-def named_kitchen(monkeypatch: pytest.MonkeyPatch) -> None:
+def host_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "Kitchen.lan")
 
 
 def refusal(access: Access, headers: Headers) -> tuple[int, str] | None:
     try:
-        access.check_place(headers)
+        access.check_host_and_origin(headers)
     except RefusedError as refused:
         return refused.status, str(refused)
     return None
@@ -33,7 +33,7 @@ def refusal(access: Access, headers: Headers) -> tuple[int, str] | None:
         "radio.example:8443",
     ],
 )
-def test_the_computers_own_names_and_all_addresses_are_good(host: str) -> None:
+def test_own_host_names_and_all_addresses_are_accepted(host: str) -> None:
     access = Access(origins=["https://radio.example"])
     assert refusal(access, Headers(Host=host)) is None
 
@@ -41,7 +41,7 @@ def test_the_computers_own_names_and_all_addresses_are_good(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["evil.example", "lan", "kitchen.evil.example", "1.2.3", "999.1.1.1"]
 )
-def test_another_name_is_refused_with_what_to_do_unless_a_token_is_needed(host: str) -> None:
+def test_another_host_name_is_refused_with_advice_unless_there_is_a_token(host: str) -> None:
     assert refusal(Access(), Headers(Host=host)) == (
         403,
         f"{host} is no name of this server; if it is, say --origin http://{host}",
@@ -53,18 +53,18 @@ def test_another_name_is_refused_with_what_to_do_unless_a_token_is_needed(host: 
     "headers",
     [Headers(), Headers(Host=""), Headers(Host="a b"), Headers(Host="localhost:port")],
 )
-def test_a_host_that_is_none_is_refused(headers: Headers) -> None:
+def test_an_invalid_host_header_is_refused(headers: Headers) -> None:
     for access in (Access(), Access("secret")):
         assert refusal(access, headers) == (400, "the Host header is missing or malformed")
 
 
-def test_a_header_that_is_there_twice_is_refused() -> None:
+def test_a_repeated_header_is_refused() -> None:
     headers = Headers([("Host", "localhost"), ("Host", "localhost")])
     assert refusal(Access(), headers) == (400, "the Host header is there 2 times")
 
 
 @pytest.mark.parametrize(
-    ("origin", "welcome", "elsewhere"),
+    ("origin", "allowed", "listed"),
     [
         (None, True, False),
         ("http://localhost:8765", True, False),
@@ -76,8 +76,8 @@ def test_a_header_that_is_there_twice_is_refused() -> None:
         ("null", False, False),
     ],
 )
-def test_pages_of_our_own_and_of_listed_places_may_connect(
-    origin: str | None, welcome: bool, elsewhere: bool
+def test_own_pages_and_those_of_listed_origins_may_connect(
+    origin: str | None, allowed: bool, listed: bool
 ) -> None:
     access = Access("secret", origins=["https://radio.example"])
     headers = (
@@ -86,23 +86,23 @@ def test_pages_of_our_own_and_of_listed_places_may_connect(
         else Headers(Host="localhost:8765", Origin=origin)
     )
     assert refusal(access, headers) == (
-        None if welcome else (403, "pages of this origin may not connect; let them with --origin")
+        None if allowed else (403, "pages of this origin may not connect; let them with --origin")
     )
-    assert access.allowed_origin(headers) == (origin if elsewhere else None)
+    assert access.allowed_origin(headers) == (origin if listed else None)
 
 
-def test_the_case_of_a_host_does_not_matter_to_its_own_pages() -> None:
+def test_host_and_origin_are_compared_without_case() -> None:
     headers = Headers(Host="LocalHost:8765", Origin="http://localhost:8765")
     assert refusal(Access(), headers) is None
 
 
-def test_a_page_from_the_disk_may_connect_if_that_is_listed() -> None:
+def test_a_page_from_the_disk_may_connect_if_null_is_listed() -> None:
     headers = Headers(Host="localhost", Origin="null")
     assert refusal(Access(origins=["null"]), headers) is None
 
 
 @pytest.mark.parametrize(
-    ("authorization", "query", "known"),
+    ("authorization", "query", "authorised"),
     [
         (None, "", False),
         (None, "token=secret", True),
@@ -117,16 +117,16 @@ def test_a_page_from_the_disk_may_connect_if_that_is_listed() -> None:
         ("Basic secret", "", False),
     ],
 )
-def test_the_token_is_in_a_header_or_in_the_query(
-    authorization: str | None, query: str, known: bool
+def test_the_token_is_read_from_the_header_or_the_query(
+    authorization: str | None, query: str, authorised: bool
 ) -> None:
     headers = Headers() if authorization is None else Headers(Authorization=authorization)
-    assert Access("secret").knows_token(headers, query) is known
-    assert Access().knows_token(headers, query)
+    assert Access("secret").is_authorised(headers, query) is authorised
+    assert Access().is_authorised(headers, query)
 
 
 @pytest.mark.parametrize(
-    ("written", "sent"),
+    ("text", "sent"),
     [
         ("https://radio.example/", "https://radio.example"),
         ("HTTP://Radio.Example:80", "http://radio.example"),
@@ -138,8 +138,8 @@ def test_the_token_is_in_a_header_or_in_the_query(
         ("null", "null"),
     ],
 )
-def test_an_origin_is_spelled_as_browsers_send_it(written: str, sent: str) -> None:
-    assert normalise_origin(written) == sent
+def test_an_origin_is_spelled_as_browsers_send_it(text: str, sent: str) -> None:
+    assert normalise_origin(text) == sent
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,12 @@ def test_an_origin_is_spelled_as_browsers_send_it(written: str, sent: str) -> No
         "http://a..b",
     ],
 )
-def test_what_is_no_origin_is_refused(text: str) -> None:
+def test_an_invalid_origin_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^is not the origin of a page: that is its scheme, host"):
         normalise_origin(text)
 
 
-def test_the_last_of_several_parameters_counts_and_too_many_are_refused() -> None:
+def test_the_last_of_repeated_parameters_counts_and_too_many_are_refused() -> None:
     assert parameter("a=1&b=2&a=3", "a") == "3"
     assert parameter("a=1", "b") is None
     assert parameter("&".join(f"a={n}" for n in range(16)), "a") == "15"

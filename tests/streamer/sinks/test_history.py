@@ -286,7 +286,7 @@ sys.path.insert(0, sys.argv[2])
 from support.history import rows
 from support.published import prediction, segment
 from streamer.sinks.history import writer as module
-from streamer.sinks.history.database import parse_moment
+from streamer.system.timestamps import parse_timestamp
 module.RETRY_SECONDS = 0.05
 path = Path(sys.argv[1])
 history = module.History(path, 365000)
@@ -302,8 +302,8 @@ while history.write_errors < 3:
     time.sleep(0.01)
 print("full", rows(history.ask()).segments[0]["title"], flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-far = parse_moment("to", "2100-01-01")
-while len(rows(history.ask(to=far, from_=parse_moment("from", "2000-01-01"))).segments) < 199:
+far = parse_timestamp("to", "2100-01-01")
+while len(rows(history.ask(to=far, from_=parse_timestamp("from", "2000-01-01"))).segments) < 199:
     time.sleep(0.01)
 history.close()
 print("resumed", flush=True)

@@ -1,4 +1,4 @@
-"""What clients may do to us while another listens, which must not notice."""
+"""Attacks by clients, which must not affect a well-behaved client."""
 
 import asyncio
 import contextlib
@@ -15,10 +15,12 @@ import pytest
 import support.daemon
 from support.model import make_model
 from support.schema import check_frame
+from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-PATIENCE = 240.0
+ATTACK_SECONDS = 4 * LONGEST_WAIT_SECONDS
+"""Limit of one attack, which waits for several things in turn."""
 TOKEN = "open-sesame"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 HOP_SECONDS = 0.1
@@ -60,8 +62,8 @@ MASKED_GARBAGE = b"\x81\x81\0\0\0\0{"
 TEN_MEGABYTES = 10 * 1024 * 1024
 
 
-class Besieged:
-    """A real daemon, and its address."""
+class Target:
+    """A running daemon and its address."""
 
     def __init__(self, daemon):
         self.process = daemon.process
@@ -86,8 +88,8 @@ class Besieged:
 
 
 @pytest.fixture(scope="module")
-def besieged(tmp_path_factory):
-    """Run the daemon with two sources that play without end."""
+def target(tmp_path_factory):
+    """Run a daemon with two endless sources."""
     home = tmp_path_factory.mktemp("home")
     (home / "token").write_text(TOKEN)
     model = make_model(home / "thirds.onnx")
@@ -97,11 +99,11 @@ def besieged(tmp_path_factory):
         *("--source", f"radio={tone}", "--source", f"hall={tone}", "--loop"),
         *("--model", model, "--hop-seconds", HOP_SECONDS, "--token-file", home / "token"),
     ) as daemon:
-        yield Besieged(daemon)
+        yield Target(daemon)
 
 
 async def listen(url, stop, seqs):
-    """Be a well-behaved client until told to stop; note every prediction."""
+    """Collect the numbers of all predictions until `stop` is set."""
     async with connect(url, additional_headers=BEARER) as connection:
         while not stop.is_set():
             frame = check_frame(json.loads(await connection.recv()))
@@ -109,36 +111,36 @@ async def listen(url, stop, seqs):
                 seqs[frame["source"]].append(frame["seq"])
 
 
-def under_attack(besieged, attack):
-    """Run an attack beside a well-behaved client, which must hear every prediction."""
+def under_attack(target, attack):
+    """Run an attack beside a well-behaved client, which must get every prediction."""
 
     async def scenario():
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(ATTACK_SECONDS):
             stop, seqs = asyncio.Event(), {"radio": [], "hall": []}
-            listening = asyncio.create_task(listen(besieged.websocket, stop, seqs))
+            listening = asyncio.create_task(listen(target.websocket, stop, seqs))
             while not seqs["hall"]:
                 await asyncio.sleep(0.01)
-            await attack(besieged)
+            await attack(target)
             enough = len(seqs["hall"]) + 3
             while len(seqs["hall"]) < enough:
                 await asyncio.sleep(0.01)
             stop.set()
             await listening
-            for source, heard in seqs.items():
-                missed = set(range(heard[0], heard[-1])) - set(heard)
+            for source, received in seqs.items():
+                missed = set(range(received[0], received[-1])) - set(received)
                 assert not missed, f"{source}: missed {sorted(missed)}"
 
     asyncio.run(scenario())
 
 
-async def all_files_closed(besieged, before):
-    """Wait until the server has let go of what attackers held."""
-    while besieged.open_files() > before:
+async def all_files_closed(target, before):
+    """Wait until the server has closed the connections of attackers."""
+    while target.open_files() > before:
         await asyncio.sleep(0.05)
 
 
-def cut(writer):
-    """Close a connection with a reset, so that no port stays taken."""
+def reset(writer):
+    """Close a connection with a reset, so that no port stays in TIME_WAIT."""
     if writer.transport.is_closing():
         return
     linger = struct.pack("ii", 1, 0)
@@ -146,9 +148,9 @@ def cut(writer):
     writer.transport.abort()
 
 
-async def handshake(besieged):
-    """Become a WebSocket client by hand."""
-    reader, writer = await besieged.connect()
+async def handshake(target):
+    """Open a WebSocket connection without a client library."""
+    reader, writer = await target.connect()
     writer.write(UPGRADE)
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101 "), head
@@ -156,66 +158,66 @@ async def handshake(besieged):
 
 
 async def push(writer, payload, times):
-    """Write a payload over and over, until the other side cuts the connection."""
+    """Write a payload repeatedly until the server closes the connection or stops reading."""
     with contextlib.suppress(ConnectionError, TimeoutError):
         for _ in range(times):
             writer.write(payload)
             async with asyncio.timeout(3):
                 await writer.drain()
-    cut(writer)
+    reset(writer)
 
 
-def test_garbage_that_is_no_http(besieged):
-    async def attack(besieged):
+def test_data_that_is_not_http(target):
+    async def attack(target):
         for payload in (b"\0" * 100_000, b"\x16\x03\x01" * 10_000, os.urandom(100_000), b"GET\n\n"):
-            _, writer = await besieged.connect()
+            _, writer = await target.connect()
             await push(writer, payload, 10)
-        _, writer = await besieged.connect()
+        _, writer = await target.connect()
         await push(writer, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 100_000, 1)
 
-    under_attack(besieged, attack)
+    under_attack(target, attack)
 
 
-def test_floods_of_garbage_frames(besieged):
-    async def attack(besieged):
-        clients = [await handshake(besieged) for _ in range(50)]
+def test_floods_of_garbage_frames(target):
+    async def attack(target):
+        clients = [await handshake(target) for _ in range(50)]
         await asyncio.gather(*(push(writer, MASKED_GARBAGE * 10_000, 30) for _, writer in clients))
 
-    under_attack(besieged, attack)
+    under_attack(target, attack)
 
 
-def test_floods_of_pings_by_clients_that_read_no_answer(besieged):
-    async def attack(besieged):
-        clients = [await handshake(besieged) for _ in range(50)]
+def test_floods_of_pings_by_clients_that_do_not_read(target):
+    async def attack(target):
+        clients = [await handshake(target) for _ in range(50)]
         await asyncio.gather(*(push(writer, MASKED_PING * 10_000, 30) for _, writer in clients))
 
-    under_attack(besieged, attack)
+    under_attack(target, attack)
 
 
-def test_frames_of_ten_megabytes(besieged):
-    async def attack(besieged):
-        before = besieged.memory()
+def test_frames_of_ten_megabytes(target):
+    async def attack(target):
+        before = target.memory()
         frame = b"\x81\xff" + struct.pack("!Q", TEN_MEGABYTES) + bytes(4 + TEN_MEGABYTES)
         for _ in range(5):
-            assert await closed_after(besieged, frame) == 1009
-        assert besieged.memory() - before < TEN_MEGABYTES
+            assert await close_code(target, frame) == 1009
+        assert target.memory() - before < TEN_MEGABYTES
 
-    under_attack(besieged, attack)
+    under_attack(target, attack)
 
 
-def test_ten_megabytes_in_small_fragments(besieged):
-    async def attack(besieged):
+def test_ten_megabytes_in_small_fragments(target):
+    async def attack(target):
         fragment = bytes([0, 0x80 | 126]) + struct.pack("!H", 1000) + bytes(4 + 1000)
         first = b"\x01" + fragment[1:]
-        assert await closed_after(besieged, first + fragment * (TEN_MEGABYTES // 1000)) == 1009
+        assert await close_code(target, first + fragment * (TEN_MEGABYTES // 1000)) == 1009
 
-    under_attack(besieged, attack)
+    under_attack(target, attack)
 
 
-async def closed_after(besieged, payload):
-    """Send a payload, reading all the while; return the code with which we are closed."""
-    reader, writer = await handshake(besieged)
-    writer.write(payload)  # goes out while we read, for as long as the other side takes
+async def close_code(target, payload):
+    """Send a payload while reading; return the code of the close frame."""
+    reader, writer = await handshake(target)
+    writer.write(payload)  # sent while we read
     code = None
     while code is None:
         opcode, length = await reader.readexactly(2)
@@ -224,80 +226,80 @@ async def closed_after(besieged, payload):
         content = await reader.readexactly(length)
         if opcode == 0x88:
             (code,) = struct.unpack("!H", content[:2])
-    cut(writer)
+    reset(writer)
     return code
 
 
-def test_half_handshakes_that_are_held_open(besieged):
-    async def attack(besieged):
-        before = besieged.open_files()
-        halves = [await besieged.connect() for _ in range(400)]
-        for number, (_, writer) in enumerate(halves):
+def test_incomplete_handshakes_that_are_held_open(target):
+    async def attack(target):
+        before = target.open_files()
+        incomplete = [await target.connect() for _ in range(400)]
+        for number, (_, writer) in enumerate(incomplete):
             writer.write(UPGRADE[: number % len(UPGRADE)])
-        async with connect(besieged.websocket, additional_headers=BEARER) as another:
+        async with connect(target.websocket, additional_headers=BEARER) as another:
             assert json.loads(await another.recv())["type"] == "hello"
-        assert besieged.open_files() - before < 150
-        for _, writer in halves:
-            cut(writer)
-        await all_files_closed(besieged, before)
+        assert target.open_files() - before < 150
+        for _, writer in incomplete:
+            reset(writer)
+        await all_files_closed(target, before)
 
-    under_attack(besieged, attack)
+    under_attack(target, attack)
 
 
-def test_a_thousand_connects_a_second_for_ten_seconds(besieged):
-    async def attack(besieged):
-        before = besieged.open_files()
+def test_a_thousand_connects_a_second_for_ten_seconds(target):
+    async def attack(target):
+        before = target.open_files()
         attacker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", CONNECTING, besieged.host, str(besieged.port), UPGRADE.hex()),
+            *(sys.executable, "-c", CONNECTING, target.host, str(target.port), UPGRADE.hex()),
             stdout=asyncio.subprocess.PIPE,
         )
-        told, _ = await attacker.communicate()
-        print(f"\n{told.decode().strip()} of {CONNECTS} connects, a second")
+        output, _ = await attacker.communicate()
+        print(f"\n{output.decode().strip()} of {CONNECTS} connects, a second")
         assert attacker.returncode == 0
-        await all_files_closed(besieged, before)
+        await all_files_closed(target, before)
 
-    under_attack(besieged, attack)
+    under_attack(target, attack)
 
 
-def test_clients_that_never_read(besieged):
-    async def attack(besieged):
-        before = besieged.memory()
-        deaf = []
+def test_clients_that_never_read(target):
+    async def attack(target):
+        before = target.memory()
+        attackers = []
         for _ in range(50):
-            listener = socket.socket()
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            listener.connect((besieged.host, besieged.port))
-            listener.sendall(UPGRADE)
-            deaf.append(listener)
+            attacker = socket.socket()
+            attacker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            attacker.connect((target.host, target.port))
+            attacker.sendall(UPGRADE)
+            attackers.append(attacker)
         async with aiohttp.ClientSession(headers=BEARER) as session:
             closed = 0
-            while closed < len(deaf):
+            while closed < len(attackers):
                 await asyncio.sleep(0.2)
-                async with session.get(f"{besieged.url}metrics") as response:
+                async with session.get(f"{target.url}metrics") as response:
                     text = await response.text()
                 name = "genre_stream_slow_clients_closed_total"
                 closed = float(re.search(rf"^{name} (.*)$", text, re.MULTILINE)[1])
-        assert besieged.memory() - before < 50 * 1024 * 1024
-        for listener in deaf:
-            listener.close()
+        assert target.memory() - before < 50 * 1024 * 1024
+        for attacker in attackers:
+            attacker.close()
 
-    under_attack(besieged, attack)
+    under_attack(target, attack)
 
 
-def test_wrong_origins_wrong_tokens_and_paths_that_lead_astray(besieged):
-    async def refused(besieged, **headers):
+def test_wrong_origins_wrong_tokens_and_paths_out_of_the_folder(target):
+    async def refused(target, **headers):
         with pytest.raises(InvalidStatus) as refusal:
-            await connect(besieged.websocket, additional_headers=headers)
+            await connect(target.websocket, additional_headers=headers)
         return refusal.value.response.status_code
 
-    async def attack(besieged):
+    async def attack(target):
         async with aiohttp.ClientSession() as session:
             for _ in range(50):
-                assert await refused(besieged, Origin="https://evil.example", **BEARER) == 403
-                assert await refused(besieged, Authorization="Bearer guess") == 401
-                assert await refused(besieged) == 401
+                assert await refused(target, Origin="https://evil.example", **BEARER) == 403
+                assert await refused(target, Authorization="Bearer guess") == 401
+                assert await refused(target) == 401
                 for path in ("../server.py", "%2e%2e/%2e%2e/etc/passwd", "..%5c..%5cetc"):
-                    async with session.get(besieged.url + path, headers=BEARER) as response:
+                    async with session.get(target.url + path, headers=BEARER) as response:
                         assert response.status == 404
 
-    under_attack(besieged, attack)
+    under_attack(target, attack)

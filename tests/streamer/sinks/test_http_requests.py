@@ -1,4 +1,4 @@
-"""Requests of every shape: each is answered or cut off, and none is our fault."""
+"""Generated requests: each gets a response or is aborted, and none causes an error of ours."""
 
 import logging
 import re
@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.browser import Broadcast
 from support.published import hello, prediction
+from support.waiting import LONGEST_WAIT_SECONDS
 
-PATIENCE = 60.0
-ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]+\r\n((?:[^\r\n]+\r\n)*)\r\n")
+RESPONSE = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]+\r\n((?:[^\r\n]+\r\n)*)\r\n")
 
 words = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=30)
 methods = st.sampled_from(["GET", "HEAD", "POST", "OPTIONS", "get", ""]) | words
@@ -45,37 +45,39 @@ def requests(draw):
 @pytest.fixture(scope="module")
 def broadcast(tmp_path_factory):
     history = tmp_path_factory.mktemp("history") / "h.db"
-    blunders: list[logging.LogRecord] = []
+    errors: list[logging.LogRecord] = []
     handler = logging.Handler(logging.ERROR)
-    handler.emit = blunders.append
+    handler.emit = errors.append
     logging.getLogger().addHandler(handler)
     station = Broadcast(hello("radio"), history, port=0, token="sesame")
     station.publish(prediction(1))
     yield station
     station.close()
     logging.getLogger().removeHandler(handler)
-    assert blunders == []
+    assert errors == []
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(requests() | st.binary(max_size=200))
-def test_every_request_is_answered_or_cut_off_and_none_is_our_fault(broadcast, request_):
-    with socket.create_connection(("127.0.0.1", broadcast.port), timeout=PATIENCE) as client:
+def test_every_request_gets_a_response_or_is_aborted_without_an_error(broadcast, request_):
+    with socket.create_connection(
+        ("127.0.0.1", broadcast.port), timeout=LONGEST_WAIT_SECONDS
+    ) as client:
         client.sendall(request_)
         client.shutdown(socket.SHUT_WR)
-        answer = b""
+        response = b""
         try:
             while received := client.recv(65536):
-                answer += received
+                response += received
         except ConnectionResetError:
             return
-    if not answer:
+    if not response:
         return
-    match = ANSWER.match(answer)
-    assert match, answer[:200]
-    status, fields = int(match[1]), match[2].lower()
+    match = RESPONSE.match(response)
+    assert match, response[:200]
+    status, header_lines = int(match[1]), match[2].lower()
     assert status in {101, 200, 304, 400, 401, 403, 404, 405, 414, 426, 431, 503, 505}
-    length = re.search(rb"content-length: (\d+)", fields)
-    body = answer[match.end() :]
+    length = re.search(rb"content-length: (\d+)", header_lines)
+    body = response[match.end() :]
     if status != 101 and length and not request_.startswith(b"HEAD"):
         assert len(body) == int(length[1])

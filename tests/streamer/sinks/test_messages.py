@@ -16,7 +16,7 @@ from streamer.core.contract import Golden, ModelContract
 from streamer.core.decision import Decision, Segment, State
 from streamer.core.events import SpectrogramColumns
 from streamer.core.spectrogram import SpectrogramSpec
-from streamer.sinks.websocket import messages
+from streamer.sinks import messages
 
 NOW = datetime(2026, 3, 1, 12, 30, 15, 123_456, tzinfo=UTC)
 

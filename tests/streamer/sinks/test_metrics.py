@@ -8,7 +8,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from support.published import MODEL, hello, prediction, running_server, segment
 
-from streamer.engine.health import SourceHealth
+from streamer.core.health import SourceHealth
 from streamer.sinks.history.writer import History
 from streamer.sinks.metrics import Metrics
 from streamer.sinks.websocket.hub import Hub, Outbox

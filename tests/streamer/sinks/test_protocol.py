@@ -19,16 +19,15 @@ from support.browser import chromium, why_no_browser
 from support.model import band_noise, make_model
 from support.published import hello, prediction, running_server, segment, source_state
 from support.schema import SCHEMA, check_frame
+from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.asyncio.client import connect
 
 import streamer
 from streamer.core.decision import Decision, Segment
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Pipeline
-from streamer.sinks.websocket import messages
+from streamer.sinks import messages
 
-PATIENCE = 120.0
-"""Seconds that any wait may take on a busy machine."""
 RATE = 22_050
 TEXT = (Path(streamer.__file__).parent / "sinks" / "websocket" / "PROTOCOL.md").read_text(
     encoding="utf-8"
@@ -57,7 +56,7 @@ def node_command():
     return [node] if version >= 22 else [node, "--experimental-websocket", "--no-warnings"]
 
 
-def test_the_schema_is_one():
+def test_the_schema_is_valid():
     Draft202012Validator.check_schema(SCHEMA)
 
 
@@ -66,12 +65,12 @@ def test_the_document_shows_a_valid_frame_of_every_type():
     assert {frame["type"] for frame in frames} == TYPES | {"subscribe"}
 
 
-def test_the_document_names_every_field_and_every_word_of_the_schema():
-    words = set()
+def test_the_document_names_every_field_and_enum_value_of_the_schema():
+    names = set()
     for definition in SCHEMA["$defs"].values():
-        words |= set(definition.get("properties", {})) | set(definition.get("enum", []))
-    words |= set(SCHEMA["$defs"]["error"]["properties"]["code"]["enum"])
-    assert [word for word in sorted(words) if word not in TEXT] == []
+        names |= set(definition.get("properties", {})) | set(definition.get("enum", []))
+    names |= set(SCHEMA["$defs"]["error"]["properties"]["code"]["enum"])
+    assert [name for name in sorted(names) if name not in TEXT] == []
 
 
 @pytest.mark.parametrize(
@@ -89,12 +88,12 @@ def test_the_document_names_every_field_and_every_word_of_the_schema():
         {"type": "subscribe", "messages": ["predictions"]},
     ],
 )
-def test_the_schema_refuses_what_the_contract_does_not_allow(frame):
+def test_the_schema_refuses_invalid_frames(frame):
     with pytest.raises(ValidationError):
         check_frame(frame)
 
 
-def test_everything_a_real_pipeline_says_keeps_to_the_schema(tmp_path):
+def test_frames_of_a_real_pipeline_conform_to_the_schema(tmp_path):
     classifier = Classifier.load(make_model(tmp_path / "m.onnx", noise=True))
     pipeline = Pipeline(classifier, spectrogram=True)
     now = datetime.now(UTC)
@@ -113,9 +112,9 @@ def test_everything_a_real_pipeline_says_keeps_to_the_schema(tmp_path):
             frames.append(messages.segment("a", event))
         else:
             frames.append(messages.spectrogram("a", event))
-    told = [check_frame(json.loads(messages.encode(frame))) for frame in frames]
-    assert {frame["type"] for frame in told} == TYPES - {"error"}
-    states = {frame["state"] for frame in told if frame["type"] == "prediction"}
+    frames_received = [check_frame(json.loads(messages.encode(frame))) for frame in frames]
+    assert {frame["type"] for frame in frames_received} == TYPES - {"error"}
+    states = {frame["state"] for frame in frames_received if frame["type"] == "prediction"}
     assert {"music", "silence", "not_music"} <= states
 
 
@@ -130,7 +129,7 @@ async def publish_until(hub, done):
 
 
 async def lines_of(command, enough, **options):
-    """Run a program until `enough` of its lines say so; return them."""
+    """Run a program until `enough(lines)` is true of the lines it prints; return them."""
     process = await asyncio.create_subprocess_exec(
         *command,
         stdout=asyncio.subprocess.PIPE,
@@ -152,10 +151,13 @@ async def lines_of(command, enough, **options):
 
 
 def run_example(command, enough, **options):
-    """Run an example against a server that tells predictions; return the lines that it prints."""
+    """Run an example against a server that sends predictions; return the lines that it prints."""
 
     async def scenario():
-        async with asyncio.timeout(PATIENCE), running_server(**options) as (hub, server):
+        async with (
+            asyncio.timeout(LONGEST_WAIT_SECONDS),
+            running_server(**options) as (hub, server),
+        ):
             done = asyncio.Event()
             publishing = asyncio.create_task(publish_until(hub, done))
             host, port = server.addresses[0]
@@ -181,7 +183,7 @@ def test_the_node_example_works():
     assert all(re.fullmatch(r"radio music \w+ 0\.\d+", line) for line in lines)
 
 
-def test_the_shell_example_asks_for_the_state():
+def test_the_shell_example_reads_the_state():
     if shutil.which("curl") is None:
         pytest.skip("needs curl")
     command = ["sh", "-c", example("sh", "api/state") + "echo"]
@@ -195,7 +197,7 @@ def test_the_shell_example_follows_predictions():
     assert all(check_frame(json.loads(line))["type"] == "prediction" for line in lines)
 
 
-def test_the_shell_example_asks_for_the_history(tmp_path):
+def test_the_shell_example_reads_the_history(tmp_path):
     if shutil.which("curl") is None:
         pytest.skip("needs curl")
     command = ["sh", "-c", f"while sleep 0.2; do {example('sh', 'api/history')} done"]
@@ -206,24 +208,24 @@ def test_the_shell_example_asks_for_the_history(tmp_path):
 
 
 @pytest.mark.skipif(why_no_browser() is not None, reason=str(why_no_browser()))
-def test_the_browser_example_works_from_a_page_elsewhere_whose_origin_is_listed(tmp_path):
+def test_the_browser_example_works_from_a_page_of_a_listed_origin(tmp_path):
     async def scenario():
-        with page_elsewhere() as (page, origin):
+        with page_of_another_origin() as (page, origin):
             async with (
-                asyncio.timeout(PATIENCE),
+                asyncio.timeout(LONGEST_WAIT_SECONDS),
                 running_server(origins=[origin]) as (hub, server),
             ):
                 address = server.url.split("/")[2]
                 page.text = example("html").replace("127.0.0.1:8765", address)
                 hub.publish(prediction(1))
-                text = await asyncio.to_thread(look_at, origin, tmp_path)
+                text = await asyncio.to_thread(read_page, origin, tmp_path)
                 assert text == "radio: blues"
 
     asyncio.run(scenario())
 
 
-def look_at(origin, profile):
-    """Return what the example's page says once it has heard something."""
+def read_page(origin, profile):
+    """Return the text of the example's page after the first prediction."""
     with chromium(profile) as page:
         page.open(origin)
         page.until("document.getElementById('genre').textContent !== 'nothing yet'")
@@ -235,8 +237,8 @@ class Page:
 
 
 @contextlib.contextmanager
-def page_elsewhere():
-    """Serve one page from another port, and so another origin."""
+def page_of_another_origin():
+    """Serve a page from another port, which is another origin."""
     page = Page()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -251,11 +253,11 @@ def page_elsewhere():
         def log_message(self, format, *args):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as elsewhere:
-        thread = threading.Thread(target=elsewhere.serve_forever, daemon=True)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield page, f"http://127.0.0.1:{elsewhere.server_address[1]}"
-        elsewhere.shutdown()
+        yield page, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
 NODE_CLIENT = """
@@ -265,19 +267,19 @@ socket.onclose = ({ code }) => { console.log(JSON.stringify({ type: "closed", co
 """
 
 
-async def hear_with_websockets(url):
+async def receive_with_websockets(url):
     async with connect(url) as connection:
         return [frame async for frame in connection], connection.close_code
 
 
-async def hear_with_aiohttp(url):
+async def receive_with_aiohttp(url):
     async with aiohttp.ClientSession() as session, session.ws_connect(url) as connection:
         frames = [message.data async for message in connection]
         return frames, connection.close_code
 
 
-async def hear_with_websocket_client(url):
-    def hear():
+async def receive_with_websocket_client(url):
+    def receive():
         frames, codes = [], []
         websocket.WebSocketApp(
             url,
@@ -286,10 +288,10 @@ async def hear_with_websocket_client(url):
         ).run_forever()
         return frames, codes[0]
 
-    return await asyncio.to_thread(hear)
+    return await asyncio.to_thread(receive)
 
 
-async def hear_with_node(url):
+async def receive_with_node(url):
     lines = await lines_of(
         [*node_command(), "-e", NODE_CLIENT, url],
         lambda lines: lines and json.loads(lines[-1])["type"] == "closed",
@@ -297,30 +299,35 @@ async def hear_with_node(url):
     return lines[:-1], json.loads(lines[-1])["code"]
 
 
-def test_clients_of_four_libraries_hear_the_same_and_are_told_that_the_server_goes():
+def test_clients_of_four_libraries_get_the_same_frames_and_close_code():
     node_command()
-    hearers = (hear_with_websockets, hear_with_aiohttp, hear_with_websocket_client, hear_with_node)
+    clients = (
+        receive_with_websockets,
+        receive_with_aiohttp,
+        receive_with_websocket_client,
+        receive_with_node,
+    )
 
     async def scenario():
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
             async with running_server("radio", "hall") as (hub, server):
                 url = server.url.replace("http", "ws")
-                hearing = [asyncio.create_task(hear(url)) for hear in hearers]
-                while len(list(hub.outboxes)) < len(hearers):
+                receiving = [asyncio.create_task(receive(url)) for receive in clients]
+                while len(list(hub.outboxes)) < len(clients):
                     await asyncio.sleep(0.01)
                 for seq in range(100):
                     hub.publish(prediction(seq, "radio"))
                     hub.publish(prediction(seq, "hall"))
                     hub.publish(segment(seq + 1, title="Café, Ünïcödé 🎷"))
                     await asyncio.sleep(0)
-            return await asyncio.gather(*hearing)
+            return await asyncio.gather(*receiving)
 
-    heard = asyncio.run(scenario())
-    for frames, code in heard:
+    results = asyncio.run(scenario())
+    for frames, code in results:
         assert code == 1001
-        assert frames == heard[0][0]
-    told = [check_frame(json.loads(frame)) for frame in heard[0][0]]
-    assert told[0] == hello("radio", "hall")
-    assert [frame["seq"] for frame in told if frame["type"] == "prediction"] == [
+        assert frames == results[0][0]
+    frames_received = [check_frame(json.loads(frame)) for frame in results[0][0]]
+    assert frames_received[0] == hello("radio", "hall")
+    assert [frame["seq"] for frame in frames_received if frame["type"] == "prediction"] == [
         seq for seq in range(100) for _ in range(2)
     ]

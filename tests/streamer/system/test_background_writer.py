@@ -2,11 +2,11 @@ import os
 import threading
 
 import pytest
+from support.waiting import LONGEST_WAIT_SECONDS
 
 from streamer.system.background_writer import LIMIT, BackgroundWriter
 
-PATIENCE_SECONDS = 90.0
-SAID = " messages were lost because nobody read them"
+REPORT = " messages were lost because nobody read them"
 
 
 @pytest.fixture
@@ -17,30 +17,30 @@ def pipe():
         yield reader, writer
 
 
-def test_a_pipe_that_nobody_reads_keeps_nobody_waiting_and_the_log_says_what_was_lost(pipe, caplog):
+def test_a_pipe_that_nobody_reads_blocks_no_writer_and_drops_are_logged(pipe, caplog):
     reader, writer = pipe
-    outlet = BackgroundWriter(writer)
+    background = BackgroundWriter(writer)
     messages = [f"{number} {'x' * 1000}\n" for number in range(3 * LIMIT)]
     for message in messages:
-        outlet.write(message)
-    assert not outlet.drain(0)
+        background.write(message)
+    assert not background.drain(0)
     read = [reader.readline()]
     while read[-1] != messages[-1]:
         read.append(reader.readline())
-    assert outlet.drain(PATIENCE_SECONDS)
+    assert background.drain(LONGEST_WAIT_SECONDS)
     assert read[-LIMIT:] == messages[-LIMIT:]
     assert sorted(read, key=messages.index) == read
-    told = [int(message.removesuffix(SAID)) for message in caplog.messages]
-    assert sum(told) == len(messages) - len(read) > 0
+    dropped = [int(message.removesuffix(REPORT)) for message in caplog.messages]
+    assert sum(dropped) == len(messages) - len(read) > 0
 
 
-def test_what_is_written_in_pieces_leaves_as_whole_lines(pipe):
+def test_text_that_is_written_in_pieces_leaves_in_whole_lines(pipe):
     reader, writer = pipe
-    outlet = BackgroundWriter(writer)
-    print("one", "line", file=outlet)
-    outlet.write("the second\nand the")
-    outlet.write(" third \udce9 ░\n")
-    assert outlet.drain(PATIENCE_SECONDS)
+    background = BackgroundWriter(writer)
+    print("one", "line", file=background)
+    background.write("the second\nand the")
+    background.write(" third \udce9 ░\n")
+    assert background.drain(LONGEST_WAIT_SECONDS)
     assert [reader.readline() for _ in range(3)] == [
         "one line\n",
         "the second\n",
@@ -48,12 +48,13 @@ def test_what_is_written_in_pieces_leaves_as_whole_lines(pipe):
     ]
 
 
-def test_threads_share_it_without_losing_a_line(pipe):
+def test_threads_share_a_writer_without_losing_a_line(pipe):
     reader, writer = pipe
-    outlet = BackgroundWriter(writer)
+    background = BackgroundWriter(writer)
     lines = [f"line {number}\n" for number in range(LIMIT // 4)]
     threads = [
-        threading.Thread(target=lambda: [outlet.write(line) for line in lines]) for _ in range(4)
+        threading.Thread(target=lambda: [background.write(line) for line in lines])
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -61,11 +62,11 @@ def test_threads_share_it_without_losing_a_line(pipe):
     assert sorted(read) == sorted(4 * lines)
 
 
-def test_where_nothing_can_be_written_any_more_nobody_is_disturbed(pipe):
+def test_text_for_a_closed_pipe_is_discarded(pipe):
     reader, writer = pipe
-    outlet = BackgroundWriter(writer)
+    background = BackgroundWriter(writer)
     reader.close()
-    outlet.write("for nobody\n")
-    assert outlet.drain(PATIENCE_SECONDS)
-    outlet.write("nor this\n")
-    assert outlet.drain(PATIENCE_SECONDS)
+    background.write("first\n")
+    assert background.drain(LONGEST_WAIT_SECONDS)
+    background.write("second\n")
+    assert background.drain(LONGEST_WAIT_SECONDS)

@@ -12,7 +12,7 @@ def journal_variables(file) -> dict[str, str]:
     return {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
 
 
-def test_in_the_journal_every_line_has_its_priority_and_no_time(tmp_path):
+def test_lines_for_the_journal_have_a_priority_and_no_time(tmp_path):
     with (tmp_path / "journal").open("w+") as stream:
         logs.configure("debug", stream=stream, environment=journal_variables(stream))
         log = logging.getLogger("streamer.test")
@@ -24,7 +24,7 @@ def test_in_the_journal_every_line_has_its_priority_and_no_time(tmp_path):
         assert stream.read() == "<7>a\n<6>b\n<4>c\n<3>d\n<3>e\n"
 
 
-def test_elsewhere_every_line_has_its_time_and_level():
+def test_lines_for_anything_else_have_a_time_and_a_level():
     stream = io.StringIO()
     logs.configure("info", stream=stream, environment={"JOURNAL_STREAM": "1:2"})
     logging.getLogger("streamer.test").warning("a string is %s", "loose")
@@ -33,12 +33,12 @@ def test_elsewhere_every_line_has_its_time_and_level():
     assert rest == "WARNING a string is loose\n"
 
 
-def test_standard_error_that_is_not_the_journal_is_known():
-    assert not logs.to_journal(sys.__stderr__, {"JOURNAL_STREAM": "0:0"})
-    assert not logs.to_journal(io.StringIO(), {})
+def test_a_stream_that_is_not_the_journal_is_recognised():
+    assert not logs.is_journal(sys.__stderr__, {"JOURNAL_STREAM": "0:0"})
+    assert not logs.is_journal(io.StringIO(), {})
 
 
-def test_the_level_holds_for_us_and_libraries_only_warn():
+def test_the_level_applies_to_our_loggers_and_libraries_log_warnings_only():
     stream = io.StringIO()
     logs.configure("info", stream=stream, environment={})
     logging.getLogger("websockets").info("chatter")
@@ -49,7 +49,7 @@ def test_the_level_holds_for_us_and_libraries_only_warn():
     assert "detail" in stream.getvalue()
 
 
-def test_a_fault_that_repeats_is_logged_a_few_times_a_minute_and_then_counted():
+def test_a_repeated_message_is_logged_five_times_a_minute_and_then_counted():
     now = 0.0
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
@@ -67,7 +67,7 @@ def test_a_fault_that_repeats_is_logged_a_few_times_a_minute_and_then_counted():
     assert lines[10:] == ["hall: refused, 0"]
 
 
-def test_messages_that_no_longer_come_take_no_room():
+def test_messages_that_no_longer_come_are_removed():
     now = 0.0
     repeats = logs.RepeatFilter(clock=lambda: now)
     record = logging.LogRecord("a", logging.INFO, "f", 1, "%s", ("first",), None)
@@ -77,10 +77,12 @@ def test_messages_that_no_longer_come_take_no_room():
     now = 10_000.0
     record.args = ("999",)
     repeats.filter(record)
-    assert len(repeats._seen) == 1
+    assert len(repeats._windows) == 1
 
 
-def test_a_complaint_in_the_journal_has_a_priority_instead_of_our_name(tmp_path, monkeypatch):
+def test_an_error_for_the_journal_has_a_priority_instead_of_the_programs_name(
+    tmp_path, monkeypatch
+):
     with (tmp_path / "journal").open("w+") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         print_error("no such\nfile")

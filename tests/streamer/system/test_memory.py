@@ -38,12 +38,12 @@ if sys.argv[2] == "shared":
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
 libc.malloc.argtypes = [ctypes.c_size_t]
-all_there = threading.Barrier(4)
+all_started = threading.Barrier(4)
 
 def allocate():
-    all_there.wait()
+    all_started.wait()
     libc.malloc(5000)
-    all_there.wait()
+    all_started.wait()
 
 threads = [threading.Thread(target=allocate) for _ in range(4)]
 for thread in threads:
@@ -63,15 +63,15 @@ only_glibc = pytest.mark.skipif(
 @only_glibc
 def test_threads_share_one_heap_instead_of_having_one_each(tmp_path: Path) -> None:
     heaps = {}
-    for how in ("shared", "as it was"):
-        report = tmp_path / how
-        subprocess.run([sys.executable, "-c", HEAPS, str(report), how], check=True)
-        heaps[how] = report.read_text().count("<heap nr=")
-    assert heaps["shared"] == 1 < heaps["as it was"]
+    for mode in ("shared", "default"):
+        report = tmp_path / mode
+        subprocess.run([sys.executable, "-c", HEAPS, str(report), mode], check=True)
+        heaps[mode] = report.read_text().count("<heap nr=")
+    assert heaps["shared"] == 1 < heaps["default"]
 
 
 @only_glibc
-def test_freed_pages_between_blocks_in_use_go_back_to_the_system() -> None:
+def test_freed_pages_between_blocks_in_use_are_returned_to_the_system() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     )
@@ -80,9 +80,7 @@ def test_freed_pages_between_blocks_in_use_go_back_to_the_system() -> None:
     assert after < fragmented / 4
 
 
-def test_a_process_may_have_the_memory_that_the_tightest_group_around_it_leaves(
-    tmp_path: Path,
-) -> None:
+def test_the_lowest_limit_of_all_enclosing_groups_applies(tmp_path: Path) -> None:
     def limit(group: str, text: str) -> None:
         (tmp_path / group).mkdir(parents=True, exist_ok=True)
         (tmp_path / group / "memory.max").write_text(f"{text}\n")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from support.waiting import LONGEST_WAIT_SECONDS
 
 from streamer.system.notify import Notifier, inherited_sockets
 
@@ -14,7 +15,7 @@ def manager(request, tmp_path):
     receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     name = str(tmp_path / "notify") if request.param == "path" else f"@{os.getpid()}-notify"
     receiver.bind(name.replace("@", "\0"))
-    receiver.settimeout(60)
+    receiver.settimeout(LONGEST_WAIT_SECONDS)
     with receiver:
         yield receiver, name
 
@@ -27,11 +28,11 @@ def test_every_message_reaches_the_service_manager(manager):
     notifier.watchdog()
     notifier.stopping()
     notifier.close()
-    heard = [receiver.recv(4096).decode() for _ in range(4)]
-    assert heard == ["STATUS=loading the model", "READY=1", "WATCHDOG=1", "STOPPING=1"]
+    received = [receiver.recv(4096).decode() for _ in range(4)]
+    assert received == ["STATUS=loading the model", "READY=1", "WATCHDOG=1", "STOPPING=1"]
 
 
-def test_a_status_that_did_not_change_is_not_sent_again(manager):
+def test_an_unchanged_status_is_not_sent_again(manager):
     receiver, name = manager
     notifier = Notifier({"NOTIFY_SOCKET": name})
     for text in ("jazz", "jazz", "rock"):
@@ -39,7 +40,7 @@ def test_a_status_that_did_not_change_is_not_sent_again(manager):
     assert [receiver.recv(4096) for _ in range(2)] == [b"STATUS=jazz", b"STATUS=rock"]
 
 
-def test_reloading_says_when_it_began(manager):
+def test_reloading_reports_when_it_began(manager):
     receiver, name = manager
     Notifier({"NOTIFY_SOCKET": name}).reloading()
     first, second = receiver.recv(4096).decode().split("\n")
@@ -48,7 +49,7 @@ def test_reloading_says_when_it_began(manager):
 
 
 @pytest.mark.parametrize("address", ["", "relative", "/no/such/socket"])
-def test_without_a_manager_nothing_happens(address):
+def test_without_a_service_manager_nothing_happens(address):
     notifier = Notifier({"NOTIFY_SOCKET": address})
     notifier.ready()
     notifier.close()
@@ -65,17 +66,17 @@ def test_without_a_manager_nothing_happens(address):
         ({"WATCHDOG_USEC": "0"}, None),
     ],
 )
-def test_the_watchdog_is_fed_only_if_it_watches_this_process(variables, seconds):
+def test_the_watchdog_is_on_only_if_it_watches_this_process(variables, seconds):
     assert Notifier(variables).watchdog_seconds == seconds
 
 
-def test_sockets_of_another_process_are_left_alone():
+def test_sockets_for_another_process_are_ignored():
     variables = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "web"}
     assert inherited_sockets(variables) == []
     assert variables == {}
 
 
-def test_a_socket_that_was_handed_over_is_taken_and_children_do_not_see_it():
+def test_an_inherited_socket_is_returned_and_hidden_from_child_processes():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         program = (
             "import os; os.dup2(int(os.environ['FROM']), 3);"

@@ -1,0 +1,104 @@
+"""The settings as text: those in force for `--print-config`, all of them for the sample file.
+
+``python -m streamer.commands.config_text > systemd/config.toml`` writes the sample file anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+
+from pydantic.fields import FieldInfo
+
+from streamer.core.decision_settings import DecisionSettings
+from streamer.settings import (
+    DECISIONS,
+    Effective,
+    Settings,
+    choices,
+    extra,
+    fields_by_group,
+    unreadable_config,
+)
+from streamer.system.urls import redact
+
+
+def describe(effective: Effective) -> str:
+    """Return the merged settings as TOML, each with its origin; credentials are left out."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(effective.settings, name)
+        text = f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
+        default = "the model's" if extra(field, "group") == DECISIONS else "default"
+        lines.append(f"{text:<40}  # {effective.origins.get(name, default)}")
+    if path := unreadable_config():
+        lines.append(f"# {path} may not be read by this user")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return json.dumps(redact(str(value)), ensure_ascii=False)
+
+
+SAMPLE_HEADING = """\
+# Settings of genre-stream. To change one, remove the '#' before its name. The value shown is
+# the default, or an example where there is none. The same names work as options
+# (--hop-seconds) and in the environment (GENRE_STREAM_HOP_SECONDS). To give several values
+# of a list, repeat the option, or separate them with blanks in the environment.
+# 'genre-stream --print-config' shows the value of every setting and where it was given.
+"""
+EXAMPLES = {
+    "device": '["mic"]',
+    "source": '["radio=https://radio.example/stream.mp3", "hall=rtsp://camera.example/audio"]',
+    "rate": "44100",
+    "channels": "2",
+    "model": '"/opt/genre-stream/my-model.onnx"',
+    "token_file": '"/etc/genre-stream/token"',
+    "tls_cert": '"/etc/genre-stream/cert.pem"',
+    "tls_key": '"/etc/genre-stream/key.pem"',
+    "origin": '["https://radio.example"]',
+    "history": '"/var/lib/genre-stream/history.db"',
+}
+"""Values that the sample file shows for settings without a default."""
+
+
+def sample_config() -> str:
+    """Return the sample file: every setting, commented out, with its help, limits and default.
+
+    The decision settings are shown with the values of the embedded model.
+    """
+    from streamer.core.model import Classifier
+
+    embedded = DecisionSettings.from_mapping(Classifier.load().contract.decision)
+    shown = EXAMPLES | {name: _toml(value) for name, value in dataclasses.asdict(embedded).items()}
+    lines = [SAMPLE_HEADING.rstrip("\n")]
+    for group, fields in fields_by_group().items():
+        lines += ["", f"## {group}"]
+        if group == DECISIONS:
+            lines += ["", "# The values shown are those of the embedded model."]
+        for name, field in fields:
+            help_text = textwrap.wrap(_help_with_limits(field), 96)
+            lines += ["", *(f"# {line}" for line in help_text)]
+            lines.append(f"#{name} = {shown[name] if name in shown else _toml(field.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _help_with_limits(field: FieldInfo) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    limits = [
+        f"{sign} {getattr(limit, attribute):g}"
+        for limit in field.metadata
+        for attribute, sign in signs.items()
+        if hasattr(limit, attribute)
+    ]
+    limits += [repr(word) for word in choices(field)]
+    return f"{field.description} ({', '.join(limits)})" if limits else str(field.description)
+
+
+if __name__ == "__main__":
+    print(sample_config(), end="")
