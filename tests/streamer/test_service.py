@@ -12,8 +12,9 @@ from urllib.request import urlopen
 
 import pytest
 import support.daemon
-from support.daemon import PATIENCE_SECONDS, ServiceManager, daemon
+from support.daemon import ServiceManager, daemon
 from support.history import rows
+from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -35,7 +36,7 @@ def manager(tmp_path):
 
 @contextlib.contextmanager
 def client(port):
-    with connect(f"ws://127.0.0.1:{port}/", open_timeout=PATIENCE_SECONDS) as connection:
+    with connect(f"ws://127.0.0.1:{port}/", open_timeout=LONGEST_WAIT_SECONDS) as connection:
         yield connection
 
 
@@ -43,7 +44,7 @@ def frames(connection, wanted):
     """The frames up to the first that is wanted."""
     heard = []
     while not heard or not wanted(heard[-1]):
-        heard.append(json.loads(connection.recv(timeout=PATIENCE_SECONDS)))
+        heard.append(json.loads(connection.recv(timeout=LONGEST_WAIT_SECONDS)))
     return heard
 
 
@@ -74,7 +75,7 @@ def test_a_faulty_model_is_refused_before_ready(manager, tmp_path):
         assert running.wait() == 2
     assert running.log.startswith("genre-stream: ")
     assert running.log.count("\n") == 1
-    assert manager.heard_for(0.1) == ["STATUS=loading the model"]
+    assert manager.received_within(0.1) == ["STATUS=loading the model"]
 
 
 @contextlib.contextmanager
@@ -104,12 +105,12 @@ def test_the_watchdog_stops_with_the_decisions_and_comes_back_with_them(model, m
         ) as running,
     ):
         manager.wait_for("STATUS=in: high")
-        assert "WATCHDOG=1" in manager.heard_for(2.0)
+        assert "WATCHDOG=1" in manager.received_within(2.0)
         process.send_signal(signal.SIGSTOP)
         running.wait_for_line(lambda line: "stalled" in line)
         manager.wait_for("STATUS=in: stalled")
-        manager.heard_for(1.0)
-        assert "WATCHDOG=1" not in manager.heard_for(3.0)
+        manager.received_within(1.0)
+        assert "WATCHDOG=1" not in manager.received_within(3.0)
         process.send_signal(signal.SIGCONT)
         manager.wait_for("WATCHDOG=1")
 
@@ -121,7 +122,7 @@ def test_the_watchdog_goes_on_in_silence(model, manager, tmp_path):
         daemon(tmp_path, "--model", model, *RAW, stdin=process.stdout, variables=variables),
     ):
         manager.wait_for("STATUS=in: silence")
-        heard = manager.heard_for(6.0)
+        heard = manager.received_within(6.0)
         assert heard.count("WATCHDOG=1") >= 5
 
 
@@ -148,7 +149,7 @@ def test_a_connection_made_before_the_start_is_answered_on_the_socket_of_systemd
 ):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        early = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
+        early = socket.create_connection(("127.0.0.1", port), timeout=LONGEST_WAIT_SECONDS)
         early.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         with daemon_on(listening, tmp_path, "--model", model, "--source", f"t={tone}") as running:
             assert early.recv(9) == b"HTTP/1.1 "
@@ -385,11 +386,11 @@ def test_in_a_terminal_it_shows_the_address_and_one_live_line(model, tone, tmp_p
     )
     os.close(follower)
     screen = ""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
     while "dBFS" not in screen and time.monotonic() < deadline:
         screen += os.read(leader, 4096).decode(errors="replace")
     process.send_signal(signal.SIGINT)
-    assert process.wait(PATIENCE_SECONDS) == 0
+    assert process.wait(LONGEST_WAIT_SECONDS) == 0
     os.close(leader)
     assert "Dashboard: http://127.0.0.1:" in screen
     assert "high" in screen
@@ -418,7 +419,7 @@ def test_when_its_terminal_is_closed_it_ends(model, tone, tmp_path):
         screen += os.read(leader, 4096).decode(errors="replace")
     os.close(leader)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(PATIENCE_SECONDS) == 0
+    assert process.wait(LONGEST_WAIT_SECONDS) == 0
 
 
 def fill(descriptor):
@@ -452,7 +453,7 @@ def test_it_serves_and_ends_in_order_although_nobody_reads_its_terminal_or_log(
                 process.send_signal(signal.SIGTERM)
                 with pytest.raises(ConnectionClosed):
                     frames(connection, lambda frame: False)
-            assert process.wait(PATIENCE_SECONDS) == 0
+            assert process.wait(LONGEST_WAIT_SECONDS) == 0
         finally:
             process.kill()
             process.wait()
@@ -469,7 +470,7 @@ def test_what_does_not_stop_in_time_is_ended_even_if_nothing_can_be_logged(tmp_p
         [sys.executable, "-c", hanging],
         env=support.daemon.environment(tmp_path),
         cwd=support.daemon.REPOSITORY,
-        timeout=PATIENCE_SECONDS,
+        timeout=LONGEST_WAIT_SECONDS,
     )
     assert process.returncode == 1
 

@@ -11,6 +11,7 @@ import pytest
 import support.daemon
 from support.model import make_model
 from support.sandbox import REPOSITORY, UNIT, sandboxed, settings, write_seccomp_filter
+from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.sync.client import connect
 
 from streamer.commands import install_service
@@ -201,7 +202,7 @@ def test_the_daemon_runs_under_the_restrictions_of_the_unit(sandbox, tmp_path):
         with connect(f"ws://127.0.0.1:{running.port}/") as connection:
             frame = {}
             while frame.get("genre") != "high":
-                frame = json.loads(connection.recv(timeout=support.daemon.PATIENCE_SECONDS))
+                frame = json.loads(connection.recv(timeout=LONGEST_WAIT_SECONDS))
         child = _only_child(running.process.pid)
         os.kill(child, signal.SIGTERM)
         assert running.wait() == 0

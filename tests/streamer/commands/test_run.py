@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import support.daemon
+from support.waiting import LONGEST_WAIT_SECONDS
 
 from streamer.commands import run as cli
 from streamer.sinks.history.database import open_history
@@ -218,7 +219,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(model, tone, tmp_path):
     )
     assert process.stdout.readline().startswith('{"type":"hello"')
     process.stdout.close()
-    assert process.wait(support.daemon.PATIENCE_SECONDS) == 0
+    assert process.wait(LONGEST_WAIT_SECONDS) == 0
     assert process.stderr.read() == ""
     process.stderr.close()
 
@@ -243,7 +244,7 @@ def test_a_disk_that_is_full_is_one_line_and_status_1(arguments, buffered, model
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=support.daemon.PATIENCE_SECONDS,
+            timeout=LONGEST_WAIT_SECONDS,
         )
     assert result.returncode == 1
     assert result.stderr == "genre-stream: cannot write the output: No space left on device\n"
@@ -282,7 +283,7 @@ def test_a_signal_ends_json_lines_quietly_and_in_order(number, status, model, to
     while '"prediction"' not in process.stdout.readline():
         pass
     process.send_signal(number)
-    rest, complaints = process.communicate(timeout=support.daemon.PATIENCE_SECONDS)
+    rest, complaints = process.communicate(timeout=LONGEST_WAIT_SECONDS)
     assert process.returncode == status
     assert complaints == ""
     segment, source = [json.loads(line) for line in rest.splitlines()[-2:]]
@@ -299,7 +300,7 @@ def run_closing(closed, home, *arguments):
         cwd=support.daemon.REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=support.daemon.PATIENCE_SECONDS,
+        timeout=LONGEST_WAIT_SECONDS,
     )
 
 
@@ -332,7 +333,7 @@ def test_raw_samples_are_read_from_standard_input(model, tmp_path):
         env=support.daemon.environment(tmp_path),
         input=raw,
         capture_output=True,
-        timeout=support.daemon.PATIENCE_SECONDS,
+        timeout=LONGEST_WAIT_SECONDS,
     )
     frames = [json.loads(line) for line in result.stdout.splitlines()]
     assert [f["genre"] for f in frames if f["type"] == "prediction"][-1] == "low"

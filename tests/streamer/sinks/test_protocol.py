@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 import websocket
 from jsonschema import Draft202012Validator, ValidationError
-from support.browser import chromium, why_no_browser
+from support.browser import chromium, missing_browser
 from support.model import band_noise, make_model
 from support.published import hello, prediction, running_server, segment, source_state
 from support.schema import SCHEMA, check_frame
@@ -207,7 +207,7 @@ def test_the_shell_example_reads_the_history(tmp_path):
     assert lines[0].strip() == "source,start,end,state,genre,confidence,title"
 
 
-@pytest.mark.skipif(why_no_browser() is not None, reason=str(why_no_browser()))
+@pytest.mark.skipif(missing_browser() is not None, reason=str(missing_browser()))
 def test_the_browser_example_works_from_a_page_of_a_listed_origin(tmp_path):
     async def scenario():
         with page_of_another_origin() as (page, origin):
