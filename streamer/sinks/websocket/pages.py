@@ -218,7 +218,7 @@ class _HistoryRequest:
 
     def run(self, history: History) -> Page:
         """Ask the history; takes its time."""
-        with history.ask(self.from_, self.to, self.source) as query:
+        with history.open_query(self.from_, self.to, self.source) as query:
             if self.form == "json":
                 return Page(query.json(), "application/json")
             return Page(query.csv(self.table), "text/csv; charset=utf-8")
