@@ -175,7 +175,7 @@ def _daemon(arguments: list[str]) -> int:
 
         return check(effective.settings)
     if asked["json"]:
-        from streamer.sinks.json_lines import write_json_lines
+        from streamer.commands.json_lines import write_json_lines
 
         return write_json_lines(effective.settings)
     from streamer.system.notify import ignore_requests

@@ -14,7 +14,7 @@ from support.browser import Broadcast, Page, wait_for
 from support.published import LABELS, prediction, segment, source_state
 
 from streamer.core.colours import colours
-from streamer.sinks.messages import timestamp
+from streamer.sinks.messages import message, timestamp
 
 Serve = Callable[..., Broadcast]
 
@@ -61,7 +61,7 @@ def test_the_genre_is_shown_with_its_colour_confidence_and_title(
     page.open(radio.url)
     radio.publish(prediction(1), segment(1, title="Nina Simone: Sinnerman"))
     page.until_text("now-genre", "Blues")
-    confidence = prediction(1)["confidence"]
+    confidence = message(prediction(1))["confidence"]
     assert page.text("now-confidence") == f"{confidence:.0%}"
     page.until_text("now-title", "Nina Simone: Sinnerman")
     field = page.run("return getComputedStyle(document.getElementById('now')).backgroundColor")
@@ -76,7 +76,7 @@ def test_label_and_bars_follow_every_prediction(page: Page, radio: Broadcast) ->
         told = prediction(seq)
         radio.publish(told)
         page.until_text("now-genre", genre)
-        assert bars(page) == pytest.approx(list(told["probabilities"].values()), abs=1e-3)
+        assert bars(page) == pytest.approx(list(message(told)["probabilities"].values()), abs=1e-3)
         seen.append(bars(page))
     assert seen[0] != seen[1] != seen[2]
     assert page.texts(".chosen .genre-name") == ["Country"]
@@ -544,7 +544,7 @@ def test_screen_readers_are_told_changes_only(page: Page, radio: Broadcast) -> N
     note_announcements(page)
     for seq in range(2, 35):
         radio.publish(prediction(seq))
-        page.until_text("level-value", decibels(prediction(seq)["level_dbfs"]))
+        page.until_text("level-value", decibels(message(prediction(seq))["level_dbfs"]))
     assert page.run("return window.announced") == ["Classical", "Country", "Disco"]
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from support.browser import Broadcast, Page, wait_for
 from support.published import MELS, prediction, spectrogram
 
+from streamer.core.events import Published
+
 COLUMN_PIXELS = 2
 """Width of a column on a screen with one pixel per CSS pixel."""
 
 
-def columns(position: float, levels: bytes, count: int = 13) -> dict[str, Any]:
-    """Return a `spectrogram` message with the same column `count` times."""
-    encoded = base64.b64encode(levels * count).decode()
-    return spectrogram(int(position), columns=count) | {"position": position, "levels": encoded}
+def columns(position: float, levels: bytes, count: int = 13) -> Published:
+    """Return a `spectrogram` event with the same column `count` times."""
+    return spectrogram(position, columns=count, column=levels)
 
 
 def loud(level: int) -> bytes:
@@ -31,7 +30,7 @@ def watching(page: Page, radio: Broadcast) -> None:
     wait_for(lambda: radio.spectrogram_sources() == ["radio"], "a client wants the spectrogram")
 
 
-def show(page: Page, radio: Broadcast, message: dict[str, Any]) -> None:
+def show(page: Page, radio: Broadcast, message: Published) -> None:
     """Publish a `spectrogram` message and wait until it is drawn."""
     page.run(
         """const draw = CanvasRenderingContext2D.prototype.drawImage;

@@ -1,4 +1,4 @@
-"""The whole daemon on real sources: what a client on its WebSocket is told."""
+"""The whole daemon on real sources, as a WebSocket client sees it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from support.daemon import daemon
 from support.model import make_model
 from support.radio import radio
 from support.sound import SoundServer
+from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.sync.client import connect
 
 import streamer
 
-PATIENCE = 90.0
 Frame = dict[str, Any]
 
 
 class Client:
-    """A WebSocket client that remembers every frame."""
+    """A WebSocket client that keeps every frame."""
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
         self.frames: list[Frame] = []
 
     def wait(self, wanted: Callable[[Frame], bool], what: str) -> Frame:
-        """Read frames until one is wanted; frames that came earlier do not count."""
-        deadline = time.monotonic() + PATIENCE
+        """Read frames until one is wanted; earlier frames are not considered."""
+        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
         while True:
             left = deadline - time.monotonic()
             assert left > 0, f"waited in vain for {what}; states: {self.states()}"
@@ -64,7 +64,7 @@ class Client:
 
 @contextmanager
 def client_of(port: int) -> Iterator[Client]:
-    with connect(f"ws://127.0.0.1:{port}", open_timeout=PATIENCE) as socket:
+    with connect(f"ws://127.0.0.1:{port}", open_timeout=LONGEST_WAIT_SECONDS) as socket:
         yield Client(socket)
 
 
@@ -72,7 +72,7 @@ def tone(frequency: int) -> tuple[str, ...]:
     return ("-f", "lavfi", "-i", f"sine=frequency={frequency}:sample_rate=44100,volume=4")
 
 
-def test_the_daemon_labels_the_microphone_through_its_loss_and_return(
+def test_the_microphone_is_labelled_before_and_after_it_was_unplugged(
     sound: SoundServer, tmp_path: Path, demo_clip: Path
 ) -> None:
     model = make_model(tmp_path / "thirds.onnx")
@@ -102,7 +102,7 @@ def test_the_daemon_labels_the_microphone_through_its_loss_and_return(
         assert states <= {"connecting", "live"}
 
 
-def test_the_daemon_tells_the_titles_of_a_radio(tmp_path: Path, demo_clip: Path) -> None:
+def test_segments_carry_the_titles_of_a_radio(tmp_path: Path, demo_clip: Path) -> None:
     model = make_model(tmp_path / "thirds.onnx")
     with (
         radio(tmp_path, demo_clip) as station,
@@ -127,7 +127,7 @@ def test_the_daemon_tells_the_titles_of_a_radio(tmp_path: Path, demo_clip: Path)
 
 
 @pytest.mark.shared
-def test_a_real_song_through_the_microphone_is_labelled_as_the_file_is(
+def test_a_song_through_the_microphone_gets_the_genre_of_its_file(
     sound: SoundServer, shared: Path, gtzan_model: Path, tmp_path: Path
 ) -> None:
     songs = [

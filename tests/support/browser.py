@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
+from streamer.core.events import Published
 from streamer.sinks.history.writer import History
-from streamer.sinks.websocket.hub import Hub
 from streamer.sinks.websocket.server import Server
-from support.published import LABELS, hello
+from support.published import LABELS, PlacingHub, hello
 from support.waiting import LONGEST_WAIT_SECONDS
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -195,8 +195,7 @@ class Broadcast:
     def __init__(self, greeting: Mapping[str, Any], history: Path | None, **settings: Any) -> None:
         self._loop = asyncio.new_event_loop()
         self._history = None if history is None else History(history)
-        recorders = [] if self._history is None else [self._history.record]
-        self.hub = Hub(greeting, recorders=recorders)
+        self.hub = PlacingHub(greeting, [] if self._history is None else [self._history])
         self._server = Server(self.hub, history=self._history, **settings)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -206,12 +205,12 @@ class Broadcast:
         self.port = self._server.addresses[0][1]
         """Port of the server."""
 
-    def publish(self, *messages: Mapping[str, Any]) -> None:
-        """Tell messages to everybody who listens now."""
+    def publish(self, *events: Published) -> None:
+        """Publish events to every client that is connected."""
 
         async def tell() -> None:
-            for message in messages:
-                self.hub.publish(message)
+            for event in events:
+                self.hub.publish(event)
 
         self._on_loop(tell())
 

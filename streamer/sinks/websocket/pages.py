@@ -222,7 +222,7 @@ class _HistoryRequest:
         """
         with contextlib.ExitStack() as stack:
             try:
-                rows = stack.enter_context(history.ask(self.from_, self.to, self.source))
+                rows = stack.enter_context(history.open_query(self.from_, self.to, self.source))
             except ValueError as error:
                 raise RefusedError(400, str(error)) from None
             if self.format == "json":

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.listening import PATIENCE, Log, read_one, running
+from support.listening import Log, read_one, running
 from support.sound import SoundServer
+from support.waiting import LONGEST_WAIT_SECONDS as PATIENCE
 
 from streamer.core.decision import Decision
 from streamer.core.events import SourceState

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 from support.certificate import make_certificate
-from support.listening import PATIENCE, read_all, read_one
+from support.listening import read_all, read_one
 from support.radio import end, free_port, need
+from support.waiting import LONGEST_WAIT_SECONDS as PATIENCE
 from support.web import Conversation, files_at, scripted
 
 from streamer.sources import AudioBlock, SourceError, make_source, media

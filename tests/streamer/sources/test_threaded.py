@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from support.listening import PATIENCE
+from support.waiting import LONGEST_WAIT_SECONDS as PATIENCE
 
 from streamer.sources import AudioBlock, SourceEnded, SourceError
 from streamer.sources.threaded import AHEAD_SECONDS, LIVE_SECONDS, Session, Waiting
