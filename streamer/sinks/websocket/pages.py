@@ -35,7 +35,6 @@ MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
     ".png": "image/png",
-    ".webmanifest": "application/manifest+json",
 }
 """Media types by suffix; files with another suffix are not served."""
 HISTORY_QUERIES = 2
