@@ -1,4 +1,4 @@
-"""What every test may ask for: the development data, the demo clip, the embedded model."""
+"""Fixtures and hooks for all tests: development data, demo clip, embedded model, benchmarks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import streamer
 SHARED = Path(__file__).parents[1].parent / "shared"
 PACKAGE = Path(streamer.__file__).parent
 
-# The same examples in every run, and no test that fails because the machine is busy.
+# The same examples in every run, and no time limits.
 hypothesis.settings.register_profile(
     "steady",
     deadline=None,
@@ -30,14 +30,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("steady")
 
 
-# A shell's background job ignores Ctrl-C, and so would every program that the tests start.
+# In a background job of a shell SIGINT is ignored, also by the programs that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-TURN, MACHINE = Path(__file__).parent, Path(__file__)
-"""What the processes of a test run lock, so that benchmarks run alone."""
+QUEUE_LOCK, MACHINE_LOCK = Path(__file__).parent, Path(__file__)
+"""Paths that the processes of a test run lock, so that benchmarks run alone."""
 
-# What takes longest begins first, so that no process is left alone with it at the end.
+# Folders with the longest tests first, so that none of them is left for the end.
 FIRST = ("tests/benchmarks/", "tests/trainer/", "tests/export/", "tests/")
 
 
@@ -52,19 +52,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Let a benchmark have the machine to itself, however many processes run the tests."""
+    """Run a benchmark alone, however many processes run the tests."""
     alone = item.get_closest_marker("benchmark") is not None
-    with _opened(TURN) as turn, _opened(MACHINE) as machine:
-        # Who waits for the machine holds the turn: a benchmark is not overtaken.
-        fcntl.flock(turn, fcntl.LOCK_EX)
+    with _opened(QUEUE_LOCK) as queue, _opened(MACHINE_LOCK) as machine:
+        # The queue is locked while waiting for the machine, so that no test overtakes a benchmark.
+        fcntl.flock(queue, fcntl.LOCK_EX)
         fcntl.flock(machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(turn, fcntl.LOCK_UN)
+        fcntl.flock(queue, fcntl.LOCK_UN)
         return (yield)
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """Open a file or folder to lock it; no lock of it outlives this, not even in a fork."""
+    """Open a path for locking; its lock is released at the end, even if a fork has inherited it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -74,8 +74,8 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 @pytest.fixture(autouse=True)
-def root_logger_as_before() -> Iterator[None]:
-    """Undo where a test sends the log: another file may get the number of one that it closes."""
+def restored_log() -> Iterator[None]:
+    """Restore the log: a closed file's descriptor may be reused, and would get its lines."""
     root, ours = logging.getLogger(), logging.getLogger("streamer")
     before = root.handlers[:], root.level, ours.level
     yield
@@ -84,12 +84,12 @@ def root_logger_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Return what notes a sentence with measured figures for the end of the test run."""
+    """Return a function that adds a sentence to the measurements printed after the test run."""
     return lambda sentence: record_property("measured", sentence)
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Print what was measured."""
+    """Print the measurements."""
     reports = itertools.chain.from_iterable(terminalreporter.stats.values())
     sentences = [
         value

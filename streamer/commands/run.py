@@ -137,7 +137,7 @@ def _run(arguments: list[str]) -> int:
 
         return check(settings)
     if "json" in requested:
-        from streamer.sinks.json_lines import write_json_lines
+        from streamer.commands.json_lines import write_json_lines
 
         return write_json_lines(settings)
     from streamer.system.notify import ignore_requests

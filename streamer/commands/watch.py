@@ -15,7 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from streamer.core.colours import COLOURS, ansi, colours
-from streamer.sinks.terminal import Terminal, prediction_line, state_line
+from streamer.core.decision import Decision
+from streamer.core.segments import State
+from streamer.sinks.terminal import Terminal, decision_line, status_line
 from streamer.system.backoff import Backoff
 from streamer.system.commandline import ArgumentParser, UserError
 from streamer.system.console import print_error, unreadable_reason
@@ -231,37 +233,54 @@ def _print_frame(text: str) -> None:
     print(text, flush=True)
 
 
+def _line(frame: Mapping[str, Any]) -> str:
+    """Return the line that shows a `prediction` or `source` frame."""
+    if frame["type"] == "source":
+        return status_line(frame["source"], frame["state"], frame["detail"])
+    decision = Decision(
+        position=frame["position"],
+        hop_seconds=frame["hop_seconds"],
+        state=State(frame["state"]),
+        genre=frame["genre"],
+        confidence=frame["confidence"],
+        probabilities=frame["probabilities"],
+        window_probabilities=frame["window_probabilities"],
+        level_dbfs=frame["level_dbfs"],
+    )
+    return decision_line(frame["source"], decision)
+
+
 class _Screen:
-    """One coloured line a source on a terminal; elsewhere a line whenever something changes."""
+    """One coloured line a source on a terminal; elsewhere a line for every change."""
 
     def __init__(self) -> None:
         self._labels: list[str] = []
-        self._terminal = Terminal(sys.stdout, self._paint) if sys.stdout.isatty() else None
+        self._terminal = Terminal(sys.stdout) if sys.stdout.isatty() else None
         self._last: dict[str, tuple[str | None, ...]] = {}
 
     def show(self, text: str) -> None:
-        """Show a frame, if it is of a kind that is shown."""
+        """Show a frame, if it is of a type that is shown."""
         frame = _parse(text)
         if frame["type"] == "hello":
             self._labels = frame["labels"]
+        elif frame["type"] not in ("prediction", "source"):
+            return
         elif self._terminal is not None:
-            self._terminal.show(frame)
-        elif frame["type"] in ("prediction", "source"):
+            self._terminal.show(frame["source"], _line(frame), self._colour(frame))
+        else:
             self._print_change(frame)
 
     def finish(self) -> None:
-        """Let the terminal take what it was shown last."""
+        """Wait until the terminal has taken what it was shown last."""
         if self._terminal is not None:
             self._terminal.drain()
 
-    def _paint(self, frame: Mapping[str, Any]) -> str:
+    def _colour(self, frame: Mapping[str, Any]) -> str:
         genre = frame.get("genre")
         return DIM if genre is None else ansi(colours(self._labels).get(genre, COLOURS[0]))
 
     def _print_change(self, frame: Mapping[str, Any]) -> None:
         now = (frame["type"], frame["state"], frame.get("genre"), frame.get("detail"))
-        if self._last.get(frame["source"]) == now:
-            return
-        self._last[frame["source"]] = now
-        line = prediction_line if frame["type"] == "prediction" else state_line
-        print(line(frame), flush=True)
+        if self._last.get(frame["source"]) != now:
+            self._last[frame["source"]] = now
+            print(_line(frame), flush=True)

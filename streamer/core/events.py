@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from datetime import datetime
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.core.decision import Decision
+from streamer.core.segments import Segment
+
 SourceKind = Literal["microphone", "loopback", "media", "pcm", "demo"]
+MessageType = Literal["prediction", "segment", "source", "spectrogram"]
 
 
 class SourceState(enum.StrEnum):
-    """What a listener says about its source."""
+    """Whether a source is delivering sound, in the words of the protocol."""
 
     CONNECTING = "connecting"
     LIVE = "live"
@@ -25,7 +31,7 @@ class SourceState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """A source changed."""
+    """A source changed its state, or the reason for it."""
 
     source: str
     kind: SourceKind
@@ -43,3 +49,70 @@ class SpectrogramColumns:
     levels: NDArray[np.uint8]
     """Shape (mels, columns), row 0 the lowest band; 255 is the loudest cell of the last window,
     0 is `top_db` below."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedSegment:
+    """A segment in clock time."""
+
+    source: str
+    number: int
+    """Unique within the source, unlike `Segment.id`, which restarts with the source."""
+    start: datetime
+    end: datetime
+    """While `is_open`, the time of the source's latest decision."""
+    is_open: bool
+    """Whether its end is still to come."""
+    final: bool
+    """Whether it can no longer change; also true of one that its source never ended."""
+    segment: Segment
+    """The latest revision by the pipeline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One event, as every sink gets it."""
+
+    source: str
+    sequence: int
+    """Number of decisions published about the source before this event."""
+    time: datetime
+    """When it was published: UTC, in whole milliseconds."""
+    latency: float
+    """Seconds from the last sample behind the event to `time`; 0 for a `SourceStatus`."""
+    event: Decision | Segment | SourceStatus | SpectrogramColumns
+    segments: tuple[PlacedSegment, ...] = ()
+    """The segments that this event begins, changes, lengthens or cuts off; a `Segment`'s own comes
+    last. If the system clock was set, also those that move with it, of every source."""
+
+    @property
+    def type(self) -> MessageType:
+        """Type of the event's message in protocol 1."""
+        match self.event:
+            case Decision():
+                return "prediction"
+            case Segment():
+                return "segment"
+            case SourceStatus():
+                return "source"
+            case SpectrogramColumns():
+                return "spectrogram"
+
+
+class Sink(Protocol):
+    """Where events go.
+
+    All methods are called on one thread, which serves every sink: they return at once, and what
+    takes time is queued. `add_source` and `remove_source` do nothing unless a sink defines them.
+    """
+
+    def publish(self, published: Published) -> None:
+        """Take an event."""
+
+    def add_source(self, name: str, kind: SourceKind) -> None:
+        """Take note of a source that is new, or is started again with other settings."""
+        return
+
+    def remove_source(self, name: str, segments: Sequence[PlacedSegment]) -> None:
+        """Forget a source; `segments` are those that it never ended, which are final now."""
+        return

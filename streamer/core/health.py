@@ -1,25 +1,25 @@
-"""How each source is doing, as `/healthz` and `/metrics` tell it."""
+"""The health of a source, as the watchdog, `/healthz` and `/metrics` see it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-QUIET_SECONDS = 10.0
-"""Seconds without a decision that every source may take, to connect and to fill its first window.
-"""
-QUIET_HOPS = 3
-"""Hops without a decision that a source may take."""
+UNHEALTHY_SECONDS = 10.0
+"""A source without a decision for this long is unhealthy; every source may take as long to connect
+and to fill its first window."""
+HOPS_WITHOUT_DECISION = 3
+"""Hops that a source may be without a decision."""
 
 
-def longest_quiet(least: float, hop_seconds: float, round_seconds: float) -> float:
-    """Return the seconds that a source may be without a decision, `least` at least."""
-    return max(least, QUIET_HOPS * max(hop_seconds, round_seconds))
+def max_quiet_seconds(least: float, hop_seconds: float, round_seconds: float) -> float:
+    """Return how long a source may be without a decision: `least`, or some hops if longer."""
+    return max(least, HOPS_WITHOUT_DECISION * max(hop_seconds, round_seconds))
 
 
 @dataclass(frozen=True, slots=True)
 class SourceHealth:
-    """The counters and the state of one source at one moment."""
+    """State and counters of one source at one moment."""
 
     source: str
     """Name of the source."""
@@ -30,15 +30,15 @@ class SourceHealth:
     quiet_seconds: float = 0.0
     """Seconds since the last decision, or since the start before the first."""
     hop_seconds: float = 1.0
-    """Seconds of sound between two decisions, as it is now."""
+    """Current seconds of sound between two decisions."""
     round_seconds: float = 0.0
-    """Seconds that a decision about every source takes in all; over a hop if that must grow."""
+    """Seconds that one decision about every source takes altogether."""
     audio_seconds: float = 0.0
     """Seconds of sound taken in."""
     inferences: int = 0
     """Windows classified."""
     inference_seconds: float = 0.0
-    """Seconds spent in classifying them."""
+    """Seconds spent on classifying them."""
     queue_depth: int = 0
     """Blocks of sound that wait for the pipeline."""
     overruns: int = 0
@@ -52,16 +52,17 @@ class SourceHealth:
     reconnects: int = 0
     """Times that the source was opened again."""
     crashes: int = 0
-    """Times that its thread was started again after a fault of ours."""
+    """Times that its listener started over after a crash."""
 
     def problem(self) -> str | None:
-        """Return why the source makes no progress, None while it does or has ended."""
+        """Return why the source is unhealthy, None if it is healthy or has ended."""
         if self.state == "ended":
             return None
         if self.state == "failed":
             return self.detail or "failed"
-        allowed = longest_quiet(QUIET_SECONDS, self.hop_seconds, self.round_seconds)
-        if self.quiet_seconds <= allowed:
+        if self.quiet_seconds <= max_quiet_seconds(
+            UNHEALTHY_SECONDS, self.hop_seconds, self.round_seconds
+        ):
             return None
         reason = f"no decision for {self.quiet_seconds:.0f} s"
         return f"{reason}: {self.detail}" if self.detail else reason

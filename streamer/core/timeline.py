@@ -1,102 +1,100 @@
-"""Segments in clock time, put together from the frames of the protocol.
+"""Segments in clock time, from the positions that decisions and segments carry.
 
-Frames tell positions: seconds of sound since the source's first sample. A live source that was cut
-off for a while goes on counting where it stopped, so every prediction sets the source's clock anew.
-A source that is started again, after a fault or with other settings, counts from zero.
+A position is the duration of sound since the source's first sample. A live source that is
+interrupted continues counting where it stopped, so every decision sets the source's time of
+position 0 anew. A source that is restarted, after a fault or with other settings, counts from zero.
 
-When the clock is set, what may still change moves with it: nothing was heard in the time that it
-skips. A machine that slept is another matter, a pause like any other.
+When the system clock is set, segments that may still change move with it, since no sound belongs to
+the time that the clock skipped. The time that a machine was suspended is a pause instead.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
-from streamer.sinks.messages import timestamp
+from streamer.core.decision import Decision
+from streamer.core.events import PlacedSegment
+from streamer.core.segments import Segment
 
-LEAST_STEP_SECONDS = 0.5
-"""Less than this is no setting of the clock, but two clocks that were not read at one moment."""
-
-
-@dataclass(slots=True)
-class Stretch:
-    """A segment in clock time."""
-
-    source: str
-    number: int
-    """Unique within the source, unlike the `id` of a frame: that begins again with the source."""
-    start: datetime
-    end: datetime
-    """While it is open, when it was last heard."""
-    is_open: bool
-    """Whether its end is still to come."""
-    final: bool
-    """Whether it can no longer change."""
-    segment: Mapping[str, Any]
-    """The last frame about it."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what the HTTP pages tell of a segment."""
-        return {
-            "source": self.source,
-            "start": timestamp(self.start),
-            "end": None if self.is_open else timestamp(self.end),
-            "state": self.segment["state"],
-            "genre": self.segment["genre"],
-            "confidence": self.segment["confidence"],
-            "title": self.segment["title"],
-        }
+MIN_CLOCK_STEP_SECONDS = 0.5
+"""A smaller change of the clock's offset comes from reading two clocks one after the other."""
 
 
 @dataclass(slots=True)
 class _SourceTimeline:
-    """The clock of one source, and its segments that may still change."""
+    """The time of one source's position 0, and its segments that may still change."""
 
     zero: datetime | None = None
-    """When position 0 was, if there had been no pause."""
+    """When position 0 would have been, had there been no pause; None before the first decision."""
     position: float = 0.0
-    """Of the last prediction."""
-    zero_before: datetime | None = None
-    """The same as `zero` before the last prediction: what was heard until then keeps its time."""
-    position_before: float = -1.0
-    """Of the prediction before the last."""
-    earlier: int = 0
-    """Segments before the source was last started again."""
-    highest: int = 0
-    live: dict[int, Stretch] = field(default_factory=dict)
+    """Of the latest decision, in seconds."""
+    previous_zero: datetime | None = None
+    """`zero` before the latest decision; it holds for positions before that decision's hop."""
+    previous_position: float = -1.0
+    """Of the decision before the latest, in seconds."""
+    id_offset: int = 0
+    """Number of the last segment before the source was restarted."""
+    last_number: int = 0
+    live: dict[int, PlacedSegment] = field(default_factory=dict)
 
-    def hear(self, position: float, heard: datetime) -> None:
-        self.position_before, self.zero_before = self.position, self.zero
-        self.position, self.zero = position, heard - timedelta(seconds=position)
+    def decide(self, position: float, time: datetime) -> list[PlacedSegment]:
+        """Set the clock by a decision; return the open segments, which it lengthens."""
+        self.previous_position, self.previous_zero = self.position, self.zero
+        self.position, self.zero = position, time - timedelta(seconds=position)
+        longer = [
+            replace(placed, end=max(placed.start, time))
+            for placed in self.live.values()
+            if placed.is_open
+        ]
+        self.live.update((placed.number, placed) for placed in longer)
+        return longer
 
-    def move(self, step: timedelta) -> None:
-        """Let all that may still change be later, because the clock was set."""
+    def place(self, source: str, segment: Segment, time: datetime) -> PlacedSegment:
+        """Return a segment in clock time; it replaces its earlier revision."""
+        start_position = _whole_ms(segment.start)
+        if self.zero is None:
+            self.zero = time - timedelta(seconds=start_position)
+        number = self.id_offset + segment.id
+        known = self.live.pop(number, None)
+        if known is not None and _whole_ms(known.segment.start) == start_position:
+            start = known.start
+        else:
+            start = self._start_time(self.zero, start_position)
+        is_open = segment.end is None
+        end_position = (
+            max(self.position, start_position) if segment.end is None else _whole_ms(segment.end)
+        )
+        end = self._end_time(self.zero, end_position)
+        placed = PlacedSegment(
+            source, number, start, max(start, end), is_open, segment.final, segment
+        )
+        self.last_number = max(self.last_number, number)
+        if not placed.final:
+            self.live[number] = placed
+        return placed
+
+    def move(self, step: timedelta) -> list[PlacedSegment]:
+        """Follow a step of the system clock; return the segments that moved."""
         if self.zero is not None:
             self.zero += step
-        if self.zero_before is not None:
-            self.zero_before += step
-        for stretch in self.live.values():
-            stretch.start += step
-            stretch.end += step
+        if self.previous_zero is not None:
+            self.previous_zero += step
+        for number, placed in self.live.items():
+            self.live[number] = replace(placed, start=placed.start + step, end=placed.end + step)
+        return list(self.live.values())
 
-    def began_at(self, position: float) -> datetime:
-        """Return when a position was heard; if there was a pause at it, after the pause."""
-        since_zero = timedelta(seconds=position)
-        if self.zero is None:
-            self.zero = datetime.now(UTC) - since_zero
-        if self.zero_before is not None and position < self.position_before:
-            return self.zero_before + since_zero
-        return self.zero + since_zero
+    def _start_time(self, zero: datetime, position: float) -> datetime:
+        """Return the time of a position; if there was a pause at it, after the pause."""
+        if self.previous_zero is not None and position < self.previous_position:
+            zero = self.previous_zero
+        return zero + timedelta(seconds=position)
 
-    def ended_at(self, position: float) -> datetime:
-        """Return when a position was heard; if there was a pause at it, before the pause."""
-        if self.zero_before is not None and position == self.position_before:
-            return self.zero_before + timedelta(seconds=position)
-        return self.began_at(position)
+    def _end_time(self, zero: datetime, position: float) -> datetime:
+        """Return the time of a position; if there was a pause at it, before the pause."""
+        if self.previous_zero is not None and position <= self.previous_position:
+            zero = self.previous_zero
+        return zero + timedelta(seconds=position)
 
 
 class Timeline:
@@ -104,77 +102,67 @@ class Timeline:
 
     def __init__(self) -> None:
         self._sources: dict[str, _SourceTimeline] = {}
-        self._offset: float | None = None
+        self._clock_offset: float | None = None
 
-    def hear(self, prediction: Mapping[str, Any], offset: float | None = None) -> list[Stretch]:
-        """Take a prediction; return the segments that it makes longer or, rarely, cuts off.
+    def update(
+        self, source: str, event: Decision | Segment, time: datetime, clock_offset: float
+    ) -> tuple[PlacedSegment, ...]:
+        """Take the next event of a source.
 
         Parameters
         ----------
-        prediction
-            The frame.
-        offset
-            What `clock_offset` was when the frame was made, in seconds; None: as it is now.
+        source : str
+            Name of the source.
+        event : Decision or Segment
+            What its pipeline emitted.
+        time : datetime
+            When, with a time zone.
+        clock_offset : float
+            Seconds by which the system clock is ahead of one that is never set and keeps counting
+            while the machine is suspended.
+
+        Returns
+        -------
+        tuple of PlacedSegment
+            Segments that moved with the system clock, then those that the event begins, changes,
+            lengthens or, when the source was restarted, cuts off.
         """
-        self._follow_clock(clock_offset() if offset is None else offset)
-        name, position = prediction["source"], prediction["position"]
-        cut = self.cut_off(name) if position < self._of(name).position else []
-        source = self._of(name)
-        heard = datetime.fromisoformat(prediction["time"])
-        source.hear(position, heard)
-        longer = [stretch for stretch in source.live.values() if stretch.is_open]
-        for stretch in longer:
-            stretch.end = max(stretch.start, heard)
-        return cut + longer
-
-    def place(self, segment: Mapping[str, Any]) -> Stretch:
-        """Take a segment frame; return the segment in clock time."""
-        source = self._of(segment["source"])
-        number = source.earlier + segment["id"]
-        known = source.live.pop(number, None)
-        if known is not None and known.segment["start"] == segment["start"]:
-            start = known.start
+        moved = self._follow_clock(clock_offset)
+        changed: list[PlacedSegment] = []
+        if isinstance(event, Decision):
+            position = _whole_ms(event.position)
+            if position < self._timeline(source).position:
+                changed += self.cut_off(source)
+            changed += self._timeline(source).decide(position, time)
         else:
-            start = source.began_at(segment["start"])
-        is_open = segment["end"] is None
-        last = max(source.position, segment["start"]) if is_open else segment["end"]
-        end = source.ended_at(last)
-        stretch = Stretch(
-            segment["source"], number, start, max(start, end), is_open, segment["final"], segment
+            changed.append(self._timeline(source).place(source, event, time))
+        keys = {(placed.source, placed.number) for placed in changed}
+        return (*(each for each in moved if (each.source, each.number) not in keys), *changed)
+
+    def cut_off(self, source: str) -> tuple[PlacedSegment, ...]:
+        """Restart a source; return the segments that it did not end, which are final now."""
+        ended = self._timeline(source)
+        self._sources[source] = _SourceTimeline(
+            id_offset=ended.last_number, last_number=ended.last_number
         )
-        source.highest = max(source.highest, number)
-        if not stretch.final:
-            source.live[number] = stretch
-        return stretch
+        return tuple(
+            replace(ended.live[number], is_open=False, final=True) for number in sorted(ended.live)
+        )
 
-    def live(self, source: str) -> list[Stretch]:
-        """Return the segments of a source that may still change, oldest first."""
-        return sorted(self._of(source).live.values(), key=lambda stretch: stretch.number)
+    def _follow_clock(self, offset: float) -> list[PlacedSegment]:
+        if self._clock_offset is None:
+            self._clock_offset = offset
+        step = offset - self._clock_offset
+        if abs(step) < MIN_CLOCK_STEP_SECONDS:
+            return []
+        self._clock_offset = offset
+        moved = [source.move(timedelta(seconds=step)) for source in self._sources.values()]
+        return [placed for of_source in moved for placed in of_source]
 
-    def cut_off(self, source: str) -> list[Stretch]:
-        """Begin a source again; return the segments that it did not end."""
-        cut = self.live(source)
-        for stretch in cut:
-            stretch.is_open, stretch.final = False, True
-        highest = self._of(source).highest
-        self._sources[source] = _SourceTimeline(earlier=highest, highest=highest)
-        return cut
-
-    def _follow_clock(self, offset: float) -> None:
-        """Move what may still change if the clock was set since the last prediction."""
-        step = 0.0 if self._offset is None else offset - self._offset
-        if self._offset is None or abs(step) >= LEAST_STEP_SECONDS:
-            self._offset = offset
-            for source in self._sources.values():
-                source.move(timedelta(seconds=step))
-
-    def _of(self, source: str) -> _SourceTimeline:
+    def _timeline(self, source: str) -> _SourceTimeline:
         return self._sources.setdefault(source, _SourceTimeline())
 
 
-def clock_offset() -> float:
-    """Return by how many seconds the clock is ahead of one that nobody sets.
-
-    That one goes on while the machine sleeps, so this changes when the clock is set, and only then.
-    """
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+def _whole_ms(seconds: float) -> float:
+    """Round a position, since one boundary may come from different floating-point sums."""
+    return round(seconds, 3)

@@ -1,4 +1,4 @@
-"""One source's thread: read, feed the pipeline, tell what was heard and how the source is."""
+"""One source's thread: read blocks, feed the pipeline, emit its events and the source's state."""
 
 from __future__ import annotations
 
@@ -18,34 +18,32 @@ from streamer.sources.base import NO_THREAD, AudioBlock, Source, SourceEnded, So
 from streamer.system.backoff import Backoff
 
 READ_SECONDS = 0.5
-"""How long one read waits; a listener that is to stop looks up at least this often."""
+"""Timeout of one read, and so the longest time until a listener notices that it is to stop."""
 STALL_SECONDS = 3.0
-"""A live source that brings nothing for so long is stalled."""
-STOP_SECONDS = 0.02
-"""How long each of many listeners is waited for before the next one is woken."""
-CRASHES = 5
+"""A live source that delivers nothing for this long is stalled."""
+STAGGER_SECONDS = 0.02
+"""Longest wait for one of many listeners to stop before the next one is woken."""
+CRASH_LIMIT = 5
 CRASH_WINDOW_SECONDS = 60.0
-"""A listener that crashes `CRASHES` times within this is given up."""
+"""A listener that crashes `CRASH_LIMIT` times within this window has failed."""
 LOG_LEVELS = {
     SourceState.STALLED: logging.WARNING,
     SourceState.RECONNECTING: logging.WARNING,
     SourceState.FAILED: logging.WARNING,
 }
-"""Levels at which a source's new state is logged; the others are news, no more."""
+"""Levels at which a new state is logged; other states are logged as information."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineEvent:
-    """The pipeline said something about a source."""
+    """The pipeline of a source emitted an event."""
 
     source: str
     event: Decision | Segment | SpectrogramColumns
     heard: float
     """`time.monotonic()`, in seconds, at which the last sample behind it was heard."""
-    hop_seconds: float
-    """Time between decisions at that moment."""
 
 
 ListenerEvent = SourceStatus | PipelineEvent
@@ -61,16 +59,16 @@ class Listener:
     pipeline_factory
         Makes the pipeline; called again only after the pipeline has crashed.
     emit
-        Called on the listener's thread with everything that happens.
+        Called on the listener's thread with every event.
     scheduler
-        When it may compute, among other listeners; None if there are none.
+        Shares the processors with other listeners; None if there are none.
     paced
         Whether the hop grows when the work does not fit into it. It never does for a source that
-        is not heard in real time: that waits for us.
+        is not read in real time, which waits for the pipeline instead.
     stall_seconds
-        A live source that brings nothing for so long is stalled.
+        A live source that delivers nothing for this long is stalled.
     backoff
-        How long to wait before a broken source is opened again.
+        Delays before a broken source is opened again.
 
     Attributes
     ----------
@@ -79,8 +77,10 @@ class Listener:
     retrying : bool
         Whether the source broke and the listener waits before it opens it again.
     reconnects, dropped, crashes : int
-        Times the source was opened again; samples lost because nobody read them in time; defects
-        after which the listener began anew.
+        Times the source was opened again; samples lost because they were not read in time; crashes
+        of the pipeline or the source, after which the listener starts over.
+    pipeline : Pipeline or None
+        The pipeline in use; None before the first block.
     """
 
     def __init__(
@@ -100,15 +100,15 @@ class Listener:
         self.reconnects = 0
         self.dropped = 0
         self.crashes = 0
+        self.pipeline: Pipeline | None = None
         self._pipeline_factory = pipeline_factory
-        self._pipeline: Pipeline | None = None
         self._emit = emit
         self._scheduler = scheduler or Scheduler(1)
         self._paced = paced and source.real_time
         self._pacing: HopPacing | None = None
         self._stall_seconds = stall_seconds
         self._backoff = backoff or Backoff()
-        self._crash_times: deque[float] = deque(maxlen=CRASHES)
+        self._crash_times: deque[float] = deque(maxlen=CRASH_LIMIT)
         self._work = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(
@@ -116,50 +116,32 @@ class Listener:
         )
 
     @property
-    def overruns(self) -> int:
-        """How often the operating system discarded samples before we saw them."""
-        return self.source.overruns
-
-    @property
-    def pipeline(self) -> Pipeline | None:
-        """The pipeline in use, for its counters; None until the thread has begun."""
-        return self._pipeline
-
-    @property
-    def hop_seconds(self) -> float | None:
-        """The time between decisions at present, in seconds; None until the thread has begun."""
-        return self._pipeline.hop_seconds if self._pipeline else None
-
-    @property
     def round_seconds(self) -> float:
-        """The time that a decision about each of the listeners takes in all, in seconds."""
+        """Seconds that one decision about every source takes altogether."""
         return self._scheduler.round_seconds
 
     def start(self) -> None:
-        """Begin to listen; where the system gives no thread for it, the source has failed."""
+        """Start the thread; if the system refuses to give one, the source has failed."""
         try:
             self._thread.start()
         except RuntimeError:
-            self._tell(SourceState.FAILED, NO_THREAD)
+            self._set_status(SourceState.FAILED, NO_THREAD)
 
-    def ask_to_stop(self) -> None:
-        """Let the thread end when it next looks up, without waking it."""
+    def request_stop(self) -> None:
+        """Make the thread end at its next check, without waking it."""
         self._stopping.set()
 
-    def stop(self, timeout: float | None = None) -> None:
-        """Close the source, end open segments and wait up to `timeout` seconds for the thread."""
-        self.ask_to_stop()
+    def stop(self, timeout: float | None = None) -> bool:
+        """Close the source and wait for the thread, which ends open segments; see `join`."""
+        self.request_stop()
         self.source.close()
-        self.join(timeout)
+        return self.join(timeout)
 
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until the source has ended, up to `timeout` seconds."""
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait up to `timeout` seconds until the thread has ended; return whether it has."""
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
-
-    def is_alive(self) -> bool:
-        """Tell whether the thread is running."""
-        return self._thread.is_alive()
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         self._emit(self.status)
@@ -172,23 +154,24 @@ class Listener:
                     return
 
     def _may_restart(self, error: Exception) -> bool:
-        """Log a crash; tell whether the listener begins anew or is given up."""
+        """Log a crash; return whether the listener starts over or has failed."""
         self.crashes += 1
         now = time.monotonic()
         self._crash_times.append(now)
         logger.error("%s: the listener crashed", self.source.name, exc_info=error)
-        often = (
-            len(self._crash_times) == CRASHES and now - self._crash_times[0] < CRASH_WINDOW_SECONDS
+        failed = (
+            len(self._crash_times) == CRASH_LIMIT
+            and now - self._crash_times[0] < CRASH_WINDOW_SECONDS
         )
-        what = f"the listener crashed ({type(error).__name__}; see the log)"
-        if often:
-            self._tell(SourceState.FAILED, f"{what} {CRASHES} times in a minute")
+        detail = f"the listener crashed ({type(error).__name__}; see the log)"
+        if failed:
+            self._set_status(SourceState.FAILED, f"{detail} {CRASH_LIMIT} times in a minute")
         else:
-            self._tell(SourceState.RECONNECTING, f"{what} and begins anew")
-        return not often
+            self._set_status(SourceState.RECONNECTING, f"{detail} and begins anew")
+        return not failed
 
     def _listen(self) -> None:
-        """Open and read the source, again if it breaks or is live, until that is pointless."""
+        """Open and read the source, again if it breaks or is live, until it has ended or failed."""
         while not self._stopping.is_set():
             try:
                 self.source.open()
@@ -215,15 +198,19 @@ class Listener:
             if block is not None:
                 last_block = now
                 if self.status.state is not SourceState.LIVE:
-                    self._tell(SourceState.LIVE, "")
+                    self._set_status(SourceState.LIVE, "")
                 self._backoff.succeeded(block.seconds)
                 self._feed(block)
             elif last_block is not None and now - last_block > self._stall_seconds:
-                self._tell(SourceState.STALLED, f"no audio for {self._stall_seconds:g} s")
+                self._set_status(SourceState.STALLED, f"no audio for {self._stall_seconds:g} s")
         raise SourceEnded
 
     def _feed(self, block: AudioBlock) -> None:
-        pipeline = self._ready_pipeline()
+        if self.pipeline is None:
+            self.pipeline = self._pipeline_factory()
+            self._pacing = HopPacing(self.pipeline.hop_seconds)
+            self._work = 0.0
+        pipeline = self.pipeline
         self.dropped += block.dropped
         end = pipeline.position + block.seconds
         with self._scheduler.slot() as started:
@@ -237,25 +224,19 @@ class Listener:
                     discontinuity=block.discontinuity,
                 )
             except Exception:
-                self._pipeline = None
+                self.pipeline = None
                 raise
             self._work += time.monotonic() - started
         for event in events:
-            self._tell_heard(event, block.end_time, end, pipeline)
+            heard = _heard_at(event, block.end_time, end)
+            self._emit(PipelineEvent(self.source.name, event, heard))
         decisions = sum(isinstance(event, Decision) for event in events)
         if decisions:
             self._pace(pipeline, self._work / decisions, time.monotonic() - block.end_time)
             self._work = 0.0
 
-    def _ready_pipeline(self) -> Pipeline:
-        if self._pipeline is None:
-            self._pipeline = self._pipeline_factory()
-            self._pacing = HopPacing(self._pipeline.hop_seconds)
-            self._work = 0.0
-        return self._pipeline
-
     def _pace(self, pipeline: Pipeline, work: float, lag: float) -> None:
-        """Let the hop grow while the work does not fit into it, and shrink when it does again."""
+        """Adjust the hop to the work that a decision takes, both in seconds."""
         if not self._paced or self._pacing is None:
             return
         self._pacing.record(work)
@@ -267,70 +248,80 @@ class Listener:
         pipeline.hop_seconds = hop_seconds
         slow = hop_seconds > self._pacing.shortest
         detail = f"this computer is too slow for more than a decision every {hop_seconds:.1f} s"
-        if self._tell(SourceState.LIVE, detail if slow else ""):
+        if self._set_status(SourceState.LIVE, detail if slow else ""):
             logger.info("%s: a decision every %.1f s", self.source.name, hop_seconds)
 
     def _wait_after(self, failure: SourceError) -> None:
-        """Tell why the source broke, and wait before it is opened again."""
+        """Emit why the source broke, and wait before it is opened again."""
         delay = self._backoff.failed()
         self._scheduler.forget(self.source.name)
         self.retrying = True
         detail = f"{failure}; next attempt in {delay:.0f} s"
-        self._tell(SourceState.STALLED if failure.stalled else SourceState.RECONNECTING, detail)
+        self._set_status(
+            SourceState.STALLED if failure.stalled else SourceState.RECONNECTING, detail
+        )
         self._stopping.wait(delay)
         self.retrying = False
         self.reconnects += 1
         if failure.stalled and not self._stopping.is_set():
-            self._tell(SourceState.RECONNECTING, str(failure))
+            self._set_status(SourceState.RECONNECTING, str(failure))
 
     def _finish(self, state: SourceState, detail: str) -> None:
-        """End open segments, then tell the last state."""
+        """End open segments, then emit the last state."""
         self._scheduler.forget(self.source.name)
-        pipeline = self._pipeline
+        pipeline = self.pipeline
         if pipeline is not None:
             try:
                 with self._scheduler.slot():
                     events = pipeline.finish()
                 for event in events:
-                    self._tell_heard(event, time.monotonic(), pipeline.position, pipeline)
+                    heard = _heard_at(event, time.monotonic(), pipeline.position)
+                    self._emit(PipelineEvent(self.source.name, event, heard))
             except Exception:
-                # Beginning anew, as after other crashes, would play a file that has ended again.
+                # Starting over, as after other crashes, would play a file that has ended again.
                 self.crashes += 1
                 logger.exception("%s: the pipeline crashed at its end", self.source.name)
-        self._tell(state, detail)
+        self._set_status(state, detail)
 
-    def _tell(self, state: SourceState, detail: str) -> bool:
-        """Tell and log how the source is; return False if it was told so before."""
+    def _set_status(self, state: SourceState, detail: str) -> bool:
+        """Emit and log a new state or detail; return False if neither has changed."""
         if (state, detail) == (self.status.state, self.status.detail):
             return False
         if state is not self.status.state:
             level = LOG_LEVELS.get(state, logging.INFO)
-            said = f" ({detail})" if detail else ""
-            logger.log(level, "%s: %s%s", self.source.name, state, said)
+            reason = f" ({detail})" if detail else ""
+            logger.log(level, "%s: %s%s", self.source.name, state, reason)
         self.status = SourceStatus(self.source.name, self.source.kind, state, detail)
         self._emit(self.status)
         return True
 
-    def _tell_heard(
-        self,
-        event: Decision | Segment | SpectrogramColumns,
-        heard: float,
-        end: float,
-        pipeline: Pipeline,
-    ) -> None:
-        """Emit an event; a decision inside a block was heard before the block's last sample."""
-        if isinstance(event, Decision):
-            heard -= max(0.0, end - event.position)
-        self._emit(PipelineEvent(self.source.name, event, heard, pipeline.hop_seconds))
+
+def _heard_at(
+    event: Decision | Segment | SpectrogramColumns, last_heard: float, end: float
+) -> float:
+    """Return when an event's last sample was heard; a decision may end before the last block.
+
+    Parameters
+    ----------
+    event
+        What the pipeline emitted.
+    last_heard
+        `time.monotonic()` at which the last sample of the block was heard.
+    end
+        Position of that sample, in seconds.
+    """
+    return (
+        last_heard - max(0.0, end - event.position) if isinstance(event, Decision) else last_heard
+    )
 
 
 def stop_all(listeners: Sequence[Listener], seconds: float) -> None:
-    """Close all sources, then wait for what each has to say last, up to `seconds` in all."""
+    """Close all sources and wait for their threads, up to `seconds` altogether."""
     deadline = time.monotonic() + seconds
     for listener in listeners:
-        listener.ask_to_stop()
+        listener.request_stop()
     # Hundreds of threads that wake together take far longer than one after the other.
     for listener in listeners:
-        listener.stop(max(0.0, min(STOP_SECONDS, deadline - time.monotonic())))
+        listener.stop(max(0.0, min(STAGGER_SECONDS, deadline - time.monotonic())))
     for listener in listeners:
         listener.join(max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""The way from the listeners' threads to the event loop: bounded, one hop for what has gathered."""
+"""A bounded queue from the listeners' threads to the event loop."""
 
 from __future__ import annotations
 
@@ -10,41 +10,47 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-LIMIT = 1000
+CAPACITY = 1000
 """Items that may wait for the loop."""
-PATIENCE_SECONDS = 1.0
-"""How long a thread waits for room before the oldest item goes."""
+PUT_SECONDS = 1.0
+"""How long `Mailbox.put` waits while the mailbox is full before it discards the oldest item."""
 
 
 class Mailbox(Generic[Item]):
-    """Hands items of any thread to a function on the event loop, in order.
+    """Passes items from any thread to a function on the event loop, in order.
+
+    The loop is woken once for all the items that have gathered.
 
     Parameters
     ----------
     loop
-        Where `deliver` is called.
+        The event loop.
     deliver
-        Takes one item.
+        Called on the loop with each item.
+
+    Attributes
+    ----------
+    lost : int
+        Items discarded because the loop was blocked for too long.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Item], None]) -> None:
         self._loop = loop
         self._deliver = deliver
         self._items: deque[Item] = deque()
-        self._room = threading.Condition()
-        self._called = False
+        self._changed = threading.Condition()
+        self._scheduled = False
         self._closed = False
         self.lost = 0
-        """Items that had to go because the loop took none for too long."""
 
     def __len__(self) -> int:
         return len(self._items)
 
     def put(self, item: Item) -> None:
-        """Leave an item for the loop; from any thread but the loop's own."""
-        with self._room:
-            has_room = self._room.wait_for(
-                lambda: len(self._items) < LIMIT or self._closed, PATIENCE_SECONDS
+        """Queue an item; from any thread but the loop's own."""
+        with self._changed:
+            has_room = self._changed.wait_for(
+                lambda: len(self._items) < CAPACITY or self._closed, PUT_SECONDS
             )
             if self._closed:
                 return
@@ -52,29 +58,28 @@ class Mailbox(Generic[Item]):
                 self._items.popleft()
                 self.lost += 1
             self._items.append(item)
-            if not self._called:
-                self._called = True
+            if not self._scheduled:
+                self._scheduled = True
                 self._loop.call_soon_threadsafe(self.deliver_all)
 
     def deliver_all(self) -> None:
-        """Deliver what waits; on the loop."""
-        with self._room:
+        """Deliver the queued items; on the loop's thread."""
+        with self._changed:
             items = list(self._items)
             self._items.clear()
-            self._called = False
-            self._room.notify_all()
+            self._scheduled = False
+            self._changed.notify_all()
         for item in items:
             try:
                 self._deliver(item)
-            except Exception as error:
-                # What waits behind it is owed to everybody all the same.
+            except Exception as error:  # one item's failure must not lose those behind it
                 self._loop.call_exception_handler(
                     {"message": f"could not deliver {item!r:.200}", "exception": error}
                 )
 
     def close(self) -> None:
-        """Deliver what waits, and take nothing more."""
-        with self._room:
+        """Deliver the queued items, and discard any that are put from now on."""
+        with self._changed:
             self._closed = True
-            self._room.notify_all()
+            self._changed.notify_all()
         self.deliver_all()

@@ -1,4 +1,4 @@
-"""Whether the daemon does what it is there for, as the watchdog, `/healthz` and SIGUSR1 ask."""
+"""Whether decisions are made: for systemd's watchdog, `/healthz` and the report of SIGUSR1."""
 
 from __future__ import annotations
 
@@ -10,31 +10,29 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 from streamer.core.events import SourceState
-from streamer.core.health import SourceHealth, longest_quiet
+from streamer.core.health import SourceHealth, max_quiet_seconds
 from streamer.engine.listener import Listener
 
-LEAST_QUIET_SECONDS = 3.0
-"""A source may be without a decision for this long, however short its hop is."""
-
-CALLERS = 4
-"""How many functions of each thread are named."""
-
-OVER = (SourceState.ENDED, SourceState.FAILED)
-ALWAYS_WELL = (SourceState.CONNECTING, SourceState.RECONNECTING, *OVER)
+OVERDUE_SECONDS = 3.0
+"""A decision is overdue after this long at the earliest, however short the hop is."""
+REPORTED_CALLERS = 4
+"""Stack frames of each thread that are reported."""
+TERMINAL_STATES = (SourceState.ENDED, SourceState.FAILED)
+IDLE_STATES = (SourceState.CONNECTING, SourceState.RECONNECTING, *TERMINAL_STATES)
 """States in which no decision is due: a restart would bring none, and disturb the other sources."""
 
 
 class Progress:
-    """When one source last had a decision.
+    """Time since the last decision about one source.
 
     Parameters
     ----------
     listener
-        Who listens to it.
+        The source's listener.
     first_seconds
         Seconds of sound that the first decision needs.
     clock
-        Seconds, never going back.
+        Returns monotonic seconds.
     """
 
     def __init__(
@@ -55,38 +53,33 @@ class Progress:
 
     @property
     def hop_seconds(self) -> float:
-        """Seconds of sound between two decisions, as it is now."""
-        return self.listener.hop_seconds or 1.0
+        """Current seconds of sound between two decisions."""
+        pipeline = self.listener.pipeline
+        return pipeline.hop_seconds if pipeline else 1.0
 
     def decided(self) -> None:
-        """Note that there was a decision."""
+        """Record that there was a decision."""
         self._quiet_since = self._due_since = self._clock()
 
-    def is_due(self) -> bool:
-        """Tell whether sound should be turning into decisions, as far as anybody knows."""
-        state = self.listener.status.state
-        return state not in ALWAYS_WELL and not self.listener.retrying
-
-    def is_well(self) -> bool:
-        """Tell whether the source makes progress, or is known to be unable to for now."""
-        if not self.is_due():
+    def is_overdue(self) -> bool:
+        """Return whether there should have been a decision by now."""
+        if self.listener.status.state in IDLE_STATES or self.listener.retrying:
             self._due_since = self._clock() + self._first_seconds
-            return True
-        overdue = self._clock() - self._due_since
-        return overdue <= longest_quiet(
-            LEAST_QUIET_SECONDS, self.hop_seconds, self.listener.round_seconds
+            return False
+        return self._clock() - self._due_since > max_quiet_seconds(
+            OVERDUE_SECONDS, self.hop_seconds, self.listener.round_seconds
         )
 
     def is_stalled(self) -> bool:
-        """Tell whether it is the source that brings nothing, rather than we who do nothing."""
+        """Return whether the source delivers no sound, so that the daemon is not at fault."""
         return self.listener.status.state is SourceState.STALLED
 
     def is_over(self) -> bool:
-        """Tell whether nothing more is to be heard of the source."""
-        return self.listener.status.state in OVER
+        """Return whether the source has ended or failed for good."""
+        return self.listener.status.state in TERMINAL_STATES
 
     def health(self) -> SourceHealth:
-        """Return the counters of the source as they are now."""
+        """Return the current state and counters of the source."""
         listener, pipeline = self.listener, self.listener.pipeline
         return SourceHealth(
             source=listener.source.name,
@@ -99,7 +92,7 @@ class Progress:
             inferences=pipeline.inferences if pipeline else 0,
             inference_seconds=pipeline.inference_seconds if pipeline else 0.0,
             queue_depth=listener.source.waiting_blocks,
-            overruns=listener.overruns,
+            overruns=listener.source.overruns,
             dropped_samples=listener.dropped,
             nan_samples=pipeline.nan_samples if pipeline else 0,
             clipped_samples=pipeline.clipped_samples if pipeline else 0,
@@ -109,20 +102,20 @@ class Progress:
 
 
 def needs_restart(sources: Iterable[Progress]) -> bool:
-    """Tell whether a restart may help a source that is not well, and harms none that is.
+    """Return whether restarting the daemon may help an overdue source and harms no other.
 
-    One that is stalled is no reason for it while any other goes on.
+    Stalled sources alone are no reason for a restart while any other source is running.
     """
     sources = list(sources)
-    unwell = [source for source in sources if not source.is_well()]
-    if not all(source.is_stalled() for source in unwell):
+    overdue = [source for source in sources if source.is_overdue()]
+    if not all(source.is_stalled() for source in overdue):
         return True
-    going_on = [source for source in sources if source not in unwell and not source.is_over()]
-    return bool(unwell) and not going_on
+    running = [source for source in sources if source not in overdue and not source.is_over()]
+    return bool(overdue) and not running
 
 
 def threads_and_tasks() -> Iterator[str]:
-    """Describe what every thread does at this moment, and how many tasks the event loop has."""
+    """Describe what every thread is executing, and count the event loop's tasks."""
     frames = sys._current_frames()
     for thread in threading.enumerate():
         path = " < ".join(_callers(frames.get(thread.ident or 0)))
@@ -131,8 +124,8 @@ def threads_and_tasks() -> Iterator[str]:
 
 
 def _callers(frame: FrameType | None) -> Iterator[str]:
-    """Describe a frame and its nearest callers, without reading any source file."""
-    for _ in range(CALLERS):
+    """Describe a stack frame and its nearest callers, without reading source files."""
+    for _ in range(REPORTED_CALLERS):
         if frame is None:
             return
         code = frame.f_code

@@ -1,1 +1,1 @@
-"""Where events go."""
+"""Sinks, the destinations of events; they share `messages` and otherwise know no other sink."""

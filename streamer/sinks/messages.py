@@ -1,6 +1,6 @@
-"""Values turned into the JSON frames of protocol 1, for WebSocket clients and `--fast --json`.
+"""Events as the JSON messages of protocol 1, for every sink that writes JSON.
 
-Every function returns a dict with a `type`, ready for `encode`; nothing is sent from here.
+The functions that make a message return a dict with a `type`, ready for `encode`.
 """
 
 from __future__ import annotations
@@ -9,95 +9,92 @@ import base64
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 from streamer.core.contract import ModelContract
-from streamer.core.decision import Decision, Segment
-from streamer.core.events import SpectrogramColumns
+from streamer.core.decision import Decision
+from streamer.core.events import PlacedSegment, Published, SourceStatus, SpectrogramColumns
+from streamer.core.segments import Segment
 
 PROTOCOL = 1
 """Version of the protocol."""
 
-SHARES = 10_000
-"""Probabilities are sent as whole multiples of one part in this many."""
+PROBABILITY_STEPS = 10_000
+"""Probabilities are sent as multiples of one part in this many."""
 
 Message = dict[str, Any]
 
 
 def hello(
-    server: str,
-    contract: ModelContract,
-    *,
-    hop_seconds: float,
-    sources: Iterable[Mapping[str, str]],
+    contract: ModelContract, sources: Iterable[SourceStatus], *, hop_seconds: float
 ) -> Message:
-    """Return the frame that greets a client.
+    """Return the message that greets a client.
 
     Parameters
     ----------
-    server : str
-        Name and version of this program.
     contract : ModelContract
         The model in use.
+    sources : iterable of SourceStatus
+        The state of every source.
     hop_seconds : float
-        Seconds from one prediction to the next, as set.
-    sources : iterable of mappings
-        `name`, `kind` and `state` of each source.
+        Configured seconds from one prediction to the next.
     """
     return {
         "type": "hello",
         "protocol": PROTOCOL,
-        "server": server,
+        "server": f"genre-stream {version('genre-stream')}",
         "model": {"name": contract.name, "version": contract.version},
         "labels": list(contract.labels),
         "window_seconds": round(contract.window_seconds, 3),
         "hop_seconds": round(hop_seconds, 3),
         "sources": [
-            {"name": source["name"], "kind": source["kind"], "state": str(source["state"])}
-            for source in sources
+            {"name": status.source, "kind": status.kind, "state": status.state.value}
+            for status in sources
         ],
     }
 
 
-def prediction(
-    source: str, seq: int, decision: Decision, time: datetime, latency_ms: float
-) -> Message:
-    """Return the frame that tells what is heard now.
+def message(published: Published) -> Message:
+    """Return the message of an event: `prediction`, `segment`, `source` or `spectrogram`."""
+    match published.event:
+        case Decision() as decision:
+            return _prediction(published, decision)
+        case Segment() as segment:
+            return _segment(published.source, segment)
+        case SourceStatus(state=state, detail=detail):
+            return {
+                "type": "source",
+                "source": published.source,
+                "state": state.value,
+                "detail": detail,
+            }
+        case SpectrogramColumns() as columns:
+            return _spectrogram(published.source, columns)
 
-    Parameters
-    ----------
-    source : str
-        Name of the source.
-    seq : int
-        Number of the prediction within its source, counting up.
-    decision : Decision
-        What was decided.
-    time : datetime
-        When, with a time zone.
-    latency_ms : float
-        Milliseconds from the last sample heard to this frame.
-    """
+
+def _prediction(published: Published, decision: Decision) -> Message:
     probabilities = shares(decision.probabilities)
-    confidence = round(decision.confidence, 4)
     return {
         "type": "prediction",
-        "source": source,
-        "seq": seq,
-        "time": timestamp(time),
+        "source": published.source,
+        "seq": published.sequence,
+        "time": timestamp(published.time),
         "position": round(decision.position, 3),
         "hop_seconds": round(decision.hop_seconds, 3),
         "state": decision.state.value,
         "genre": decision.genre,
-        "confidence": probabilities[decision.genre] if decision.genre else confidence,
+        "confidence": (
+            probabilities[decision.genre] if decision.genre else round(decision.confidence, 4)
+        ),
         "probabilities": probabilities,
         "window_probabilities": shares(decision.window_probabilities),
         "level_dbfs": round(decision.level_dbfs, 1),
-        "latency_ms": round(latency_ms, 1),
+        "latency_ms": round(published.latency * 1000, 1),
     }
 
 
-def segment(source: str, segment: Segment) -> Message:
-    """Return the frame for a stretch that begins, is revised or ends."""
+def _segment(source: str, segment: Segment) -> Message:
     return {
         "type": "segment",
         "source": source,
@@ -112,13 +109,8 @@ def segment(source: str, segment: Segment) -> Message:
     }
 
 
-def source_state(source: str, state: str, detail: str) -> Message:
-    """Return the frame that tells a source's new state and, in `detail`, why."""
-    return {"type": "source", "source": source, "state": str(state), "detail": detail}
-
-
-def spectrogram(source: str, columns: SpectrogramColumns) -> Message:
-    """Return the frame with new columns: base64 of one byte a cell, column after column."""
+def _spectrogram(source: str, columns: SpectrogramColumns) -> Message:
+    """Encode the levels as base64 of one byte a cell, column after column."""
     mels, count = columns.levels.shape
     return {
         "type": "spectrogram",
@@ -131,22 +123,35 @@ def spectrogram(source: str, columns: SpectrogramColumns) -> Message:
 
 
 def heartbeat(time: datetime) -> Message:
-    """Return the frame that fills a pause; `time` must have a time zone."""
+    """Return the message that is sent when there was no other; `time` must have a time zone."""
     return {"type": "heartbeat", "time": timestamp(time)}
 
 
-def error(code: str, message: str) -> Message:
-    """Return the frame that answers a bad request."""
-    return {"type": "error", "code": code, "message": message}
+def error(code: str, text: str) -> Message:
+    """Return the message that answers a bad request."""
+    return {"type": "error", "code": code, "message": text}
+
+
+def segment_in_clock_time(placed: PlacedSegment) -> dict[str, Any]:
+    """Return a segment as `/api/state` lists it."""
+    return {
+        "source": placed.source,
+        "start": timestamp(placed.start),
+        "end": None if placed.is_open else timestamp(placed.end),
+        "state": placed.segment.state.value,
+        "genre": placed.segment.genre,
+        "confidence": round(placed.segment.confidence, 4),
+        "title": placed.segment.title,
+    }
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """Return a frame as compact JSON; half a surrogate pair in a title becomes a question mark.
+    """Return a message as compact JSON; a lone surrogate in a title becomes a question mark.
 
     Raises
     ------
     ValueError
-        If a number is NaN or infinite: JSON has no word for it.
+        If a number is NaN or infinite, which JSON cannot express.
 
     Examples
     --------
@@ -158,7 +163,7 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 def timestamp(time: datetime) -> str:
-    """Return a moment in UTC as ISO 8601 with milliseconds.
+    """Return a time in UTC as ISO 8601 with milliseconds.
 
     Raises
     ------
@@ -185,9 +190,11 @@ def shares(probabilities: Mapping[str, float]) -> dict[str, float]:
     >>> shares({"a": 1 / 3, "b": 1 / 3, "c": 1 / 3})
     {'a': 0.3334, 'b': 0.3333, 'c': 0.3333}
     """
-    parts = {label: int(p * SHARES) for label, p in probabilities.items()}
-    missing = SHARES - sum(parts.values())
-    by_loss = sorted(parts, key=lambda label: parts[label] - probabilities[label] * SHARES)
+    parts = {label: int(p * PROBABILITY_STEPS) for label, p in probabilities.items()}
+    missing = PROBABILITY_STEPS - sum(parts.values())
+    by_loss = sorted(
+        parts, key=lambda label: parts[label] - probabilities[label] * PROBABILITY_STEPS
+    )
     for label in by_loss[:missing]:
         parts[label] += 1
-    return {label: part / SHARES for label, part in parts.items()}
+    return {label: part / PROBABILITY_STEPS for label, part in parts.items()}

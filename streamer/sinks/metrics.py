@@ -1,14 +1,14 @@
-"""What Prometheus reads at `/metrics`, in a registry of its own.
+"""Metrics for Prometheus, in a registry of their own.
 
-What passes through the hub is counted as it passes; what the sources, the history and the clients
-count themselves is read when Prometheus asks.
+Events are counted as they are published. The counters that sources, history and clients keep
+themselves are read when Prometheus scrapes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.metrics_core import (
@@ -22,49 +22,79 @@ from prometheus_client.metrics_core import (
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from streamer.core.events import SourceState
+from streamer.core.decision import Decision
+from streamer.core.events import Published, Sink, SourceState
 from streamer.core.health import HealthReader, SourceHealth
 from streamer.core.segments import State
-
-if TYPE_CHECKING:
-    from streamer.sinks.history.writer import History
-    from streamer.sinks.websocket.hub import Hub
 
 LATENCY_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the prediction latency's buckets, in seconds."""
 
-_COUNTED_BY_SOURCES: tuple[tuple[str, str, Callable[[SourceHealth], float]], ...] = (
-    ("audio_seconds", "Seconds of sound taken in.", lambda v: v.audio_seconds),
-    ("overruns", "Times that sound came faster than it was taken.", lambda v: v.overruns),
-    ("dropped_frames", "Samples a channel lost to overruns.", lambda v: v.dropped_samples),
-    ("nan_samples", "Samples that were not numbers.", lambda v: v.nan_samples),
-    ("clipped_samples", "Samples at or beyond full scale.", lambda v: v.clipped_samples),
-    ("reconnects", "Times that the source was opened again.", lambda v: v.reconnects),
-    ("crashes", "Times that the source's thread was started again.", lambda v: v.crashes),
+_SOURCE_COUNTERS: tuple[tuple[str, str, Callable[[SourceHealth], float]], ...] = (
+    ("audio_seconds", "Seconds of sound taken in.", lambda h: h.audio_seconds),
+    ("overruns", "Times that sound came faster than it was taken.", lambda h: h.overruns),
+    ("dropped_frames", "Samples a channel lost to overruns.", lambda h: h.dropped_samples),
+    ("nan_samples", "Samples that were not numbers.", lambda h: h.nan_samples),
+    ("clipped_samples", "Samples at or beyond full scale.", lambda h: h.clipped_samples),
+    ("reconnects", "Times that the source was opened again.", lambda h: h.reconnects),
+    ("crashes", "Times that the source's thread was started again.", lambda h: h.crashes),
 )
-_TOLD_BY_SOURCES: tuple[tuple[str, str, Callable[[SourceHealth], float]], ...] = (
-    ("queue_depth", "Blocks of sound that wait for the pipeline.", lambda v: v.queue_depth),
-    ("hop_seconds", "Seconds of sound between two predictions.", lambda v: v.hop_seconds),
-    ("quiet_seconds", "Seconds since the last decision.", lambda v: v.quiet_seconds),
+_SOURCE_GAUGES: tuple[tuple[str, str, Callable[[SourceHealth], float]], ...] = (
+    ("queue_depth", "Blocks of sound that wait for the pipeline.", lambda h: h.queue_depth),
+    ("hop_seconds", "Seconds of sound between two predictions.", lambda h: h.hop_seconds),
+    ("quiet_seconds", "Seconds since the last decision.", lambda h: h.quiet_seconds),
     (
         "real_time_factor",
         "Seconds of inference for a second of sound, since the start.",
-        lambda v: v.inference_seconds / v.audio_seconds if v.audio_seconds else 0.0,
+        lambda h: h.inference_seconds / h.audio_seconds if h.audio_seconds else 0.0,
     ),
 )
 
 
-class Metrics:
-    """Counts what the daemon does.
+class ClientQueues(Protocol):
+    """The frames that wait for clients; the WebSocket hub implements it."""
+
+    @property
+    def outboxes(self) -> Iterable[Sized]:
+        """The queue of each client."""
+
+    @property
+    def skipped(self) -> int:
+        """Frames that clients missed because they were behind, since the start."""
+
+
+class WriterCounters(Protocol):
+    """What a background writer counts; the history implements it."""
+
+    @property
+    def queue_depth(self) -> int:
+        """Events that wait to be written."""
+
+    @property
+    def dropped(self) -> int:
+        """Events and rows lost since the start."""
+
+    @property
+    def write_errors(self) -> int:
+        """Failed transactions since the start."""
+
+
+class Metrics(Sink):
+    """Counts events and clients, and exposes the counters of the other parts.
 
     Parameters
     ----------
     version
-        Of this program.
+        Version of this program.
     model
         `name` and `version` of the model.
     health
-        Reads the sources' own counters.
+        Reads the counters of every source.
+
+    Attributes
+    ----------
+    registry : CollectorRegistry
+        All of the metrics.
     """
 
     def __init__(
@@ -99,49 +129,45 @@ class Metrics:
         self._sources = _SourceCollector(health)
         self.registry.register(self._sources)
 
-    def record(self, message: Mapping[str, Any]) -> None:
-        """Count a published message."""
-        self._messages.labels(message["type"]).inc()
-        if message["type"] != "prediction":
-            return
-        self._latency.labels(message["source"]).observe(message["latency_ms"] / 1000)
-        self._sources.note(message)
+    def publish(self, published: Published) -> None:
+        """Count an event."""
+        self._messages.labels(published.type).inc()
+        if isinstance(published.event, Decision):
+            self._latency.labels(published.source).observe(published.latency)
+            self._sources.decisions[published.source] = published.event
 
     def client(self) -> AbstractContextManager[object]:
-        """Return a context for as long as a client is connected."""
+        """Return a context manager that counts a client while it is entered."""
         return self._clients.track_inprogress()
 
     def slow_client_closed(self) -> None:
         """Count a client that was closed because it stayed behind."""
         self._slow_clients.inc()
 
-    def watch_hub(self, hub: Hub) -> None:
-        """Tell how many frames wait for clients, too."""
-        self.registry.register(_HubCollector(hub))
+    def watch_clients(self, queues: ClientQueues) -> None:
+        """Also expose how many frames wait for clients."""
+        self.registry.register(_ClientCollector(queues))
 
-    def watch_history(self, history: History) -> None:
-        """Tell how the history does, too."""
+    def watch_history(self, history: WriterCounters) -> None:
+        """Also expose the counters of the history."""
         self.registry.register(_HistoryCollector(history))
 
 
 class _SourceCollector(Collector):
-    """Reads the sources when Prometheus asks; tells nothing of those that are gone."""
+    """Reads the health and the last decision of the sources that exist at the time of a scrape."""
 
     def __init__(self, health: HealthReader) -> None:
         self._health = health
-        self._predictions: dict[str, Mapping[str, Any]] = {}
-
-    def note(self, prediction: Mapping[str, Any]) -> None:
-        self._predictions[prediction["source"]] = prediction
+        self.decisions: dict[str, Decision] = {}
 
     def collect(self) -> Iterator[Metric]:
         health = list(self._health())
-        for name, text, read in _COUNTED_BY_SOURCES:
+        for name, text, read in _SOURCE_COUNTERS:
             counter = CounterMetricFamily(f"genre_stream_{name}", text, labels=["source"])
             for one in health:
                 counter.add_metric([one.source], read(one))
             yield counter
-        for name, text, read in _TOLD_BY_SOURCES:
+        for name, text, read in _SOURCE_GAUGES:
             values = {one.source: read(one) for one in health}
             yield _gauge(f"genre_stream_{name}", text, values)
         yield _inference(health)
@@ -151,31 +177,35 @@ class _SourceCollector(Collector):
             SourceState,
             {one.source: one.state for one in health},
         )
-        present = {one.source for one in health} & set(self._predictions)
-        yield from _heard({source: self._predictions[source] for source in sorted(present)})
+        present = sorted({one.source for one in health} & set(self.decisions))
+        yield from _last_decisions({source: self.decisions[source] for source in present})
 
 
-def _heard(predictions: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
-    """Tell what the last prediction of each source says."""
-    for name, text, field in (
-        ("level_dbfs", "Level of the last hop, in dB relative to full scale.", "level_dbfs"),
-        ("confidence_ratio", "Confidence of the last prediction, 0 to 1.", "confidence"),
-    ):
-        values = {source: message[field] for source, message in predictions.items()}
-        yield _gauge(f"genre_stream_{name}", text, values)
+def _last_decisions(decisions: Mapping[str, Decision]) -> Iterator[Metric]:
+    """Yield what the last decision about each source says."""
+    yield _gauge(
+        "genre_stream_level_dbfs",
+        "Level of the last hop, in dB relative to full scale.",
+        {source: decision.level_dbfs for source, decision in decisions.items()},
+    )
+    yield _gauge(
+        "genre_stream_confidence_ratio",
+        "Confidence of the last prediction, 0 to 1.",
+        {source: decision.confidence for source, decision in decisions.items()},
+    )
     yield _states(
         "genre_stream_state",
         "What the last prediction says is heard.",
         State,
-        {source: message["state"] for source, message in predictions.items()},
+        {source: decision.state for source, decision in decisions.items()},
     )
     genre = InfoMetricFamily(
         "genre_stream_heard",
         "Genre of the last prediction, empty unless it is music.",
         labels=["source"],
     )
-    for source, message in predictions.items():
-        genre.add_metric([source], {"genre": message["genre"] or ""})
+    for source, decision in decisions.items():
+        genre.add_metric([source], {"genre": decision.genre or ""})
     yield genre
 
 
@@ -188,14 +218,14 @@ def _inference(health: Iterable[SourceHealth]) -> Metric:
     return summary
 
 
-class _HubCollector(Collector):
-    """Reads the outboxes when Prometheus asks."""
+class _ClientCollector(Collector):
+    """Reads the queues of the clients at the time of a scrape."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, queues: ClientQueues) -> None:
+        self._queues = queues
 
     def collect(self) -> Iterator[Metric]:
-        depths = [len(outbox) for outbox in self._hub.outboxes]
+        depths = [len(outbox) for outbox in self._queues.outboxes]
         yield GaugeMetricFamily(
             "genre_stream_client_queue_depth",
             "Frames that wait for the client that is furthest behind.",
@@ -204,7 +234,7 @@ class _HubCollector(Collector):
         yield CounterMetricFamily(
             "genre_stream_client_frames_skipped",
             "Predictions and spectrograms that clients missed because they were behind.",
-            self._hub.skipped,
+            self._queues.skipped,
         )
         yield GaugeMetricFamily(
             "genre_stream_clients_behind",
@@ -214,9 +244,9 @@ class _HubCollector(Collector):
 
 
 class _HistoryCollector(Collector):
-    """Reads the history's counters when Prometheus asks."""
+    """Reads the counters of the history at the time of a scrape."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: WriterCounters) -> None:
         self._history = history
 
     def collect(self) -> Iterator[Metric]:
@@ -238,7 +268,7 @@ class _HistoryCollector(Collector):
 
 
 def _gauge(name: str, text: str, values: Mapping[str, float]) -> GaugeMetricFamily:
-    """Return a value for each source."""
+    """Return a gauge with a value for each source."""
     family = GaugeMetricFamily(name, text, labels=["source"])
     for source, value in values.items():
         family.add_metric([source], value)
@@ -248,7 +278,7 @@ def _gauge(name: str, text: str, values: Mapping[str, float]) -> GaugeMetricFami
 def _states(
     name: str, text: str, known: Iterable[str], states: Mapping[str, str]
 ) -> StateSetMetricFamily:
-    """Return 1 for the state that each source is in and 0 for the others."""
+    """Return a state set that is 1 for the state of each source and 0 for the others."""
     family = StateSetMetricFamily(name, text, labels=["source"])
     for source, state in states.items():
         family.add_metric([source], {one: one == state for one in known})

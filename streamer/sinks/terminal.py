@@ -1,13 +1,15 @@
-"""What a person at a terminal sees: the dashboard's address, and one live line a source."""
+"""What a person at a terminal sees: log lines, and below them one live line a source."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from collections.abc import Sequence
+from typing import TextIO
 
+from streamer.core.decision import Decision
+from streamer.core.events import PlacedSegment, Published, Sink, SourceStatus
 from streamer.system.background_writer import BackgroundWriter
 from streamer.system.console import strip_control_characters
 
@@ -16,47 +18,45 @@ UP_AND_CLEAR = "\x1b[{}A\r\x1b[J"
 
 PLAIN = "\x1b[0m"
 BAR_CELLS = 10
-MARKS = {"silence": "silence", "not_music": "not music", "uncertain": "uncertain"}
 
 
-class Terminal(BackgroundWriter):
+class Terminal(BackgroundWriter, Sink):
     """Keeps one line a source at the bottom of a terminal, and lets log lines scroll above them.
 
     It is a text stream itself, so that a log handler can write to it.
 
     Parameters
     ----------
-    stream
+    stream : TextIO
         The terminal.
-    paint
-        Returns the code that colours a frame's line, such as ESC [31m; None for plain lines.
     """
 
-    def __init__(
-        self, stream: TextIO, paint: Callable[[Mapping[str, Any]], str] | None = None
-    ) -> None:
-        self._paint = paint
-        self._lines: dict[str, str] = {}
-        self._colours: dict[str, str] = {}
+    def __init__(self, stream: TextIO) -> None:
+        self._lines: dict[str, tuple[str, str]] = {}
+        """Colour code and text of each source's line."""
         self._drawn = 0
         super().__init__(stream)
 
-    def show(self, message: Mapping[str, Any]) -> None:
-        """Show a frame of the protocol, if it changes a live line."""
-        if message["type"] not in ("prediction", "source"):
-            return
-        line = prediction_line(message) if message["type"] == "prediction" else state_line(message)
-        source = message["source"]
+    def publish(self, published: Published) -> None:
+        """Show a decision or a source's state."""
+        match published.event:
+            case Decision() as decision:
+                self.show(published.source, decision_line(published.source, decision))
+            case SourceStatus() as status:
+                self.show(
+                    published.source, status_line(published.source, status.state, status.detail)
+                )
+
+    def remove_source(self, name: str, segments: Sequence[PlacedSegment] = ()) -> None:
+        """Remove a source's line."""
         with self._change:
-            self._lines[source] = line
-            if self._paint is not None:
-                self._colours[source] = self._paint(message)
+            self._lines.pop(name, None)
             self._request_write()
 
-    def forget(self, source: str) -> None:
-        """Take a source's line away."""
+    def show(self, source: str, line: str, colour: str = "") -> None:
+        """Replace a source's line; `colour` is the code that begins it, such as ESC [31m."""
         with self._change:
-            self._lines.pop(source, None)
+            self._lines[source] = colour, line
             self._request_write()
 
     def _compose(self, text: str) -> str:
@@ -67,10 +67,13 @@ class Terminal(BackgroundWriter):
         return erase + text + "".join(f"{line}\n" for line in lines)
 
     def _live_lines(self) -> list[str]:
-        """Return as many lines as fit above the cursor: what has scrolled away stays there."""
+        """Return as many lines as fit above the cursor, since those that scroll away stay."""
         size = self._size()
         width, room = size.columns - 1, max(1, size.lines - 1)
-        lines = [self._coloured(source, line[:width]) for source, line in self._lines.items()]
+        lines = [
+            f"{colour}{line[:width]}{PLAIN}" if colour else line[:width]
+            for colour, line in self._lines.values()
+        ]
         if len(lines) > room:
             lines[room - 1 :] = [f"… and {len(lines) - room + 1} more"[:width]]
         return lines
@@ -82,33 +85,29 @@ class Terminal(BackgroundWriter):
                 return size
         return shutil.get_terminal_size()
 
-    def _coloured(self, source: str, line: str) -> str:
-        colour = self._colours.get(source)
-        return f"{colour}{line}{PLAIN}" if colour else line
 
-
-def prediction_line(message: Mapping[str, Any]) -> str:
-    """Write a prediction as one line.
+def decision_line(source: str, decision: Decision) -> str:
+    """Return a decision as one line.
 
     Examples
     --------
-    >>> prediction_line({"source": "radio", "state": "music", "genre": "jazz", "confidence": 0.83,
-    ...     "level_dbfs": -21.4, "position": 95.0})
+    >>> from streamer.core.segments import State
+    >>> decision = Decision(95.0, 1.0, State.MUSIC, "jazz", 0.83, {}, {}, -21.4)
+    >>> decision_line("radio", decision)
     'radio         1:35  jazz        83 % ████████░░  -21 dBFS'
     """
-    minutes, seconds = divmod(int(message["position"]), 60)
-    share = message["confidence"]
-    full = round(share * BAR_CELLS)
-    bar = "█" * full + "░" * (BAR_CELLS - full)
-    what = message["genre"] or MARKS[message["state"]]
+    minutes, seconds = divmod(int(decision.position), 60)
+    filled = round(decision.confidence * BAR_CELLS)
+    bar = "█" * filled + "░" * (BAR_CELLS - filled)
+    label = decision.genre or decision.state.replace("_", " ")
     clock = f"{minutes}:{seconds:02d}"
     return strip_control_characters(
-        f"{message['source']:<12} {clock:>5}  {what:<10} {share * 100:3.0f} % {bar} "
-        f"{message['level_dbfs']:4.0f} dBFS"
+        f"{source:<12} {clock:>5}  {label:<10} {decision.confidence * 100:3.0f} % {bar} "
+        f"{decision.level_dbfs:4.0f} dBFS"
     )
 
 
-def state_line(message: Mapping[str, Any]) -> str:
-    """Write a source's state as one line."""
-    detail = f": {message['detail']}" if message["detail"] else ""
-    return strip_control_characters(f"{message['source']:<12} {message['state']}{detail}")
+def status_line(source: str, state: str, detail: str) -> str:
+    """Return a source's state, and the reason for it if any, as one line."""
+    reason = f": {detail}" if detail else ""
+    return strip_control_characters(f"{source:<12} {state}{reason}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TextIO
 
 PRIORITIES = {
     logging.DEBUG: 7,
@@ -22,18 +23,7 @@ MAX_REPEATS = 5
 """How often the same message about the same thing is logged within `REPEAT_SECONDS`."""
 REPEAT_SECONDS = 60.0
 
-
-class Stream(Protocol):
-    """What a log can be written to."""
-
-    def write(self, text: str, /) -> object:
-        """Write a line."""
-
-    def flush(self) -> object:
-        """Flush buffered text."""
-
-    def fileno(self) -> int:
-        """Return the file descriptor."""
+Stream = TextIO | io.TextIOBase
 
 
 def is_journal(stream: Stream, environment: Mapping[str, str]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.browser import Page, broadcast, chromium, why_no_browser
+from support.browser import Page, broadcast, chromium, missing_browser
 from support.published import prediction, segment, spectrogram
 
 MEASURED_SECONDS = 10
@@ -20,14 +20,14 @@ def busy_seconds(page: Page) -> tuple[float, float]:
 
 
 @pytest.mark.benchmark
-@pytest.mark.skipif(why_no_browser() is not None, reason=str(why_no_browser()))
-def test_the_page_draws_with_less_than_ten_percent_of_a_processor(
+@pytest.mark.skipif(missing_browser() is not None, reason=str(missing_browser()))
+def test_the_page_draws_with_less_than_a_tenth_of_a_processor(
     tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     radio = broadcast("radio")
     try:
         with chromium(tmp_path) as page:
-            page.view(calm=False)
+            page.view(reduced_motion=False)
             page.driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
             page.open(radio.url)
             page.until("document.getElementById('connection').textContent === 'Connected'")

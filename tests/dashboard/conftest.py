@@ -1,4 +1,4 @@
-"""One browser for all tests of the page; every test must leave it without a complaint."""
+"""One browser for all tests of the dashboard; no test may cause console errors in it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.browser import Broadcast, Page, broadcast, chromium, why_no_browser, why_no_npm
+from support.browser import Broadcast, Page, broadcast, chromium, missing_browser, missing_npm
 
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    if reason := why_no_browser():
+    if reason := missing_browser():
         pytest.skip(reason)
     with chromium(tmp_path_factory.mktemp("chromium")) as page:
         yield page
@@ -20,7 +20,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Broadcast]]:
-    """Return `broadcast`; what it starts is closed after the page has gone."""
+    """Return `broadcast`; its servers are closed after the test."""
     running: list[Broadcast] = []
 
     def start(*sources: str, **settings: Any) -> Broadcast:
@@ -28,33 +28,33 @@ def serve() -> Iterator[Callable[..., Broadcast]]:
         return running[-1]
 
     yield start
-    for one in running:
-        one.close()
+    for server in running:
+        server.close()
 
 
 @pytest.fixture
 def page(browser: Page, serve: Callable[..., Broadcast]) -> Iterator[Page]:
-    """Return the page; at the end it must have moved, forbidden and complained of nothing."""
+    """Return the page; fail after the test on layout shifts, policy violations and errors."""
     browser.view()
-    browser.complaints()
+    browser.console_errors()
     yield browser
-    shifts, violations, complaints = browser.shifts(), browser.violations(), browser.complaints()
+    shifts, violations, errors = browser.shifts(), browser.violations(), browser.console_errors()
     browser.driver.get("about:blank")
     assert sum(shift["value"] for shift in shifts) < 0.001, shifts
     assert violations == []
-    assert complaints == []
+    assert errors == []
 
 
 @pytest.fixture
 def radio(serve: Callable[..., Broadcast]) -> Broadcast:
-    """Return a daemon with one made-up source, `radio`."""
+    """Return a server with one source, `radio`."""
     return serve("radio")
 
 
 @pytest.fixture(scope="session")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the source text of axe-core, the accessibility checker."""
-    if reason := why_no_npm():
+    if reason := missing_npm():
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("axe")
     install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]

@@ -1,4 +1,4 @@
-"""Everybody can use the page: checked by axe-core, by arithmetic and with the keyboard."""
+"""Accessibility, checked by axe-core, by contrast ratios and with the keyboard."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEFICIENCIES = {
         [0.004733, 0.691367, 0.303900],
     ],
 }
-"""How a colour looks with it, in linear RGB (G. M. Machado, M. M. Oliveira, L. Fernandes, 2009)."""
+"""Perceived colours in linear RGB (G. M. Machado, M. M. Oliveira, L. Fernandes, 2009)."""
 
 
 def linear(colour: str) -> NDArray[np.float64]:
@@ -43,7 +43,7 @@ def linear(colour: str) -> NDArray[np.float64]:
 
 
 def oklab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return linear RGB in Oklab (B. Ottosson, 2020), where distances are about as they look."""
+    """Convert linear RGB to Oklab (B. Ottosson, 2020), which is perceptually uniform."""
     cones = np.cbrt(
         np.array(
             [
@@ -68,7 +68,7 @@ def oklab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def busy(page: Page, running: Broadcast) -> None:
-    """Fill every room of the page."""
+    """Fill every section of the page."""
     page.open(running.url)
     page.until("document.getElementById('connection').textContent === 'Connected'")
     running.publish(
@@ -107,7 +107,7 @@ def test_axe_finds_no_violation_of_level_a_or_aa(
 
 
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)
-def test_colours_of_labels_stay_apart_for_the_colour_blind(deficiency: str) -> None:
+def test_label_colours_are_distinct_for_colour_blind_users(deficiency: str) -> None:
     seen = {
         label: oklab(np.array(DEFICIENCIES[deficiency]) @ linear(colour))
         for label, colour in colours(LABELS).items()
@@ -117,13 +117,11 @@ def test_colours_of_labels_stay_apart_for_the_colour_blind(deficiency: str) -> N
         for one, other in combinations(seen, 2)
     }
     closest = min(distances, key=distances.__getitem__)
-    # Three times what is just noticeable in Oklab, about 0.02.
+    # Three times the just noticeable difference in Oklab, about 0.02.
     assert distances[closest] >= 0.06, closest
 
 
-def test_text_on_the_colour_of_a_label_is_readable_whatever_the_label(
-    page: Page, radio: Broadcast
-) -> None:
+def test_text_on_the_colour_of_any_label_is_readable(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     page.run(
         """import(new URL("palette.js", location)).then(({ assignColours, contrast }) => {
@@ -135,7 +133,7 @@ def test_text_on_the_colour_of_a_label_is_readable_whatever_the_label(
     assert min(page.until("window.ratios")) >= 4.5
 
 
-def test_everything_is_reached_with_the_tab_key_in_the_order_of_the_page(
+def test_the_tab_key_reaches_everything_in_page_order(
     page: Page, serve: Callable[..., Broadcast]
 ) -> None:
     busy(page, serve("radio", "hall"))
@@ -156,7 +154,7 @@ def test_everything_is_reached_with_the_tab_key_in_the_order_of_the_page(
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280, 1920, 3840])
-def test_the_page_fits_the_screen_from_the_telephone_to_the_wall(
+def test_the_page_fits_screens_from_a_phone_to_a_wall_display(
     page: Page, serve: Callable[..., Broadcast], width: int
 ) -> None:
     page.view(width, 900 if width == 1280 else width * 9 // 16 if width > 1280 else 844)
@@ -168,7 +166,7 @@ def test_the_page_fits_the_screen_from_the_telephone_to_the_wall(
         assert page.run("return document.documentElement.scrollHeight <= innerHeight")
 
 
-def test_all_words_of_the_page_are_read_on_the_smallest_telephone(
+def test_all_text_is_readable_on_the_smallest_phone(
     page: Page, serve: Callable[..., Broadcast]
 ) -> None:
     page.view(320, 640)
@@ -187,7 +185,7 @@ def test_all_words_of_the_page_are_read_on_the_smallest_telephone(
     )
 
 
-def test_why_a_source_is_away_is_read_on_the_smallest_telephone(
+def test_the_reason_of_a_failed_source_is_readable_on_the_smallest_phone(
     page: Page, serve: Callable[..., Broadcast]
 ) -> None:
     detail = "cannot read https://radio.example/live: 503 Service Unavailable; next attempt in 44 s"
@@ -204,19 +202,19 @@ def test_why_a_source_is_away_is_read_on_the_smallest_telephone(
     page.open(f"{running.url}")
     page.until_text("now-genre", "Not allowed")
     assert page.run(whole)
-    page.complaints()
+    page.console_errors()
 
 
 @pytest.mark.parametrize("name", [30 * "الموسيقى العربية ", 30 * "Hörfunk "])
-def test_a_long_name_shows_its_beginning_whichever_way_it_is_read(
+def test_a_long_name_of_either_direction_shows_its_beginning(
     page: Page, serve: Callable[..., Broadcast], name: str
 ) -> None:
     running = serve(name, "hall", labels=(name, "rock"))
     shares = {name: 0.9, "rock": 0.1}
-    told = prediction(1, name, genre=name, probabilities=shares, window_probabilities=shares)
+    event = prediction(1, name, genre=name, probabilities=shares, window_probabilities=shares)
     page.view(390)
     page.open(running.url)
-    running.publish(told, segment(1, name, genre=name, title=name))
+    running.publish(event, segment(1, name, genre=name, title=name))
     page.until_text("now-title", name)
     page.until("document.querySelector('.heard-title')")
     hidden = page.run(
@@ -233,11 +231,11 @@ def test_a_long_name_shows_its_beginning_whichever_way_it_is_read(
     assert hidden == []
 
 
-def test_on_paper_colours_stay_and_the_list_is_whole(page: Page, radio: Broadcast) -> None:
+def test_a_print_has_colours_and_the_complete_list(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     page.until_text("connection", "Connected")
-    told = [segment(n, start=3.0 * n, end=3.0 * n + 3, final=True) for n in range(1, 31)]
-    radio.publish(prediction(95), *told)
+    events = [segment(n, start=3.0 * n, end=3.0 * n + 3, final=True) for n in range(1, 31)]
+    radio.publish(prediction(95), *events)
     page.until("document.querySelectorAll('#heard tr').length === 30")
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
@@ -253,12 +251,12 @@ def test_on_paper_colours_stay_and_the_list_is_whole(page: Page, radio: Broadcas
             })()"""
         )
     finally:
-        page.driver.get("about:blank")  # on paper the list moves what comes after it
+        page.driver.get("about:blank")  # in print the list shifts what follows it
         page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 @pytest.mark.parametrize("width", [320, 1280])
-def test_a_scrollbar_stands_below_the_cards_of_the_sources(
+def test_a_scrollbar_is_below_the_source_cards(
     page: Page, serve: Callable[..., Broadcast], width: int
 ) -> None:
     names = ["x" * 200, *(f"the loudspeaker in room number {number}" for number in range(30))]
@@ -278,7 +276,7 @@ def test_a_scrollbar_stands_below_the_cards_of_the_sources(
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_many_sources_and_long_names_move_nothing_and_hide_nothing(
+def test_many_sources_and_long_names_shift_and_hide_nothing(
     page: Page, serve: Callable[..., Broadcast], width: int
 ) -> None:
     label = "contemporary electroacoustic improvisation"
@@ -287,8 +285,8 @@ def test_many_sources_and_long_names_move_nothing_and_hide_nothing(
     shares = {label: 0.9, "rock": 0.1}
     page.view(width)
     page.open(running.url)
-    told = prediction(1, names[-1], genre=label, probabilities=shares, window_probabilities=shares)
-    running.publish(told, segment(1, names[-1], genre=label, title=20 * "A very long title "))
+    event = prediction(1, names[-1], genre=label, probabilities=shares, window_probabilities=shares)
+    running.publish(event, segment(1, names[-1], genre=label, title=20 * "A very long title "))
     page.until("document.querySelectorAll('.source').length === 30")
     page.run("document.querySelector('.source:last-child input').click()")
     page.until_text("now-genre", label.capitalize())

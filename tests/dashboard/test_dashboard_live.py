@@ -1,4 +1,4 @@
-"""The page against the daemon as it runs for a user: the demo, the embedded model, a real kill."""
+"""The page with a real daemon, which plays the demo and is killed and restarted."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from support.browser import Page, wait_for
 from support.daemon import daemon
 
 DEMO = ("--source", "demo", "--loop")
-HEARS = "document.getElementById('now').dataset.look !== 'waiting'"
-"""True in the page while there is a prediction to show."""
+HAS_PREDICTION = "document.getElementById('now').dataset.look !== 'waiting'"
+"""JavaScript that is true while a prediction is shown."""
 
 
 def hues(page: Page) -> list[list[int]]:
-    """Return a few pixels along the spectrogram's newest second."""
+    """Return a few pixels of the latest second of the spectrogram."""
     return [page.pixel("spectrogram", place, 0.8) for place in range(3, 27, 4)]
 
 
-def test_the_page_follows_the_demo_and_outlives_the_daemon(
+def test_the_page_follows_the_demo_and_reconnects_to_a_new_daemon(
     page: Page, demo_clip: Path, gtzan_model: Path, tmp_path: Path
 ) -> None:
     assert demo_clip.is_file()
@@ -26,24 +26,24 @@ def test_the_page_follows_the_demo_and_outlives_the_daemon(
     with daemon(tmp_path, *DEMO) as first:
         port = first.port
         page.open(f"http://127.0.0.1:{port}/")
-        page.until(HEARS)
-        heard, bars, picture = page.text("now-genre"), page.texts(".genre-value"), hues(page)
+        page.until(HAS_PREDICTION)
+        genre, bars, picture = page.text("now-genre"), page.texts(".genre-value"), hues(page)
         wait_for(lambda: page.texts(".genre-value") != bars, "the bars move")
         wait_for(lambda: hues(page) != picture, "the spectrogram scrolls")
-        wait_for(lambda: page.text("now-genre") != heard, "the label changes")
+        wait_for(lambda: page.text("now-genre") != genre, "the label changes")
         page.until("document.querySelectorAll('#heard tr').length >= 2")
-        assert page.complaints() == []
+        assert page.console_errors() == []
         first.signal(signal.SIGKILL)
         first.wait()
         page.until_text("now-genre", "No connection")
-    remembered = page.texts(".heard-name")
+    earlier = page.texts(".heard-name")
     with daemon(tmp_path, *DEMO, "--port", port) as second:
         assert second.port == port
         page.until_text("connection", "Connected")
-        page.until(HEARS)
-        rows = len(remembered) + 1
+        page.until(HAS_PREDICTION)
+        rows = len(earlier) + 1
         page.until("document.querySelectorAll('#heard tr').length >= arguments[0]", rows)
-        assert page.texts(".heard-name")[-len(remembered) :] == remembered
-        lost = page.complaints()
+        assert page.texts(".heard-name")[-len(earlier) :] == earlier
+        lost = page.console_errors()
         assert all("ERR_CONNECTION_REFUSED" in complaint for complaint in lost), lost
         page.driver.get("about:blank")

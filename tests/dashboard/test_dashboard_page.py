@@ -1,4 +1,4 @@
-"""What the page shows for what the daemon tells, in a real browser."""
+"""What the page shows for the messages of a server, in a real browser."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from support.browser import Broadcast, Page, wait_for
 from support.published import LABELS, prediction, segment, source_state
 
 from streamer.core.colours import colours
-from streamer.sinks.messages import timestamp
+from streamer.sinks.messages import message, timestamp
 
 Serve = Callable[..., Broadcast]
 
 DASH = "\N{EN DASH}"
-"""What stands where a number is not known."""
+"""Shown in place of unknown numbers."""
 DASHBOARD = Path(__file__).parents[2] / "streamer" / "sinks" / "websocket" / "dashboard"
 
 
@@ -33,12 +33,12 @@ def bars(page: Page) -> list[float]:
 
 
 def decibels(level: float) -> str:
-    """Return a level as the page writes it."""
+    """Format a level like the page."""
     return f"{level:.1f} dBFS".replace("-", "\N{MINUS SIGN}")
 
 
 def note_announcements(page: Page) -> None:
-    """Let the page keep what a screen reader is told from now on in `announced`."""
+    """Record announcements to screen readers in `window.announced` of the page."""
     page.run(
         """window.announced = [];
         const place = document.getElementById("announcement");
@@ -51,17 +51,17 @@ START = datetime.now(UTC)
 
 
 def ago(seconds: float) -> str:
-    """Return a moment before these tests began as the protocol writes it."""
+    """Return a time before the start of these tests, in the format of the protocol."""
     return timestamp(START - timedelta(seconds=seconds))
 
 
-def test_the_genre_stands_there_large_with_its_colour_confidence_and_title(
+def test_the_genre_is_shown_with_its_colour_confidence_and_title(
     page: Page, radio: Broadcast
 ) -> None:
     page.open(radio.url)
     radio.publish(prediction(1), segment(1, title="Nina Simone: Sinnerman"))
     page.until_text("now-genre", "Blues")
-    confidence = prediction(1)["confidence"]
+    confidence = message(prediction(1))["confidence"]
     assert page.text("now-confidence") == f"{confidence:.0%}"
     page.until_text("now-title", "Nina Simone: Sinnerman")
     field = page.run("return getComputedStyle(document.getElementById('now')).backgroundColor")
@@ -69,25 +69,23 @@ def test_the_genre_stands_there_large_with_its_colour_confidence_and_title(
     assert page.run("return document.title") == "Blues · genre-stream"
 
 
-def test_labels_change_and_bars_move_with_every_prediction(page: Page, radio: Broadcast) -> None:
+def test_label_and_bars_follow_every_prediction(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     seen = []
     for seq, genre in ((1, "Blues"), (11, "Classical"), (21, "Country")):
         told = prediction(seq)
         radio.publish(told)
         page.until_text("now-genre", genre)
-        assert bars(page) == pytest.approx(list(told["probabilities"].values()), abs=1e-3)
+        assert bars(page) == pytest.approx(list(message(told)["probabilities"].values()), abs=1e-3)
         seen.append(bars(page))
     assert seen[0] != seen[1] != seen[2]
     assert page.texts(".chosen .genre-name") == ["Country"]
 
 
 @pytest.mark.parametrize("count", [2, 10, 23])
-def test_the_labels_come_from_the_model_whatever_their_number(
-    page: Page, serve: Serve, count: int
-) -> None:
+def test_the_labels_are_those_of_the_model(page: Page, serve: Serve, count: int) -> None:
     labels = tuple(f"style {number}" for number in range(count))
-    told = prediction(
+    event = prediction(
         1,
         genre=labels[-1],
         confidence=0.9,
@@ -96,16 +94,14 @@ def test_the_labels_come_from_the_model_whatever_their_number(
     )
     running = serve("radio", labels=labels)
     page.open(running.url)
-    running.publish(told)
+    running.publish(event)
     page.until_text("now-genre", f"Style {count - 1}")
     assert page.texts(".genre-name") == [label.capitalize() for label in labels]
     striped = page.run("return document.querySelectorAll('.genre .chip.striped').length")
     assert striped == max(0, count - 10)
 
 
-def test_the_label_of_what_is_not_music_looks_like_that_state_and_no_genre(
-    page: Page, serve: Serve
-) -> None:
+def test_the_not_music_label_is_styled_like_that_state(page: Page, serve: Serve) -> None:
     labels = (*LABELS, "not_music")
     running = serve("radio", labels=labels)
     page.open(running.url)
@@ -128,15 +124,15 @@ def test_the_label_of_what_is_not_music_looks_like_that_state_and_no_genre(
         ("uncertain", "Uncertain", "Perhaps rock (60%) or jazz (40%)"),
     ],
 )
-def test_what_is_not_music_is_said_and_not_coloured_as_a_genre(
+def test_states_other_than_music_are_named_and_not_coloured(
     page: Page, radio: Broadcast, state: str, heading: str, remark: str
 ) -> None:
     shares = dict.fromkeys(LABELS, 0.0) | {"rock": 0.6, "jazz": 0.4}
-    told = prediction(
+    event = prediction(
         1, state=state, genre=None, confidence=0.6, probabilities=shares, level_dbfs=-71.2
     )
     page.open(radio.url)
-    radio.publish(told)
+    radio.publish(event)
     page.until_text("now-genre", heading)
     assert page.run("return document.getElementById('now').dataset.look") == state
     assert page.text("now-remark") == remark
@@ -145,7 +141,7 @@ def test_what_is_not_music_is_said_and_not_coloured_as_a_genre(
     assert page.texts(".chosen") == []
 
 
-def test_a_source_that_went_away_shows_its_state_and_no_stale_genre(
+def test_a_source_that_is_not_live_shows_its_state_and_no_stale_genre(
     page: Page, radio: Broadcast
 ) -> None:
     page.open(radio.url)
@@ -161,7 +157,7 @@ def test_a_source_that_went_away_shows_its_state_and_no_stale_genre(
     page.until_text("now-genre", "Blues")
 
 
-def test_what_a_source_told_before_it_went_away_is_not_taken_for_now(
+def test_a_prediction_from_before_a_failure_is_not_shown_as_current(
     page: Page, radio: Broadcast
 ) -> None:
     radio.publish(prediction(20, time=ago(3600)), segment(1), segment(1, end=20.0, final=True))
@@ -187,9 +183,7 @@ def test_the_level_is_a_meter_in_decibels(page: Page, radio: Broadcast) -> None:
     assert shown == pytest.approx(0.5)
 
 
-def test_sources_are_chosen_with_the_keyboard_and_kept_in_the_address(
-    page: Page, serve: Serve
-) -> None:
+def test_a_source_is_selected_by_keyboard_and_kept_in_the_url(page: Page, serve: Serve) -> None:
     running = serve("radio", "hall")
     page.open(running.url)
     running.publish(prediction(1, "radio"), prediction(61, "hall"))
@@ -205,9 +199,7 @@ def test_sources_are_chosen_with_the_keyboard_and_kept_in_the_address(
     page.until_text("now-genre", "Metal")
 
 
-def test_the_sources_stand_in_the_order_of_the_daemon_that_was_started_last(
-    page: Page, serve: Serve
-) -> None:
+def test_the_sources_are_in_the_order_of_the_latest_hello(page: Page, serve: Serve) -> None:
     first = serve("radio", "hall", "cellar")
     page.open(first.url)
     page.until("document.querySelectorAll('.source').length === 3")
@@ -217,11 +209,11 @@ def test_the_sources_stand_in_the_order_of_the_daemon_that_was_started_last(
     page.until_text("connection", "Connected")
     assert page.texts(".source-name") == ["bar", "hall", "attic", "radio"]
     assert page.text("now-source") == "radio"
-    page.complaints()
-    page.driver.get("about:blank")  # other sources may move, once
+    page.console_errors()
+    page.driver.get("about:blank")  # other sources may shift the layout once
 
 
-def test_the_card_of_the_source_in_the_address_is_in_sight_and_the_page_stays_where_it_is(
+def test_the_card_of_the_source_in_the_url_is_visible_without_a_page_scroll(
     page: Page, serve: Serve
 ) -> None:
     names = [f"the loudspeaker in room number {number}" for number in range(30)]
@@ -229,21 +221,19 @@ def test_the_card_of_the_source_in_the_address_is_in_sight_and_the_page_stays_wh
     page.view(390)
     page.open(f"{running.url}#{quote(names[-1])}")
     page.until_text("now-source", names[-1])
-    in_sight = """const [card, list] = [".source:has(:checked)", ".source-list"].map((found) =>
+    is_visible = """const [card, list] = [".source:has(:checked)", ".source-list"].map((found) =>
       document.querySelector(found).getBoundingClientRect());
     return card.left >= list.left - 1 && card.right <= list.right + 1;"""
-    assert page.run(in_sight)
+    assert page.run(is_visible)
     page.run("document.querySelector('.heard').scrollIntoView()")
     place = page.until("scrollY")
     page.run("document.querySelector('.source input').click()")
     page.until_text("now-source", names[0])
-    assert page.run(in_sight)
+    assert page.run(is_visible)
     assert page.run("return scrollY") == place
 
 
-def test_the_timeline_fills_with_coloured_stretches_and_titles(
-    page: Page, radio: Broadcast
-) -> None:
+def test_the_timeline_shows_coloured_segments_and_titles(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     radio.publish(
         prediction(300),
@@ -266,7 +256,7 @@ def test_the_timeline_fills_with_coloured_stretches_and_titles(
     assert page.pixel("timeline", 0.05 * width, 0.1) == [189, 31, 1]
 
 
-def test_a_title_of_any_length_is_cut_between_characters(page: Page, radio: Broadcast) -> None:
+def test_a_long_title_is_truncated_between_characters(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     page.until_text("connection", "Connected")
     page.run(
@@ -289,9 +279,7 @@ def test_a_title_of_any_length_is_cut_between_characters(page: Page, radio: Broa
     assert page.run("return window.measured / 2000") < 1
 
 
-def test_a_revised_segment_takes_the_place_of_what_was_said_before(
-    page: Page, radio: Broadcast
-) -> None:
+def test_a_revised_segment_replaces_the_earlier_one(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     radio.publish(prediction(30), segment(1, genre="rock"))
     page.until("document.querySelectorAll('#heard tr').length === 1")
@@ -300,7 +288,7 @@ def test_a_revised_segment_takes_the_place_of_what_was_said_before(
     assert page.texts(".heard-name") == ["Metal"]
 
 
-def test_a_late_visitor_sees_what_was_heard_before(page: Page, radio: Broadcast) -> None:
+def test_a_page_opened_later_shows_earlier_segments(page: Page, radio: Broadcast) -> None:
     radio.publish(prediction(1, time=ago(19)), segment(1))
     radio.publish(prediction(20, time=ago(0)), segment(1, end=10.0, final=True), segment(2))
     page.open(radio.url)
@@ -309,12 +297,10 @@ def test_a_late_visitor_sees_what_was_heard_before(page: Page, radio: Broadcast)
     page.until_text("now-title", "Song 2")
 
 
-def test_a_browser_of_some_years_ago_shows_what_was_heard_before(
-    page: Page, radio: Broadcast
-) -> None:
+def test_an_older_browser_shows_earlier_segments(page: Page, radio: Broadcast) -> None:
     radio.publish(prediction(1, time=ago(19)), segment(1))
     radio.publish(prediction(20, time=ago(0)), segment(1, end=10.0, final=True))
-    # Of Safari 16, the last for many telephones.
+    # Safari 16 is the last version for many phones.
     missing = "delete Map.groupBy; delete Object.groupBy; delete Promise.withResolvers;"
     without = page.driver.execute_cdp_cmd(
         "Page.addScriptToEvaluateOnNewDocument", {"source": missing}
@@ -326,23 +312,21 @@ def test_a_browser_of_some_years_ago_shows_what_was_heard_before(
         page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", without)
 
 
-def test_a_late_visitor_learns_when_a_stretch_really_began(page: Page, radio: Broadcast) -> None:
+def test_a_page_opened_later_has_the_true_start_of_a_segment(page: Page, radio: Broadcast) -> None:
     radio.publish(prediction(1, time=ago(90)), segment(1, state="silence", genre=None, title=None))
     radio.publish(
         prediction(3, time=ago(88)),
         segment(1, state="silence", genre=None, title=None, end=2.0, final=True),
         segment(2, start=2.0),
     )
-    radio.publish(prediction(20, time=ago(0)))  # 71 seconds of the stream were lost on the way
+    radio.publish(prediction(20, time=ago(0)))  # 71 seconds of the stream were lost
     page.open(radio.url)
     page.until("document.querySelectorAll('#heard tr').length === 2")
     assert page.texts(".heard-name") == ["Classical", "Silence"]
     assert page.texts(".heard-length") == ["1 min 29 s", "2 s"]
 
 
-def test_a_source_that_begins_anew_leaves_what_was_heard_before(
-    page: Page, radio: Broadcast
-) -> None:
+def test_a_restarted_source_keeps_its_earlier_segments(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     page.until_text("connection", "Connected")
     radio.publish(
@@ -360,7 +344,7 @@ def test_a_source_that_begins_anew_leaves_what_was_heard_before(
     assert page.texts(".heard-length")[0] == "5 s"
 
 
-def test_what_was_heard_more_than_a_day_ago_is_forgotten(page: Page, radio: Broadcast) -> None:
+def test_segments_older_than_a_day_are_removed(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     page.until_text("connection", "Connected")
     radio.publish(
@@ -376,7 +360,7 @@ def test_what_was_heard_more_than_a_day_ago_is_forgotten(page: Page, radio: Broa
     assert page.texts(".heard-name") == ["Metal", "Rock"]
 
 
-def test_an_address_that_names_no_source_shows_the_first(page: Page, radio: Broadcast) -> None:
+def test_a_url_without_a_known_source_selects_the_first(page: Page, radio: Broadcast) -> None:
     for nobody in ("#%", "#cellar"):
         page.open(f"{radio.url}{nobody}")
         page.until_text("now-source", "radio")
@@ -396,7 +380,7 @@ def test_the_history_fills_the_timeline_after_a_restart(
     assert page.texts(".heard-name") == ["Jazz"]
 
 
-def test_the_history_is_asked_for_of_the_chosen_source_alone(
+def test_the_history_of_the_selected_source_alone_is_requested(
     page: Page, serve: Serve, tmp_path: Path
 ) -> None:
     names = ("radio", "hall & foyer")
@@ -422,7 +406,7 @@ def test_the_history_is_asked_for_of_the_chosen_source_alone(
     assert asked == list(names)
 
 
-def test_a_page_recovers_alone_when_the_daemon_is_killed_and_started_again(
+def test_a_page_reconnects_after_the_daemon_was_killed_and_restarted(
     page: Page, serve: Serve
 ) -> None:
     first = serve("radio")
@@ -440,11 +424,11 @@ def test_a_page_recovers_alone_when_the_daemon_is_killed_and_started_again(
     page.until_text("now-genre", "Silence")
     page.until("document.querySelectorAll('#heard tr').length === 2")
     assert page.texts(".heard-name") == ["Rock", "Jazz"]
-    refused = page.complaints()
+    refused = page.console_errors()
     assert all("ERR_CONNECTION_REFUSED" in complaint for complaint in refused), refused
 
 
-def test_a_page_connects_anew_when_the_computer_has_slept(page: Page, radio: Broadcast) -> None:
+def test_a_page_reconnects_after_a_suspend(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     radio.publish(prediction(1))
     page.until_text("now-genre", "Blues")
@@ -458,34 +442,34 @@ def test_a_page_connects_anew_when_the_computer_has_slept(page: Page, radio: Bro
     page.until_text("now-genre", "Blues")
 
 
-def test_the_token_of_the_address_is_passed_on(page: Page, serve: Serve, tmp_path: Path) -> None:
+def test_the_token_in_the_url_is_sent(page: Page, serve: Serve, tmp_path: Path) -> None:
     running = serve("radio", token="open sesame", history=tmp_path / "heard.db")
     running.publish(prediction(1), segment(1), segment(1, end=1.0, final=True))
     page.open(f"{running.url}?token=open%20sesame")
     page.until_text("now-genre", "Blues")
     page.until("document.querySelectorAll('#heard tr').length === 1")
-    assert page.complaints() == []
+    assert page.console_errors() == []
     page.open(f"{running.url}?token=wrong")
     page.until_text("connection", "Not allowed: token needed")
     page.until_text("now-genre", "Not allowed")
-    complaints = page.complaints()
-    assert all("401" in line or "Authentication" in line for line in complaints), complaints
+    errors = page.console_errors()
+    assert all("401" in line or "Authentication" in line for line in errors), errors
 
 
 @pytest.mark.parametrize("token", ["schlüssel", "合言葉 100 %"])
-def test_a_token_of_any_letters_is_passed_on(page: Page, serve: Serve, token: str) -> None:
+def test_a_token_with_any_characters_is_sent(page: Page, serve: Serve, token: str) -> None:
     running = serve("radio", token=token)
     running.publish(prediction(1, time=ago(19)), segment(1))
     running.publish(prediction(20, time=ago(0)), segment(1, end=10.0, final=True))
     page.open(f"{running.url}?token={quote(token)}")
     page.until("document.querySelectorAll('#heard tr').length === 1")
-    assert page.complaints() == []
+    assert page.console_errors() == []
     page.open(f"{running.url}?token={quote('鍵')}")
     page.until_text("connection", "Not allowed: token needed")
-    page.complaints()
+    page.console_errors()
 
 
-def test_the_page_asks_for_nothing_from_anywhere_else(page: Page, radio: Broadcast) -> None:
+def test_the_page_requests_nothing_from_other_hosts(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     page.until_text("connection", "Connected")
     page.until("performance.getEntriesByName(new URL('api/state', location)).length")
@@ -494,7 +478,7 @@ def test_the_page_asks_for_nothing_from_anywhere_else(page: Page, radio: Broadca
     assert all(address.startswith(radio.url) for address in loaded)
 
 
-def test_a_page_whose_script_is_refused_says_what_helps(page: Page, radio: Broadcast) -> None:
+def test_a_page_whose_script_is_blocked_explains_the_remedy(page: Page, radio: Broadcast) -> None:
     page.driver.execute_cdp_cmd("Network.enable", {})
     page.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/dashboard.js"]})
     try:
@@ -505,13 +489,13 @@ def test_a_page_whose_script_is_refused_says_what_helps(page: Page, radio: Broad
         assert "--origin" in page.text("unanswered")
     finally:
         page.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
-        page.complaints()
+        page.console_errors()
     page.open(radio.url)
     page.until_text("connection", "Connected")
     assert page.run("return document.getElementById('unanswered')") is None
 
 
-def test_nothing_in_the_page_needs_a_looser_policy_than_self() -> None:
+def test_the_page_works_with_a_policy_of_self_only() -> None:
     text = (DASHBOARD / "index.html").read_text(encoding="utf-8")
     assert "style=" not in text
     assert "<style" not in text
@@ -523,7 +507,7 @@ def test_nothing_in_the_page_needs_a_looser_policy_than_self() -> None:
         assert "eval(" not in code
 
 
-def test_titles_and_names_are_text_and_never_markup(page: Page, serve: Serve) -> None:
+def test_titles_and_names_are_never_interpreted_as_markup(page: Page, serve: Serve) -> None:
     evil = "<img src=x onerror=alert(1)>"
     running = serve(evil, labels=(evil, "rock"))
     page.open(running.url)
@@ -539,9 +523,7 @@ def test_titles_and_names_are_text_and_never_markup(page: Page, serve: Serve) ->
     assert page.run("return document.images.length") == 0
 
 
-def test_the_page_and_the_terminal_give_a_label_the_same_colour(
-    page: Page, radio: Broadcast
-) -> None:
+def test_page_and_terminal_use_the_same_colour_for_a_label(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     for labels in (LABELS, ("jazz", "rock", "polka"), tuple(f"style {n}" for n in range(23))):
         page.run(
@@ -555,18 +537,18 @@ def test_the_page_and_the_terminal_give_a_label_the_same_colour(
         assert dict(page.until("window.found")) == colours(labels)
 
 
-def test_a_screen_reader_hears_changes_and_no_chatter(page: Page, radio: Broadcast) -> None:
+def test_screen_readers_are_told_changes_only(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     radio.publish(prediction(1))
     page.until_text("announcement", "Blues")
     note_announcements(page)
     for seq in range(2, 35):
         radio.publish(prediction(seq))
-        page.until_text("level-value", decibels(prediction(seq)["level_dbfs"]))
+        page.until_text("level-value", decibels(message(prediction(seq))["level_dbfs"]))
     assert page.run("return window.announced") == ["Classical", "Country", "Disco"]
 
 
-def test_a_screen_reader_hears_once_that_the_token_is_wrong(page: Page, serve: Serve) -> None:
+def test_screen_readers_are_told_once_that_the_token_is_wrong(page: Page, serve: Serve) -> None:
     page.open(f"{serve('radio', token='sesame').url}?token=wrong")
     page.until_text("announcement", "Not allowed")
     note_announcements(page)
@@ -581,4 +563,4 @@ def test_a_screen_reader_hears_once_that_the_token_is_wrong(page: Page, serve: S
     )
     page.until("window.refusals >= 4")
     assert page.run("return window.announced") == []
-    page.complaints()
+    page.console_errors()

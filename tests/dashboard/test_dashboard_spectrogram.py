@@ -1,23 +1,22 @@
-"""The picture that scrolls: what is drawn, where, and for whom it is asked."""
+"""The scrolling spectrogram: its columns, its animation and its subscription."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from support.browser import Broadcast, Page, wait_for
 from support.published import MELS, prediction, spectrogram
 
+from streamer.core.events import Published
+
 COLUMN_PIXELS = 2
-"""Width of a column on a screen with one pixel a CSS pixel."""
+"""Width of a column on a screen with one pixel per CSS pixel."""
 
 
-def columns(position: float, levels: bytes, count: int = 13) -> dict[str, Any]:
-    """Return a `spectrogram` message with the same column `count` times."""
-    encoded = base64.b64encode(levels * count).decode()
-    return spectrogram(int(position), columns=count) | {"position": position, "levels": encoded}
+def columns(position: float, levels: bytes, count: int = 13) -> Published:
+    """Return a `spectrogram` event with the same column `count` times."""
+    return spectrogram(position, columns=count, column=levels)
 
 
 def loud(level: int) -> bytes:
@@ -26,12 +25,12 @@ def loud(level: int) -> bytes:
 
 
 def watching(page: Page, radio: Broadcast) -> None:
-    """Open the page and wait until it has asked for the spectrogram."""
+    """Open the page and wait until it subscribes to the spectrogram."""
     page.open(radio.url)
     wait_for(lambda: radio.spectrogram_sources() == ["radio"], "a client wants the spectrogram")
 
 
-def show(page: Page, radio: Broadcast, message: dict[str, Any]) -> None:
+def show(page: Page, radio: Broadcast, message: Published) -> None:
     """Publish a `spectrogram` message and wait until it is drawn."""
     page.run(
         """const draw = CanvasRenderingContext2D.prototype.drawImage;
@@ -45,7 +44,7 @@ def show(page: Page, radio: Broadcast, message: dict[str, Any]) -> None:
     page.until("window.drawn > 0")
 
 
-def test_new_columns_come_in_at_the_right_and_push_the_old_ones_left(
+def test_new_columns_are_drawn_at_the_right_and_old_ones_move_left(
     page: Page, radio: Broadcast
 ) -> None:
     watching(page, radio)
@@ -59,16 +58,14 @@ def test_new_columns_come_in_at_the_right_and_push_the_old_ones_left(
     assert page.run("return document.getElementById('spectrogram-empty').hidden")
 
 
-def test_low_bands_are_at_the_bottom_and_loud_ones_stand_out(page: Page, radio: Broadcast) -> None:
+def test_low_bands_are_at_the_bottom_and_loud_cells_contrast(page: Page, radio: Broadcast) -> None:
     watching(page, radio)
     show(page, radio, columns(1, bytes([255] * (MELS // 4) + [0] * (MELS - MELS // 4))))
     assert sum(page.pixel("spectrogram", 5, 0.9)) < 100
     assert sum(page.pixel("spectrogram", 5, 0.1)) > 600
 
 
-def test_a_change_of_size_or_colour_scheme_draws_what_was_heard_again(
-    page: Page, radio: Broadcast
-) -> None:
+def test_a_new_size_or_colour_scheme_redraws_the_spectrogram(page: Page, radio: Broadcast) -> None:
     watching(page, radio)
     show(page, radio, columns(1, loud(255)))
     show(page, radio, columns(2, loud(0)))
@@ -83,7 +80,7 @@ def test_a_change_of_size_or_colour_scheme_draws_what_was_heard_again(
     assert sum(page.pixel("spectrogram", 5, 0.5)) < 100
 
 
-def test_the_canvases_are_as_sharp_as_the_screen(page: Page, radio: Broadcast) -> None:
+def test_the_canvases_have_the_resolution_of_the_screen(page: Page, radio: Broadcast) -> None:
     for scale in (1, 2):
         page.view(scale=scale)
         watching(page, radio)
@@ -98,7 +95,7 @@ def test_the_canvases_are_as_sharp_as_the_screen(page: Page, radio: Broadcast) -
 
 
 @pytest.mark.parametrize(("scale", "pixels"), [(1, 2), (1.25, 3), (2.625, 5), (3, 6)])
-def test_the_frame_marks_as_many_seconds_as_the_model_judges(
+def test_the_frame_marks_the_window_of_the_model(
     page: Page, radio: Broadcast, scale: float, pixels: int
 ) -> None:
     page.view(scale=scale)
@@ -109,7 +106,7 @@ def test_the_frame_marks_as_many_seconds_as_the_model_judges(
     assert "5 s" in page.text("spectrogram-hint")
 
 
-def test_the_spectrogram_is_asked_for_of_the_chosen_source_alone(
+def test_the_spectrogram_of_the_selected_source_alone_is_subscribed_to(
     page: Page, serve: Callable[..., Broadcast]
 ) -> None:
     running = serve("radio", "hall")
@@ -119,7 +116,7 @@ def test_the_spectrogram_is_asked_for_of_the_chosen_source_alone(
 
 
 @pytest.mark.parametrize("later", [1, 2])
-def test_the_spectrogram_is_asked_for_whichever_connection_is_greeted_first(
+def test_the_spectrogram_is_subscribed_to_whichever_connection_opens_first(
     page: Page, serve: Callable[..., Broadcast], later: int
 ) -> None:
     running = serve("radio", "hall")
@@ -151,7 +148,7 @@ def test_the_spectrogram_is_asked_for_whichever_connection_is_greeted_first(
         page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", withhold)
 
 
-def test_a_hidden_page_asks_for_no_pictures_and_a_shown_one_does_again(
+def test_a_hidden_page_unsubscribes_and_a_visible_one_subscribes_again(
     page: Page, radio: Broadcast
 ) -> None:
     watching(page, radio)
@@ -165,12 +162,10 @@ def test_a_hidden_page_asks_for_no_pictures_and_a_shown_one_does_again(
     wait_for(lambda: radio.spectrogram_sources() == ["radio"], "it wants them again")
 
 
-def test_columns_glide_in_one_by_one_unless_the_user_wants_little_motion(
-    page: Page, radio: Broadcast
-) -> None:
+def test_columns_appear_one_by_one_unless_motion_is_reduced(page: Page, radio: Broadcast) -> None:
     gliding = "document.getElementById('spectrogram').getAnimations().length"
-    for calm, animations in ((False, 1), (True, 0)):
-        page.view(calm=calm)
+    for reduced_motion, animations in ((False, 1), (True, 0)):
+        page.view(reduced_motion=reduced_motion)
         watching(page, radio)
         show(page, radio, columns(1, loud(255)))
         show(page, radio, columns(4, loud(0)))

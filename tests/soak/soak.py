@@ -34,8 +34,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import soundfile
-from support.daemon import PATIENCE_SECONDS, Daemon, daemon
+from support.daemon import Daemon, daemon
 from support.model import make_model
+from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
@@ -285,7 +286,7 @@ def _memory(process: int) -> int:
 
 def measure(running: Daemon, port: int, hours: float) -> Sample:
     """Count what the daemon has open, while no client but the witness is there."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
     while metrics(port)["genre_stream_clients"] > 1 and time.monotonic() < deadline:
         time.sleep(0.1)
     since = len(running.lines)
@@ -393,7 +394,7 @@ class Soak:
                 self.stop.set()
                 radio.close()
                 for thread in self.threads:
-                    thread.join(PATIENCE_SECONDS)
+                    thread.join(LONGEST_WAIT_SECONDS)
 
     def _start(self, target: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)
@@ -405,14 +406,14 @@ class Soak:
         witness = Witness(f"ws://127.0.0.1:{port}/")
         ready = threading.Event()
         self._start(witness.watch, ready, self.stop)
-        assert ready.wait(PATIENCE_SECONDS)
+        assert ready.wait(LONGEST_WAIT_SECONDS)
         for number, resting in enumerate(self.resting):
             self._start(come_and_go, port, self.seed + number, self.stop, self.pause, resting)
         samples = self._sample_until_the_end(running, port)
         figures = self._final_figures(port)
         running.signal(signal.SIGTERM)
         status = running.wait()
-        self.threads[1].join(PATIENCE_SECONDS)
+        self.threads[1].join(LONGEST_WAIT_SECONDS)
         return self._judge(witness, samples, figures, status, running.log, started)
 
     def _sample_until_the_end(self, running: Daemon, port: int) -> list[Sample]:
@@ -434,7 +435,7 @@ class Soak:
         """Let every client that comes and goes go, and none come."""
         self.pause.set()
         for resting in self.resting:
-            assert resting.wait(PATIENCE_SECONDS)
+            assert resting.wait(LONGEST_WAIT_SECONDS)
 
     @staticmethod
     def _heard(figures: dict[str, float]) -> dict[str, float]:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import support.daemon
 from support.model import make_model
+from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
@@ -48,7 +49,7 @@ def zygote(tmp_path):
 
         yield start, listening.getsockname()[1]
         process.stdin.close()
-        process.wait(support.daemon.PATIENCE_SECONDS)
+        process.wait(LONGEST_WAIT_SECONDS)
         process.stdout.close()
 
 
@@ -129,17 +130,17 @@ def test_killed_at_any_moment_the_history_is_whole_and_misses_at_most_the_open_s
         line = socket.create_connection(("127.0.0.1", port))
         client = threading.Thread(target=listen, args=(line, seen, told), daemon=True)
         client.start()
-        assert opened.wait(support.daemon.PATIENCE_SECONDS)
+        assert opened.wait(LONGEST_WAIT_SECONDS)
         for _ in range(chance.randrange(5)):
-            assert told.acquire(timeout=support.daemon.PATIENCE_SECONDS)
+            assert told.acquire(timeout=LONGEST_WAIT_SECONDS)
         time.sleep(chance.uniform(0.0, 0.3))
         killed = time.monotonic()
         os.kill(process, signal.SIGKILL)
         # A connection that the daemon never took would wait for the next daemon.
         with contextlib.suppress(OSError):
             line.shutdown(socket.SHUT_RDWR)
-        client.join(support.daemon.PATIENCE_SECONDS)
-        feeder.join(support.daemon.PATIENCE_SECONDS)
+        client.join(LONGEST_WAIT_SECONDS)
+        feeder.join(LONGEST_WAIT_SECONDS)
         assert not client.is_alive()
         assert not feeder.is_alive()
         if not database.exists():

@@ -1,4 +1,4 @@
-"""What many tests of the daemon use: a small model, and a sound server of their own."""
+"""Fixtures for tests of the daemon: a small model and a sound server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamer.core.model import Classifier
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the file of a model that hears in which third of the bands sound lies."""
+    """Return the file of a model that detects which third of the mel bands has sound."""
     return make_model(tmp_path_factory.mktemp("model") / "thirds.onnx")
 
 
@@ -26,6 +26,6 @@ def classifier(model: Path) -> Classifier:
 
 @pytest.fixture
 def sound(monkeypatch: pytest.MonkeyPatch) -> Iterator[SoundServer]:
-    """Run a sound server that programs find for the length of a test."""
+    """Run a sound server that the programs started by a test use."""
     with sound_server(monkeypatch) as server:
         yield server

@@ -12,8 +12,9 @@ from urllib.request import urlopen
 
 import pytest
 import support.daemon
-from support.daemon import PATIENCE_SECONDS, ServiceManager, daemon
+from support.daemon import ServiceManager, daemon
 from support.history import rows
+from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -35,23 +36,23 @@ def manager(tmp_path):
 
 @contextlib.contextmanager
 def client(port):
-    with connect(f"ws://127.0.0.1:{port}/", open_timeout=PATIENCE_SECONDS) as connection:
+    with connect(f"ws://127.0.0.1:{port}/", open_timeout=LONGEST_WAIT_SECONDS) as connection:
         yield connection
 
 
 def frames(connection, wanted):
-    """The frames up to the first that is wanted."""
-    heard = []
-    while not heard or not wanted(heard[-1]):
-        heard.append(json.loads(connection.recv(timeout=PATIENCE_SECONDS)))
-    return heard
+    """Return the frames up to the first that is wanted."""
+    received = []
+    while not received or not wanted(received[-1]):
+        received.append(json.loads(connection.recv(timeout=LONGEST_WAIT_SECONDS)))
+    return received
 
 
 def is_prediction(frame):
     return frame["type"] == "prediction"
 
 
-def test_the_service_manager_hears_status_ready_and_watchdog_in_this_order(
+def test_the_service_manager_is_sent_status_ready_and_watchdog_in_this_order(
     model, tone, manager, tmp_path
 ):
     variables = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "30000000"}
@@ -74,7 +75,7 @@ def test_a_faulty_model_is_refused_before_ready(manager, tmp_path):
         assert running.wait() == 2
     assert running.log.startswith("genre-stream: ")
     assert running.log.count("\n") == 1
-    assert manager.heard_for(0.1) == ["STATUS=loading the model"]
+    assert manager.received_within(0.1) == ["STATUS=loading the model"]
 
 
 @contextlib.contextmanager
@@ -95,7 +96,7 @@ def feeder(sound):
 RAW = ("--source", "in=-", "--rate", "22050", "--channels", "1", "--hop-seconds", "0.5")
 
 
-def test_the_watchdog_stops_with_the_decisions_and_comes_back_with_them(model, manager, tmp_path):
+def test_the_watchdog_pings_only_while_there_are_decisions(model, manager, tmp_path):
     variables = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}
     with (
         feeder("sine=frequency=4000") as process,
@@ -104,24 +105,24 @@ def test_the_watchdog_stops_with_the_decisions_and_comes_back_with_them(model, m
         ) as running,
     ):
         manager.wait_for("STATUS=in: high")
-        assert "WATCHDOG=1" in manager.heard_for(2.0)
+        assert "WATCHDOG=1" in manager.received_within(2.0)
         process.send_signal(signal.SIGSTOP)
         running.wait_for_line(lambda line: "stalled" in line)
         manager.wait_for("STATUS=in: stalled")
-        manager.heard_for(1.0)
-        assert "WATCHDOG=1" not in manager.heard_for(3.0)
+        manager.received_within(1.0)
+        assert "WATCHDOG=1" not in manager.received_within(3.0)
         process.send_signal(signal.SIGCONT)
         manager.wait_for("WATCHDOG=1")
 
 
-def test_the_watchdog_goes_on_in_silence(model, manager, tmp_path):
+def test_the_watchdog_pings_in_silence(model, manager, tmp_path):
     variables = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}
     with (
         feeder("anullsrc=r=22050") as process,
         daemon(tmp_path, "--model", model, *RAW, stdin=process.stdout, variables=variables),
     ):
         manager.wait_for("STATUS=in: silence")
-        heard = manager.heard_for(6.0)
+        heard = manager.received_within(6.0)
         assert heard.count("WATCHDOG=1") >= 5
 
 
@@ -143,12 +144,10 @@ def daemon_on(listening, home, *arguments):
     )
 
 
-def test_a_connection_made_before_the_start_is_answered_on_the_socket_of_systemd(
-    model, tone, tmp_path
-):
+def test_a_connection_to_the_socket_of_systemd_before_the_start_is_answered(model, tone, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        early = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
+        early = socket.create_connection(("127.0.0.1", port), timeout=LONGEST_WAIT_SECONDS)
         early.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         with daemon_on(listening, tmp_path, "--model", model, "--source", f"t={tone}") as running:
             assert early.recv(9) == b"HTTP/1.1 "
@@ -156,7 +155,7 @@ def test_a_connection_made_before_the_start_is_answered_on_the_socket_of_systemd
         early.close()
 
 
-def test_a_socket_of_systemd_that_is_not_one_of_tcp_is_refused_in_one_line(model, tone, tmp_path):
+def test_a_socket_of_systemd_other_than_tcp_is_refused(model, tone, tmp_path):
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
         with daemon_on(listening, tmp_path, "--model", model, "--source", f"t={tone}") as running:
@@ -167,7 +166,7 @@ def test_a_socket_of_systemd_that_is_not_one_of_tcp_is_refused_in_one_line(model
     )
 
 
-def test_sigterm_ends_open_segments_tells_clients_1001_and_leaves_with_0(model, tone, tmp_path):
+def test_sigterm_ends_segments_closes_clients_with_1001_and_exits_with_0(model, tone, tmp_path):
     database = tmp_path / "heard.db"
     arguments = ("--model", model, "--source", f"t={tone}", "--history", database)
     with daemon(tmp_path, *arguments) as running, client(running.port) as connection:
@@ -184,7 +183,7 @@ def test_sigterm_ends_open_segments_tells_clients_1001_and_leaves_with_0(model, 
     assert "high" in kept
 
 
-def test_a_file_name_that_is_not_utf8_harms_neither_its_source_nor_the_others(
+def test_a_file_name_that_is_not_utf8_is_played_and_affects_no_other(
     model, tone, manager, tmp_path
 ):
     odd = tmp_path / os.fsdecode(b"caf\xe9.flac")
@@ -204,7 +203,7 @@ def test_a_file_name_that_is_not_utf8_harms_neither_its_source_nor_the_others(
     assert {row["source"] for row in kept.minutes} == {"caf?", "t"}
 
 
-def test_it_leaves_with_0_although_nothing_comes_through_the_pipe_it_hears(model, tmp_path):
+def test_sigterm_exits_with_0_although_a_read_of_a_pipe_is_blocked(model, tmp_path):
     reading, writing = os.pipe()
     with daemon(tmp_path, "--model", model, *RAW, stdin=reading) as running:
         os.close(reading)
@@ -215,7 +214,7 @@ def test_it_leaves_with_0_although_nothing_comes_through_the_pipe_it_hears(model
     os.close(writing)
 
 
-def test_a_second_signal_ends_it_at_once(model, tone, tmp_path):
+def test_a_second_signal_exits_at_once(model, tone, tmp_path):
     with (
         daemon(tmp_path, "--model", model, "--source", f"t={tone}") as running,
         socket.create_connection(("127.0.0.1", running.port)) as never_closes,
@@ -231,14 +230,14 @@ def test_a_second_signal_ends_it_at_once(model, tone, tmp_path):
         assert running.wait() == 128 + signal.SIGTERM
 
 
-def test_when_every_file_has_ended_it_ends_with_0(model, tmp_path):
+def test_the_exit_status_is_0_when_every_file_has_ended(model, tmp_path):
     short = support.daemon.write_tone(tmp_path / "short.flac", (4000, 5.0))
     with daemon(tmp_path, "--model", model, "--source", short, "--fast") as running:
         assert running.wait() == 0
     assert "short: ended" in running.log
 
 
-def test_when_every_file_is_over_and_one_failed_it_says_which_and_ends_with_1(model, tmp_path):
+def test_the_exit_status_is_1_and_the_source_named_when_one_has_failed(model, tmp_path):
     short = support.daemon.write_tone(tmp_path / "short.flac", (4000, 5.0))
     (tmp_path / "text.wav").write_text("no sound")
     arguments = ("--source", short, "--source", tmp_path / "text.wav", "--fast")
@@ -247,7 +246,7 @@ def test_when_every_file_is_over_and_one_failed_it_says_which_and_ends_with_1(mo
     assert running.lines[-1].startswith("genre-stream: text: ")
 
 
-def test_a_port_that_is_taken_is_one_line_and_status_1(model, tone, tmp_path):
+def test_a_port_in_use_is_one_line_and_status_1(model, tone, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         arguments = ("--model", model, "--source", tone, "--port", port)
@@ -258,7 +257,7 @@ def test_a_port_that_is_taken_is_one_line_and_status_1(model, tone, tmp_path):
     assert running.log.count("\n") == 1
 
 
-def test_sighup_adds_removes_and_changes_sources_without_touching_the_others(
+def test_sighup_adds_removes_and_changes_sources_and_keeps_the_others(
     model, tone, tmp_path, manager
 ):
     other = support.daemon.write_tone(tmp_path / "other.flac", (200, 30.0))
@@ -299,7 +298,7 @@ def test_sighup_adds_removes_and_changes_sources_without_touching_the_others(
 NAMES = ("stays", "leaves", "changes", "comes")
 
 
-def test_sighup_does_not_play_again_what_has_ended(model, tone, tmp_path):
+def test_sighup_does_not_repeat_a_file_that_has_ended(model, tone, tmp_path):
     short = support.daemon.write_tone(tmp_path / "short.flac", (4000, 3.5))
     arguments = ("--model", model, "--source", short, "--source", f"stays={tone}")
     with daemon(tmp_path, *arguments) as running, client(running.port) as connection:
@@ -329,7 +328,7 @@ def test_sighup_with_a_faulty_file_changes_nothing(model, tone, tmp_path):
         frames(connection, is_prediction)
 
 
-def test_sighup_survives_whatever_reading_the_settings_runs_into(model, tone, tmp_path):
+def test_sighup_survives_a_defect_in_reading_the_settings(model, tone, tmp_path):
     program = (
         "import sys; from streamer import service; from streamer.commands import run as cli; "
         "run = service.run; "
@@ -349,7 +348,7 @@ def test_sighup_survives_whatever_reading_the_settings_runs_into(model, tone, tm
 
 
 @pytest.mark.parametrize("request_", notify.REQUEST_SIGNALS)
-def test_a_request_while_it_starts_or_stops_does_not_end_it(
+def test_sighup_and_sigusr1_during_start_and_stop_are_ignored(
     request_, model, tone, tmp_path, manager
 ):
     variables = {"NOTIFY_SOCKET": str(manager.path)}
@@ -366,7 +365,7 @@ def test_a_request_while_it_starts_or_stops_does_not_end_it(
         assert running.wait() == 0
 
 
-def test_sigusr1_describes_every_thread_and_queue(model, tone, tmp_path):
+def test_sigusr1_logs_every_thread_and_queue(model, tone, tmp_path):
     arguments = ("--model", model, "--source", f"t={tone}", "--history", tmp_path / "heard.db")
     with daemon(tmp_path, *arguments) as running:
         running.wait_for_line(lambda line: "t: live" in line)
@@ -376,7 +375,7 @@ def test_sigusr1_describes_every_thread_and_queue(model, tone, tmp_path):
             running.wait_for_line(lambda line, start=start: start in line)
 
 
-def test_in_a_terminal_it_shows_the_address_and_one_live_line(model, tone, tmp_path):
+def test_a_terminal_shows_the_address_and_one_live_line(model, tone, tmp_path):
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [*support.daemon.COMMAND, "--port", "0", "--model", model, "--source", f"t={tone}"],
@@ -386,17 +385,17 @@ def test_in_a_terminal_it_shows_the_address_and_one_live_line(model, tone, tmp_p
     )
     os.close(follower)
     screen = ""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
     while "dBFS" not in screen and time.monotonic() < deadline:
         screen += os.read(leader, 4096).decode(errors="replace")
     process.send_signal(signal.SIGINT)
-    assert process.wait(PATIENCE_SECONDS) == 0
+    assert process.wait(LONGEST_WAIT_SECONDS) == 0
     os.close(leader)
     assert "Dashboard: http://127.0.0.1:" in screen
     assert "high" in screen
 
 
-def test_when_its_terminal_is_closed_it_ends(model, tone, tmp_path):
+def test_it_stops_when_its_terminal_is_closed(model, tone, tmp_path):
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [
@@ -419,11 +418,11 @@ def test_when_its_terminal_is_closed_it_ends(model, tone, tmp_path):
         screen += os.read(leader, 4096).decode(errors="replace")
     os.close(leader)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(PATIENCE_SECONDS) == 0
+    assert process.wait(LONGEST_WAIT_SECONDS) == 0
 
 
 def fill(descriptor):
-    """Write until there is no room, as if nobody had read for a while."""
+    """Write until the buffer is full, as if it had not been read for a while."""
     os.set_blocking(descriptor, False)
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -432,9 +431,7 @@ def fill(descriptor):
 
 
 @pytest.mark.parametrize("make", [pty.openpty, os.pipe])
-def test_it_serves_and_ends_in_order_although_nobody_reads_its_terminal_or_log(
-    make, model, tone, tmp_path
-):
+def test_it_serves_and_stops_although_its_terminal_or_log_is_not_read(make, model, tone, tmp_path):
     unread, stderr = make()
     fill(stderr)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -453,36 +450,35 @@ def test_it_serves_and_ends_in_order_although_nobody_reads_its_terminal_or_log(
                 process.send_signal(signal.SIGTERM)
                 with pytest.raises(ConnectionClosed):
                     frames(connection, lambda frame: False)
-            assert process.wait(PATIENCE_SECONDS) == 0
+            assert process.wait(LONGEST_WAIT_SECONDS) == 0
         finally:
             process.kill()
             process.wait()
             os.close(unread)
 
 
-def test_what_does_not_stop_in_time_is_ended_even_if_nothing_can_be_logged(tmp_path):
+def test_the_exit_deadline_holds_even_if_the_log_hangs(tmp_path):
     hanging = (
-        "import logging, time; from streamer import service; from streamer.system import logs;"
-        "logs.configure('info');"
-        "logging.getLogger().handlers[0].acquire();"
-        "count_down = service._last_resort(0.1); count_down(); time.sleep(1000)"
+        "import logging, time; from streamer.system import logs, stop_signals;"
+        "logs.configure('info'); logging.getLogger().handlers[0].acquire();"
+        "start = stop_signals.exit_deadline(0.1); start(); time.sleep(1000)"
     )
     process = subprocess.run(
         [sys.executable, "-c", hanging],
         env=support.daemon.environment(tmp_path),
         cwd=support.daemon.REPOSITORY,
-        timeout=PATIENCE_SECONDS,
+        timeout=LONGEST_WAIT_SECONDS,
     )
     assert process.returncode == 1
 
 
-def test_a_port_that_everybody_reaches_without_a_token_is_warned_of(model, tone, tmp_path):
+def test_a_public_port_without_a_token_is_warned_of(model, tone, tmp_path):
     arguments = ("--model", model, "--source", f"t={tone}", "--host", "0.0.0.0")
     with daemon(tmp_path, *arguments) as running:
         running.wait_for_line(lambda line: "WARNING" in line and "set token_file" in line)
 
 
-def test_the_token_of_systemds_credentials_is_asked_for(model, tone, tmp_path):
+def test_the_token_of_systemds_credentials_is_required(model, tone, tmp_path):
     (tmp_path / "token").write_text("open sesame\n")
     variables = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     arguments = ("--model", model, "--source", f"t={tone}")
@@ -494,7 +490,7 @@ def test_the_token_of_systemds_credentials_is_asked_for(model, tone, tmp_path):
             pass
 
 
-def test_a_port_for_which_systemd_brings_the_token_is_not_warned_of(model, tone, tmp_path):
+def test_a_public_port_with_systemds_token_is_not_warned_of(model, tone, tmp_path):
     (tmp_path / "token").write_text("open sesame\n")
     variables = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     arguments = ("--model", model, "--source", f"t={tone}", "--host", "0.0.0.0")
@@ -513,7 +509,7 @@ def test_a_credential_that_is_not_text_is_one_line_and_status_2(model, tone, tmp
     assert running.log == f"genre-stream: {sentence}\n"
 
 
-def test_with_the_embedded_model_and_one_source_it_takes_less_than_400_mib(gtzan_model, tmp_path):
+def test_one_source_with_the_embedded_model_takes_less_than_400_mib(gtzan_model, tmp_path):
     arguments = ("--model", gtzan_model, "--source", "demo", "--loop", "--fast")
     with daemon(tmp_path, *arguments) as running, client(running.port) as connection:
         frames(connection, lambda frame: is_prediction(frame) and frame["seq"] >= 60)

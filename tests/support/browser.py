@@ -1,4 +1,4 @@
-"""A headless Chromium, and a hub and server that tell it what a test wants."""
+"""A headless Chromium, and a server that publishes what a test wants."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
+from streamer.core.events import Published
 from streamer.sinks.history.writer import History
-from streamer.sinks.websocket.hub import Hub
 from streamer.sinks.websocket.server import Server
-from support.published import LABELS, hello
+from support.published import LABELS, PlacingHub, hello
+from support.waiting import LONGEST_WAIT_SECONDS
 
 CHROMIUM = Path("/usr/bin/chromium")
 DRIVER = Path("/usr/bin/chromedriver")
@@ -32,10 +33,7 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
 )
-PATIENCE_SECONDS = 90.0
-"""Upper limit of every wait; reached only when something is wrong."""
-
-WATCH = """
+OBSERVERS = """
 window.shifts = [];
 window.violations = [];
 new PerformanceObserver((list) => {
@@ -48,22 +46,22 @@ addEventListener("securitypolicyviolation", (event) => {
   window.violations.push(event.violatedDirective);
 });
 """
-"""Put into every page before its own scripts run."""
+"""Runs in every page before its own scripts; records layout shifts and policy violations."""
 
 Value = TypeVar("Value")
 
 
-def wait_for(look: Callable[[], Value], what: str) -> Value:
-    """Call `look` until it returns something true, and return that."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := look()):
+def wait_for(condition: Callable[[], Value], what: str) -> Value:
+    """Call `condition` until its result is true; return the result."""
+    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.05)
     return found
 
 
 class Page:
-    """The one page of a browser."""
+    """The only page of a browser."""
 
     def __init__(self, driver: Chrome) -> None:
         self.driver = driver
@@ -75,9 +73,9 @@ class Page:
         *,
         scale: float = 1,
         dark: bool = False,
-        calm: bool = True,
+        reduced_motion: bool = True,
     ) -> None:
-        """Set the screen (`scale`: pixels a CSS pixel), and what the user likes."""
+        """Set the screen (`scale`: pixels per CSS pixel) and the user's preferences."""
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {
@@ -89,7 +87,7 @@ class Page:
         )
         features = {
             "prefers-color-scheme": "dark" if dark else "light",
-            "prefers-reduced-motion": "reduce" if calm else "no-preference",
+            "prefers-reduced-motion": "reduce" if reduced_motion else "no-preference",
         }
         self.driver.execute_cdp_cmd(
             "Emulation.setEmulatedMedia",
@@ -97,7 +95,7 @@ class Page:
         )
 
     def open(self, url: str) -> None:
-        """Go to a page as if for the first time."""
+        """Load a page without state of an earlier one."""
         self.driver.get("about:blank")
         self.driver.get(url)
 
@@ -144,8 +142,8 @@ class Page:
         )
         return colour
 
-    def complaints(self) -> list[str]:
-        """Return the warnings and errors of the console since this was asked last."""
+    def console_errors(self) -> list[str]:
+        """Return the warnings and errors that the console got since the last call."""
         return [
             entry["message"]
             for entry in self.driver.get_log("browser")  # type: ignore[no-untyped-call]
@@ -153,12 +151,12 @@ class Page:
         ]
 
     def shifts(self) -> list[dict[str, Any]]:
-        """Return what has moved since the page was opened."""
+        """Return the layout shifts since the page was opened."""
         shifts: list[dict[str, Any]] = self.run("return window.shifts ?? []")
         return shifts
 
     def violations(self) -> list[str]:
-        """Return what the page's own security policy forbade it."""
+        """Return what was blocked by the security policy since the page was opened."""
         violations: list[str] = self.run("return window.violations ?? []")
         return violations
 
@@ -173,32 +171,31 @@ def chromium(profile: Path) -> Iterator[Page]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = Chrome(options=options, service=Service(str(DRIVER)))
     try:
-        driver.set_script_timeout(PATIENCE_SECONDS)
-        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
+        driver.set_script_timeout(LONGEST_WAIT_SECONDS)
+        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": OBSERVERS})
         yield Page(driver)
     finally:
         driver.quit()
 
 
-def why_no_browser() -> str | None:
+def missing_browser() -> str | None:
     """Return what is missing for `chromium`, None when nothing is."""
     missing = [str(program) for program in (CHROMIUM, DRIVER) if not program.exists()]
     return f"needs {' and '.join(missing)}" if missing else None
 
 
-def why_no_npm() -> str | None:
-    """Return why nothing can be had from npm, None when it can."""
+def missing_npm() -> str | None:
+    """Return what is missing to install packages of npm, None when nothing is."""
     return None if shutil.which("npm") else "needs npm"
 
 
 class Broadcast:
-    """A real hub and server on a thread of their own, which tell what they are told to tell."""
+    """A hub and server in a thread, which publish what a test passes in."""
 
     def __init__(self, greeting: Mapping[str, Any], history: Path | None, **settings: Any) -> None:
         self._loop = asyncio.new_event_loop()
         self._history = None if history is None else History(history)
-        recorders = [] if self._history is None else [self._history.record]
-        self.hub = Hub(greeting, recorders=recorders)
+        self.hub = PlacingHub(greeting, [] if self._history is None else [self._history])
         self._server = Server(self.hub, history=self._history, **settings)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -208,19 +205,19 @@ class Broadcast:
         self.port = self._server.addresses[0][1]
         """Port of the server."""
 
-    def publish(self, *messages: Mapping[str, Any]) -> None:
-        """Tell messages to everybody who listens now."""
+    def publish(self, *events: Published) -> None:
+        """Publish events to every client that is connected."""
 
         async def tell() -> None:
-            for message in messages:
-                self.hub.publish(message)
+            for event in events:
+                self.hub.publish(event)
 
         self._on_loop(tell())
 
     def spectrogram_sources(self) -> list[str]:
-        """Return the names of the sources whose spectrogram somebody wants, once a client."""
+        """Return the sources whose spectrogram clients subscribe to, once per client."""
 
-        async def look() -> list[str]:
+        async def read() -> list[str]:
             return [
                 name
                 for outbox in self.hub.outboxes
@@ -228,22 +225,22 @@ class Broadcast:
                 for name in sorted(outbox.subscription.sources or ["*"])
             ]
 
-        names: list[str] = self._on_loop(look())
+        names: list[str] = self._on_loop(read())
         return names
 
     def close(self) -> None:
-        """Stop as the daemon does; again does nothing."""
+        """Stop as the daemon does; a second call does nothing."""
         if self._loop.is_closed():
             return
         self._on_loop(self._server.close())
         if self._history is not None:
             self._history.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(PATIENCE_SECONDS)
+        self._thread.join(LONGEST_WAIT_SECONDS)
         self._loop.close()
 
     def _on_loop(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_SECONDS)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(LONGEST_WAIT_SECONDS)
 
 
 def broadcast(
@@ -253,6 +250,6 @@ def broadcast(
     history: Path | None = None,
     **settings: Any,
 ) -> Broadcast:
-    """Begin to serve made-up messages of a model with these labels; close it at the end."""
+    """Start a server for a model with these labels; the caller closes it."""
     greeting = hello(*(sources or ("radio",))) | {"labels": list(labels)}
     return Broadcast(greeting, history, port=port, **settings)

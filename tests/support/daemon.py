@@ -1,4 +1,4 @@
-"""Start genre-stream as the process it is, and wait for what it says."""
+"""Runs genre-stream as a process and reads its log and notifications."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from support.waiting import LONGEST_WAIT_SECONDS
+
 COMMAND = (sys.executable, "-m", "streamer.commands.run")
 REPOSITORY = Path(__file__).parents[2]
-PATIENCE_SECONDS = 90.0
-"""Upper limit of every wait; reached only when something is wrong."""
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """Variables for a process that finds no settings of this machine's user."""
+    """Return environment variables without settings of the user who runs the tests."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -33,9 +33,9 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def run(
-    home: Path, *arguments: object, timeout: float = PATIENCE_SECONDS, **more: str
+    home: Path, *arguments: object, timeout: float = LONGEST_WAIT_SECONDS, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run genre-stream to its end."""
+    """Run genre-stream until it ends."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
         env=environment(home, **more),
@@ -47,7 +47,7 @@ def run(
 
 
 def write_tone(path: Path, *parts: tuple[float, float], rate: int = 22050) -> Path:
-    """Write (frequency in Hz, seconds) one after the other; frequency 0 is silence."""
+    """Write tones of (frequency in Hz, seconds) one after the other; frequency 0 is silence."""
     sound = [
         0.5 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)
         for frequency, seconds in parts
@@ -57,36 +57,36 @@ def write_tone(path: Path, *parts: tuple[float, float], rate: int = 22050) -> Pa
 
 
 class Daemon:
-    """A running genre-stream; its log is read as it comes."""
+    """A running genre-stream and its log."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.lines: list[str] = []
-        self._news = threading.Condition()
+        self._new_line = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     @property
     def log(self) -> str:
-        """What it wrote on standard error so far."""
+        """What the process has written to standard error so far."""
         return "".join(self.lines)
 
     @property
     def port(self) -> int:
-        """The port that it serves on, once it says so."""
+        """The port that it serves on; waits until it is logged."""
         line = self.wait_for_line(lambda line: "serving on http" in line)
         return int(line.rstrip().rstrip("/").rpartition(":")[2])
 
     def wait_for_line(self, wanted: Callable[[str], bool], *, since: int = 0) -> str:
-        """Return the first line of the log from number `since` on that is wanted."""
+        """Return the first wanted line of the log, from line number `since` on."""
         found: list[str] = []
 
-        def look() -> bool:
+        def is_found() -> bool:
             found[:] = [line for line in self.lines[since:] if wanted(line)]
             return bool(found) or not self._reader.is_alive()
 
-        with self._news:
-            self._news.wait_for(look, PATIENCE_SECONDS)
+        with self._new_line:
+            self._new_line.wait_for(is_found, LONGEST_WAIT_SECONDS)
         assert found, f"the line never came; the log:\n{self.log}"
         return found[0]
 
@@ -95,19 +95,19 @@ class Daemon:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """Wait for the end; return the exit status."""
-        status = self.process.wait(PATIENCE_SECONDS)
-        self._reader.join(PATIENCE_SECONDS)
+        """Wait until the process ends; return its exit status."""
+        status = self.process.wait(LONGEST_WAIT_SECONDS)
+        self._reader.join(LONGEST_WAIT_SECONDS)
         return status
 
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            with self._news:
+            with self._new_line:
                 self.lines.append(line)
-                self._news.notify_all()
-        with self._news:
-            self._news.notify_all()
+                self._new_line.notify_all()
+        with self._new_line:
+            self._new_line.notify_all()
 
 
 @contextmanager
@@ -149,32 +149,32 @@ class ServiceManager:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self._socket.settimeout(PATIENCE_SECONDS)
+        self._socket.settimeout(LONGEST_WAIT_SECONDS)
 
     def next(self) -> str:
-        """Return the next message, waiting for it."""
+        """Wait for the next message and return it."""
         return self._socket.recv(65536).decode()
 
     def wait_for(self, prefix: str) -> list[str]:
-        """Return the messages up to the first that begins with `prefix`."""
-        heard = [self.next()]
-        while not heard[-1].startswith(prefix):
-            heard.append(self.next())
-        return heard
+        """Return the messages up to the first that starts with `prefix`."""
+        received = [self.next()]
+        while not received[-1].startswith(prefix):
+            received.append(self.next())
+        return received
 
-    def heard_for(self, seconds: float) -> list[str]:
-        """Return everything that comes within a time."""
-        heard = []
+    def received_within(self, seconds: float) -> list[str]:
+        """Return the messages that arrive within a time."""
+        received = []
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self._socket.settimeout(left)
             try:
-                heard.append(self.next())
+                received.append(self.next())
             except TimeoutError:
                 break
-        self._socket.settimeout(PATIENCE_SECONDS)
-        return heard
+        self._socket.settimeout(LONGEST_WAIT_SECONDS)
+        return received
 
     def close(self) -> None:
-        """Go away."""
+        """Close the socket."""
         self._socket.close()

@@ -1,4 +1,4 @@
-"""What tests of sources and listeners share: reading to the end, and waiting for what happens."""
+"""Reading sources to their end, and waiting for the events of listeners."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from streamer.core.events import SourceState, SourceStatus
 from streamer.engine.listener import Listener, ListenerEvent, PipelineEvent
 from streamer.sources import AudioBlock, Source, SourceEnded
-
-PATIENCE = 90.0
-"""Seconds that tests wait for what must happen; nothing is decided by it when all goes well."""
+from support.waiting import LONGEST_WAIT_SECONDS
 
 
 def read_all(source: Source) -> list[AudioBlock]:
@@ -20,7 +18,7 @@ def read_all(source: Source) -> list[AudioBlock]:
     blocks = []
     source.open()
     try:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
         while time.monotonic() < deadline:
             block = source.read(1.0)
             if block is not None:
@@ -34,7 +32,7 @@ def read_all(source: Source) -> list[AudioBlock]:
 
 def read_one(source: Source) -> AudioBlock:
     """Return the next block of an open source."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
     while time.monotonic() < deadline:
         block = source.read(1.0)
         if block is not None:
@@ -43,7 +41,7 @@ def read_one(source: Source) -> AudioBlock:
 
 
 class Log:
-    """Everything that a listener emitted, and a way to wait for more."""
+    """The events that a listener emitted."""
 
     def __init__(self) -> None:
         self.events: list[ListenerEvent] = []
@@ -55,16 +53,18 @@ class Log:
             self._changed.notify_all()
 
     def wait(self, wanted: Callable[[], bool], what: str) -> None:
-        """Wait until `wanted` holds; it is asked again after each event."""
+        """Wait until `wanted` returns true; it is called after each event."""
         with self._changed:
-            assert self._changed.wait_for(wanted, PATIENCE), f"waited in vain for {what}; {self}"
+            assert self._changed.wait_for(wanted, LONGEST_WAIT_SECONDS), (
+                f"waited in vain for {what}; {self}"
+            )
 
     def wait_for_states(self, *states: SourceState) -> None:
-        """Wait until the states have occurred in this order, others in between or not."""
+        """Wait until these states have occurred in this order, possibly with others in between."""
         self.wait(lambda: self._in_order(states), " -> ".join(states))
 
     def wait_for_detail(self, words: str) -> SourceStatus:
-        """Wait for a status that says `words`, and return it."""
+        """Wait for a status whose detail contains `words`, and return it."""
         self.wait(lambda: any(words in status.detail for status in self.statuses), words)
         return next(status for status in self.statuses if words in status.detail)
 
@@ -95,4 +95,4 @@ def running(listener: Listener) -> Iterator[Listener]:
     try:
         yield listener
     finally:
-        listener.stop(PATIENCE)
+        listener.stop(LONGEST_WAIT_SECONDS)

@@ -1,23 +1,36 @@
-"""Made-up messages, and a server that tells them.
+"""Made-up events, and a server that publishes them.
 
-Run it to look at the dashboard before any music is there: ``python tests/support/published.py
---port 8765``.
+To look at the dashboard without any music: ``python tests/support/published.py --port 8765``.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import contextlib
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from streamer.core.decision import Decision
+from streamer.core.events import (
+    PlacedSegment,
+    Published,
+    Sink,
+    SourceState,
+    SourceStatus,
+    SpectrogramColumns,
+)
 from streamer.core.health import SourceHealth
+from streamer.core.segments import Segment, State
+from streamer.core.timeline import Timeline
 from streamer.sinks.history.writer import History
+from streamer.sinks.messages import message
 from streamer.sinks.metrics import Metrics
 from streamer.sinks.websocket.hub import Hub
 from streamer.sinks.websocket.server import Server
@@ -40,7 +53,7 @@ MELS = 128
 
 
 def hello(*sources: str) -> dict[str, Any]:
-    """Return the hello frame of a daemon with these sources."""
+    """Return the hello message of a daemon with these sources."""
     return {
         "type": "hello",
         "protocol": 1,
@@ -53,37 +66,52 @@ def hello(*sources: str) -> dict[str, Any]:
     }
 
 
-def prediction(seq: int, source: str = "radio", **changes: Any) -> dict[str, Any]:
-    """Return the prediction number `seq` of a source that changes its genre every ten seconds."""
+def prediction(
+    seq: int,
+    source: str = "radio",
+    *,
+    time: datetime | str | None = None,
+    latency_ms: float = 35.5,
+    **changes: Any,
+) -> Published:
+    """Return the decision number `seq` of a source that changes its genre every ten seconds.
+
+    `changes` are fields of the `Decision`. The genre is the most probable label unless it is given,
+    and the probability of a genre is its `confidence` if that is given.
+    """
+    probabilities = changes.pop("probabilities", None) or _probabilities(seq)
+    genre = changes.setdefault("genre", max(probabilities, key=probabilities.__getitem__))
+    if genre in probabilities and "confidence" in changes:
+        rest = 1 - probabilities[genre]
+        scale = (1 - changes["confidence"]) / rest if rest else 0.0
+        probabilities = {label: scale * p for label, p in probabilities.items()}
+        probabilities[genre] = changes["confidence"]
+    fields: dict[str, Any] = {
+        "position": float(seq),
+        "hop_seconds": 1.0,
+        "state": "music",
+        "confidence": probabilities.get(genre, max(probabilities.values())),
+        "probabilities": probabilities,
+        "window_probabilities": _probabilities(seq),
+        "level_dbfs": round(-20 + 8 * math.sin(seq / 2), 1),
+    } | changes
+    fields["state"] = State(fields["state"])
+    return Published(source, seq, _moment(time), latency_ms / 1000, Decision(**fields))
+
+
+def _probabilities(seq: int) -> dict[str, float]:
     favourite = LABELS[seq // 10 % len(LABELS)]
     weights = {
         label: 8.0 if label == favourite else 0.4 + math.sin(seq / 3 + index) ** 2
         for index, label in enumerate(LABELS)
     }
     total = sum(weights.values())
-    probabilities = {label: round(weight / total, 4) for label, weight in weights.items()}
-    return {
-        "type": "prediction",
-        "source": source,
-        "seq": seq,
-        "time": now(),
-        "position": float(seq),
-        "hop_seconds": 1.0,
-        "state": "music",
-        "genre": favourite,
-        "confidence": probabilities[favourite],
-        "probabilities": probabilities,
-        "window_probabilities": probabilities,
-        "level_dbfs": round(-20 + 8 * math.sin(seq / 2), 1),
-        "latency_ms": 35.5,
-    } | changes
+    return {label: round(weight / total, 4) for label, weight in weights.items()}
 
 
-def segment(number: int, source: str = "radio", **changes: Any) -> dict[str, Any]:
+def segment(number: int, source: str = "radio", **changes: Any) -> Published:
     """Return the segment number `number` (from 1), of ten seconds, still open."""
-    return {
-        "type": "segment",
-        "source": source,
+    fields: dict[str, Any] = {
         "id": number,
         "start": 10.0 * (number - 1),
         "end": None,
@@ -93,30 +121,76 @@ def segment(number: int, source: str = "radio", **changes: Any) -> dict[str, Any
         "title": f"Song {number}",
         "final": False,
     } | changes
+    fields["state"] = State(fields["state"])
+    return Published(source, 0, _moment(None), 0.0, Segment(**fields))
 
 
-def source_state(state: str, source: str = "radio", detail: str = "") -> dict[str, Any]:
-    """Return the message that a source is in another state."""
-    return {"type": "source", "source": source, "state": state, "detail": detail}
+def source_state(state: str, source: str = "radio", detail: str = "") -> Published:
+    """Return the event that a source is in another state."""
+    status = SourceStatus(source, "demo", SourceState(state), detail)
+    return Published(source, 0, _moment(None), 0.0, status)
 
 
-def spectrogram(seq: int, source: str = "radio", columns: int = 13) -> dict[str, Any]:
-    """Return a second of a spectrogram with a tone that glides."""
-    tone = MELS // 2 + round(40 * math.sin(seq / 4))
-    column = bytes(max(0, 255 - 9 * abs(row - tone)) for row in range(MELS))
-    return {
-        "type": "spectrogram",
-        "source": source,
-        "position": float(seq),
-        "columns": columns,
-        "mels": MELS,
-        "levels": base64.b64encode(column * columns).decode(),
-    }
+def spectrogram(
+    position: float, source: str = "radio", columns: int = 13, column: bytes | None = None
+) -> Published:
+    """Return a second of a spectrogram with a gliding tone, or with the same `column` repeated."""
+    tone = MELS // 2 + round(40 * math.sin(position / 4))
+    if column is None:
+        column = bytes(max(0, 255 - 9 * abs(row - tone)) for row in range(MELS))
+    levels = np.tile(np.frombuffer(column, np.uint8)[:, np.newaxis], columns)
+    event = SpectrogramColumns(float(position), levels)
+    return Published(source, 0, _moment(None), 0.0, event)
 
 
-def now() -> str:
-    """Return this moment as the protocol writes it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _moment(time: datetime | str | None) -> datetime:
+    moment = datetime.fromisoformat(time) if isinstance(time, str) else time or datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+class Placer:
+    """Places the segments of made-up events in clock time, as the publisher does."""
+
+    def __init__(self) -> None:
+        self.timeline = Timeline()
+        self.clock_offset = 0.0
+
+    def __call__(self, published: Published) -> Published:
+        """Return the event with its segments."""
+        if not isinstance(published.event, Decision | Segment):
+            return published
+        segments = self.timeline.update(
+            published.source, published.event, published.time, self.clock_offset
+        )
+        return replace(published, segments=segments)
+
+
+class PlacingHub(Hub):
+    """A hub that is fed with made-up events directly, and hands them on to further sinks."""
+
+    def __init__(self, hello: Mapping[str, Any], sinks: Iterable[Sink] = ()) -> None:
+        super().__init__(hello)
+        self._place = Placer()
+        self._sinks = tuple(sinks)
+
+    def publish(self, published: Published) -> None:
+        """Place an event's segments and hand it to the clients and the sinks."""
+        placed = self._place(published)
+        super().publish(placed)
+        for sink in self._sinks:
+            sink.publish(placed)
+
+    def remove_source(self, name: str, segments: Sequence[PlacedSegment] = ()) -> None:
+        """Remove a source after ending its segments."""
+        super().remove_source(name, self._place.timeline.cut_off(name))
+
+
+class _SchemaCheck(Sink):
+    """Fails if a message does not keep to the schema."""
+
+    def publish(self, published: Published) -> None:
+        """Check the message of an event."""
+        check_frame(message(published))
 
 
 @contextlib.asynccontextmanager
@@ -131,9 +205,8 @@ async def running_server(
 
     metrics = Metrics(version="test", model=MODEL, health=health)
     kept = None if history is None else History(history)
-    recorders: list[Callable[[Any], object]] = [check_frame, metrics.record]
-    recorders += [] if kept is None else [kept.record]
-    hub = Hub(hello(*names), recorders=recorders)
+    sinks: list[Sink] = [_SchemaCheck(), metrics]
+    hub = PlacingHub(hello(*names), sinks if kept is None else [*sinks, kept])
     parts: dict[str, Any] = {"port": 0, "health": health, "history": kept, "metrics": metrics}
     server = Server(hub, **(parts | settings))
     await server.start()

@@ -1,4 +1,4 @@
-"""The restrictions of the service unit without systemd: by bubblewrap and seccomp."""
+"""The restrictions of the service unit, applied with bubblewrap and seccomp instead of systemd."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NEW_NAMESPACES = 0x7E020000
 """All CLONE_NEW* flags of clone(2)."""
 
 RESTRICTED = {"socket", "clone", "clone3", "unshare", "setns"}
-"""Calls that are allowed with some arguments only."""
+"""System calls that are allowed with some arguments only."""
 
 
 def settings(name: str, unit: Path = UNIT) -> list[str]:
-    """Every value that a unit gives a setting, in order."""
+    """Return all values of a setting of a unit, in order."""
     lines = unit.read_text().splitlines()
     return [line.partition("=")[2] for line in lines if line.startswith(f"{name}=")]
 
@@ -42,7 +42,7 @@ class _Comparison(ctypes.Structure):
 
 
 def write_seccomp_filter(path: Path) -> None:
-    """Write the unit's system call filter as the program that bubblewrap takes."""
+    """Write the unit's system call filter as a BPF program for bubblewrap."""
     library = ctypes.CDLL("libseccomp.so.2")
     library.seccomp_init.restype = ctypes.c_void_p
     context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(DENY)))
@@ -71,7 +71,7 @@ def write_seccomp_filter(path: Path) -> None:
 
 
 def allowed_calls() -> set[str]:
-    """The system calls that the unit allows."""
+    """Return the system calls that the unit allows."""
     calls: set[str] = set()
     for line in settings("SystemCallFilter"):
         groups = line.removeprefix("~").split()
@@ -81,7 +81,7 @@ def allowed_calls() -> set[str]:
 
 
 def _members(group: str) -> set[str]:
-    """The system calls of a group of systemd's, groups within it included."""
+    """Return the system calls of a group of systemd, including nested groups."""
     text = subprocess.run(
         ["systemd-analyze", "syscall-filter", group], capture_output=True, text=True, check=True
     ).stdout
@@ -95,23 +95,23 @@ def _members(group: str) -> set[str]:
 
 
 def sandboxed(folder: Path, command: Iterable[str], *, seccomp: int) -> list[str]:
-    """Put the unit's restrictions before a command.
+    """Return a command line that runs a command with the unit's restrictions.
 
     Parameters
     ----------
     folder
-        Whatever the command reads lies here; only its subfolder ``state`` can be written.
+        The only folder of files that the command sees; it can write to its subfolder ``state``.
     command
         What to run.
     seccomp
-        File descriptor of what `write_seccomp_filter` wrote.
+        File descriptor of the filter written by `write_seccomp_filter`.
     """
     hidden = ("/root", "/home", "/run/user", "/tmp", "/var/tmp")
-    covers = [part for path in hidden if Path(path).is_dir() for part in ("--tmpfs", path)]
-    needed = {Path(sys.base_prefix), Path(sys.prefix), REPOSITORY, folder}
-    shown = [
+    hidden_mounts = [part for path in hidden if Path(path).is_dir() for part in ("--tmpfs", path)]
+    visible = {Path(sys.base_prefix), Path(sys.prefix), REPOSITORY, folder}
+    visible_mounts = [
         part
-        for path in sorted(needed)
+        for path in sorted(visible)
         if str(path).startswith(hidden)
         for part in ("--ro-bind", str(path), str(path))
     ]
@@ -121,8 +121,8 @@ def sandboxed(folder: Path, command: Iterable[str], *, seccomp: int) -> list[str
         *("--ro-bind", "/", "/"),
         *("--dev", "/dev"),
         *("--proc", "/proc"),
-        *covers,
-        *shown,
+        *hidden_mounts,
+        *visible_mounts,
         *("--bind", state, state),
         *("--unshare-user", "--uid", "12345", "--gid", "12345"),
         *("--unshare-ipc", "--unshare-uts", "--unshare-cgroup"),

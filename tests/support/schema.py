@@ -1,4 +1,4 @@
-"""The schema of the protocol, to hold every frame against it."""
+"""Validation of frames against the schema of the protocol."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ SCHEMA = json.loads(
 )
 _VALIDATORS = {
     name: Draft202012Validator(SCHEMA | {"oneOf": [{"$ref": f"#/$defs/{name}"}]})
-    for name in ("hello", "prediction", "segment", "source", "spectrogram", "heartbeat", "error")
+    for name in (
+        *("hello", "prediction", "segment", "source", "spectrogram", "heartbeat", "error"),
+        "subscribe",
+    )
 }
-_VALIDATORS["subscribe"] = Draft202012Validator(SCHEMA | {"oneOf": [{"$ref": "#/$defs/subscribe"}]})
 
 
 def check_frame(frame: dict[str, Any]) -> dict[str, Any]:
-    """Return a frame if the schema allows it, else fail with what is wrong."""
+    """Return a frame if it is valid; raise `jsonschema.ValidationError` otherwise."""
     _VALIDATORS[frame["type"]].validate(frame)
     return frame

@@ -1,4 +1,4 @@
-"""Web servers for tests that misbehave on purpose, in ways that no finished server offers."""
+"""Web servers that serve files, or misbehave as a test scripts it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 class _Files(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Do not log."""
 
 
 @contextmanager
 def files_at(folder: Path) -> Iterator[str]:
-    """Serve a folder with Python's static server; the value is its URL."""
+    """Serve a folder; the value is its URL."""
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(_Files, directory=str(folder))
     )
@@ -63,7 +63,7 @@ class Conversation:
 def scripted(
     script: Callable[[Conversation], None], *, tls: ssl.SSLContext | None = None
 ) -> Iterator[str]:
-    """Serve each connection with `script`, on a thread of its own; the value is the URL."""
+    """Handle each connection by `script`, in a thread of its own; the value is the URL."""
     closing = threading.Event()
     listening = socket.create_server(("127.0.0.1", 0))
 
@@ -74,7 +74,7 @@ def scripted(
                     connection = tls.wrap_socket(connection, server_side=True)
                 script(Conversation(connection, closing))
             except (OSError, IndexError):
-                return  # The client hung up.
+                return  # The client closed the connection.
 
     def accept() -> None:
         while True:

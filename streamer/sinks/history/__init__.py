@@ -1,1 +1,1 @@
-"""What was heard, in SQLite."""
+"""The history sink: segments and one-minute summaries in SQLite, and reports from them."""

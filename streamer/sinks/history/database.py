@@ -1,4 +1,4 @@
-"""The file of the history: its tables, how it is opened, and what is read from it."""
+"""The SQLite file of the history: its tables, how it is opened and how it is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -69,13 +69,12 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 LOCKED_SECONDS = 0.6
-"""How long a transaction waits for another program that has locked the file."""
+"""How long a transaction waits for a lock of another program."""
 ROW_LIMIT = 50_000
-"""Rows of one table that a query returns at most; beyond it the newest are left out."""
+"""Most rows of one table that a query returns by default; beyond it the newest are left out."""
 DAY = timedelta(days=1)
 
-
-FAILURES_THAT_PASS = (
+TRANSIENT_ERRORS = (
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -83,10 +82,9 @@ FAILURES_THAT_PASS = (
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_NOMEM,
 )
-"""What SQLite says of a disk that is full or away and of a file that others have locked."""
-
-DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-"""What SQLite says when a file that was a database no longer is a sound one."""
+"""SQLite's codes for a disk that is full or missing and for a file that others have locked."""
+CORRUPTION_ERRORS = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""SQLite's codes for a file that was a database and no longer is an intact one."""
 
 
 class HistoryError(UserError):
@@ -96,21 +94,21 @@ class HistoryError(UserError):
     ----------
     message
         One sentence that names it.
-    passing
-        Whether that may change by itself: the disk is full, another program has locked the file.
+    transient
+        Whether the cause may go away by itself: a full disk, a lock of another program.
     damaged
-        Whether it is a history that is no longer sound.
+        Whether it is a history, but corrupt.
     """
 
-    def __init__(self, message: str, *, passing: bool = False, damaged: bool = False) -> None:
+    def __init__(self, message: str, *, transient: bool = False, damaged: bool = False) -> None:
         super().__init__(message)
-        self.passing = passing
+        self.transient = transient
         self.damaged = damaged
 
 
 @dataclass(slots=True)
 class HistoryQuery:
-    """A question to an open history."""
+    """The rows of an open history between two times."""
 
     connection: sqlite3.Connection
     from_: datetime
@@ -119,26 +117,25 @@ class HistoryQuery:
     running: int | None
     limit: int
     truncated: bool = False
-    """Whether rows of those asked for so far had to be left out: the newest."""
+    """Whether one of the tables read so far had more rows than `limit`."""
 
     def segments(self) -> Iterator[dict[str, Any]]:
-        """Yield `source`, `start`, `end`, `state`, `genre`, `confidence`, `title`, oldest first.
-
-        Times are ISO 8601, `end` is None while open.
-        """
-        return self._rows(READ_SEGMENTS, _segment)
+        """Yield rows of `SEGMENT_COLUMNS`, oldest first; times are ISO 8601, `end` None if open."""
+        return (_segment(*row) for row in self._rows(READ_SEGMENTS))
 
     def minutes(self) -> Iterator[dict[str, Any]]:
-        """Yield `source`, `minute`, `state`, `genre`, `seconds`, `confidence`, `level_dbfs`.
+        """Yield rows of `MINUTE_COLUMNS`, oldest first; `minute` is ISO 8601."""
+        return (_minute(*row) for row in self._rows(READ_MINUTES))
 
-        Oldest first; `minute` is ISO 8601.
-        """
-        return self._rows(READ_MINUTES, _minute)
+    def seconds_by_minute(self) -> Iterator[tuple[datetime, str, float]]:
+        """Yield minute, genre or else state, and seconds in it, oldest first."""
+        for _, minute, state, genre, seconds, *_ in self._rows(READ_MINUTES):
+            yield datetime.fromtimestamp(minute, UTC), genre or state, seconds
 
     def json(self) -> bytes:
-        """Return what ``/api/history`` answers.
+        """Return the content of ``/api/history``.
 
-        Encoded row by row: as objects a day of rows would take ten times the length of the answer.
+        Encoded row by row: as objects a day of rows would take ten times the memory of the text.
         """
         answer = io.BytesIO()
         span = {"from": timestamp(self.from_), "to": timestamp(self.to)}
@@ -152,27 +149,27 @@ class HistoryQuery:
         return answer.getvalue()
 
     def csv(self, table: str) -> bytes:
-        """Return one table, `segments` or `minutes`, as CSV."""
-        text = (
-            to_csv(self.segments(), SEGMENT_COLUMNS)
-            if table == "segments"
-            else to_csv(self.minutes(), MINUTE_COLUMNS)
-        )
-        return text.encode(errors="replace")
+        """Return one table, `segments` or `minutes`, as CSV with a line of column names."""
+        text = io.StringIO()
+        columns = SEGMENT_COLUMNS if table == "segments" else MINUTE_COLUMNS
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(self.segments() if table == "segments" else self.minutes())
+        return text.getvalue().encode(errors="replace")
 
-    def _rows(self, sql: str, row_of: Callable[..., dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        found = {
+    def _rows(self, sql: str) -> Iterator[Any]:
+        parameters = {
             "from": self.from_.timestamp(),
             "to": self.to.timestamp(),
             "source": self.source,
             "running": self.running,
             "limit": self.limit + 1,
         }
-        for number, row in enumerate(self.connection.execute(sql, found)):
+        for number, row in enumerate(self.connection.execute(sql, parameters)):
             if number == self.limit:
                 self.truncated = True
                 return
-            yield row_of(*row)
+            yield row
 
 
 @contextlib.contextmanager
@@ -185,34 +182,34 @@ def open_query(
     running: int | None = None,
     limit: int = ROW_LIMIT,
 ) -> Iterator[HistoryQuery]:
-    """Open a history for one question, whether or not a daemon is writing it.
+    """Open a history for reading, whether or not a daemon is writing it.
 
     Parameters
     ----------
     path
         The SQLite file.
     from_, to
-        Moments with a time zone; the last day unless told.
+        Times with a time zone; by default the last 24 hours.
     source
         Name of one source, None for all.
     running
         The session of the daemon that is running; only its open segments have no end.
     limit
-        Rows of each table at most.
+        Most rows to read of each table.
 
     Raises
     ------
     HistoryError
-        If the file is missing, damaged, or not a history; also while it is read.
+        If the file is missing, corrupt or not a history; also while it is read.
     ValueError
-        If `from_` is not told and the calendar has no day before `to`.
+        If `from_` is not given and the calendar has no day before `to`.
     """
     to = to or datetime.now(UTC)
     try:
         with contextlib.closing(
             sqlite3.connect(f"file:{quote(bytes(path))}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
         ) as connection:
-            _check(connection, path)
+            _check_application(connection, path)
             yield HistoryQuery(connection, from_ or day_before(to), to, source, running, limit)
     except sqlite3.Error as error:
         raise HistoryError(f"cannot read the history {path}: {error}") from None
@@ -262,22 +259,13 @@ def _unix_text(seconds: float) -> str:
     return timestamp(datetime.fromtimestamp(seconds, UTC))
 
 
-def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Return rows as CSV with a line of column names."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def day_before(to: datetime) -> datetime:
-    """Return from when on a history is read unless told.
+    """Return the time 24 hours before another.
 
     Raises
     ------
     ValueError
-        With one sentence, if the calendar has no such moment.
+        If the calendar has no such time.
     """
     try:
         return to - DAY
@@ -286,16 +274,16 @@ def day_before(to: datetime) -> datetime:
 
 
 def open_history(path: Path) -> sqlite3.Connection:
-    """Open the file for writing; make it if it is not there.
+    """Open the file for writing; create it if it does not exist.
 
     Raises
     ------
     HistoryError
-        If the file cannot be made or used, or is not a history.
+        If the file cannot be created or used, or is not a history.
     """
     if os.access(path, os.F_OK) and not path.is_file():
         raise HistoryError(f"the history {path} is not a file; choose another name")
-    # What is heard in a room is nobody else's business; the files beside it get the same mode.
+    # What plays in a room is private. SQLite gives its -wal and -shm files the same mode.
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
@@ -307,10 +295,10 @@ def open_history(path: Path) -> sqlite3.Connection:
     try:
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-        _check(connection, path)
+        _check_application(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        # Kibibytes: it only appends, and the default of 2 MiB fills in a day.
+        # In KiB: the writer only appends, and would fill the default of 2 MiB within a day.
         connection.execute("PRAGMA cache_size = -256")
     except (sqlite3.Error, HistoryError) as error:
         connection.close()
@@ -321,7 +309,7 @@ def open_history(path: Path) -> sqlite3.Connection:
 
 
 class HistoryFile:
-    """The file as its writer needs it: open, sound, and still the one of that name.
+    """The file as its writer uses it: reopened after errors and when its name is another file's.
 
     Parameters
     ----------
@@ -333,13 +321,13 @@ class HistoryFile:
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
-        """Device and inode of the file that is open, or was last."""
-        self._sound = False
-        """Whether all of that file was looked at."""
+        """Device and inode of the file that is or was last open."""
+        self._verified = False
+        """Whether the integrity of that file was checked."""
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Open the file, unless it is open; let go of it if anything fails.
+        """Open the file unless it is open; close it if anything fails within the context.
 
         Raises
         ------
@@ -348,53 +336,53 @@ class HistoryFile:
         """
         try:
             if self._connection is not None and _identity(self._path) != self._identity:
-                self._leave(self._connection)
+                self._close_renamed(self._connection)
             if self._connection is None:
                 self._connection = open_history(self._path)
                 identity = _identity(self._path)
-                self._sound = self._sound and identity == self._identity
+                self._verified = self._verified and identity == self._identity
                 self._identity = identity
-            if not self._sound:
-                _check_soundness(self._connection, self._path)
-                self._sound = True
+            if not self._verified:
+                _check_integrity(self._connection, self._path)
+                self._verified = True
             yield self._connection
         except Exception as error:
             self.close()
-            if isinstance(error, sqlite3.Error) and _code(error) in DAMAGE:
+            if isinstance(error, sqlite3.Error) and _primary_code(error) in CORRUPTION_ERRORS:
                 raise _damaged(self._path, error) from None
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, if it is open."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def set_aside(self) -> Path:
-        """Give the file, and what belongs to it, another name; return that name."""
+        """Rename the file and those that belong to it; return the new name."""
         self.close()
         now = datetime.now(UTC)
         aside = self._path.with_name(f"{self._path.name}.damaged-{now:%Y%m%dT%H%M%SZ}")
-        # The file itself last: nothing that belonged to it may be left for a new one.
+        # The database last: a new one must not find the log of the old one beside it.
         for suffix in ("-wal", "-shm", ""):
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
         return aside
 
-    def _leave(self, connection: sqlite3.Connection) -> None:
-        """Complete a file that has lost its name, and let go of it."""
+    def _close_renamed(self, connection: sqlite3.Connection) -> None:
+        """Complete a file that no longer has its name, and close it."""
         logger.warning(
             "the history %s was moved, removed or replaced; it is opened anew", self._path
         )
-        # SQLite does not do this for a moved file, and would take what stays behind under the old
-        # name for the log of whatever file comes to bear it.
+        # SQLite does not do this for a moved file, and would apply the log that remains under the
+        # old name to the next file of that name.
         with contextlib.suppress(sqlite3.Error):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.close()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of the file of a name, None if there is none."""
+    """Return device and inode of a file, None if there is none of that name."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -402,8 +390,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _check_soundness(connection: sqlite3.Connection, path: Path) -> None:
-    """Look at every page of the file; takes about half a second for 100 MB."""
+def _check_integrity(connection: sqlite3.Connection, path: Path) -> None:
+    """Check every page of the file; takes about half a second for 100 MB."""
     (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise _damaged(path, " ".join(found.split()))
@@ -414,38 +402,38 @@ def _damaged(path: Path, why: object) -> HistoryError:
 
 
 def _unusable(verb: str, path: Path, error: sqlite3.Error) -> HistoryError:
-    code = _code(error)
-    if code == sqlite3.SQLITE_CORRUPT and _is_ours(path):
+    code = _primary_code(error)
+    if code == sqlite3.SQLITE_CORRUPT and _has_application_id(path):
         return _damaged(path, error)
-    passing = code in FAILURES_THAT_PASS or (
-        # A full disk may have no room for a new name; else the name is wrong.
-        code == sqlite3.SQLITE_CANTOPEN and _may_be_written(path)
+    transient = code in TRANSIENT_ERRORS or (
+        # A writable folder in which no file can be created: the disk may be full.
+        code == sqlite3.SQLITE_CANTOPEN and _is_writable(path)
     )
-    return HistoryError(f"cannot {verb} the history {path}: {error}", passing=passing)
+    return HistoryError(f"cannot {verb} the history {path}: {error}", transient=transient)
 
 
-def _is_ours(path: Path) -> bool:
-    """Tell whether a damaged file bears our mark where SQLite keeps it."""
+def _has_application_id(path: Path) -> bool:
+    """Return whether a corrupt file has our mark at its place in the file header."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         file.seek(APPLICATION_ID_OFFSET)
         return file.read(4) == APPLICATION_ID.to_bytes(4, "big")
     return False
 
 
-def _may_be_written(path: Path) -> bool:
-    """Tell whether this process is allowed to make or to change a file."""
-    place = path if os.access(path, os.F_OK) else path.parent
-    return os.access(place, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
+def _is_writable(path: Path) -> bool:
+    """Return whether this process is permitted to create or change a file."""
+    target = path if os.access(path, os.F_OK) else path.parent
+    return os.access(target, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
 
 
-def _code(error: sqlite3.Error) -> int | None:
+def _primary_code(error: sqlite3.Error) -> int | None:
     """Return SQLite's primary result code; None if the error is not from SQLite itself."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
-    """Make sure that a file is a history that we understand."""
+def _check_application(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that a file is a history of a version that we can read."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:

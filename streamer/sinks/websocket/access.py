@@ -14,15 +14,7 @@ from streamer.system.urls import HOST_PATTERN, normalise_origin
 
 
 class RefusedError(Exception):
-    """A request is refused.
-
-    Parameters
-    ----------
-    status
-        HTTP status of the response.
-    message
-        One sentence for the client.
-    """
+    """A request is refused, with an HTTP status and one sentence for the client."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

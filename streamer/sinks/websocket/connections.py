@@ -47,13 +47,7 @@ TRY_AGAIN_LATER = 1013
 
 
 class ConnectionRegistry:
-    """All open connections.
-
-    Parameters
-    ----------
-    max_clients
-        WebSocket clients that may be connected at a time.
-    """
+    """All open connections, of which at most `max_clients` are WebSocket clients."""
 
     def __init__(self, max_clients: int) -> None:
         self.max_clients = max_clients
@@ -93,17 +87,7 @@ class ConnectionRegistry:
 
 
 class Connection(wire.ServerConnection):
-    """A server connection that registers itself and limits the rate at which it reads.
-
-    Parameters
-    ----------
-    protocol, server, **limits
-        See `websockets.asyncio.server.ServerConnection`.
-    registry
-        Where the connection registers itself.
-    tls
-        Starts TLS on the connection.
-    """
+    """A server connection that registers itself and limits the rate at which it reads."""
 
     def __init__(
         self,
@@ -197,17 +181,7 @@ class Connection(wire.ServerConnection):
 
 
 class Client:
-    """Serves one WebSocket client until it disconnects or is closed for being slow.
-
-    Parameters
-    ----------
-    connection
-        The client's connection.
-    hub
-        Provides the messages and takes subscriptions.
-    metrics
-        Counts slow clients.
-    """
+    """Serves one WebSocket client until it disconnects or is closed for being slow."""
 
     def __init__(
         self, connection: wire.ServerConnection, hub: Hub, metrics: Metrics | None

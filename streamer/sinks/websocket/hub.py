@@ -1,39 +1,48 @@
-"""What the daemon has to tell, and what each client has still to be sent.
+"""The latest of every source, and the frames that each client has still to be sent.
 
-Nothing here knows a socket. The server gives every client an `Outbox` with a function that writes a
-frame at once or says that the client is behind; the hub hands every frame, encoded once, to the
-outboxes that want it. Everything runs on the event loop's thread.
+The hub knows no socket. The server gives every client an `Outbox` with a function that writes a
+frame at once or says that the client is behind; the hub encodes every message once and hands the
+frame to the outboxes whose clients subscribed to it. Everything runs on the event loop's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from streamer.core.timeline import Stretch, Timeline
+from streamer.core.events import PlacedSegment, Published, Sink, SourceKind, SourceStatus
+from streamer.core.segments import Segment
 from streamer.sinks import messages
 
 Message = Mapping[str, Any]
 
-ASKED_FOR = frozenset({"prediction", "segment", "source", "spectrogram"})
-"""Message types that a client chooses among; the others are always sent."""
-MESSAGE_TYPES = ASKED_FOR | {"hello", "heartbeat", "error"}
-UNASKED = ASKED_FOR - {"spectrogram"}
-"""What a client gets that never subscribes."""
+SELECTABLE_TYPES = frozenset({"prediction", "segment", "source", "spectrogram"})
+"""Message types that a subscription selects; the others are always sent."""
+MESSAGE_TYPES = SELECTABLE_TYPES | {"hello", "heartbeat", "error"}
+DEFAULT_TYPES = SELECTABLE_TYPES - {"spectrogram"}
+"""Message types of a client that never subscribes."""
 LATEST_ONLY = frozenset({"prediction", "spectrogram"})
 """Types of which a client that is behind gets the newest of each source and misses the rest."""
 CONTROL_LIMIT = 256
-"""Control frames that wait for one client at most."""
+"""Control frames that may be queued for one client."""
 RECENT_SEGMENTS = 1000
-"""Ended segments that are kept for clients who come later, over all sources."""
+"""Final segments that `/api/state` lists, over all sources."""
 
 
 class SubscriptionError(Exception):
-    """A subscribe frame asks for what is not there; `code` is that of the error frame."""
+    """A subscribe request is malformed or names something unknown.
+
+    Parameters
+    ----------
+    code
+        Code of the `error` frame that answers it.
+    message
+        One sentence for its `message`.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -42,20 +51,20 @@ class SubscriptionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What one client wants to hear."""
+    """The sources and message types that one client is sent."""
 
     sources: frozenset[str] | None = None
     """Names of the sources, None for all of them."""
-    messages: frozenset[str] = UNASKED
-    """Types out of `MESSAGE_TYPES`."""
+    messages: frozenset[str] = DEFAULT_TYPES
+    """A subset of `MESSAGE_TYPES`."""
 
     def wants(self, kind: str, source: str | None) -> bool:
-        """Tell whether a message about this source goes to the client; `kind` is in `ASKED_FOR`."""
+        """Return whether the client gets messages of this selectable type about this source."""
         return kind in self.messages and (self.sources is None or source in self.sources)
 
     @classmethod
     def from_request(cls, request: Message, known_sources: Iterable[str]) -> Subscription:
-        """Read a subscribe frame.
+        """Parse a subscribe request.
 
         Raises
         ------
@@ -63,7 +72,7 @@ class Subscription:
             If a field is not a list of names, or a name is unknown.
         """
         sources = _names(request, "sources", default=("*",))
-        kinds = _names(request, "messages", default=sorted(UNASKED))
+        kinds = _names(request, "messages", default=sorted(DEFAULT_TYPES))
         known = set(known_sources)
         for name in sorted(sources - known - {"*"}):
             raise SubscriptionError(
@@ -72,13 +81,13 @@ class Subscription:
         for name in sorted(kinds - MESSAGE_TYPES):
             raise SubscriptionError(
                 "bad_subscribe",
-                f"messages: {ascii(name)[:80]} is none of {', '.join(sorted(ASKED_FOR))}",
+                f"messages: {ascii(name)[:80]} is none of {', '.join(sorted(SELECTABLE_TYPES))}",
             )
         return cls(None if "*" in sources else sources, kinds)
 
 
 def _names(request: Message, field: str, *, default: Iterable[str]) -> frozenset[str]:
-    """Return a list field of a subscribe frame as a set of names."""
+    """Return a list field of a subscribe request as a set of names."""
     value = request.get(field, list(default))
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise SubscriptionError("bad_subscribe", f"{field} must be a list of strings")
@@ -86,13 +95,24 @@ def _names(request: Message, field: str, *, default: Iterable[str]) -> frozenset
 
 
 class Outbox:
-    """What one client has still to be sent: control frames in order, of predictions the newest.
+    """The frames queued for one client: control frames in order, of predictions the newest.
 
     Parameters
     ----------
     write
-        Writes a frame at once and returns True, or returns False because earlier frames still wait
-        to leave.
+        Writes a frame at once and returns True, or returns False because earlier frames have not
+        left yet.
+
+    Attributes
+    ----------
+    subscription : Subscription
+        What the client is sent.
+    waiting : asyncio.Event
+        Set while frames are queued.
+    overflowed : bool
+        Whether a control frame was discarded, so that the client can no longer be served.
+    skipped : int
+        Predictions and spectrograms that a newer one replaced before they were sent.
     """
 
     def __init__(self, write: Callable[[bytes], bool]) -> None:
@@ -101,17 +121,14 @@ class Outbox:
         self._latest: dict[tuple[str, str | None], bytes] = {}
         self.subscription = Subscription()
         self.waiting = asyncio.Event()
-        """Set while frames wait."""
         self.overflowed = False
-        """Whether control frames had to be left out, so that the client can no longer be served."""
         self.skipped = 0
-        """Predictions and spectrograms that a newer one replaced before they were sent."""
 
     def __len__(self) -> int:
         return len(self._control) + len(self._latest)
 
     def offer(self, kind: str, source: str | None, frame: bytes) -> None:
-        """Send a frame now, or keep it until the client has taken what came before it."""
+        """Send a frame now, or queue it if earlier frames are still queued."""
         if not self._control and not self._latest and self._write(frame):
             return
         if kind in LATEST_ONLY:
@@ -124,7 +141,7 @@ class Outbox:
         self.waiting.set()
 
     def take(self) -> bytes | None:
-        """Return the next frame to be sent, None when there is none."""
+        """Remove and return the next frame to be sent, None if there is none."""
         if self._control:
             return self._control.popleft()
         if self._latest:
@@ -133,7 +150,7 @@ class Outbox:
         return None
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Put a new subscription in place of the old one; what it leaves out is no longer sent."""
+        """Replace the subscription; queued predictions that it leaves out are discarded."""
         self.subscription = subscription
         self._latest = {
             key: frame for key, frame in self._latest.items() if subscription.wants(*key)
@@ -142,41 +159,37 @@ class Outbox:
 
 @dataclass(slots=True)
 class _SourceState:
-    """The last that was published about one source."""
+    """The latest that was published about one source."""
 
     kind: str
     state: str
     detail: str = ""
     prediction: Message | None = None
     prediction_frame: bytes = b""
+    segments: dict[int, PlacedSegment] = field(default_factory=dict)
+    """Those that may still change, by number."""
     segment_frames: dict[int, bytes] = field(default_factory=dict)
-    """Of the segments that may still change, by their number."""
+    """The latest frame about each of `segments`."""
 
 
-class Hub:
-    """The latest of every source, and everybody who is to be told.
+class Hub(Sink):
+    """Distributes events to WebSocket clients and remembers the latest of every source.
 
     Parameters
     ----------
     hello
-        The hello frame; its `sources` name all the sources there are.
-    recorders
-        Called with every published message, such as ``History.record`` and ``Metrics.record``.
+        The `hello` message; its `sources` are those that exist at the start.
     """
 
-    def __init__(
-        self, hello: Message, *, recorders: Iterable[Callable[[Message], object]] = ()
-    ) -> None:
+    def __init__(self, hello: Message) -> None:
         self._hello = dict(hello)
         self._sources = {
             source["name"]: _SourceState(source["kind"], source["state"])
             for source in hello["sources"]
         }
-        self._recorders = tuple(recorders)
         self._outboxes: dict[Outbox, None] = {}
-        self._skipped_before = 0
-        self._recent: deque[Stretch] = deque(maxlen=RECENT_SEGMENTS)
-        self._timeline = Timeline()
+        self._skipped_by_former_clients = 0
+        self._recent: deque[PlacedSegment] = deque(maxlen=RECENT_SEGMENTS)
 
     @property
     def outboxes(self) -> Iterable[Outbox]:
@@ -186,58 +199,56 @@ class Hub:
     @property
     def skipped(self) -> int:
         """Predictions and spectrograms that clients missed because they were behind."""
-        return self._skipped_before + sum(outbox.skipped for outbox in self._outboxes)
+        return self._skipped_by_former_clients + sum(outbox.skipped for outbox in self._outboxes)
 
-    def add_source(self, name: str, kind: str) -> None:
-        """Take in a source that was not there at the start."""
+    def add_source(self, name: str, kind: SourceKind) -> None:
+        """Add a source, or reset one that is started again."""
         self._sources[name] = _SourceState(kind, "connecting")
 
-    def remove_source(self, name: str) -> None:
-        """Forget a source; only its segments stay."""
+    def remove_source(self, name: str, segments: Sequence[PlacedSegment] = ()) -> None:
+        """Forget a source but for its segments."""
         self._sources.pop(name, None)
-        self._recent.extend(self._timeline.cut_off(name))
+        self._recent.extend(segments)
 
     def wanted(self, kind: str) -> bool:
-        """Tell whether any client wants messages of this type, which may be costly to make."""
+        """Return whether any client subscribes to this message type."""
         return any(kind in outbox.subscription.messages for outbox in self._outboxes)
 
-    def publish(self, message: Message) -> None:
-        """Tell a message to every client that wants it. Never waits for any of them."""
-        kind, source = message["type"], message.get("source")
+    def publish(self, published: Published) -> None:
+        """Send an event to every client that subscribes to it, without waiting for any of them."""
+        message = messages.message(published)
         frame = messages.encode(message)
-        self._remember(kind, message, frame)
+        self._remember(published, message, frame)
         for outbox in self._outboxes:
-            if outbox.subscription.wants(kind, source):
-                outbox.offer(kind, source, frame)
-        for record in self._recorders:
-            record(message)
+            if outbox.subscription.wants(published.type, published.source):
+                outbox.offer(published.type, published.source, frame)
 
     def join(self, outbox: Outbox) -> None:
-        """Greet a new client and tell it the state of everything that it wants."""
+        """Add a client and send it `hello` and the latest of every source."""
         self._outboxes[outbox] = None
         outbox.offer("hello", None, messages.encode(self.hello()))
-        self._catch_up(outbox, Subscription(messages=frozenset()))
+        self._send_latest(outbox, Subscription(messages=frozenset()))
 
     def leave(self, outbox: Outbox) -> None:
-        """Forget a client."""
+        """Remove a client."""
         if outbox in self._outboxes:
             del self._outboxes[outbox]
-            self._skipped_before += outbox.skipped
+            self._skipped_by_former_clients += outbox.skipped
 
     def subscribe(self, outbox: Outbox, request: Message) -> None:
-        """Obey a subscribe frame and tell the state of what the client did not want before.
+        """Apply a subscribe request and send the latest of what it adds.
 
         Raises
         ------
         SubscriptionError
-            If the frame is no good; the old subscription holds on.
+            If the request is invalid; the subscription is unchanged.
         """
         before = outbox.subscription
         outbox.subscribe(Subscription.from_request(request, self._sources))
-        self._catch_up(outbox, before)
+        self._send_latest(outbox, before)
 
     def hello(self) -> dict[str, Any]:
-        """Return the hello frame as it is now."""
+        """Return the `hello` message with the current states of the sources."""
         return self._hello | {
             "sources": [
                 {"name": name, "kind": source.kind, "state": source.state}
@@ -246,7 +257,7 @@ class Hub:
         }
 
     def state(self) -> dict[str, Any]:
-        """Return what ``/api/state`` answers: the hello frame and the latest of each source."""
+        """Return the content of ``/api/state``: `hello`, the latest of each source, segments."""
         state = self.hello()
         del state["type"]
         state["time"] = messages.timestamp(datetime.now(UTC))
@@ -260,12 +271,18 @@ class Hub:
             }
             for name, source in self._sources.items()
         ]
-        live = [stretch for name in self._sources for stretch in self._timeline.live(name)]
-        state["segments"] = [stretch.to_dict() for stretch in [*self._recent, *live]]
+        live = [
+            source.segments[number]
+            for source in self._sources.values()
+            for number in sorted(source.segments)
+        ]
+        state["segments"] = [
+            messages.segment_in_clock_time(placed) for placed in [*self._recent, *live]
+        ]
         return state
 
-    def _catch_up(self, outbox: Outbox, before: Subscription) -> None:
-        """Offer the latest of what a client wants and did not want before."""
+    def _send_latest(self, outbox: Outbox, before: Subscription) -> None:
+        """Offer the latest frames that a client's subscription includes and `before` did not."""
         now = outbox.subscription
         for name, source in self._sources.items():
             predictions = [source.prediction_frame] if source.prediction_frame else []
@@ -277,24 +294,26 @@ class Hub:
                     for frame in frames:
                         outbox.offer(kind, name, frame)
 
-    def _remember(self, kind: str, message: Message, frame: bytes) -> None:
-        if kind == "spectrogram":
+    def _remember(self, published: Published, message: Message, frame: bytes) -> None:
+        source = self._sources.get(published.source)
+        if source is None:  # an event that was on its way when the source was removed
             return
-        source = self._sources.get(message["source"])
-        if source is None:  # removed, and this is the last that was on its way
-            return
-        if kind == "prediction":
+        if published.type == "prediction":
             source.prediction, source.prediction_frame = message, frame
-            for stretch in self._timeline.hear(message):
-                self._note_if_final(source, stretch)
-        elif kind == "source":
-            source.state, source.detail = message["state"], message["detail"]
-        else:
-            stretch = self._timeline.place(message)
-            source.segment_frames[stretch.number] = frame
-            self._note_if_final(source, stretch)
+        elif isinstance(published.event, SourceStatus):
+            source.state, source.detail = published.event.state, published.event.detail
+        elif isinstance(published.event, Segment):
+            source.segment_frames[published.segments[-1].number] = frame
+        for placed in published.segments:
+            self._remember_segment(placed)
 
-    def _note_if_final(self, source: _SourceState, stretch: Stretch) -> None:
-        if stretch.final:
-            self._recent.append(stretch)
-            source.segment_frames.pop(stretch.number, None)
+    def _remember_segment(self, placed: PlacedSegment) -> None:
+        source = self._sources.get(placed.source)
+        if source is None:
+            return
+        if placed.final:
+            self._recent.append(placed)
+            source.segments.pop(placed.number, None)
+            source.segment_frames.pop(placed.number, None)
+        else:
+            source.segments[placed.number] = placed

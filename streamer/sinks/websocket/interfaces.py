@@ -22,7 +22,7 @@ class HistoryQuery(Protocol):
 class History(Protocol):
     """Reads what was published in the past."""
 
-    def ask(
+    def open_query(
         self, from_: datetime | None = None, to: datetime | None = None, source: str | None = None
     ) -> AbstractContextManager[HistoryQuery]:
         """Return a query for a period (by default the last day) and a source (by default all).

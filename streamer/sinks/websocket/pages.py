@@ -35,7 +35,6 @@ MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
     ".png": "image/png",
-    ".webmanifest": "application/manifest+json",
 }
 """Media types by suffix; files with another suffix are not served."""
 HISTORY_QUERIES = 2
@@ -222,7 +221,7 @@ class _HistoryRequest:
         """
         with contextlib.ExitStack() as stack:
             try:
-                rows = stack.enter_context(history.ask(self.from_, self.to, self.source))
+                rows = stack.enter_context(history.open_query(self.from_, self.to, self.source))
             except ValueError as error:
                 raise RefusedError(400, str(error)) from None
             if self.format == "json":

@@ -214,12 +214,8 @@ class Server:
         return None
 
     async def _serve_client(self, connection: wire.ServerConnection) -> None:
-        client = Client(connection, self._hub, self._metrics)
-        if self._metrics is None:
-            await client.serve()
-            return
-        with self._metrics.client():
-            await client.serve()
+        with contextlib.nullcontext() if self._metrics is None else self._metrics.client():
+            await Client(connection, self._hub, self._metrics).serve()
 
 
 def _check_inherited(inherited: socket.socket) -> None:

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import support.daemon
+from support.history import PlacingHistory
 from support.published import prediction
 
 from streamer.commands import run as cli
 from streamer.commands.history import main
-from streamer.sinks.history.writer import History
 
 NIGHT = datetime(2026, 5, 1, 21, 30, tzinfo=UTC)
 
@@ -28,22 +28,22 @@ def _in_berlin(monkeypatch):
 
 @pytest.fixture
 def heard(tmp_path):
-    """Three hours: jazz, rock and silence in turns of ten minutes; the hall hears pop."""
-    history = History(tmp_path / "h.db", 365.0 * 1000)
+    """Three hours of alternately jazz, rock and silence; in the hall, pop."""
+    history = PlacingHistory(tmp_path / "h.db")
     for minute in range(180):
         moment = NIGHT + timedelta(minutes=minute)
         genre = ("jazz", "rock", None)[minute // 10 % 3]
         for source, what in (("radio", genre), ("hall", "pop")):
-            frame = prediction(
+            event = prediction(
                 1,
                 source,
-                time=moment.isoformat(timespec="milliseconds"),
+                time=moment,
                 position=60.0 * minute,
                 hop_seconds=60.0,
                 genre=what,
                 state="music" if what else "silence",
             )
-            history.record(frame)
+            history.publish(event)
     history.close()
     return tmp_path / "h.db"
 
@@ -62,19 +62,19 @@ def test_the_table_has_seconds_by_local_hour_and_genre(heard, capsys):
     assert sum(float(row[name]) for row in rows for name in ("jazz", "rock", "silence")) == 10_800
 
 
-def test_time_and_source_can_be_chosen(heard, capsys):
+def test_time_and_source_can_be_selected(heard, capsys):
     arguments = ["--from", "2026-05-01T22:00:00Z", "--to", "2026-05-02T00:59:59+02:00"]
     assert main([str(heard), "--csv", *arguments]) == 0
     (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
     assert (row["hour"], float(row["pop"])) == ("2026-05-02 00:00", 3600.0)
 
 
-def test_the_table_has_no_digits_that_only_adding_up_makes(tmp_path, capsys):
-    history = History(tmp_path / "h.db", 365.0 * 1000)
+def test_the_table_has_no_rounding_errors_of_sums(tmp_path, capsys):
+    history = PlacingHistory(tmp_path / "h.db")
     for minute, hop_seconds in enumerate((0.1, 0.7, 0.1)):
-        time = (NIGHT + timedelta(minutes=minute)).isoformat(timespec="milliseconds")
+        time = NIGHT + timedelta(minutes=minute)
         position = 1.0 + 60 * minute
-        history.record(prediction(1, time=time, position=position, hop_seconds=hop_seconds))
+        history.publish(prediction(1, time=time, position=position, hop_seconds=hop_seconds))
     history.close()
     assert main([str(tmp_path / "h.db"), "--csv"]) == 0
     assert capsys.readouterr().out == "hour,blues\n2026-05-01 23:00,0.9\n"
@@ -106,7 +106,7 @@ def test_the_plot_is_a_picture(heard, tmp_path):
         (["{heard}", "--plot", "x.docx"], 1, "cannot write x.docx: Format 'docx' is not supported"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(heard, arguments, status, said, capsys):
+def test_an_error_is_one_line(heard, arguments, status, said, capsys):
     assert main([part.replace("{heard}", str(heard)) for part in arguments]) == status
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -122,13 +122,13 @@ def test_what_is_wrong_is_said_in_one_line(heard, arguments, status, said, capsy
         (["{heard}"], "one of the arguments --plot --csv is required"),
     ],
 )
-def test_wrong_usage_is_told_in_one_line(heard, arguments, said, capsys):
+def test_wrong_usage_is_one_line(heard, arguments, said, capsys):
     arguments = [part.replace("{heard}", str(heard)) for part in arguments]
     assert cli.main(["history", *arguments]) == 2
     assert capsys.readouterr().err == (f"genre-stream: {said}; see genre-stream history --help\n")
 
 
-def test_a_reader_who_has_seen_enough_is_left_alone(heard, tmp_path):
+def test_a_closed_pipe_is_no_error(heard, tmp_path):
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -144,7 +144,7 @@ def test_a_reader_who_has_seen_enough_is_left_alone(heard, tmp_path):
 
 
 @pytest.mark.parametrize(("form", "package"), [("--csv", "pandas"), ("--plot=x.png", "matplotlib")])
-def test_without_the_extra_it_says_what_to_install(heard, form, package):
+def test_a_missing_package_is_named_with_its_installation(heard, form, package):
     script = (
         f"import sys; sys.modules[{package!r}] = None\n"
         "from streamer.commands.history import main; sys.exit(main(sys.argv[1:]))"

@@ -5,7 +5,7 @@ from streamer.engine import mailbox
 from streamer.engine.mailbox import Mailbox
 
 
-def test_items_of_several_threads_arrive_on_the_loop_each_threads_in_order():
+def test_items_arrive_on_the_loop_in_the_order_of_their_thread():
     async def gather():
         loop_thread = threading.get_ident()
         taken = []
@@ -30,9 +30,9 @@ def test_items_of_several_threads_arrive_on_the_loop_each_threads_in_order():
     assert lost == 0
 
 
-def test_when_the_loop_takes_nothing_for_too_long_the_oldest_goes_and_is_counted(monkeypatch):
-    monkeypatch.setattr(mailbox, "LIMIT", 3)
-    monkeypatch.setattr(mailbox, "PATIENCE_SECONDS", 0.01)
+def test_a_blocked_loop_loses_the_oldest_items_which_are_counted(monkeypatch):
+    monkeypatch.setattr(mailbox, "CAPACITY", 3)
+    monkeypatch.setattr(mailbox, "PUT_SECONDS", 0.01)
 
     async def overfill():
         taken = []
@@ -47,7 +47,7 @@ def test_when_the_loop_takes_nothing_for_too_long_the_oldest_goes_and_is_counted
     assert asyncio.run(overfill()) == ([2, 3, 4], 2)
 
 
-def test_a_closed_mailbox_delivers_what_waits_and_takes_no_more():
+def test_a_closed_mailbox_has_delivered_its_items_and_takes_no_more():
     async def close():
         taken = []
         box = Mailbox(asyncio.get_running_loop(), taken.append)
@@ -59,7 +59,7 @@ def test_a_closed_mailbox_delivers_what_waits_and_takes_no_more():
     assert asyncio.run(close()) == [1]
 
 
-def test_an_item_that_cannot_be_delivered_is_reported_and_takes_no_other_with_it():
+def test_a_failed_delivery_is_reported_and_loses_no_other_item():
     async def deliver():
         taken, reported = [], []
         loop = asyncio.get_running_loop()

@@ -1,40 +1,95 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pytest
-from support.schema import check_frame
 
-from streamer.core.decision import Decision, Segment, State
-from streamer.core.events import SourceState, SourceStatus, SpectrogramColumns
-from streamer.core.model import Classifier
-from streamer.engine.listener import PipelineEvent
-from streamer.sinks.websocket.frames import FrameMaker, hello
-from streamer.sources import make_source
-
-DECISION = Decision(
-    position=3.0,
-    hop_seconds=1.0,
-    state=State.MUSIC,
-    genre="jazz",
-    confidence=0.75,
-    probabilities={"blues": 0.25, "jazz": 0.75},
-    window_probabilities={"blues": 0.25, "jazz": 0.75},
-    level_dbfs=-20.0,
+from streamer.core.decision import Decision
+from streamer.core.events import (
+    PlacedSegment,
+    Published,
+    Sink,
+    SourceKind,
+    SourceState,
+    SourceStatus,
+    SpectrogramColumns,
 )
+from streamer.core.segments import Segment, State
+from streamer.engine.listener import PipelineEvent
+from streamer.engine.publisher import Clock, Publisher
+
+NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
 
-def test_predictions_are_numbered_within_their_source() -> None:
-    maker = FrameMaker()
-    frames = [
-        check_frame(maker.make(PipelineEvent(source, DECISION, time.monotonic(), 1.0)))
-        for source in ("radio", "radio", "hall", "radio")
-    ]
-    assert [(frame["source"], frame["seq"]) for frame in frames] == [
+class FakeClock(Clock):
+    """A clock that stands still."""
+
+    time = NOON
+    seconds = 1000.0
+    ahead = 0.0
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def offset(self) -> float:
+        return self.ahead
+
+
+class Recorder(Sink):
+    """Keeps every call."""
+
+    def __init__(self) -> None:
+        self.published: list[Published] = []
+        self.sources: list[tuple[str, str]] = []
+        self.ended: list[PlacedSegment] = []
+
+    def publish(self, published: Published) -> None:
+        self.published.append(published)
+
+    def add_source(self, name: str, kind: SourceKind) -> None:
+        self.sources.append((name, kind))
+
+    def remove_source(self, name: str, segments: Sequence[PlacedSegment]) -> None:
+        self.sources.remove((name, "media"))
+        self.ended += segments
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def publisher(clock: FakeClock, recorder: Recorder) -> Publisher:
+    return Publisher([recorder, Recorder()], clock)
+
+
+def decision(position: float, source: str = "radio", heard: float = 1000.0) -> PipelineEvent:
+    shares = {"blues": 0.25, "jazz": 0.75}
+    event = Decision(position, 1.0, State.MUSIC, "jazz", 0.75, shares, shares, -20.0)
+    return PipelineEvent(source, event, heard)
+
+
+SEGMENT = Segment(1, 0.0, None, State.MUSIC, "jazz", 0.75, None, False)
+
+
+def test_decisions_are_numbered_within_their_source(
+    publisher: Publisher, recorder: Recorder
+) -> None:
+    for position, source in enumerate(("radio", "radio", "hall", "radio")):
+        publisher.publish(decision(position, source))
+    assert [(each.source, each.sequence) for each in recorder.published] == [
         ("radio", 0),
         ("radio", 1),
         ("hall", 0),
@@ -42,42 +97,64 @@ def test_predictions_are_numbered_within_their_source() -> None:
     ]
 
 
-def test_a_prediction_tells_how_long_ago_its_last_sample_was_heard(
+def test_an_event_carries_the_time_since_its_last_sample(
+    publisher: Publisher, clock: FakeClock
+) -> None:
+    clock.seconds = 1000.25
+    assert publisher.publish(decision(3.0)).latency == 0.25
+
+
+def test_times_are_in_whole_milliseconds(publisher: Publisher, clock: FakeClock) -> None:
+    clock.time = NOON + timedelta(microseconds=1999)
+    assert publisher.publish(decision(3.0)).time == NOON + timedelta(milliseconds=1)
+
+
+def test_each_event_has_the_type_of_its_message(publisher: Publisher) -> None:
+    columns = SpectrogramColumns(3.0, np.zeros((2, 4), np.uint8))
+    events = [
+        decision(3.0),
+        PipelineEvent("radio", SEGMENT, 0.0),
+        PipelineEvent("radio", columns, 0.0),
+        SourceStatus("radio", "media", SourceState.STALLED, "no sound"),
+    ]
+    types = [publisher.publish(event).type for event in events]
+    assert types == ["prediction", "segment", "spectrogram", "source"]
+
+
+def test_segments_are_placed_in_clock_time_and_follow_the_clock(
+    publisher: Publisher, clock: FakeClock
+) -> None:
+    publisher.publish(decision(10.0))
+    (placed,) = publisher.publish(PipelineEvent("radio", SEGMENT, 0.0)).segments
+    assert (placed.start, placed.end) == (NOON - timedelta(seconds=10), NOON)
+    clock.time, clock.ahead = NOON + timedelta(days=1, seconds=1), 86_400.0
+    (moved,) = publisher.publish(decision(11.0)).segments
+    assert moved.end - moved.start == timedelta(seconds=11)
+
+
+def test_removing_a_source_ends_its_segments_for_every_sink(
+    publisher: Publisher, recorder: Recorder
+) -> None:
+    publisher.add_source("radio", "media")
+    publisher.publish(decision(10.0))
+    publisher.publish(PipelineEvent("radio", SEGMENT, 0.0))
+    assert recorder.sources == [("radio", "media")]
+    publisher.remove_source("radio")
+    assert recorder.sources == []
+    assert [(each.number, each.is_open, each.final) for each in recorder.ended] == [
+        (1, False, True)
+    ]
+
+
+def test_the_clocks_offset_changes_when_the_clock_is_set_and_not_in_suspend(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(time, "monotonic", lambda: 1000.25)
-    frame = FrameMaker().make(PipelineEvent("radio", DECISION, 1000.0, 1.0))
-    assert frame["latency_ms"] == 250.0
-    told = datetime.fromisoformat(frame["time"])
-    assert abs(told - datetime.now(UTC)) < timedelta(minutes=1)
-
-
-def test_all_else_becomes_the_frame_of_its_kind() -> None:
-    maker = FrameMaker()
-    segment = Segment(1, 0.0, None, State.MUSIC, "jazz", 0.75, None, False)
-    columns = SpectrogramColumns(3.0, np.zeros((2, 4), np.uint8))
-    frames = [
-        check_frame(maker.make(event))
-        for event in (
-            SourceStatus("radio", "media", SourceState.STALLED, "no sound"),
-            PipelineEvent("radio", segment, 0.0, 1.0),
-            PipelineEvent("radio", columns, 0.0, 1.0),
-        )
-    ]
-    assert [(frame["type"], frame["source"]) for frame in frames] == [
-        ("source", "radio"),
-        ("segment", "radio"),
-        ("spectrogram", "radio"),
-    ]
-    assert (frames[0]["state"], frames[0]["detail"]) == ("stalled", "no sound")
-
-
-def test_clients_are_greeted_with_program_model_and_sources(
-    classifier: Classifier, demo_clip: Path
-) -> None:
-    contract = classifier.contract
-    frame = check_frame(hello(contract, [make_source(f"clip={demo_clip}")], hop_seconds=0.5))
-    assert frame["server"] == f"genre-stream {version('genre-stream')}"
-    assert frame["model"] == {"name": contract.name, "version": contract.version}
-    assert frame["hop_seconds"] == 0.5
-    assert frame["sources"] == [{"name": "clip", "kind": "media", "state": "connecting"}]
+    wall, clocks = [1e9], {time.CLOCK_BOOTTIME: 500.0}
+    monkeypatch.setattr(time, "time", lambda: wall[0])
+    monkeypatch.setattr(time, "clock_gettime", clocks.__getitem__)
+    before = Clock().offset()
+    wall[0] += 3600
+    clocks[time.CLOCK_BOOTTIME] += 3600
+    assert Clock().offset() == before
+    wall[0] += 86_400
+    assert Clock().offset() == before + 86_400

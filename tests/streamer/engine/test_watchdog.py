@@ -24,7 +24,7 @@ def clock():
 
 
 def never_started():
-    """A listener of which a test says what state it is in."""
+    """A listener whose state is set by a test."""
     return Listener(make_source("demo"), lambda: None, lambda event: None)
 
 
@@ -37,31 +37,31 @@ def enter(listener, state):
     listener.status = SourceStatus("demo", "demo", state, "")
 
 
-def well_after(progress, clock, seconds):
+def overdue_after(progress, clock, seconds):
     clock.now += seconds
-    return progress.is_well()
+    return progress.is_overdue()
 
 
-def test_a_live_source_is_well_while_decisions_come(listener, clock):
+def test_a_live_source_with_decisions_is_not_overdue(listener, clock):
     progress = Progress(listener, FIRST_SECONDS, clock)
     enter(listener, SourceState.LIVE)
     for _ in range(100):
-        assert well_after(progress, clock, 1.0)
+        assert not overdue_after(progress, clock, 1.0)
         progress.decided()
 
 
-def test_a_live_source_without_a_decision_for_three_hops_is_not_well(listener, clock):
+def test_a_live_source_is_overdue_after_three_hops_without_a_decision(listener, clock):
     progress = Progress(listener, FIRST_SECONDS, clock)
     enter(listener, SourceState.LIVE)
     progress.decided()
-    assert well_after(progress, clock, 2.9)
-    assert not well_after(progress, clock, 0.2)
+    assert not overdue_after(progress, clock, 2.9)
+    assert overdue_after(progress, clock, 0.2)
     assert progress.quiet_seconds == pytest.approx(3.1)
     progress.decided()
-    assert progress.is_well()
+    assert not progress.is_overdue()
 
 
-def test_a_source_whose_turn_is_not_due_is_well_until_three_rounds_have_passed(clock):
+def test_a_source_of_many_is_overdue_after_three_rounds_of_decisions(clock):
     scheduler = Scheduler(1)
     for source in ("demo", "hall"):
         scheduler.update(source, 5.0)
@@ -69,19 +69,19 @@ def test_a_source_whose_turn_is_not_due_is_well_until_three_rounds_have_passed(c
     progress = Progress(listener, FIRST_SECONDS, clock)
     enter(listener, SourceState.LIVE)
     progress.decided()
-    assert well_after(progress, clock, 29.9)
+    assert not overdue_after(progress, clock, 29.9)
     assert progress.health().problem() is None
-    assert not well_after(progress, clock, 0.2)
+    assert overdue_after(progress, clock, 0.2)
     assert progress.health().problem() == "no decision for 30 s"
 
 
 def test_the_first_decision_may_take_as_long_as_its_window(listener, clock):
     progress = Progress(listener, FIRST_SECONDS, clock)
     clock.now += 1000.0
-    assert progress.is_well()
+    assert not progress.is_overdue()
     enter(listener, SourceState.LIVE)
-    assert well_after(progress, clock, FIRST_SECONDS + 2.9)
-    assert not well_after(progress, clock, 0.2)
+    assert not overdue_after(progress, clock, FIRST_SECONDS + 2.9)
+    assert overdue_after(progress, clock, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_the_first_decision_may_take_as_long_as_its_window(listener, clock):
         SourceState.FAILED,
     ],
 )
-def test_a_source_from_which_no_decision_is_due_is_well_for_however_long(state, listener, clock):
+def test_a_source_that_is_not_live_is_never_overdue(state, listener, clock):
     progress = Progress(listener, FIRST_SECONDS, clock)
     enter(listener, state)
-    assert well_after(progress, clock, 1e6)
+    assert not overdue_after(progress, clock, 1e6)
 
 
-def test_a_stalled_source_is_not_well_but_one_that_waits_to_be_reopened_is(listener, clock):
+def test_a_stalled_source_is_overdue_unless_it_is_about_to_be_reopened(listener, clock):
     progress = Progress(listener, FIRST_SECONDS, clock)
     enter(listener, SourceState.STALLED)
-    assert not well_after(progress, clock, 1000.0)
+    assert overdue_after(progress, clock, 1000.0)
     listener.retrying = True
-    assert progress.is_well()
+    assert not progress.is_overdue()
 
 
 def of_states(clock, *states):
@@ -116,7 +116,7 @@ def of_states(clock, *states):
     return sources
 
 
-def test_a_restart_is_called_for_while_the_only_source_is_stalled(clock):
+def test_a_restart_is_needed_while_the_only_source_is_stalled(clock):
     assert needs_restart(of_states(clock, SourceState.STALLED))
     assert needs_restart(of_states(clock, SourceState.STALLED, SourceState.ENDED))
 
@@ -124,13 +124,13 @@ def test_a_restart_is_called_for_while_the_only_source_is_stalled(clock):
 @pytest.mark.parametrize(
     "other", [SourceState.LIVE, SourceState.CONNECTING, SourceState.RECONNECTING]
 )
-def test_a_stalled_source_calls_for_no_restart_while_another_goes_on(other, clock):
+def test_a_stalled_source_needs_no_restart_while_another_is_running(other, clock):
     stalled, another = of_states(clock, SourceState.STALLED, other)
     another.decided()
     assert not needs_restart([stalled, another])
 
 
-def test_a_source_that_is_heard_and_not_decided_about_calls_for_a_restart(clock):
+def test_a_live_source_without_decisions_needs_a_restart(clock):
     hung, another, stalled = of_states(
         clock, SourceState.LIVE, SourceState.LIVE, SourceState.STALLED
     )
@@ -141,7 +141,7 @@ def test_a_source_that_is_heard_and_not_decided_about_calls_for_a_restart(clock)
     assert not needs_restart([hung, another, stalled])
 
 
-def test_the_vitals_carry_the_state_and_the_counters(listener, clock):
+def test_the_health_has_the_state_and_the_counters(listener, clock):
     progress = Progress(listener, FIRST_SECONDS, clock)
     enter(listener, SourceState.RECONNECTING)
     listener.reconnects = 3
@@ -153,8 +153,7 @@ async def tasks():
     return list(threads_and_tasks())
 
 
-def test_every_thread_is_described_by_what_it_does():
-
+def test_every_thread_is_described_by_its_stack():
     lines = asyncio.run(tasks())
     assert any(line.startswith("thread MainThread: threads_and_tasks ") for line in lines)
     assert lines[-1] == "event loop: 1 tasks"

@@ -13,49 +13,42 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from support.history import rows
+from support.history import PlacingHistory, rows
 from support.published import prediction, segment
+from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 
 from streamer.sinks.history import database as history_file
 from streamer.sinks.history import writer as history_module
 from streamer.sinks.history.database import open_history, open_query
 from streamer.sinks.history.writer import History, HistoryError
 
-PATIENCE = 60.0
 NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 ALWAYS = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 KILLS = 50
-FOREVER = 365.0 * 1000
+TESTS = Path(__file__).parents[2]
 
 
-def at(seconds, **changes):
-    """Return a prediction heard so many seconds after noon, at the same position."""
-    moment = (NOON + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
-    return prediction(1) | {"time": moment, "position": float(seconds)} | changes
+def at(seconds, source="radio", **changes):
+    """Return a decision so many seconds after noon, at the same position."""
+    time = NOON + timedelta(seconds=seconds)
+    return prediction(1, source, time=time, **({"position": float(seconds)} | changes))
 
 
-def written(path, *messages):
-    """Return what a history holds after these messages."""
-    history = History(path, FOREVER)
-    for message in messages:
-        history.record(message)
+def written(path, *events):
+    """Return what a history holds after these events."""
+    history = PlacingHistory(path)
+    for event in events:
+        history.publish(event)
     history.close()
     return rows(open_query(path, *ALWAYS))
 
 
-def until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.01)
-
-
 def begun(path, **first):
-    """Return a history that goes on, with its first segment in the file."""
-    history = History(path, FOREVER)
-    history.record(at(0))
-    history.record(segment(1, **first))
-    until(lambda: rows(history.ask(*ALWAYS)).segments)
+    """Return an open history whose first segment is in the file."""
+    history = PlacingHistory(path)
+    history.publish(at(0))
+    history.publish(segment(1, **first))
+    wait_until(lambda: rows(history.open_query(*ALWAYS)).segments, "the first segment")
     return history
 
 
@@ -90,35 +83,33 @@ def test_segments_are_kept_in_clock_time(tmp_path):
     ]
 
 
-def test_nobody_else_may_read_a_new_history(tmp_path):
+def test_a_new_history_is_readable_by_its_owner_only(tmp_path):
     history = begun(tmp_path / "h.db")
     modes = {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()}
     assert modes == {"h.db": "0o600", "h.db-wal": "0o600", "h.db-shm": "0o600"}
     history.close()
 
 
-def test_who_may_read_a_history_that_is_there_is_left_as_it_is(tmp_path):
+def test_the_mode_of_an_existing_file_is_kept(tmp_path):
     (tmp_path / "h.db").touch()
     (tmp_path / "h.db").chmod(0o640)
     begun(tmp_path / "h.db").close()
     assert (tmp_path / "h.db").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_title_with_half_a_character_is_kept(tmp_path):
+def test_a_title_with_a_lone_surrogate_is_kept(tmp_path):
     kept = written(tmp_path / "h.db", at(0), segment(1, title="caf\udce9"))
     assert kept.segments[0]["title"] == "caf?"
 
 
-def test_what_can_never_be_written_is_counted_and_not_in_the_way_of_what_comes_after_it(
-    tmp_path, caplog
-):
-    history = History(tmp_path / "h.db", FOREVER)
-    history.record(at(0, source="caf\udce9"))
-    history.record(segment(1, "caf\udce9"))
-    until(lambda: history.write_errors)
-    history.record(at(1))
-    history.record(segment(1))
-    until(lambda: rows(history.ask(*ALWAYS)).segments)
+def test_rows_that_can_never_be_written_are_counted_and_do_not_block_later_ones(tmp_path, caplog):
+    history = PlacingHistory(tmp_path / "h.db")
+    history.publish(at(0, source="caf\udce9"))
+    history.publish(segment(1, "caf\udce9"))
+    wait_until(lambda: history.write_errors, "a failed write")
+    history.publish(at(1))
+    history.publish(segment(1))
+    wait_until(lambda: rows(history.open_query(*ALWAYS)).segments, "a segment")
     assert (history.write_errors, history.dropped) == (1, 2)
     history.close()
     assert len(caplog.messages) == 1
@@ -127,20 +118,20 @@ def test_what_can_never_be_written_is_counted_and_not_in_the_way_of_what_comes_a
     )
 
 
-def test_an_open_segment_has_no_end_while_the_daemon_runs_and_ends_where_it_was_cut_off(tmp_path):
-    history = History(tmp_path / "h.db", FOREVER)
-    history.record(at(0))
-    history.record(segment(1))
-    until(lambda: rows(history.ask(*ALWAYS)).segments)
-    assert rows(history.ask(*ALWAYS)).segments[0]["end"] is None
-    history.record(at(7))
+def test_an_open_segment_has_no_end_while_the_daemon_runs(tmp_path):
+    history = PlacingHistory(tmp_path / "h.db")
+    history.publish(at(0))
+    history.publish(segment(1))
+    wait_until(lambda: rows(history.open_query(*ALWAYS)).segments, "a segment")
+    assert rows(history.open_query(*ALWAYS)).segments[0]["end"] is None
+    history.publish(at(7))
     history.close()
     assert rows(open_query(tmp_path / "h.db", *ALWAYS)).segments[0]["end"] == (
         "2026-05-01T12:00:07.000Z"
     )
 
 
-def test_a_source_that_was_cut_off_and_came_back_has_its_segments_at_the_right_time(tmp_path):
+def test_segments_after_an_interruption_are_at_the_right_time(tmp_path):
     kept = written(
         tmp_path / "h.db",
         at(0),
@@ -156,21 +147,18 @@ def test_a_source_that_was_cut_off_and_came_back_has_its_segments_at_the_right_t
     assert [row["end"][11:19] for row in kept.segments] == ["12:00:10", "13:00:09"]
 
 
-def test_a_clock_that_is_set_makes_no_segment_longer_not_even_if_its_messages_had_to_wait(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(history_file, "LOCKED_SECONDS", PATIENCE)
+def test_setting_the_clock_lengthens_no_segment_even_if_events_had_to_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(history_file, "LOCKED_SECONDS", LONGEST_WAIT_SECONDS)
     path = tmp_path / "h.db"
     history = begun(path)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        history.record(segment(1, "hall", end=1.0, final=True))
-        until(lambda: history.queue_depth == 0)
-        history.record(at(10))
-        before = history_module.clock_offset()
-        monkeypatch.setattr(history_module, "clock_offset", lambda: before + 86_400)
-        history.record(at(86_400 + 20, position=20.0))
-        history.record(segment(1, end=20.0, final=True))
+        history.publish(segment(1, "hall", end=1.0, final=True))
+        wait_until(lambda: history.queue_depth == 0, "the writer")
+        history.publish(at(10))
+        history.place.clock_offset = 86_400.0
+        history.publish(at(86_400 + 20, position=20.0))
+        history.publish(segment(1, end=20.0, final=True))
     history.close()
     kept = rows(open_query(path, *ALWAYS, "radio")).segments
     assert [(row["start"], row["end"]) for row in kept] == [
@@ -178,7 +166,7 @@ def test_a_clock_that_is_set_makes_no_segment_longer_not_even_if_its_messages_ha
     ]
 
 
-def test_each_minute_sums_up_seconds_confidence_and_level_by_state_and_genre(tmp_path):
+def test_a_minute_sums_up_seconds_confidence_and_level_by_state_and_genre(tmp_path):
     kept = written(
         tmp_path / "h.db",
         *(at(second, confidence=0.8, level_dbfs=-20.0) for second in range(30)),
@@ -202,7 +190,7 @@ def test_each_minute_sums_up_seconds_confidence_and_level_by_state_and_genre(tmp
     assert (kept.minutes[0]["confidence"], kept.minutes[0]["level_dbfs"]) == (0.75, -22.5)
 
 
-def test_a_minute_that_two_runs_share_is_the_sum_of_both(tmp_path):
+def test_a_minute_of_two_runs_is_the_sum_of_both(tmp_path):
     path = tmp_path / "h.db"
     written(path, *(at(second, confidence=0.9) for second in range(30)))
     kept = written(path, *(at(second, confidence=0.5) for second in range(40, 50)))
@@ -215,7 +203,7 @@ def test_the_name_of_the_file_need_not_be_unicode(tmp_path):
     assert [row["title"] for row in kept.segments] == ["Song 1"]
 
 
-def test_a_query_chooses_time_and_source(tmp_path):
+def test_a_query_selects_time_and_source(tmp_path):
     path = tmp_path / "h.db"
     for source in ("radio", "hall"):
         written(
@@ -237,28 +225,26 @@ def test_a_query_chooses_time_and_source(tmp_path):
     assert rows(open_query(path)).segments == []
 
 
-def test_what_is_older_than_the_retention_is_removed(tmp_path):
+def test_rows_older_than_the_retention_are_removed(tmp_path):
     path = tmp_path / "h.db"
     old = datetime.now(UTC) - timedelta(days=8)
     young = datetime.now(UTC) - timedelta(days=6)
     messages = []
     for number, moment in enumerate((old, young), 1):
         messages += [
-            at(0) | {"time": moment.isoformat(timespec="milliseconds")},
+            prediction(1, time=moment, position=0.0),
             segment(number, start=0.0, end=0.0, final=True),
         ]
     assert len(written(path, *messages).segments) == 2
-    history = History(path, retention_days=7)
-    until(lambda: len(rows(history.ask(*ALWAYS)).segments) == 1)
+    history = PlacingHistory(path, retention_days=7)
+    wait_until(lambda: len(rows(history.open_query(*ALWAYS)).segments) == 1, "the removal")
     history.close()
     kept = rows(open_query(path, *ALWAYS))
     assert kept.segments[0]["start"][:10] == young.isoformat()[:10]
     assert len(kept.minutes) == 1
 
 
-def test_while_another_program_locks_the_file_nothing_is_lost_and_it_is_said_once(
-    tmp_path, caplog, monkeypatch
-):
+def test_a_lock_of_another_program_loses_nothing_and_is_logged_once(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(history_file, "LOCKED_SECONDS", 0.01)
     monkeypatch.setattr(history_module, "RETRY_SECONDS", 0.02)
@@ -267,11 +253,11 @@ def test_while_another_program_locks_the_file_nothing_is_lost_and_it_is_said_onc
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     for number in (2, 3, 4):
-        history.record(segment(number, end=10.0 * number, final=True))
-    until(lambda: history.write_errors >= 3)
+        history.publish(segment(number, end=10.0 * number, final=True))
+    wait_until(lambda: history.write_errors >= 3, "failed writes")
     other.execute("COMMIT")
     other.close()
-    until(lambda: len(rows(history.ask(*ALWAYS)).segments) == 4)
+    wait_until(lambda: len(rows(history.open_query(*ALWAYS)).segments) == 4, "all segments")
     history.close()
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
@@ -283,39 +269,39 @@ FULL_DISK = """
 import resource, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from support.history import rows
+from support.history import PlacingHistory, rows
 from support.published import prediction, segment
 from streamer.sinks.history import writer as module
 from streamer.system.timestamps import parse_timestamp
 module.RETRY_SECONDS = 0.05
 path = Path(sys.argv[1])
-history = module.History(path, 365000)
-history.record(prediction(1))
-history.record(segment(1, end=10.0, final=True))
-while not rows(history.ask()).segments:
+history = PlacingHistory(path)
+history.publish(prediction(1))
+history.publish(segment(1, end=10.0, final=True))
+while not rows(history.open_query()).segments:
     time.sleep(0.01)
 size = max(file.stat().st_size for file in path.parent.iterdir())
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 for number in range(2, 200):
-    history.record(segment(number, end=10.0 * number, final=True, title="x" * 500))
+    history.publish(segment(number, end=10.0 * number, final=True, title="x" * 500))
 while history.write_errors < 3:
     time.sleep(0.01)
-print("full", rows(history.ask()).segments[0]["title"], flush=True)
+print("full", rows(history.open_query()).segments[0]["title"], flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-far = parse_timestamp("to", "2100-01-01")
-while len(rows(history.ask(to=far, from_=parse_timestamp("from", "2000-01-01"))).segments) < 199:
+always = parse_timestamp("from", "2000-01-01"), parse_timestamp("to", "2100-01-01")
+while len(rows(history.open_query(*always)).segments) < 199:
     time.sleep(0.01)
 history.close()
 print("resumed", flush=True)
 """
 
 
-def test_while_the_disk_is_full_the_daemon_goes_on_and_afterwards_nothing_is_missing(tmp_path):
+def test_a_full_disk_loses_nothing(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, tmp_path / "h.db", Path(__file__).parents[2]],
+        [sys.executable, "-c", FULL_DISK, tmp_path / "h.db", TESTS],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=LONGEST_WAIT_SECONDS,
         check=False,
     )
     assert done.stdout.splitlines() == ["full Song 1", "resumed"], done.stderr
@@ -326,7 +312,7 @@ START_WITHOUT = """
 import contextlib, resource, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from support.history import rows
+from support.history import PlacingHistory, rows
 from support.published import prediction, segment
 from streamer.sinks.history import writer as module
 from streamer.sinks.history.database import HistoryError
@@ -334,23 +320,23 @@ module.RETRY_SECONDS = 0.05
 limit = getattr(resource, sys.argv[2])
 before = resource.getrlimit(limit)
 resource.setrlimit(limit, (4, before[1]))
-history = module.History(Path(sys.argv[1]))
-history.record(prediction(1))
-history.record(segment(1, end=10.0, final=True))
+history = PlacingHistory(Path(sys.argv[1]))
+history.publish(prediction(1))
+history.publish(segment(1, end=10.0, final=True))
 while history.write_errors < 3:
     time.sleep(0.01)
 resource.setrlimit(limit, before)
 segments = []
 while not segments:
     with contextlib.suppress(HistoryError):
-        segments = rows(history.ask()).segments
+        segments = rows(history.open_query()).segments
 print(segments[0]["title"])
 history.close()
 """
 
 
 @pytest.mark.parametrize("missing", ["RLIMIT_FSIZE", "RLIMIT_NOFILE"])
-def test_a_start_without_room_on_the_disk_or_for_another_open_file_waits_for_it(tmp_path, missing):
+def test_a_start_with_a_full_disk_or_too_many_open_files_waits(tmp_path, missing):
     done = subprocess.run(
         [
             sys.executable,
@@ -358,11 +344,11 @@ def test_a_start_without_room_on_the_disk_or_for_another_open_file_waits_for_it(
             START_WITHOUT,
             tmp_path / "h.db",
             missing,
-            Path(__file__).parents[2],
+            TESTS,
         ],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=LONGEST_WAIT_SECONDS,
         check=False,
     )
     assert done.stdout == "Song 1\n", done.stderr
@@ -371,7 +357,7 @@ def test_a_start_without_room_on_the_disk_or_for_another_open_file_waits_for_it(
     )
 
 
-def test_a_stop_while_another_program_locks_the_file_says_how_much_is_lost(
+def test_closing_while_the_file_is_locked_logs_how_many_rows_are_lost(
     tmp_path, caplog, monkeypatch
 ):
     monkeypatch.setattr(history_file, "LOCKED_SECONDS", 0.01)
@@ -379,51 +365,51 @@ def test_a_stop_while_another_program_locks_the_file_says_how_much_is_lost(
     history = begun(path)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        history.record(at(9))
-        history.record(segment(1, end=10.0, final=True))
-        history.record(segment(2, start=10.0))
+        history.publish(at(9))
+        history.publish(segment(1, end=10.0, final=True))
+        history.publish(segment(2, start=10.0))
         history.close()
     assert caplog.messages[-1] == (
         f"the history {path} could not be written before the end: 3 rows are lost"
     )
 
 
-def test_a_start_while_another_program_locks_the_file_waits_for_it(tmp_path, caplog, monkeypatch):
+def test_a_start_while_the_file_is_locked_waits(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(history_file, "LOCKED_SECONDS", 0.01)
     monkeypatch.setattr(history_module, "RETRY_SECONDS", 0.02)
     path = tmp_path / "h.db"
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    history = History(path, FOREVER)
-    history.record(at(0))
-    history.record(segment(1, end=1.0, final=True))
-    until(lambda: history.write_errors >= 3)
+    history = PlacingHistory(path)
+    history.publish(at(0))
+    history.publish(segment(1, end=1.0, final=True))
+    wait_until(lambda: history.write_errors >= 3, "failed writes")
     other.execute("COMMIT")
     other.close()
-    until(lambda: f"the history {path} is written again" in caplog.messages)
-    assert rows(history.ask(*ALWAYS)).segments[0]["title"] == "Song 1"
+    wait_until(lambda: f"the history {path} is written again" in caplog.messages, "the log")
+    assert rows(history.open_query(*ALWAYS)).segments[0]["title"] == "Song 1"
     history.close()
 
 
-def test_when_the_writer_is_stuck_the_queue_stays_bounded_and_the_oldest_goes(
-    tmp_path, monkeypatch
-):
+def test_a_full_queue_discards_the_oldest_event(tmp_path, monkeypatch):
     monkeypatch.setattr(history_module, "QUEUE_LIMIT", 100)
-    monkeypatch.setattr(history_file, "LOCKED_SECONDS", PATIENCE)
+    monkeypatch.setattr(history_file, "LOCKED_SECONDS", LONGEST_WAIT_SECONDS)
     path = tmp_path / "h.db"
     history = begun(path, end=1.0, final=True)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    history.record(segment(2, end=2.0, final=True))
-    until(lambda: history.queue_depth == 0)
+    history.publish(segment(2, end=2.0, final=True))
+    wait_until(lambda: history.queue_depth == 0, "the writer")
     for number in range(3, 303):
-        history.record(segment(number, end=1.0 * number, final=True))
+        history.publish(segment(number, end=1.0 * number, final=True))
     assert history.queue_depth == 100
     assert history.dropped >= 199
     other.execute("COMMIT")
     other.close()
-    until(lambda: rows(history.ask(*ALWAYS)).segments[-1]["title"] == "Song 302")
+    wait_until(
+        lambda: rows(history.open_query(*ALWAYS)).segments[-1]["title"] == "Song 302", "the last"
+    )
     history.close()
 
 
@@ -434,7 +420,7 @@ def test_when_the_writer_is_stuck_the_queue_stays_bounded_and_the_oldest_goes(
         (b"SQLite format 3\0" + bytes(4080), "file is not a database"),
     ],
 )
-def test_a_damaged_file_is_refused_in_one_sentence(tmp_path, content, said):
+def test_a_file_that_is_no_database_is_refused(tmp_path, content, said):
     path = tmp_path / "h.db"
     path.write_bytes(content)
     with pytest.raises(HistoryError, match=rf"^cannot use the history .*h\.db: {said}"):
@@ -442,7 +428,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(tmp_path, content, said):
     assert path.read_bytes() == content
 
 
-def test_another_programs_database_is_left_alone(tmp_path):
+def test_the_database_of_another_program_is_refused_and_unchanged(tmp_path):
     path = tmp_path / "h.db"
     with sqlite3.connect(path) as other:
         other.execute("CREATE TABLE precious (x)")
@@ -454,7 +440,7 @@ def test_another_programs_database_is_left_alone(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_another_programs_damaged_database_is_left_alone(tmp_path):
+def test_a_corrupt_database_of_another_program_is_refused_and_unchanged(tmp_path):
     path = tmp_path / "h.db"
     with sqlite3.connect(path) as other:
         other.execute("CREATE TABLE precious (x)")
@@ -486,7 +472,7 @@ def long_history(path):
 
 
 def overwrite(path, since, until=None):
-    """Let garbage be where a part of a file was."""
+    """Overwrite a part of a file with random bytes."""
     with path.open("r+b") as file:
         file.seek(since)
         file.write(random.Random(7).randbytes((until or path.stat().st_size) - since))
@@ -502,9 +488,7 @@ def overwrite(path, since, until=None):
     ],
     ids=["all-but-the-header", "all-but-the-first-page", "one-page", "cut-off"],
 )
-def test_a_damaged_history_is_kept_under_another_name_and_a_new_one_begins(
-    tmp_path, caplog, damage
-):
+def test_a_corrupt_history_is_renamed_and_a_new_one_begun(tmp_path, caplog, damage):
     path = tmp_path / "h.db"
     long_history(path)
     damage(path)
@@ -518,15 +502,15 @@ def test_a_damaged_history_is_kept_under_another_name_and_a_new_one_begins(
     assert said.endswith(f"; it is kept as {aside}, and a new one begins")
 
 
-def test_a_history_that_becomes_damaged_while_it_is_written_is_replaced_likewise(tmp_path, caplog):
+def test_a_history_that_becomes_corrupt_while_it_is_open_is_replaced(tmp_path, caplog):
     path = tmp_path / "h.db"
     long_history(path)
     history = begun(path)
     overwrite(path, HEADER_BYTES)
-    history.record(at(60 * 10_000))
-    history.record(segment(1, end=10.0, final=True))
-    history.record(segment(2, start=10.0))
-    until(lambda: list(tmp_path.glob("h.db.damaged-*")))
+    history.publish(at(60 * 10_000))
+    history.publish(segment(1, end=10.0, final=True))
+    history.publish(segment(2, start=10.0))
+    wait_until(lambda: list(tmp_path.glob("h.db.damaged-*")), "the renamed file")
     history.close()
     assert [row["title"] for row in rows(open_query(path, *ALWAYS)).segments] == [
         "Song 1",
@@ -546,42 +530,40 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path):
         History(path)
 
 
-def sound_titles(path):
-    """Return the titles in a file, and nothing but the file, after a thorough check of it."""
+def titles_of_the_file_alone(path):
+    """Return the titles in a file, read without the files beside it, after an integrity check."""
     alone = path.with_name(f"copy of {path.name}")
     alone.write_bytes(path.read_bytes())
     return titles(alone)
 
 
-def test_a_history_that_is_moved_away_is_complete_and_a_new_one_begins(tmp_path, caplog):
+def test_a_moved_history_is_complete_and_a_new_one_begun(tmp_path, caplog):
     path, moved = tmp_path / "h.db", tmp_path / "moved.db"
     history = begun(path, end=1.0, final=True)
     path.rename(moved)
-    history.record(segment(2, start=1.0, end=2.0, final=True))
-    until(path.exists)
+    history.publish(segment(2, start=1.0, end=2.0, final=True))
+    wait_until(path.exists, "a new file")
     history.close()
-    assert sound_titles(moved) == {"Song 1"}
-    assert sound_titles(path) == {"Song 2"}
+    assert titles_of_the_file_alone(moved) == {"Song 1"}
+    assert titles_of_the_file_alone(path) == {"Song 2"}
     assert caplog.messages == [
         f"the history {path} was moved, removed or replaced; it is opened anew"
     ]
 
 
-def test_a_history_that_is_removed_begins_anew_in_a_folder_that_comes_back(
-    tmp_path, caplog, monkeypatch
-):
+def test_a_removed_history_is_begun_again_when_its_folder_is_back(tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(history_module, "RETRY_SECONDS", 0.02)
     path = tmp_path / "disk" / "h.db"
     path.parent.mkdir()
     history = begun(path, end=1.0, final=True)
     shutil.rmtree(path.parent)
-    history.record(segment(2, start=1.0, end=2.0, final=True))
-    until(lambda: history.write_errors >= 2)
+    history.publish(segment(2, start=1.0, end=2.0, final=True))
+    wait_until(lambda: history.write_errors >= 2, "failed writes")
     path.parent.mkdir()
-    until(lambda: caplog.messages[-1].endswith(" is written again"))
+    wait_until(lambda: caplog.messages[-1].endswith(" is written again"), "the log")
     history.close()
-    assert sound_titles(path) == {"Song 2"}
+    assert titles_of_the_file_alone(path) == {"Song 2"}
     assert history.dropped == 0
     assert [message.partition(path.name)[2] for message in caplog.messages] == [
         " was moved, removed or replaced; it is opened anew",
@@ -590,23 +572,23 @@ def test_a_history_that_is_removed_begins_anew_in_a_folder_that_comes_back(
     ]
 
 
-def test_a_history_that_is_put_back_from_a_copy_is_gone_on_with(tmp_path):
+def test_a_history_replaced_by_a_copy_is_continued(tmp_path):
     path, copy = tmp_path / "h.db", tmp_path / "copy.db"
     written(copy, at(0), segment(1, end=1.0, final=True, title="Copied"))
     history = begun(path, end=1.0, final=True)
     copy.replace(path)
-    history.record(segment(2, start=1.0, end=2.0, final=True))
+    history.publish(segment(2, start=1.0, end=2.0, final=True))
     history.close()
-    assert sound_titles(path) == {"Copied", "Song 2"}
+    assert titles_of_the_file_alone(path) == {"Copied", "Song 2"}
 
 
-def test_what_is_not_a_file_is_no_place_for_a_history(tmp_path):
+def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path):
     for place in (tmp_path, Path("/dev/null")):
         with pytest.raises(HistoryError, match=rf"^the history {place} is not a file; choose"):
             History(place)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
+def test_a_missing_folder_is_an_error_that_names_it(tmp_path):
     with pytest.raises(HistoryError, match=r"^cannot open the history .*nowhere.*: unable to open"):
         History(tmp_path / "nowhere" / "h.db")
     with pytest.raises(HistoryError, match=r"^cannot read the history .*none\.db: unable to open"):
@@ -615,44 +597,42 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 WRITER = """
 import itertools, random, sys, time
-from datetime import UTC, datetime
 from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from support.history import PlacingHistory
+from support.published import prediction, segment
 from streamer.sinks.history import writer as module
 
 module.WRITE_SECONDS = 0.05
-path = Path(sys.argv[1])
-history = module.History(path, 365000)
-common = {"source": "radio", "state": "music", "genre": "jazz", "confidence": 0.9}
+history = PlacingHistory(Path(sys.argv[1]))
 for number in itertools.count(1):
     name = f"{sys.argv[2]}.{number}"
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    prediction = {"type": "prediction", "time": now, "position": 10.0 * number, **common}
-    history.record(prediction | {"hop_seconds": 1.0, "level_dbfs": -20.0})
-    segment = {"type": "segment", "id": number, "start": 10.0 * number, "title": name, **common}
-    history.record(segment | {"end": None, "final": False})
+    fields = {"start": 10.0 * number, "title": name}
+    history.publish(prediction(number, position=10.0 * number))
+    history.publish(segment(number, **fields))
     time.sleep(random.uniform(0, 0.01))
     # As in real life a segment lasts until the one before it has been written.
     while number > 1:
-        with history.ask() as query:
+        with history.open_query() as query:
             if any(row["title"] == before for row in query.segments()):
                 break
         time.sleep(0.001)
-    history.record(segment | {"end": 10.0 * number + 10, "final": True})
+    history.publish(segment(number, **fields, end=10.0 * number + 10, final=True))
     before = name
     print(name, flush=True)
 """
 
 
-def test_fifty_kills_at_any_moment_leave_a_sound_file_that_lacks_at_most_the_last_segment(tmp_path):
+def test_fifty_kills_leave_an_intact_file_that_lacks_at_most_the_last_segment(tmp_path):
     path = tmp_path / "h.db"
     randomly = random.Random(7)
     ended: list[str] = []
     lost: set[str] = set()
     for kill in range(KILLS):
-        told = killed_writer(path, kill, randomly)
-        ended += told
+        printed = killed_writer(path, kill, randomly)
+        ended += printed
         missing = set(ended) - titles(path)
-        assert missing <= lost | set(told[-1:]), f"kill {kill} lost {sorted(missing - lost)}"
+        assert missing <= lost | set(printed[-1:]), f"kill {kill} lost {sorted(missing - lost)}"
         lost |= missing
     assert len(ended) > KILLS
 
@@ -660,18 +640,18 @@ def test_fifty_kills_at_any_moment_leave_a_sound_file_that_lacks_at_most_the_las
 def killed_writer(path, kill, randomly):
     """Run a program that writes segments and kill it; return the segments that it ended."""
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER, path, str(kill)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, path, str(kill), TESTS], stdout=subprocess.PIPE, text=True
     ) as writer:
-        told = [writer.stdout.readline() for _ in range(randomly.randrange(8))]
+        printed = [writer.stdout.readline() for _ in range(randomly.randrange(8))]
         time.sleep(randomly.uniform(0, 0.05))
         os.kill(writer.pid, signal.SIGKILL)
-        told += writer.stdout.readlines()
+        printed += writer.stdout.readlines()
     assert writer.returncode == -signal.SIGKILL
-    return [line.rstrip("\n") for line in told if line.endswith("\n")]
+    return [line.rstrip("\n") for line in printed if line.endswith("\n")]
 
 
 def titles(path):
-    """Return the titles of the segments in a file after a thorough check of it."""
+    """Return the titles of the segments in a file after an integrity check."""
     with contextlib.closing(sqlite3.connect(path)) as reader:
         assert reader.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         if not reader.execute("SELECT name FROM sqlite_master").fetchall():

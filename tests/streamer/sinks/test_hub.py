@@ -4,9 +4,16 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.published import hello, prediction, segment, source_state, spectrogram
+from support.published import (
+    PlacingHub,
+    hello,
+    prediction,
+    segment,
+    source_state,
+    spectrogram,
+)
 
-from streamer.sinks.websocket import hub as hub_module
+from streamer.sinks import messages
 from streamer.sinks.websocket.hub import (
     CONTROL_LIMIT,
     RECENT_SEGMENTS,
@@ -18,7 +25,7 @@ from streamer.sinks.websocket.hub import (
 
 
 class Wire:
-    """A client's end: takes frames while `open`, and remembers them."""
+    """A client's end of a connection: accepts frames while `open`, and keeps them."""
 
     def __init__(self, *, is_open: bool = True) -> None:
         self.open = is_open
@@ -31,17 +38,17 @@ class Wire:
         return self.open
 
     def drain(self) -> None:
-        """Take what waits, as the client's sender does."""
+        """Take the queued frames, as the client's sender does."""
         while (frame := self.outbox.take()) is not None:
             self.frames.append(frame)
 
     @property
-    def told(self) -> list[dict]:
+    def messages(self) -> list[dict]:
         return [json.loads(frame) for frame in self.frames]
 
     @property
-    def kinds(self) -> list[str]:
-        return [frame["type"] for frame in self.told]
+    def types(self) -> list[str]:
+        return [frame["type"] for frame in self.messages]
 
 
 def joined(hub: Hub, *, is_open: bool = True) -> Wire:
@@ -50,17 +57,17 @@ def joined(hub: Hub, *, is_open: bool = True) -> Wire:
     return wire
 
 
-def test_a_client_that_keeps_up_is_told_everything_at_once():
-    hub = Hub(hello("radio"))
+def test_a_client_that_keeps_up_is_sent_every_message_at_once():
+    hub = PlacingHub(hello("radio"))
     wire = joined(hub)
     for seq in range(5):
         hub.publish(prediction(seq))
-    assert [frame["seq"] for frame in wire.told if frame["type"] == "prediction"] == [0, 1, 2, 3, 4]
+    assert [frame.get("seq") for frame in wire.messages] == [None, 0, 1, 2, 3, 4]
     assert wire.outbox.skipped == 0
 
 
-def test_a_client_that_is_behind_gets_control_frames_in_order_and_then_the_newest_of_each_source():
-    hub = Hub(hello("radio", "hall"))
+def test_a_client_that_is_behind_gets_control_frames_and_the_newest_predictions():
+    hub = PlacingHub(hello("radio", "hall"))
     wire = joined(hub, is_open=False)
     for seq in range(5):
         hub.publish(prediction(seq, "radio"))
@@ -69,30 +76,30 @@ def test_a_client_that_is_behind_gets_control_frames_in_order_and_then_the_newes
         hub.publish(source_state("live", "hall", detail=str(seq)))
     assert len(wire.outbox) == 1 + 5 + 5 + 2
     wire.drain()
-    assert wire.kinds[:3] == ["hello", "segment", "source"]
-    assert [frame["id"] for frame in wire.told if frame["type"] == "segment"] == [1, 2, 3, 4, 5]
-    assert [(frame["source"], frame["seq"]) for frame in wire.told[-2:]] == [
+    assert wire.types[:3] == ["hello", "segment", "source"]
+    assert [frame["id"] for frame in wire.messages if frame["type"] == "segment"] == [1, 2, 3, 4, 5]
+    assert [(frame["source"], frame["seq"]) for frame in wire.messages[-2:]] == [
         ("radio", 4),
         ("hall", 40),
     ]
     assert wire.outbox.skipped == 8
 
 
-def test_a_client_that_is_behind_gets_the_newest_columns_of_the_spectrogram():
-    hub = Hub(hello("radio"))
+def test_a_client_that_is_behind_gets_the_newest_spectrogram_columns():
+    hub = PlacingHub(hello("radio"))
     wire = joined(hub, is_open=False)
     hub.subscribe(wire.outbox, {"messages": ["spectrogram"]})
     for seq in range(5):
         hub.publish(spectrogram(seq))
     wire.drain()
-    assert [(frame["type"], frame.get("position")) for frame in wire.told] == [
+    assert [(frame["type"], frame.get("position")) for frame in wire.messages] == [
         ("hello", None),
         ("spectrogram", 4.0),
     ]
 
 
-def test_frames_are_never_written_past_those_that_wait():
-    hub = Hub(hello("radio"))
+def test_a_frame_never_overtakes_queued_frames():
+    hub = PlacingHub(hello("radio"))
     wire = joined(hub, is_open=False)
     hub.publish(segment(1))
     wire.open = True
@@ -100,7 +107,7 @@ def test_frames_are_never_written_past_those_that_wait():
     assert wire.frames == []
     wire.drain()
     hub.publish(segment(3))
-    assert [frame["id"] for frame in wire.told[1:]] == [1, 2, 3]
+    assert [frame["id"] for frame in wire.messages[1:]] == [1, 2, 3]
 
 
 @given(
@@ -113,7 +120,7 @@ def test_frames_are_never_written_past_those_that_wait():
         max_size=60,
     )
 )
-def test_whatever_happens_control_frames_stay_in_order_and_the_newest_prediction_arrives(steps):
+def test_control_frames_stay_in_order_and_the_newest_prediction_always_arrives(steps):
     wire = Wire()
     offered: dict[str, list[int]] = {"segment": [], "a": [], "b": []}
     for number, (step, source) in enumerate(steps):
@@ -127,16 +134,16 @@ def test_whatever_happens_control_frames_stay_in_order_and_the_newest_prediction
             offered[key].append(number)
             wire.outbox.offer(step, source, json.dumps([key, number]).encode())
     wire.drain()
-    told = [json.loads(frame) for frame in wire.frames]
-    assert [number for key, number in told if key == "segment"] == offered["segment"]
+    sent = [json.loads(frame) for frame in wire.frames]
+    assert [number for key, number in sent if key == "segment"] == offered["segment"]
     for source in ("a", "b"):
-        numbers = [number for key, number in told if key == source]
+        numbers = [number for key, number in sent if key == source]
         assert numbers == sorted(set(numbers) & set(offered[source]))
         assert numbers[-1:] == offered[source][-1:]
 
 
-def test_a_client_for_whom_too_many_control_frames_wait_is_given_up():
-    hub = Hub(hello("radio"))
+def test_a_client_with_too_many_queued_control_frames_overflows():
+    hub = PlacingHub(hello("radio"))
     wire = joined(hub, is_open=False)
     for number in range(CONTROL_LIMIT - 1):
         hub.publish(segment(number + 1))
@@ -153,16 +160,16 @@ def test_a_message_is_encoded_once_for_all_clients(monkeypatch):
         encoded.append(message["type"])
         return json.dumps(message).encode()
 
-    hub = Hub(hello("radio"))
+    hub = PlacingHub(hello("radio"))
     wires = [joined(hub) for _ in range(100)]
-    monkeypatch.setattr(hub_module.messages, "encode", encode)
+    monkeypatch.setattr(messages, "encode", encode)
     hub.publish(prediction(1))
     assert encoded == ["prediction"]
     assert all(wire.frames[-1] is wires[0].frames[-1] for wire in wires)
 
 
-def test_who_comes_late_is_told_the_latest_prediction_and_the_open_segment_of_each_source():
-    hub = Hub(hello("radio", "hall"))
+def test_a_late_client_gets_the_latest_prediction_and_segment_of_each_source():
+    hub = PlacingHub(hello("radio", "hall"))
     hub.publish(source_state("stalled", "hall", detail="no sound"))
     for seq in range(3):
         hub.publish(prediction(seq, "radio"))
@@ -170,57 +177,58 @@ def test_who_comes_late_is_told_the_latest_prediction_and_the_open_segment_of_ea
     hub.publish(segment(2, "radio"))
     hub.publish(segment(2, "radio", confidence=0.5))
     wire = joined(hub)
-    assert wire.kinds == ["hello", "prediction", "segment"]
-    greeting, latest, open_segment = wire.told
+    assert wire.types == ["hello", "prediction", "segment"]
+    greeting, latest, open_segment = wire.messages
     assert [source["state"] for source in greeting["sources"]] == ["live", "stalled"]
     assert latest["seq"] == 2
     assert (open_segment["id"], open_segment["confidence"]) == (2, 0.5)
 
 
-def test_without_a_subscription_all_but_spectrograms_come():
-    hub = Hub(hello("radio"))
+def test_without_a_subscription_all_types_but_spectrograms_are_sent():
+    hub = PlacingHub(hello("radio"))
     wire = joined(hub)
     assert not hub.wanted("spectrogram")
     for message in (spectrogram(1), prediction(1), segment(1), source_state("ended")):
         hub.publish(message)
-    assert wire.kinds == ["hello", "prediction", "segment", "source"]
+    assert wire.types == ["hello", "prediction", "segment", "source"]
 
 
-def test_a_subscription_chooses_sources_and_messages():
-    hub = Hub(hello("radio", "hall"))
+def test_a_subscription_selects_sources_and_message_types():
+    hub = PlacingHub(hello("radio", "hall"))
     wire, _ = joined(hub), joined(hub)
     hub.subscribe(wire.outbox, {"sources": ["hall"], "messages": ["spectrogram", "segment"]})
     assert hub.wanted("spectrogram")
     for source in ("radio", "hall"):
         for message in (prediction(1, source), spectrogram(1, source), segment(1, source)):
             hub.publish(message)
-    assert [(frame["type"], frame.get("source")) for frame in wire.told] == [
+    assert [(frame["type"], frame.get("source")) for frame in wire.messages] == [
         ("hello", None),
         ("spectrogram", "hall"),
         ("segment", "hall"),
     ]
 
 
-def test_what_a_new_subscription_adds_is_told_at_once_and_only_that():
-    hub = Hub(hello("radio", "hall"))
+def test_a_new_subscription_sends_the_latest_of_what_it_adds():
+    hub = PlacingHub(hello("radio", "hall"))
     for source in ("radio", "hall"):
         hub.publish(prediction(7, source))
         hub.publish(segment(1, source))
     wire = joined(hub)
     hub.subscribe(wire.outbox, {"sources": ["radio"], "messages": ["prediction"]})
-    assert wire.kinds == ["hello", *["prediction", "segment"] * 2]
+    assert wire.types == ["hello", *["prediction", "segment"] * 2]
     hub.subscribe(wire.outbox, {"sources": ["*"], "messages": ["prediction"]})
-    assert [(frame["type"], frame["source"]) for frame in wire.told[5:]] == [("prediction", "hall")]
+    added = [(frame["type"], frame["source"]) for frame in wire.messages[5:]]
+    assert added == [("prediction", "hall")]
 
 
-def test_predictions_that_wait_and_are_no_longer_wanted_are_not_sent():
-    hub = Hub(hello("radio", "hall"))
+def test_queued_predictions_that_a_subscription_leaves_out_are_discarded():
+    hub = PlacingHub(hello("radio", "hall"))
     wire = joined(hub, is_open=False)
     hub.publish(prediction(1, "radio"))
     hub.publish(prediction(1, "hall"))
     hub.subscribe(wire.outbox, {"sources": ["hall"]})
     wire.drain()
-    assert [frame.get("source") for frame in wire.told] == [None, "hall"]
+    assert [frame.get("source") for frame in wire.messages] == [None, "hall"]
 
 
 @pytest.mark.parametrize(
@@ -235,8 +243,8 @@ def test_predictions_that_wait_and_are_no_longer_wanted_are_not_sent():
         ({"sources": ["x" * 4000]}, "unknown_source", "no source is named 'xxx"),
     ],
 )
-def test_a_bad_subscription_is_refused_with_a_reason_and_the_old_one_holds(request_, code, said):
-    hub = Hub(hello("radio"))
+def test_an_invalid_subscription_is_refused_and_changes_nothing(request_, code, said):
+    hub = PlacingHub(hello("radio"))
     wire = joined(hub)
     with pytest.raises(SubscriptionError) as refusal:
         hub.subscribe(wire.outbox, request_)
@@ -246,32 +254,24 @@ def test_a_bad_subscription_is_refused_with_a_reason_and_the_old_one_holds(reque
     assert wire.outbox.subscription == Subscription()
 
 
-def test_a_client_that_left_is_told_nothing_more():
-    hub = Hub(hello("radio"))
+def test_a_client_that_left_is_sent_nothing_more():
+    hub = PlacingHub(hello("radio"))
     wire = joined(hub)
     hub.leave(wire.outbox)
     hub.publish(prediction(1))
-    assert wire.kinds == ["hello"]
+    assert wire.types == ["hello"]
 
 
-def test_recorders_get_every_message():
-    heard: list[str] = []
-    hub = Hub(hello("radio"), recorders=[lambda message: heard.append(message["type"])])
-    hub.publish(prediction(1))
-    hub.publish(spectrogram(1))
-    assert heard == ["prediction", "spectrogram"]
-
-
-def test_a_title_with_half_a_character_is_still_sent():
-    hub = Hub(hello("radio"))
+def test_a_title_with_a_lone_surrogate_is_still_sent():
+    hub = PlacingHub(hello("radio"))
     wire = joined(hub)
     hub.publish(segment(1, title="caf\udce9"))
-    assert wire.told[-1]["title"] == "caf?"
+    assert wire.messages[-1]["title"] == "caf?"
 
 
-def test_the_state_tells_segments_in_clock_time_oldest_first_and_open_ones_last():
-    hub = Hub(hello("radio"))
-    at_ten = prediction(10) | {"time": "2026-05-01T12:00:10.000Z"}
+def test_the_state_lists_segments_in_clock_time_with_open_ones_last():
+    hub = PlacingHub(hello("radio"))
+    at_ten = prediction(10, time="2026-05-01T12:00:10.000Z")
     hub.publish(at_ten)
     hub.publish(segment(1))
     hub.publish(segment(1, end=10.0, final=True))
@@ -283,30 +283,30 @@ def test_the_state_tells_segments_in_clock_time_oldest_first_and_open_ones_last(
         ("2026-05-01T12:00:10.000Z", "2026-05-01T12:00:11.000Z", "Song 2"),
         ("2026-05-01T12:00:20.000Z", None, None),
     ]
-    assert state["sources"][0]["prediction"] == at_ten
+    assert state["sources"][0]["prediction"] == messages.message(at_ten)
     assert datetime.fromisoformat(state["time"]) <= datetime.now(UTC)
     assert "type" not in state
 
 
-def test_the_state_tells_the_newest_thousand_of_the_segments_that_ended():
-    hub = Hub(hello("radio"))
+def test_the_state_lists_the_newest_thousand_final_segments():
+    hub = PlacingHub(hello("radio"))
     for number in range(1, RECENT_SEGMENTS + 4):
         hub.publish(segment(number, final=True, end=10.0 * number))
     titles = [row["title"] for row in hub.state()["segments"]]
     assert titles == [f"Song {number}" for number in range(4, RECENT_SEGMENTS + 4)]
 
 
-def test_what_a_source_had_not_ended_when_it_began_again_has_ended():
-    hub = Hub(hello("radio"))
+def test_a_restarted_source_has_no_open_segment_of_before():
+    hub = PlacingHub(hello("radio"))
     hub.publish(prediction(10))
     hub.publish(segment(1))
     hub.publish(prediction(1))
     assert [row["end"] is None for row in hub.state()["segments"]] == [False]
-    assert joined(hub).kinds == ["hello", "prediction"]
+    assert joined(hub).types == ["hello", "prediction"]
 
 
-def test_what_clients_missed_is_counted_also_when_they_have_left():
-    hub = Hub(hello("radio"))
+def test_skipped_frames_of_clients_that_left_still_count():
+    hub = PlacingHub(hello("radio"))
     wires = [joined(hub, is_open=False) for _ in range(2)]
     for seq in range(4):
         hub.publish(prediction(seq))
@@ -314,8 +314,8 @@ def test_what_clients_missed_is_counted_also_when_they_have_left():
     assert hub.skipped == 6
 
 
-def test_sources_may_come_and_go():
-    hub = Hub(hello("radio"))
+def test_sources_can_be_added_and_removed():
+    hub = PlacingHub(hello("radio"))
     hub.add_source("hall", "media")
     hub.publish(prediction(1, "hall"))
     hub.publish(segment(1, "hall"))
@@ -324,19 +324,19 @@ def test_sources_may_come_and_go():
     hub.remove_source("hall")
     hub.publish(prediction(2, "hall"))
     assert [source["name"] for source in hub.hello()["sources"]] == ["radio"]
-    assert joined(hub).kinds == ["hello"]
+    assert joined(hub).types == ["hello"]
     (left,) = hub.state()["segments"]
     assert left["source"] == "hall"
     assert left["end"] is not None
 
 
-def test_who_comes_late_is_told_both_segments_whose_boundary_may_still_move():
-    hub = Hub(hello("radio"))
+def test_a_late_client_gets_both_segments_whose_boundary_may_still_move():
+    hub = PlacingHub(hello("radio"))
     hub.publish(prediction(12))
     hub.publish(segment(1))
     hub.publish(segment(1, end=10.0))
     hub.publish(segment(2))
-    assert [frame["id"] for frame in joined(hub).told[2:]] == [1, 2]
+    assert [frame["id"] for frame in joined(hub).messages[2:]] == [1, 2]
     hub.publish(segment(1, end=9.5, final=True))
-    assert [frame["id"] for frame in joined(hub).told[2:]] == [2]
+    assert [frame["id"] for frame in joined(hub).messages[2:]] == [2]
     assert [row["end"] is None for row in hub.state()["segments"]] == [False, True]

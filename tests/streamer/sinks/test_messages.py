@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 from datetime import UTC, datetime, timedelta, timezone
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from support.schema import check_frame
 
 from streamer.core.contract import Golden, ModelContract
 from streamer.core.decision import Decision, Segment, State
-from streamer.core.events import SpectrogramColumns
+from streamer.core.events import Published, SourceState, SourceStatus, SpectrogramColumns
 from streamer.core.spectrogram import SpectrogramSpec
 from streamer.sinks import messages
 
@@ -34,8 +35,17 @@ DECISION = Decision(
 SEGMENT = Segment(3, 1.23456, None, State.NOT_MUSIC, None, 0.987654, "Artist - Söng", False)
 
 
+def of(
+    event: Decision | Segment | SourceStatus | SpectrogramColumns,
+    sequence: int = 0,
+    latency: float = 0.0,
+) -> messages.Message:
+    """Return the message of an event of `radio`."""
+    return messages.message(Published("radio", sequence, NOW, latency, event))
+
+
 def test_a_prediction_has_the_fields_of_the_protocol() -> None:
-    frame = check_frame(messages.prediction("radio", 7, DECISION, NOW, 12.345))
+    frame = check_frame(of(DECISION, sequence=7, latency=0.012345))
     assert frame == {
         "type": "prediction",
         "source": "radio",
@@ -56,21 +66,21 @@ def test_a_prediction_has_the_fields_of_the_protocol() -> None:
 @pytest.mark.parametrize("state", [State.SILENCE, State.NOT_MUSIC, State.UNCERTAIN])
 def test_a_prediction_without_a_genre_says_null(state: State) -> None:
     decision = dataclasses.replace(DECISION, state=state, genre=None, confidence=1.0)
-    frame = check_frame(messages.prediction("radio", 0, decision, NOW, 0.0))
+    frame = check_frame(of(decision))
     assert (frame["state"], frame["genre"], frame["confidence"]) == (state.value, None, 1.0)
 
 
-def test_the_confidence_of_a_genre_is_its_probability_as_it_is_told() -> None:
+def test_the_confidence_of_a_genre_is_its_rounded_probability() -> None:
     thirds = DECISION.window_probabilities
     decision = dataclasses.replace(
         DECISION, genre="blues", confidence=thirds["blues"], probabilities=thirds
     )
-    frame = messages.prediction("radio", 0, decision, NOW, 0.0)
+    frame = of(decision)
     assert frame["confidence"] == frame["probabilities"]["blues"] == 0.3334
 
 
 def test_a_segment_has_the_fields_of_the_protocol() -> None:
-    assert check_frame(messages.segment("radio", SEGMENT)) == {
+    assert check_frame(of(SEGMENT)) == {
         "type": "segment",
         "source": "radio",
         "id": 3,
@@ -83,18 +93,18 @@ def test_a_segment_has_the_fields_of_the_protocol() -> None:
         "final": False,
     }
     ended = dataclasses.replace(SEGMENT, end=99.99999, final=True)
-    frame = check_frame(messages.segment("radio", ended))
+    frame = check_frame(of(ended))
     assert (frame["end"], frame["final"]) == (100.0, True)
 
 
-def test_the_columns_of_a_spectrogram_follow_each_other() -> None:
+def test_the_levels_of_a_spectrogram_come_column_by_column() -> None:
     levels = np.array([[1, 4], [2, 5], [3, 6]], np.uint8)
-    frame = check_frame(messages.spectrogram("radio", SpectrogramColumns(4.25, levels)))
+    frame = check_frame(of(SpectrogramColumns(4.25, levels)))
     assert (frame["mels"], frame["columns"], frame["position"]) == (3, 2, 4.25)
     assert list(base64.b64decode(frame["levels"])) == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_greeting_names_model_and_sources() -> None:
+def test_hello_names_model_and_sources() -> None:
     contract = ModelContract(
         name="gtzan",
         version="1.2",
@@ -108,22 +118,23 @@ def test_the_greeting_names_model_and_sources() -> None:
         training={},
         golden=Golden("0" * 64, 65, (0.0, 0.0)),
     )
-    sources = [{"name": "radio", "kind": "media", "state": "live"}]
-    frame = messages.hello("genre-stream 0.1.0", contract, hop_seconds=1.0, sources=sources)
+    status = SourceStatus("radio", "media", SourceState.LIVE, "")
+    frame = messages.hello(contract, [status], hop_seconds=1.0)
     assert check_frame(frame) == {
         "type": "hello",
         "protocol": 1,
-        "server": "genre-stream 0.1.0",
+        "server": f"genre-stream {version('genre-stream')}",
         "model": {"name": "gtzan", "version": "1.2"},
         "labels": ["blues", "jazz"],
         "window_seconds": 5.044,
         "hop_seconds": 1.0,
-        "sources": sources,
+        "sources": [{"name": "radio", "kind": "media", "state": "live"}],
     }
 
 
-def test_the_small_frames_are_as_the_protocol_says() -> None:
-    assert check_frame(messages.source_state("radio", "stalled", "no audio for 3 s")) == {
+def test_source_heartbeat_and_error_have_the_fields_of_the_protocol() -> None:
+    status = SourceStatus("radio", "media", SourceState.STALLED, "no audio for 3 s")
+    assert check_frame(of(status)) == {
         "type": "source",
         "source": "radio",
         "state": "stalled",
@@ -140,7 +151,7 @@ def test_the_small_frames_are_as_the_protocol_says() -> None:
     }
 
 
-def test_times_are_told_in_utc_with_milliseconds() -> None:
+def test_times_are_in_utc_with_milliseconds() -> None:
     elsewhere = datetime(2026, 1, 1, 1, 0, tzinfo=timezone(timedelta(hours=2)))
     assert messages.timestamp(elsewhere) == "2025-12-31T23:00:00.000Z"
     with pytest.raises(ValueError, match="time must have a time zone"):
@@ -148,17 +159,17 @@ def test_times_are_told_in_utc_with_milliseconds() -> None:
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_json_never_holds_what_json_has_no_word_for(number: float) -> None:
+def test_a_number_that_json_cannot_express_is_refused(number: float) -> None:
     decision = dataclasses.replace(DECISION, level_dbfs=number)
-    frame = messages.prediction("radio", 0, decision, NOW, 0.0)
+    frame = of(decision)
     with pytest.raises(ValueError, match="not JSON compliant"):
         messages.encode(frame)
 
 
-def test_frames_are_compact_and_keep_their_letters() -> None:
-    text = messages.encode(messages.segment("radio", SEGMENT)).decode()
+def test_messages_are_compact_and_keep_non_ascii_letters() -> None:
+    text = messages.encode(of(SEGMENT)).decode()
     assert '"title":"Artist - Söng"' in text
-    assert json.loads(text) == messages.segment("radio", SEGMENT)
+    assert json.loads(text) == of(SEGMENT)
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=40).filter(lambda p: sum(p) > 1e-3))

@@ -6,15 +6,15 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from support.published import MODEL, hello, prediction, running_server, segment
+from support.published import MODEL, PlacingHub, hello, prediction, running_server, segment
 
 from streamer.core.health import SourceHealth
 from streamer.sinks.history.writer import History
 from streamer.sinks.metrics import Metrics
-from streamer.sinks.websocket.hub import Hub, Outbox
+from streamer.sinks.websocket.hub import Outbox
 
 BASE_UNITS = {"seconds", "bytes", "ratio", "dbfs"}
-VITALS = SourceHealth(
+HEALTH = SourceHealth(
     "radio",
     "live",
     hop_seconds=2.0,
@@ -38,13 +38,13 @@ def read(metrics, sample, **labels):
 
 @pytest.fixture
 def metrics():
-    return Metrics(version="1.2.3", model=MODEL, health=lambda: [VITALS])
+    return Metrics(version="1.2.3", model=MODEL, health=lambda: [HEALTH])
 
 
-def test_predictions_are_counted_as_they_pass(metrics):
-    metrics.record(prediction(1, latency_ms=40.0, level_dbfs=-21.5, confidence=0.75))
-    metrics.record(prediction(2, latency_ms=400.0, level_dbfs=-23.0, confidence=0.5))
-    metrics.record(segment(1))
+def test_predictions_are_counted_when_they_are_published(metrics):
+    metrics.publish(prediction(1, latency_ms=40.0, level_dbfs=-21.5, confidence=0.75))
+    metrics.publish(prediction(2, latency_ms=400.0, level_dbfs=-23.0, confidence=0.5))
+    metrics.publish(segment(1))
     latency = "genre_stream_prediction_latency_seconds"
     assert read(metrics, f"{latency}_count", source="radio") == 2
     assert read(metrics, f"{latency}_sum", source="radio") == pytest.approx(0.44)
@@ -55,19 +55,19 @@ def test_predictions_are_counted_as_they_pass(metrics):
     assert read(metrics, "genre_stream_messages_total", type="segment") == 1
 
 
-def test_what_is_heard_is_told_as_state_and_info(metrics):
-    metrics.record(prediction(1, genre="jazz"))
+def test_the_last_decision_is_exposed_as_state_and_info(metrics):
+    metrics.publish(prediction(1, genre="jazz"))
     state = "genre_stream_state"
     assert read(metrics, "genre_stream_heard_info", source="radio", genre="jazz") == 1
     assert read(metrics, state, source="radio", genre_stream_state="music") == 1
-    metrics.record(prediction(2, state="silence", genre=None))
+    metrics.publish(prediction(2, state="silence", genre=None))
     assert read(metrics, "genre_stream_heard_info", source="radio", genre="jazz") is None
     assert read(metrics, "genre_stream_heard_info", source="radio", genre="") == 1
     assert read(metrics, state, source="radio", genre_stream_state="music") == 0
     assert read(metrics, state, source="radio", genre_stream_state="silence") == 1
 
 
-def test_the_sources_own_counters_are_read(metrics):
+def test_the_counters_of_a_source_are_exposed(metrics):
     for name, value in {
         "audio_seconds_total": 100.0,
         "overruns_total": 1,
@@ -87,29 +87,29 @@ def test_the_sources_own_counters_are_read(metrics):
     assert read(metrics, state, source="radio", genre_stream_source_state="live") == 1
 
 
-def test_a_source_that_is_gone_is_not_told_of_any_more():
-    health = [VITALS]
+def test_a_removed_source_keeps_only_its_latency():
+    health = [HEALTH]
     metrics = Metrics(version="1", model=MODEL, health=lambda: health)
-    metrics.record(prediction(1))
+    metrics.publish(prediction(1))
     health.clear()
-    told = parse_text(generate_latest(metrics.registry).decode())
+    families = parse_text(generate_latest(metrics.registry).decode())
     of_radio = {
         family.name.removesuffix("_created")
-        for family in told
+        for family in families
         for sample in family.samples
         if "source" in sample.labels
     }
     assert of_radio == {"genre_stream_prediction_latency_seconds"}
 
 
-def test_program_and_model_are_named(metrics):
+def test_program_and_model_are_exposed(metrics):
     assert read(metrics, "genre_stream_build_info", version="1.2.3") == 1
     assert read(metrics, "genre_stream_model_info", **MODEL) == 1
 
 
-def test_frames_that_wait_for_clients_are_told(metrics):
-    hub = Hub(hello("radio"))
-    metrics.watch_hub(hub)
+def test_frames_that_wait_for_clients_are_exposed(metrics):
+    hub = PlacingHub(hello("radio"))
+    metrics.watch_clients(hub)
     quick, slow = (Outbox(lambda _, is_open=is_open: is_open) for is_open in (True, False))
     hub.join(quick)
     hub.join(slow)
@@ -123,7 +123,7 @@ def test_frames_that_wait_for_clients_are_told(metrics):
     assert read(metrics, "genre_stream_client_frames_skipped_total") == 1
 
 
-def test_the_history_is_told(metrics, tmp_path):
+def test_the_counters_of_the_history_are_exposed(metrics, tmp_path):
     history = History(tmp_path / "h.db")
     metrics.watch_history(history)
     for name in ("queue_depth", "dropped_total", "write_errors_total"):
@@ -131,14 +131,14 @@ def test_the_history_is_told(metrics, tmp_path):
     history.close()
 
 
-def test_clients_are_counted_while_they_are_connected(metrics):
+def test_connected_clients_are_counted(metrics):
     with metrics.client(), metrics.client():
         assert read(metrics, "genre_stream_clients") == 2
     assert read(metrics, "genre_stream_clients") == 0
 
 
-def test_names_keep_to_the_conventions_of_prometheus(metrics):
-    metrics.record(prediction(1))
+def test_names_follow_the_conventions_of_prometheus(metrics):
+    metrics.publish(prediction(1))
     for family in parse_text(generate_latest(metrics.registry).decode()):
         if family.name.startswith("process_"):
             continue
@@ -159,7 +159,7 @@ def test_names_keep_to_the_conventions_of_prometheus(metrics):
         ("application/openmetrics-text; version=1.0.0", parse_openmetrics),
     ],
 )
-def test_the_page_is_in_the_form_that_is_asked_for(accept, parse):
+def test_the_page_has_the_format_that_is_accepted(accept, parse):
     async def scenario():
         async with (
             running_server() as (hub, server),

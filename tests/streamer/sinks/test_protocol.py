@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 import websocket
 from jsonschema import Draft202012Validator, ValidationError
-from support.browser import chromium, why_no_browser
+from support.browser import chromium, missing_browser
 from support.model import band_noise, make_model
 from support.published import hello, prediction, running_server, segment, source_state
 from support.schema import SCHEMA, check_frame
@@ -23,7 +23,7 @@ from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.asyncio.client import connect
 
 import streamer
-from streamer.core.decision import Decision, Segment
+from streamer.core.events import Published
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Pipeline
 from streamer.sinks import messages
@@ -76,14 +76,14 @@ def test_the_document_names_every_field_and_enum_value_of_the_schema():
 @pytest.mark.parametrize(
     "frame",
     [
-        prediction(1, genre=None),
-        prediction(1, state="silence"),
-        prediction(1, confidence=1.5),
-        prediction(1, time="2026-05-01 12:00:00"),
-        prediction(1, extra=1),
-        segment(1, final=True),
-        segment(1, title=7),
-        source_state("broken"),
+        messages.message(prediction(1)) | {"genre": None},
+        messages.message(prediction(1)) | {"state": "silence"},
+        messages.message(prediction(1)) | {"confidence": 1.5},
+        messages.message(prediction(1)) | {"time": "2026-05-01 12:00:00"},
+        messages.message(prediction(1)) | {"extra": 1},
+        messages.message(segment(1)) | {"final": True},
+        messages.message(segment(1)) | {"title": 7},
+        messages.message(source_state("live")) | {"state": "broken"},
         {"type": "error", "code": "oops", "message": ""},
         {"type": "subscribe", "messages": ["predictions"]},
     ],
@@ -98,23 +98,18 @@ def test_frames_of_a_real_pipeline_conform_to_the_schema(tmp_path):
     pipeline = Pipeline(classifier, spectrogram=True)
     now = datetime.now(UTC)
     frames = [
-        messages.hello("test", classifier.contract, hop_seconds=1.0, sources=[]),
+        messages.hello(classifier.contract, [], hop_seconds=1.0),
         messages.heartbeat(now),
-        messages.source_state("a", "live", ""),
+        messages.message(source_state("live")),
     ]
     sounds = [band_noise(band, 12.0, RATE) for band in ("low", "noise", "high")]
     sounds.insert(1, 0 * sounds[0])
     events = [event for sound in sounds for event in pipeline.feed(sound, RATE, title="A - B")]
     for seq, event in enumerate([*events, *pipeline.finish()]):
-        if isinstance(event, Decision):
-            frames.append(messages.prediction("a", seq, event, now, 12.5))
-        elif isinstance(event, Segment):
-            frames.append(messages.segment("a", event))
-        else:
-            frames.append(messages.spectrogram("a", event))
-    frames_received = [check_frame(json.loads(messages.encode(frame))) for frame in frames]
-    assert {frame["type"] for frame in frames_received} == TYPES - {"error"}
-    states = {frame["state"] for frame in frames_received if frame["type"] == "prediction"}
+        frames.append(messages.message(Published("a", seq, now, 0.0125, event)))
+    sent = [check_frame(json.loads(messages.encode(frame))) for frame in frames]
+    assert {frame["type"] for frame in sent} == TYPES - {"error"}
+    states = {frame["state"] for frame in sent if frame["type"] == "prediction"}
     assert {"music", "silence", "not_music"} <= states
 
 
@@ -207,7 +202,7 @@ def test_the_shell_example_reads_the_history(tmp_path):
     assert lines[0].strip() == "source,start,end,state,genre,confidence,title"
 
 
-@pytest.mark.skipif(why_no_browser() is not None, reason=str(why_no_browser()))
+@pytest.mark.skipif(missing_browser() is not None, reason=str(missing_browser()))
 def test_the_browser_example_works_from_a_page_of_a_listed_origin(tmp_path):
     async def scenario():
         with page_of_another_origin() as (page, origin):

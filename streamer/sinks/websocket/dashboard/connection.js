@@ -1,139 +1,139 @@
-/** The WebSocket: opened, watched, and opened again for as long as the page is there. */
+/** The WebSocket connection, which is checked and reopened for as long as the page is open. */
 
 const FIRST_DELAY_MS = 500;
-const LONGEST_DELAY_MS = 15_000;
-/** The daemon sends a heartbeat after 15 s without another frame, so three missed ones mean a dead link. */
-const SILENCE_MS = 45_000;
-const LOOK_MS = 1000;
+const MAX_DELAY_MS = 15_000;
+/** Three of the heartbeats that the daemon sends after 15 s without another frame. */
+const TIMEOUT_MS = 45_000;
+const CHECK_INTERVAL_MS = 1000;
 
-const here = new URL(".", location.href);
+const base = new URL(".", location.href);
 const token = new URLSearchParams(location.search).get("token");
 
-function socketAddress() {
-  const address = new URL(here);
-  address.protocol = here.protocol === "https:" ? "wss:" : "ws:";
-  if (token !== null) address.searchParams.set("token", token);
-  return address;
+function socketUrl() {
+  const url = new URL(base);
+  url.protocol = base.protocol === "https:" ? "wss:" : "ws:";
+  if (token !== null) url.searchParams.set("token", token);
+  return url;
 }
 
-/** A header as the daemon reads it: in UTF-8, of which `fetch` takes only the bytes. */
+/** The Authorization header: `fetch` takes one character per byte, and the daemon reads UTF-8. */
 function authorization() {
   return `Bearer ${String.fromCharCode(...new TextEncoder().encode(token))}`;
 }
 
 function request(path) {
   const headers = token === null ? {} : { Authorization: authorization() };
-  return fetch(new URL(path, here), { headers, cache: "no-store" });
+  return fetch(new URL(path, base), { headers, cache: "no-store" });
 }
 
-/** Return the JSON that the daemon has at `path`, null if there is none to be had. */
+/** Return the JSON at `path` of the daemon, or null if it cannot be read. */
 export async function readFromDaemon(path) {
   try {
-    const answer = await request(path);
-    return answer.ok ? await answer.json() : null;
+    const response = await request(path);
+    return response.ok ? await response.json() : null;
   } catch {
     return null;
   }
 }
 
 /**
- * One connection that comes back by itself.
+ * A connection that reopens itself.
  *
- * `onMessage(message)` gets every parsed frame. `onState(state)` gets "connecting", "open" (the
- * daemon has said hello), "waiting" (for the next try) or "refused" (the token is missing or
- * wrong; tried again like "waiting").
+ * `onMessage(message)` gets every parsed frame. `onState(state)` gets "connecting", "open" (after
+ * the hello frame), "waiting" (for the next attempt) or "refused" (the token is missing or wrong;
+ * there is a next attempt nevertheless).
  */
 export class Connection {
   #onMessage;
   #onState;
   #socket = null;
   #delay = FIRST_DELAY_MS;
-  #retry = 0;
-  #watch = 0;
-  #heardAt = 0;
-  #greeted = false;
+  #retryTimer = 0;
+  #timeout = 0;
+  #receivedAt = 0;
+  #hasHello = false;
   #refused = false;
 
   constructor(onMessage, onState = () => {}) {
     this.#onMessage = onMessage;
     this.#onState = onState;
-    addEventListener("online", () => this.#hurry());
-    document.addEventListener("visibilitychange", () => this.#hurry());
-    setInterval(() => this.#noticeSleep(), LOOK_MS);
+    addEventListener("online", () => this.#retryNow());
+    document.addEventListener("visibilitychange", () => this.#retryNow());
+    setInterval(() => this.#checkTimeout(), CHECK_INTERVAL_MS);
   }
 
   open() {
     this.close();
     this.#onState("connecting");
-    this.#greeted = false;
-    const socket = new WebSocket(socketAddress());
+    this.#hasHello = false;
+    const socket = new WebSocket(socketUrl());
     this.#socket = socket;
-    socket.onmessage = (event) => this.#take(event.data);
-    socket.onclose = () => this.#lose();
-    this.#expectFrames();
+    socket.onmessage = (event) => this.#receive(event.data);
+    socket.onclose = () => this.#reconnect();
+    this.#restartTimeout();
   }
 
-  /** Close for good, until `open` is called again. */
+  /** Close without reopening, until `open` is called. */
   close() {
-    clearTimeout(this.#retry);
-    this.#retry = 0;
-    this.#drop();
+    clearTimeout(this.#retryTimer);
+    this.#retryTimer = 0;
+    this.#disconnect();
   }
 
-  /** Send `message` if the connection is open; the caller sends again after the next hello. */
+  /** Send `message` if the connection is open; otherwise the caller sends it after the next hello. */
   send(message) {
     if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
   }
 
-  #take(text) {
-    this.#expectFrames();
+  #receive(text) {
+    this.#restartTimeout();
     const message = JSON.parse(text);
     if (message.type === "hello") {
       this.#delay = FIRST_DELAY_MS;
-      this.#greeted = true;
+      this.#hasHello = true;
       this.#refused = false;
       this.#onState("open");
     }
     this.#onMessage(message);
   }
 
-  #expectFrames() {
-    this.#heardAt = Date.now();
-    clearTimeout(this.#watch);
-    this.#watch = setTimeout(() => this.#lose(), SILENCE_MS);
+  #restartTimeout() {
+    this.#receivedAt = Date.now();
+    clearTimeout(this.#timeout);
+    this.#timeout = setTimeout(() => this.#reconnect(), TIMEOUT_MS);
   }
 
-  /** The daemon has given up a computer that slept; nothing says so here, and timers stood still meanwhile. */
-  #noticeSleep() {
-    if (this.#socket !== null && Date.now() - this.#heardAt > SILENCE_MS) this.#lose();
+  /** After a suspend: the daemon has closed the connection unnoticed, and timers stood still. */
+  #checkTimeout() {
+    if (this.#socket !== null && Date.now() - this.#receivedAt > TIMEOUT_MS) this.#reconnect();
   }
 
-  #drop() {
-    clearTimeout(this.#watch);
+  #disconnect() {
+    clearTimeout(this.#timeout);
     if (this.#socket === null) return;
     this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket.close();
     this.#socket = null;
   }
 
-  #lose() {
-    this.#drop();
-    const wait = this.#delay * (0.75 + Math.random() / 2);
-    this.#delay = Math.min(this.#delay * 2, LONGEST_DELAY_MS);
-    this.#retry = setTimeout(() => this.open(), wait);
+  #reconnect() {
+    this.#disconnect();
+    const delay = this.#delay * (0.75 + Math.random() / 2);
+    this.#delay = Math.min(this.#delay * 2, MAX_DELAY_MS);
+    this.#retryTimer = setTimeout(() => this.open(), delay);
     if (!this.#refused) this.#onState("waiting");
-    if (!this.#greeted) this.#askWhy();
+    if (!this.#hasHello) this.#checkRefusal();
   }
 
-  /** A browser does not say why a handshake failed; an ordinary request does. */
-  async #askWhy() {
-    const answer = await request("api/state").catch(() => null);
-    if (!this.#retry) return;
-    this.#refused = answer?.status === 401 || answer?.status === 403;
+  /** Browsers hide the status of a failed handshake, so find out by an HTTP request. */
+  async #checkRefusal() {
+    const response = await request("api/state").catch(() => null);
+    if (!this.#retryTimer) return;
+    this.#refused = response?.status === 401 || response?.status === 403;
     this.#onState(this.#refused ? "refused" : "waiting");
   }
 
-  #hurry() {
-    if (this.#retry && !document.hidden) this.open();
+  #retryNow() {
+    if (this.#retryTimer && !document.hidden) this.open();
   }
 }

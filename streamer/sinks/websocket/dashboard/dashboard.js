@@ -1,44 +1,44 @@
-/** The page: takes the daemon's messages and shows them. */
+/** The page: shows the daemon's messages. */
 
 import { Connection, readFromDaemon } from "./connection.js";
-import { element, make, makeForeign, paintChip, say, widthInEms } from "./elements.js";
+import { element, make, makeAutoDirected, paintChip, setText, widthInEms } from "./elements.js";
 import { Genres } from "./genres.js";
-import { Heard } from "./heard.js";
 import { assignColours } from "./palette.js";
+import { SegmentTable } from "./segment_table.js";
 import { Segments } from "./segments.js";
 import { Spectrogram } from "./spectrogram.js";
 import { Timeline } from "./timeline.js";
 import { capital, clockTime, decibels, duration, nameOf, percent } from "./wording.js";
 
-const SOURCE_WORDS = {
+const SOURCE_STATE_TEXTS = {
   connecting: "Connecting", live: "Live", stalled: "Stalled",
   reconnecting: "Reconnecting", ended: "Ended", failed: "Failed",
 };
-const CONNECTION_WORDS = {
+const CONNECTION_TEXTS = {
   connecting: "Connecting", open: "Connected", waiting: "No connection, trying again",
   refused: "Not allowed: token needed",
 };
-const QUIETEST_DBFS = -60;
-const LONGEST_HISTORY_MS = 24 * 3600 * 1000;
+const MIN_LEVEL_DBFS = -60;
+const HISTORY_MS = 24 * 3600 * 1000;
 
 const segments = new Segments();
 const spectrogram = new Spectrogram(element("spectrogram"));
 const genres = new Genres(element("genres"));
-const heard = new Heard(element("heard"), element("heard-empty"));
+const segmentTable = new SegmentTable(element("heard"), element("heard-empty"));
 const timeline = new Timeline(element("timeline"), describeSegment);
 
 /** Sources by name: `{name, kind, state, detail, prediction, card}`. */
 const sources = new Map();
 let labels = [];
 let paints = new Map();
-let selected = sourceOfAddress();
+let selected = sourceFromHash();
 let connection = "connecting";
 let windowSeconds = 0;
-let greeting = 0;
+let helloCount = 0;
 let hasHistory = false;
-/** Names of the sources whose history this page has, or has asked for, since the last greeting. */
-const recalled = new Set();
-/** Server's clock minus this computer's, in milliseconds. */
+/** Names of the sources whose history was requested since the latest hello. */
+const historyRequested = new Set();
+/** The daemon's clock minus this computer's, in milliseconds. */
 let skew = 0;
 let segmentsChanged = true;
 let announced = "";
@@ -47,30 +47,30 @@ let announced = "";
 
 const HANDLERS = {
   hello(message) {
-    say(element("model"), `${message.model.name} ${message.model.version}`);
+    setText(element("model"), `${message.model.name} ${message.model.version}`);
     windowSeconds = message.window_seconds;
     setLabels(message.labels);
     setSources(message.sources);
-    askForPictures();
-    segments.settle();
+    subscribeToSpectrogram();
+    segments.restart();
     segmentsChanged = true;
     hasHistory = false;
-    recalled.clear();
-    recall(++greeting);
+    historyRequested.clear();
+    loadState(++helloCount);
   },
   prediction(message) {
-    segments.hear(message);
-    const source = sourceNamed(message.source);
+    segments.takePrediction(message);
+    const source = getSource(message.source);
     source.prediction = message;
-    // A greeting tells the last prediction of a source that is away, too, however old it is.
+    // After a hello even a source that is not live has its latest prediction, however old.
     if (source.state === "live") skew = skewOf(message);
   },
   segment(message) {
-    segments.take(message);
+    segments.takeSegment(message);
     if (message.source === selected) segmentsChanged = true;
   },
   source({ source, state, detail }) {
-    const known = sourceNamed(source);
+    const known = getSource(source);
     if (state !== known.state) known.prediction = null;
     Object.assign(known, { state, detail });
   },
@@ -93,61 +93,61 @@ function takeConnectionState(state) {
   if (state === "connecting" && connection !== "open") return;
   connection = state;
   document.documentElement.dataset.connection = state;
-  say(element("connection"), CONNECTION_WORDS[state]);
+  setText(element("connection"), CONNECTION_TEXTS[state]);
   announce();
   requestRender();
 }
 
-/** Take what the daemon remembers from before this page was there. */
-async function recall(forGreeting) {
+/** Load what the daemon published before the page was opened. */
+async function loadState(forHello) {
   const state = await readFromDaemon("api/state");
-  if (state === null || forGreeting !== greeting) return;
+  if (state === null || forHello !== helloCount) return;
   skew = skewOf(state);
-  segments.recall(state.segments);
-  for (const { name, detail } of state.sources) sourceNamed(name).detail ||= detail;
+  segments.addRows(state.segments);
+  for (const { name, detail } of state.sources) getSource(name).detail ||= detail;
   segmentsChanged = true;
   requestRender();
   hasHistory = state.history;
-  recallSelected();
+  loadHistory();
 }
 
-/** Fill the timeline with the history, of the selected source alone: that of all may be megabytes. */
-async function recallSelected() {
-  if (!hasHistory || recalled.has(selected)) return;
-  const [name, forGreeting] = [selected, greeting];
-  recalled.add(name);
-  const from = new Date(Date.now() + skew - LONGEST_HISTORY_MS).toISOString();
+/** Load the history of the selected source; that of all may be megabytes. */
+async function loadHistory() {
+  if (!hasHistory || historyRequested.has(selected)) return;
+  const [name, forHello] = [selected, helloCount];
+  historyRequested.add(name);
+  const from = new Date(Date.now() + skew - HISTORY_MS).toISOString();
   const past = await readFromDaemon(`api/history?${new URLSearchParams({ from, source: name })}`);
-  if (forGreeting !== greeting) return;
+  if (forHello !== helloCount) return;
   if (past === null) {
-    recalled.delete(name);
+    historyRequested.delete(name);
     return;
   }
-  segments.recall(past.segments);
+  segments.addRows(past.segments);
   segmentsChanged = true;
   requestRender();
 }
 
-/* ---- the spectrogram has a connection of its own: it is wanted of one source only ---- */
+/* ---- spectrogram: a connection of its own, since the sources of a subscription hold for all its types ---- */
 
-const pictures = new Connection((message) => {
+const spectrogramConnection = new Connection((message) => {
   if (message.type === "hello") {
     clearSpectrogram();
-    askForPictures();
+    subscribeToSpectrogram();
   } else if (message.type === "spectrogram" && message.source === selected) {
     spectrogram.push(message);
     renderSpectrogram();
   }
 });
 
-function askForPictures() {
+function subscribeToSpectrogram() {
   if (!sources.has(selected)) return;
-  pictures.send({ type: "subscribe", sources: [selected], messages: ["spectrogram"] });
+  spectrogramConnection.send({ type: "subscribe", sources: [selected], messages: ["spectrogram"] });
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) pictures.close();
-  else pictures.open();
+  if (document.hidden) spectrogramConnection.close();
+  else spectrogramConnection.open();
 });
 
 /* ---- labels and sources ---- */
@@ -167,25 +167,25 @@ function setSources(list) {
     sources.delete(name);
   }
   for (const [index, { name, kind, state }] of list.entries()) {
-    const source = sourceNamed(name);
+    const source = getSource(name);
     Object.assign(source, { kind, state, detail: "", prediction: null });
     const place = element("sources").children[index];
     if (place !== source.card.root) place.before(source.card.root);
   }
   if (!sources.size) return;
   if (!sources.has(selected)) select(list[0].name);
-  else if (greeting === 0) reveal(sources.get(selected).card.root);
+  else if (helloCount === 0) scrollToCard(sources.get(selected).card.root);
 }
 
-/** Scroll the list of sources, and nothing else, until a card of it is seen. */
-function reveal(card) {
+/** Scroll the list of sources, and nothing else, until a card is visible. */
+function scrollToCard(card) {
   const list = element("sources");
   const [place, room] = [card, list].map((each) => each.getBoundingClientRect());
   if (place.left < room.left) list.scrollLeft -= room.left - place.left;
   else if (place.right > room.right) list.scrollLeft += place.right - room.right;
 }
 
-function sourceNamed(name) {
+function getSource(name) {
   if (!sources.has(name)) {
     const card = sourceCard(name);
     element("sources").append(card.root);
@@ -203,17 +203,17 @@ function sourceCard(name) {
   const chip = make("span", "chip");
   const dot = make("span", "dot");
   const state = make("span", "source-state");
-  const genre = makeForeign("source-genre");
+  const genre = makeAutoDirected("source-genre");
   dot.setAttribute("aria-hidden", "true");
   const line = make("span", "source-line");
   line.append(dot, state, chip, genre);
-  face.append(makeForeign("source-name", name), line);
+  face.append(makeAutoDirected("source-name", name), line);
   root.append(input, face);
   return { root, input, chip, dot, state, genre };
 }
 
-/** The source that the address names after its #; an unreadable one names none. */
-function sourceOfAddress() {
+/** Return the source named in the fragment of the URL, or "". */
+function sourceFromHash() {
   try {
     return decodeURIComponent(location.hash.slice(1));
   } catch {
@@ -225,36 +225,36 @@ function select(name) {
   selected = name;
   history.replaceState(null, "", `#${encodeURIComponent(name)}`);
   for (const source of sources.values()) source.card.input.checked = source.name === name;
-  reveal(sources.get(name).card.root);
+  scrollToCard(sources.get(name).card.root);
   clearSpectrogram();
-  askForPictures();
-  recallSelected();
+  subscribeToSpectrogram();
+  loadHistory();
   segmentsChanged = true;
   announce();
   requestRender();
 }
 
-/* ---- what to say ---- */
+/* ---- texts ---- */
 
-/** The prediction that holds now: none while the source or the connection to the daemon is away. */
+/** Return the current prediction: null unless source and connection are live. */
 function currentPrediction(source) {
   return connection === "open" && source?.state === "live" ? source.prediction : null;
 }
 
-/** What is known about `source` now: `{look, paint, heading, confidence, note}`. */
+/** Describe the current state of `source`: `{look, paint, heading, confidence, note}`. */
 function describe(source) {
   const waiting = (heading, note) => ({ look: "waiting", heading, note, confidence: null });
   if (connection === "refused") return waiting("Not allowed", "Open this page with ?token=… in its address.");
   if (connection === "connecting") return waiting("Connecting", "");
   if (connection !== "open") return waiting("No connection", lastHeard());
   if (!source) return waiting("No source", "The daemon listens to nothing.");
-  if (source.state !== "live") return waiting(wordFor(source.state), source.detail || lastHeard());
+  if (source.state !== "live") return waiting(stateText(source.state), source.detail || lastHeard());
   if (!source.prediction) return waiting("Listening", "The first answer comes in a few seconds.");
   return describePrediction(source.prediction);
 }
 
-function wordFor(sourceState) {
-  return SOURCE_WORDS[sourceState] ?? capital(sourceState);
+function stateText(sourceState) {
+  return SOURCE_STATE_TEXTS[sourceState] ?? capital(sourceState);
 }
 
 function describePrediction(prediction) {
@@ -269,7 +269,7 @@ function describePrediction(prediction) {
   return shown;
 }
 
-/** The two likeliest labels, such as "rock (31%) or metal (28%)". */
+/** Return the two likeliest labels, such as "rock (31%) or metal (28%)". */
 function guesses(probabilities) {
   return Object.entries(probabilities)
     .sort((one, other) => other[1] - one[1])
@@ -289,7 +289,7 @@ function describeSegment(segment) {
   return `${clockTime(segment.from)} to ${clockTime(segment.to)}: ${nameOf(segment)}${sure}${title}`;
 }
 
-/** Tell screen readers and the window's title, but only when the answer changes. */
+/** Update the window's title and the announcement to screen readers, if the heading changes. */
 function announce() {
   const { heading } = describe(sources.get(selected));
   const text = sources.size > 1 && connection === "open" ? `${heading}, ${selected}` : heading;
@@ -321,7 +321,7 @@ function render() {
   timeline.show(list, Date.now() + skew, segmentsChanged);
   element("timeline").dataset.range = timeline.range;
   for (const input of document.getElementsByName("range")) input.checked = Number(input.value) === timeline.range;
-  heard.show(list, paints);
+  segmentTable.show(list, paints);
   segmentsChanged = false;
 }
 
@@ -333,22 +333,22 @@ function renderNow(source) {
   now.style.setProperty("--field", paint?.colour ?? "");
   now.style.setProperty("--field-ink", paint?.ink ?? "");
   element("now-genre").style.setProperty("--ems", widthInEms(heading, element("now-genre")));
-  say(element("now-source"), source?.name ?? "");
-  say(element("now-title"), (currentPrediction(source) && segments.current(selected)?.title) || "");
-  say(element("now-genre"), heading);
-  say(element("now-confidence"), confidence === null ? "" : percent(confidence));
-  say(element("now-since"), confidence === null ? "" : ["sure", note].filter(Boolean).join(", "));
-  say(element("now-remark"), confidence === null ? note : "");
+  setText(element("now-source"), source?.name ?? "");
+  setText(element("now-title"), (currentPrediction(source) && segments.current(selected)?.title) || "");
+  setText(element("now-genre"), heading);
+  setText(element("now-confidence"), confidence === null ? "" : percent(confidence));
+  setText(element("now-since"), confidence === null ? "" : ["sure", note].filter(Boolean).join(", "));
+  setText(element("now-remark"), confidence === null ? note : "");
   element("now-gauge").style.transform = `scaleX(${confidence ?? 0})`;
 }
 
 function renderLevel(level) {
-  const shown = Math.min(0, Math.max(QUIETEST_DBFS, level ?? QUIETEST_DBFS));
+  const shown = Math.min(0, Math.max(MIN_LEVEL_DBFS, level ?? MIN_LEVEL_DBFS));
   const text = level === null ? "–" : decibels(level);
-  element("level-fill").style.transform = `scaleX(${1 - shown / QUIETEST_DBFS})`;
+  element("level-fill").style.transform = `scaleX(${1 - shown / MIN_LEVEL_DBFS})`;
   element("level").setAttribute("aria-valuenow", shown.toFixed(1));
   element("level").setAttribute("aria-valuetext", level === null ? "unknown" : text);
-  say(element("level-value"), text);
+  setText(element("level-value"), text);
 }
 
 function renderCard(source) {
@@ -357,9 +357,9 @@ function renderCard(source) {
   const connected = connection === "open";
   card.dot.dataset.state = connected ? state : "unknown";
   card.root.title = [source.kind, detail].filter(Boolean).join(": ");
-  say(card.state, connected ? wordFor(state) : "Unknown");
+  setText(card.state, connected ? stateText(state) : "Unknown");
   card.chip.hidden = prediction === null;
-  say(card.genre, prediction ? nameOf(prediction) : "");
+  setText(card.genre, prediction ? nameOf(prediction) : "");
   if (prediction) paintChip(card.chip, { look: prediction.state, paint: paints.get(prediction.genre) });
 }
 
@@ -375,8 +375,8 @@ function renderSpectrogram() {
   mark.style.width = `${width ?? 0}px`;
   element("spectrogram-empty").hidden = !spectrogram.empty;
   if (width === null) return;
-  const seconds = Math.round(spectrogram.room * spectrogram.columnSeconds);
-  say(element("spectrogram-hint"), `Last ${seconds} s, window ${windowSeconds.toFixed(0)} s`);
+  const seconds = Math.round(spectrogram.capacity * spectrogram.columnSeconds);
+  setText(element("spectrogram-hint"), `Last ${seconds} s, window ${windowSeconds.toFixed(0)} s`);
 }
 
 /* ---- start ---- */
@@ -390,4 +390,4 @@ for (const input of document.getElementsByName("range")) {
 element("unanswered").remove();
 setInterval(requestRender, 1000);
 new Connection(takeMessage, takeConnectionState).open();
-if (!document.hidden) pictures.open();
+if (!document.hidden) spectrogramConnection.open();

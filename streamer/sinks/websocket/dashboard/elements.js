@@ -1,29 +1,29 @@
-/** Elements of the page: made, found, written to. */
+/** Functions that find, make and change elements of the page. */
 
-/** The element with an id. */
+/** Return the element with an id. */
 export const element = (id) => document.getElementById(id);
 
 /** Make an element. */
 export function make(tag, className = "", text = "") {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  return made;
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text) node.textContent = text;
+  return node;
 }
 
-/** Make a span for words from elsewhere, which may be written from right to left. */
-export function makeForeign(className, text = "") {
-  const made = make("span", className, text);
-  made.dir = "auto";
-  return made;
+/** Make a span for text of a source or model, which may be written from right to left. */
+export function makeAutoDirected(className, text = "") {
+  const node = make("span", className, text);
+  node.dir = "auto";
+  return node;
 }
 
-/** Set the text of an element, and touch nothing if it is the same. */
-export function say(target, text) {
+/** Set the text of an element unless it is unchanged. */
+export function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }
 
-/** Give a chip or a bar the look of a state, or the colour of a label. */
+/** Style a chip or a bar for a state, or in the colour of a label. */
 export function paintChip(chip, { look, paint }) {
   const music = look === "music";
   chip.dataset.look = look;
@@ -34,7 +34,7 @@ export function paintChip(chip, { look, paint }) {
 const ruler = document.createElement("canvas").getContext("2d");
 let measured = { text: "", ems: 1 };
 
-/** Width of `text` in the font of `target`, in em. */
+/** Return the width of `text` in the font of `target`, in em. */
 export function widthInEms(text, target) {
   if (measured.text !== text) {
     const { fontFamily, fontWeight, fontSize, letterSpacing } = getComputedStyle(target);

@@ -1,6 +1,6 @@
-/** The probabilities: a bar for each label of the model, in the model's order. */
+/** The probabilities: a bar for each label, in the model's order. */
 
-import { make, makeForeign, paintChip, say } from "./elements.js";
+import { make, makeAutoDirected, paintChip, setText } from "./elements.js";
 import { capital, percent } from "./wording.js";
 
 export class Genres {
@@ -12,14 +12,14 @@ export class Genres {
     this.#list = list;
   }
 
-  /** Make the bars anew, with colours as `assignColours` gives them. */
+  /** Make the bars; `paints` is the result of `assignColours`. */
   setLabels(labels, paints) {
     this.#rows = new Map(labels.map((label) => [label, genreRow(label, paints.get(label))]));
     this.#list.style.setProperty("--labels", labels.length);
     this.#list.replaceChildren(...[...this.#rows.values()].map((row) => row.item));
   }
 
-  /** Show the probabilities of a prediction, or that there is none (null). */
+  /** Show the probabilities of a prediction, or dashes for null. */
   show(prediction) {
     for (const [label, { item, fill, tick, value }] of this.#rows) {
       const smoothed = prediction?.probabilities[label] ?? 0;
@@ -28,13 +28,13 @@ export class Genres {
       tick.hidden = raw === undefined;
       tick.style.transform = `translateX(${(raw ?? 0) * 100}%)`;
       item.classList.toggle("chosen", prediction?.genre === label);
-      say(value, prediction ? percent(smoothed) : "–");
+      setText(value, prediction ? percent(smoothed) : "–");
     }
   }
 }
 
 function genreRow(label, paint) {
-  // A model may have a label for what is not music; it looks as the state of that name does.
+  // A label for sound that is not music is styled like the state of that name.
   const look = label === "not_music" ? label : "music";
   const item = make("li", "genre");
   const chip = make("span", "chip");
@@ -46,6 +46,6 @@ function genreRow(label, paint) {
   bar.setAttribute("aria-hidden", "true");
   bar.append(fill, tick);
   const value = make("span", "genre-value");
-  item.append(chip, makeForeign("genre-name", capital(label)), bar, value);
+  item.append(chip, makeAutoDirected("genre-name", capital(label)), bar, value);
   return { item, fill, tick, value };
 }

@@ -11,38 +11,38 @@ const COLOURS = [
   "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 ];
 
-/** Colours that fit a name (steel for metal, saddle brown for country); any other label takes a free one. */
-const FITTING = {
+/** Colours that suit a name (steel for metal, saddle brown for country); other labels get a free one. */
+const PREFERRED = {
   blues: "#3f90da", classical: "#b9ac70", country: "#a96b59", disco: "#e76300", hiphop: "#832db6",
   jazz: "#92dadd", metal: "#717581", pop: "#ffa90e", reggae: "#94a4a2", rock: "#bd1f01",
 };
 
-/** Of black and white one always has a contrast above 4.5 (AA), whatever the colour. */
+/** On any colour, one of black and white has a contrast above 4.5 (WCAG AA). */
 const DARK_INK = "#000000";
 const LIGHT_INK = "#ffffff";
 
 /**
- * Give every label a colour, the same one on every page that shows the same labels.
+ * Assign a colour to every label; the same labels always get the same colours.
  *
- * From the eleventh label on the colours come again, striped.
+ * From the eleventh label on the colours repeat, striped.
  *
  * @param {string[]} labels the model's labels, in its order
  * @returns {Map<string, {colour: string, ink: string, striped: boolean}>}
  */
 export function assignColours(labels) {
   const first = labels.slice(0, COLOURS.length);
-  const fitting = new Map(first.filter((label) => Object.hasOwn(FITTING, label)).map((label) => [label, FITTING[label]]));
-  const free = COLOURS.filter((colour) => ![...fitting.values()].includes(colour));
+  const preferred = new Map(first.filter((label) => Object.hasOwn(PREFERRED, label)).map((label) => [label, PREFERRED[label]]));
+  const free = COLOURS.filter((colour) => ![...preferred.values()].includes(colour));
   const paints = new Map();
   labels.forEach((label, index) => {
     const striped = index >= COLOURS.length;
-    const colour = striped ? COLOURS[index % COLOURS.length] : (fitting.get(label) ?? free.shift());
+    const colour = striped ? COLOURS[index % COLOURS.length] : (preferred.get(label) ?? free.shift());
     paints.set(label, { colour, ink: inkOn(colour), striped });
   });
   return paints;
 }
 
-/** Relative luminance as WCAG 2 defines it, 0 (black) to 1 (white), of "#rrggbb". */
+/** Return the relative luminance of "#rrggbb" as defined by WCAG 2, 0 (black) to 1 (white). */
 function luminance(colour) {
   const [red, green, blue] = [1, 3, 5].map((at) => {
     const value = parseInt(colour.slice(at, at + 2), 16) / 255;
@@ -51,27 +51,27 @@ function luminance(colour) {
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
 }
 
-/** Contrast ratio of two colours as WCAG 2 defines it, 1 to 21. */
+/** Return the contrast ratio of two colours as defined by WCAG 2, 1 to 21. */
 export function contrast(one, other) {
   const [dark, light] = [luminance(one), luminance(other)].sort((a, b) => a - b);
   return (light + 0.05) / (dark + 0.05);
 }
 
-/** The text colour, dark or light, that is easier to read on `colour`. */
+/** Return the text colour with the higher contrast on `colour`. */
 function inkOn(colour) {
   return contrast(colour, DARK_INK) >= contrast(colour, LIGHT_INK) ? DARK_INK : LIGHT_INK;
 }
 
-/** Magma (S. van der Walt, N. Smith), even in lightness and so readable without colour vision, at nine points. */
+/** Nine points of Magma (S. van der Walt, N. Smith), which is readable without colour vision. */
 const MAGMA = [
   [0, 0, 4], [29, 17, 71], [81, 18, 124], [130, 38, 129], [182, 54, 121],
   [230, 81, 100], [251, 136, 97], [254, 194, 135], [252, 253, 191],
 ];
 
 /**
- * A colour for each of the 256 spectrogram levels.
+ * Return a colour for each of the 256 spectrogram levels.
  *
- * @param {boolean} dark loud is light on a dark page, dark on a light one
+ * @param {boolean} dark whether the page is dark: loud is light then, and dark on a light page
  * @returns {Uint32Array} 256 pixels in the byte order of ImageData (little endian)
  */
 export function levelPixels(dark) {

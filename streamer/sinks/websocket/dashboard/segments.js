@@ -1,31 +1,31 @@
-/** What was heard: segments with clock times, from the WebSocket and from what the daemon remembers. */
+/** Segments in clock time, from WebSocket messages and from the HTTP API. */
 
-const LONGEST_MEMORY_MS = 24 * 3600 * 1000;
-/** Live segments kept per source: a page may stay open for months. */
-const MOST_SEGMENTS = 5000;
+const MAX_AGE_MS = 24 * 3600 * 1000;
+/** Live segments kept per source, since a page may stay open for months. */
+const MAX_SEGMENTS = 5000;
 
-/** Give a segment the clock times of its positions; a time once given stays. */
+/** Set the clock times of a segment that are not set yet. */
 function setClock(segment, origin) {
   segment.from ??= origin + segment.start * 1000;
   if (segment.end !== null) segment.to ??= origin + segment.end * 1000;
 }
 
-/** A segment out of a row of the daemon's memory. */
+/** Convert a row of `/api/history` or `/api/state` to a segment. */
 function fromRow({ start, end, ...row }) {
   return { ...row, from: Date.parse(start), to: Date.parse(end), open: false };
 }
 
-/** From when on segments of a source are remembered. */
-function oldestRemembered({ heard }) {
-  return Math.max(heard ?? 0, Date.now()) - LONGEST_MEMORY_MS;
+/** Return the time before which segments of a source are dropped. */
+function oldestKept({ latest }) {
+  return Math.max(latest ?? 0, Date.now()) - MAX_AGE_MS;
 }
 
-/** A segment as others see it: an open one lasts until its source was last heard. */
-function shown(segment, { heard }) {
-  return { ...segment, to: Math.max(segment.from, segment.to ?? heard) };
+/** Return a segment with an end: that of an open one is the time of the latest prediction. */
+function withEnd(segment, { latest }) {
+  return { ...segment, to: Math.max(segment.from, segment.to ?? latest) };
 }
 
-/** The middle of a segment, to tell whether it lies before a moment; its edges may be a little off. */
+/** Return the middle of a segment, for comparisons in which its inexact ends do not matter. */
 function middle({ from, to }) {
   return (from + to) / 2;
 }
@@ -34,101 +34,101 @@ function middle({ from, to }) {
  * The segments of every source.
  *
  * A segment is `{from, to, open, state, genre, confidence, title}`; `from` and `to` are
- * milliseconds since 1970 on the daemon's clock, `to` of an open one is when it was last heard.
+ * milliseconds since 1970 by the daemon's clock; `to` of an open one is the latest prediction.
  */
 export class Segments {
   #sources = new Map();
 
-  #of(source) {
+  #stateOf(source) {
     if (!this.#sources.has(source)) {
-      this.#sources.set(source, { past: [], live: new Map(), origin: null, heard: null, position: -Infinity });
+      this.#sources.set(source, { past: [], live: new Map(), origin: null, latest: null, position: -Infinity });
     }
     return this.#sources.get(source);
   }
 
-  /** Note a `prediction`: it says which clock time a position is, and whether the source began anew. */
-  hear({ source, time, position }) {
-    const kept = this.#of(source);
-    if (position < kept.position) this.#settle(source, kept);
-    kept.position = position;
-    kept.heard = Date.parse(time);
-    kept.origin = kept.heard - position * 1000;
-    for (const segment of kept.live.values()) setClock(segment, kept.origin);
+  /** Process a `prediction`, which sets the clock time of positions; a lower position is a restart. */
+  takePrediction({ source, time, position }) {
+    const sourceState = this.#stateOf(source);
+    if (position < sourceState.position) this.#restart(source, sourceState);
+    sourceState.position = position;
+    sourceState.latest = Date.parse(time);
+    sourceState.origin = sourceState.latest - position * 1000;
+    for (const segment of sourceState.live.values()) setClock(segment, sourceState.origin);
   }
 
-  /** Take a `segment` message: a stretch that begins, is revised or ends. */
-  take(message) {
-    const kept = this.#of(message.source);
+  /** Process a `segment` message. */
+  takeSegment(message) {
+    const sourceState = this.#stateOf(message.source);
     const { id, start, end, state, genre, confidence, title } = message;
     const segment = { start, end, from: null, to: null, open: end === null, state, genre, confidence, title };
-    const known = kept.live.get(id);
+    const known = sourceState.live.get(id);
     if (known?.start === start) segment.from = known.from;
-    if (kept.origin !== null) setClock(segment, kept.origin);
-    kept.live.set(id, segment);
-    if (kept.live.size > MOST_SEGMENTS) kept.live.delete(kept.live.keys().next().value);
-    const oldest = oldestRemembered(kept);
-    for (const [number, { to }] of kept.live) {
+    if (sourceState.origin !== null) setClock(segment, sourceState.origin);
+    sourceState.live.set(id, segment);
+    if (sourceState.live.size > MAX_SEGMENTS) sourceState.live.delete(sourceState.live.keys().next().value);
+    const oldest = oldestKept(sourceState);
+    for (const [number, { to }] of sourceState.live) {
       if (to === null || to > oldest) break;
-      kept.live.delete(number);
+      sourceState.live.delete(number);
     }
   }
 
   /**
-   * Begin again after a hello: positions and ids may have started anew.
+   * Prepare for restarted positions and ids, after a hello.
    *
-   * What was heard so far becomes the past; a stretch that was open ends where it was last heard.
+   * All segments become past ones; an open segment ends at the latest prediction.
    */
-  settle() {
-    for (const [source, kept] of this.#sources) this.#settle(source, kept);
+  restart() {
+    for (const [source, sourceState] of this.#sources) this.#restart(source, sourceState);
   }
 
-  #settle(source, kept) {
-    kept.past = this.list(source).map((segment) => ({ ...segment, open: false }));
-    kept.live.clear();
-    kept.origin = null;
-    kept.position = -Infinity;
+  #restart(source, sourceState) {
+    sourceState.past = this.list(source).map((segment) => ({ ...segment, open: false }));
+    sourceState.live.clear();
+    sourceState.origin = null;
+    sourceState.position = -Infinity;
   }
 
   /**
-   * Take what the daemon remembers, the `segments` of `/api/history` or `/api/state`.
+   * Add the `segments` of `/api/history` or `/api/state`.
    *
-   * It takes the place of what this page remembers of the same time, and of that only: a daemon
-   * without a history has forgotten everything when it is started again.
+   * They replace past segments of the same time only, because a daemon without a history has lost
+   * everything from before it was restarted.
    */
-  recall(rows) {
+  addRows(rows) {
     for (const source of new Set(rows.map((row) => row.source))) {
       const known = rows.filter((row) => row.source === source);
-      const kept = this.#of(source);
+      const sourceState = this.#stateOf(source);
       const ended = known.filter((row) => row.end !== null).map(fromRow);
       const begin = Date.parse(known[0].start);
-      kept.past = [...kept.past.filter((segment) => middle(segment) < begin), ...ended];
-      const open = [...kept.live.values()].find((segment) => segment.open);
+      sourceState.past = [...sourceState.past.filter((segment) => middle(segment) < begin), ...ended];
+      const open = [...sourceState.live.values()].find((segment) => segment.open);
       const begun = known.find((row) => row.end === null);
-      // The daemon knows when it began; by positions it may seem earlier or later, after a gap.
+      // The daemon knows the exact start; computed from the position it may be off after a gap.
       if (open && begun) open.from = Date.parse(begun.start);
     }
   }
 
-  /** All segments of `source`, oldest first. */
+  /** Return all segments of `source`, oldest first. */
   list(source) {
-    const kept = this.#of(source);
-    const live = [...kept.live.values()]
+    const sourceState = this.#stateOf(source);
+    const live = [...sourceState.live.values()]
       .filter((segment) => segment.from !== null)
-      .map((segment) => shown(segment, kept))
+      .map((segment) => withEnd(segment, sourceState))
       .sort((one, other) => one.from - other.from);
     const begin = live[0]?.from ?? Infinity;
-    const oldest = oldestRemembered(kept);
-    const past = kept.past.filter((segment) => middle(segment) < begin);
+    const oldest = oldestKept(sourceState);
+    const past = sourceState.past.filter((segment) => middle(segment) < begin);
     return [...past, ...live].filter((segment) => segment.to > oldest);
   }
 
-  /** The segment that is going on now, or null. */
+  /** Return the open segment, or null. */
   current(source) {
-    const kept = this.#of(source);
+    const sourceState = this.#stateOf(source);
     let last = null;
-    for (const segment of kept.live.values()) {
+    for (const segment of sourceState.live.values()) {
       if (segment.from !== null && segment.from >= (last?.from ?? -Infinity)) last = segment;
     }
-    return last?.open ? shown(last, kept) : null;
+    return last?.open ? withEnd(last, sourceState) : null;
   }
 }

@@ -1,18 +1,18 @@
-/** The scrolling spectrogram: keeps the levels, draws only the columns that are new. */
+/** The scrolling spectrogram, which draws only new columns. */
 
 import { levelPixels } from "./palette.js";
 
-/** Columns kept, so that the picture can be drawn again in another size or colour scheme. */
+/** Columns kept, to redraw in another size or colour scheme. */
 const KEPT_COLUMNS = 2048;
 /** Width of a column in CSS pixels, before it is rounded to whole pixels of the screen. */
 const COLUMN_WIDTH = 2;
-/** How far the canvas reaches beyond its frame's left edge (CSS pixels), for gliding; see dashboard.css. */
-const RESERVE = 128;
-/** Longest gap between two messages that is glided over, in seconds. */
-const LONGEST_GLIDE = 4;
+/** CSS pixels by which the canvas extends beyond the left edge of its frame, for animation; see dashboard.css. */
+const OVERHANG = 128;
+/** Longest interval between two messages that is animated, in seconds. */
+const MAX_ANIMATION_SECONDS = 4;
 
 const darkScheme = matchMedia("(prefers-color-scheme: dark)");
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Spectrogram {
   #canvas;
@@ -23,11 +23,11 @@ export class Spectrogram {
   #levels = new Uint8Array(0);
   #total = 0;
   #position = null;
-  /** Positions and number of columns from the first message on: how long a column lasts. */
+  /** Position of the first message and columns since then, from which the duration of a column follows. */
   #measured = { from: 0, columns: 0 };
-  #glide = null;
+  #animation = null;
 
-  /** @param {HTMLCanvasElement} canvas drawn on at the screen's own resolution */
+  /** @param {HTMLCanvasElement} canvas drawn at the resolution of the screen */
   constructor(canvas) {
     this.#canvas = canvas;
     this.#context = canvas.getContext("2d", { alpha: false });
@@ -38,27 +38,27 @@ export class Spectrogram {
     });
   }
 
-  /** Seconds that one column lasts; 0 until two messages have told it. */
+  /** Duration of a column in seconds; 0 before the second message. */
   get columnSeconds() {
     const { from, columns } = this.#measured;
     return columns ? (this.#position - from) / columns : 0;
   }
 
-  /** Number of columns shown at most. */
-  get room() {
-    return Math.floor((this.#canvas.clientWidth - RESERVE) / this.#columnWidth);
+  /** Number of columns that can be shown. */
+  get capacity() {
+    return Math.floor((this.#canvas.clientWidth - OVERHANG) / this.#columnWidth);
   }
 
   get empty() {
     return this.#total === 0;
   }
 
-  /** Width of `seconds` in CSS pixels, null while unknown. */
+  /** Return the width of `seconds` in CSS pixels, null while it is unknown. */
   widthOf(seconds) {
     return this.columnSeconds ? (seconds / this.columnSeconds) * this.#columnWidth : null;
   }
 
-  /** Forget all columns: another source, or another run of the daemon. */
+  /** Remove all columns, for another source or after a restart of the daemon. */
   clear() {
     this.#total = 0;
     this.#position = null;
@@ -78,7 +78,7 @@ export class Spectrogram {
     if (seconds > 0) this.#measured.columns += columns;
     else this.#measured = { from: position, columns: 0 };
     this.#position = position;
-    if (this.#fits()) this.#scroll(columns, seconds);
+    if (this.#hasScreenSize()) this.#scroll(columns, seconds);
     else this.#redraw();
   }
 
@@ -88,8 +88,8 @@ export class Spectrogram {
     this.clear();
   }
 
-  /** Whether the canvas has as many pixels as the screen gives it. */
-  #fits() {
+  /** Return whether the canvas has one pixel for each pixel of the screen. */
+  #hasScreenSize() {
     const { width, height } = this.#size();
     return this.#canvas.width === width && this.#canvas.height === height;
   }
@@ -116,16 +116,16 @@ export class Spectrogram {
     const shift = count * this.#columnPixels;
     this.#context.drawImage(this.#canvas, -shift, 0);
     this.#draw(count);
-    this.#glideBy(count, seconds);
+    this.#animate(count, seconds);
   }
 
-  /** Let the columns that came at once appear one by one, until the next message is due. */
-  #glideBy(count, seconds) {
-    this.#glide?.cancel();
+  /** Reveal the columns of a message one by one, until the next message is due. */
+  #animate(count, seconds) {
+    this.#animation?.cancel();
     const distance = count * this.#columnWidth;
-    const known = distance > 0 && seconds > 0 && seconds < LONGEST_GLIDE;
-    if (calm.matches || !known || distance > RESERVE) return;
-    this.#glide = this.#canvas.animate(
+    const known = distance > 0 && seconds > 0 && seconds < MAX_ANIMATION_SECONDS;
+    if (reducedMotion.matches || !known || distance > OVERHANG) return;
+    this.#animation = this.#canvas.animate(
       [{ transform: `translateX(${distance}px)` }, { transform: "none" }],
       { duration: seconds * 1000, easing: `steps(${count})` },
     );
@@ -134,11 +134,11 @@ export class Spectrogram {
   #redraw() {
     const canvas = this.#canvas;
     const { width, height } = this.#size();
-    if (!this.#fits()) {
+    if (!this.#hasScreenSize()) {
       canvas.width = width;
       canvas.height = height;
     }
-    this.#glide?.cancel();
+    this.#animation?.cancel();
     this.#context.fillStyle = getComputedStyle(canvas).backgroundColor;
     this.#context.fillRect(0, 0, width, height);
     const fits = Math.ceil(width / this.#columnPixels);

@@ -1,14 +1,14 @@
-/** The last minutes or hours of one source as coloured blocks, with titles and clock times. */
+/** The latest minutes or hours of a source as coloured blocks, with titles and clock times. */
 
 import { capital, clockTime } from "./wording.js";
 
 const RANGES_S = [600, 3600, 21_600, 86_400];
-/** Seconds from one clock time to the next; the first that leaves room enough is taken. */
+/** Seconds between two clock times; the shortest interval with enough room is used. */
 const TICKS_S = [60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600];
-/** Room for a clock time in CSS pixels at a root font of 16 px. */
+/** Room for a clock time, in CSS pixels at a root font of 16 px. */
 const TICK_ROOM = 84;
-/** A title that has less room than this is left to the list, likewise in pixels. */
-const SHORTEST_TITLE = 56;
+/** Least room for a title, likewise; a shorter one is only in the table. */
+const MIN_TITLE_ROOM = 56;
 /** Heights in CSS pixels at a root font of 16 px: blocks, titles, clock times and the gaps between. */
 const LANES = { blocks: 44, gap: 6, titles: 20, times: 18 };
 
@@ -26,7 +26,7 @@ export class Timeline {
 
   /**
    * @param {HTMLCanvasElement} canvas
-   * @param {(segment: object) => string} describe one line about a segment, for the pointer
+   * @param {(segment: object) => string} describe returns the tooltip of a segment
    */
   constructor(canvas, describe) {
     this.#canvas = canvas;
@@ -34,16 +34,16 @@ export class Timeline {
     this.#describe = describe;
     new ResizeObserver(() => this.#draw()).observe(canvas);
     darkScheme.addEventListener("change", () => this.#draw());
-    canvas.addEventListener("pointermove", (event) => this.#point(event.offsetX));
+    canvas.addEventListener("pointermove", (event) => this.#updateTooltip(event.offsetX));
   }
 
-  /** Colours by label, as `assignColours` gives them. */
+  /** Set the colours; the result of `assignColours`. */
   set paints(paints) {
     this.#paints = paints;
     this.#draw();
   }
 
-  /** Seconds shown; null to let the shortest range that holds everything choose itself. */
+  /** Set the seconds shown; null selects the shortest range that contains everything. */
   set range(seconds) {
     this.#range = seconds;
     this.#draw();
@@ -55,7 +55,7 @@ export class Timeline {
     return RANGES_S.find((range) => age <= range) ?? RANGES_S.at(-1);
   }
 
-  /** Show `segments` up to `now` (milliseconds); drawn only if something could look different. */
+  /** Show `segments` up to `now` (milliseconds); redraw only if that makes a difference. */
   show(segments, now, changed) {
     this.#segments = segments;
     this.#now = now;
@@ -67,7 +67,7 @@ export class Timeline {
     return (1 - (this.#now - time) / (this.range * 1000)) * this.#canvas.clientWidth;
   }
 
-  #point(x) {
+  #updateTooltip(x) {
     const under = this.#segments.findLast((segment) => this.#x(segment.from) <= x && x <= this.#x(segment.to));
     const text = under ? this.#describe(under) : "";
     if (this.#canvas.title !== text) this.#canvas.title = text;
@@ -187,7 +187,7 @@ export class Timeline {
     context.restore();
   }
 
-  /** Write each title once over all the neighbouring blocks that it spans. */
+  /** Draw each title once for all adjacent blocks that have it. */
   #drawTitles(look) {
     const context = this.#context;
     const middle = (LANES.blocks + LANES.gap + LANES.titles / 2) * look.unit;
@@ -197,7 +197,7 @@ export class Timeline {
     for (const { title, from, to } of titleSpans(this.#segments)) {
       const left = Math.max(0, this.#x(from));
       const room = this.#x(to) - left - 12 * look.unit;
-      if (room < SHORTEST_TITLE * look.unit) continue;
+      if (room < MIN_TITLE_ROOM * look.unit) continue;
       context.fillStyle = look.soft;
       context.fillRect(left, middle - 7 * look.unit, 2, 14 * look.unit);
       context.fillStyle = look.ink;
@@ -206,7 +206,7 @@ export class Timeline {
   }
 }
 
-/** Join neighbouring segments with the same title. */
+/** Join adjacent segments with the same title. */
 function titleSpans(segments) {
   const spans = [];
   for (const { title, from, to } of segments) {
@@ -217,7 +217,7 @@ function titleSpans(segments) {
   return spans.filter((span) => span.title);
 }
 
-/** The beginning of `text` that has room, by whole characters, found by halving: a title may be long. */
+/** Return the longest beginning of `text` that fits; by binary search, since titles may be long. */
 function shortened(context, text, room) {
   if (context.measureText(text).width <= room) return text;
   const letters = [...text];

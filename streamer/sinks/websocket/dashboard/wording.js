@@ -1,18 +1,18 @@
-/** Numbers, times and names as people read them. */
+/** Numbers, times and names as text. */
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 
-/** A probability as a whole percentage. */
+/** Format a probability as a whole percentage. */
 export function percent(probability) {
   return `${Math.round(probability * 100)}%`;
 }
 
-/** Milliseconds since 1970 as the reader's clock shows them. */
+/** Format a time (milliseconds since 1970) in the reader's time zone. */
 export function clockTime(time) {
   return clock.format(time);
 }
 
-/** A length in milliseconds, in its two largest units. */
+/** Format a duration in milliseconds in its two largest units. */
 export function duration(milliseconds) {
   const seconds = Math.max(0, Math.round(milliseconds / 1000));
   if (seconds < 60) return `${seconds} s`;
@@ -21,17 +21,17 @@ export function duration(milliseconds) {
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
 }
 
-/** A label as a heading: a capital first letter, no underscores. */
+/** Format a label with a capital first letter and without underscores. */
 export function capital(label) {
   return label.charAt(0).toUpperCase() + label.slice(1).replaceAll("_", " ");
 }
 
-/** A level in dBFS, with a real minus sign. */
+/** Format a level in dBFS, with a typographic minus sign. */
 export function decibels(level) {
   return `${level.toFixed(1).replace("-", "−")} dBFS`;
 }
 
-/** The name of what a prediction or a segment says was heard. */
+/** Return the name of the genre or state of a prediction or segment. */
 export function nameOf({ state, genre }) {
   return state === "music" ? capital(genre) : capital(state);
 }

@@ -1,0 +1,88 @@
+"""Numbers the events of all listeners, places their segments in clock time, and feeds the sinks."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from streamer.core.decision import Decision
+from streamer.core.events import (
+    Published,
+    Sink,
+    SourceKind,
+    SourceStatus,
+    SpectrogramColumns,
+)
+from streamer.core.timeline import Timeline
+from streamer.engine.listener import ListenerEvent
+
+
+class Clock:
+    """The clocks of the system; tests replace it."""
+
+    def now(self) -> datetime:
+        """Return the time, in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Return `time.monotonic()`, in seconds."""
+        return time.monotonic()
+
+    def offset(self) -> float:
+        """Return by how many seconds the system clock is ahead of one that is never set.
+
+        That one keeps counting while the machine is suspended, so the offset changes only when the
+        system clock is set.
+        """
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Publisher:
+    """Publishes the events of all sources; to be used by one thread at a time.
+
+    Parameters
+    ----------
+    sinks : iterable of Sink
+        Each gets every event, in this order.
+    clock : Clock
+        Tells when an event is published.
+    """
+
+    def __init__(self, sinks: Iterable[Sink], clock: Clock | None = None) -> None:
+        self._sinks = tuple(sinks)
+        self._clock = clock or Clock()
+        self._timeline = Timeline()
+        self._decisions: defaultdict[str, int] = defaultdict(int)
+
+    def publish(self, event: ListenerEvent) -> Published:
+        """Hand an event of a listener to every sink, and return it as they get it."""
+        now = self._clock.now()
+        now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        sequence = self._decisions[event.source]
+        if isinstance(event, SourceStatus):
+            published = Published(event.source, sequence, now, 0.0, event)
+        else:
+            latency = self._clock.monotonic() - event.heard
+            segments = (
+                ()
+                if isinstance(event.event, SpectrogramColumns)
+                else self._timeline.update(event.source, event.event, now, self._clock.offset())
+            )
+            published = Published(event.source, sequence, now, latency, event.event, segments)
+            self._decisions[event.source] += isinstance(event.event, Decision)
+        for sink in self._sinks:
+            sink.publish(published)
+        return published
+
+    def add_source(self, name: str, kind: SourceKind) -> None:
+        """Announce a source that is new, or is started again with other settings."""
+        for sink in self._sinks:
+            sink.add_source(name, kind)
+
+    def remove_source(self, name: str) -> None:
+        """Announce that a source is gone; its numbering continues if it comes back."""
+        segments = self._timeline.cut_off(name)
+        for sink in self._sinks:
+            sink.remove_source(name, segments)

@@ -1,0 +1,76 @@
+"""Starts, watches and stops the listeners of all sources."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from streamer.core.events import SourceState, SourceStatus
+from streamer.core.health import SourceHealth
+from streamer.engine.listener import Listener, stop_all
+from streamer.engine.watchdog import Progress, needs_restart
+from streamer.sources import Source
+
+
+class Supervisor:
+    """The listeners by the names of their sources; to be used on the event loop's thread.
+
+    Parameters
+    ----------
+    make_listener
+        Makes a listener that is not started yet.
+    first_seconds
+        Seconds of sound that a first decision needs.
+    stop_seconds
+        How long listeners may take to stop.
+    """
+
+    def __init__(
+        self,
+        make_listener: Callable[[Source], Listener],
+        *,
+        first_seconds: float,
+        stop_seconds: float,
+    ) -> None:
+        self._make_listener = make_listener
+        self._first_seconds = first_seconds
+        self._stop_seconds = stop_seconds
+        self._progress: dict[str, Progress] = {}
+
+    @property
+    def listeners(self) -> dict[str, Listener]:
+        """The listeners that were started and not stopped, by the names of their sources."""
+        return {name: progress.listener for name, progress in self._progress.items()}
+
+    def start(self, source: Source) -> None:
+        """Start to listen to a source."""
+        listener = self._make_listener(source)
+        self._progress[source.name] = Progress(listener, self._first_seconds)
+        listener.start()
+
+    async def stop(self, names: Iterable[str]) -> None:
+        """Stop and forget listeners; their last events have been emitted when this returns."""
+        listeners = [self._progress.pop(name).listener for name in names]
+        await asyncio.to_thread(stop_all, listeners, self._stop_seconds)
+
+    def decided(self, name: str) -> None:
+        """Record that there was a decision about a source."""
+        if name in self._progress:
+            self._progress[name].decided()
+
+    def health(self) -> list[SourceHealth]:
+        """Return the current state and counters of every source."""
+        return [progress.health() for progress in self._progress.values()]
+
+    def needs_restart(self) -> bool:
+        """Return whether decisions are overdue such that restarting the daemon may help."""
+        return needs_restart(self._progress.values())
+
+    def is_over(self) -> bool:
+        """Return whether every source has ended or failed for good."""
+        return all(progress.is_over() for progress in self._progress.values())
+
+    def failures(self) -> list[SourceStatus]:
+        """Return the states of the sources that have failed."""
+        states = [listener.status for listener in self.listeners.values()]
+        return [status for status in states if status.state is SourceState.FAILED]

@@ -1,0 +1,119 @@
+"""Applies changed settings to the running daemon, without touching sources that stay the same."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from streamer.core.events import SourceState
+from streamer.engine.publisher import Publisher
+from streamer.engine.supervisor import Supervisor
+from streamer.inputs import InputError, SourceSettings, make_inputs
+from streamer.settings import INPUTS, Settings, SettingsError, extra
+from streamer.sources import Source
+from streamer.system import logs
+
+logger = logging.getLogger(__name__)
+
+
+class Reloader:
+    """Reads the settings again and starts, stops and restarts listeners accordingly.
+
+    Parameters
+    ----------
+    settings
+        The settings in force.
+    read_settings
+        Reads the settings again.
+    inputs
+        The sources in use, as `make_inputs` returned them.
+    supervisor
+        Runs their listeners.
+    publisher
+        Announces sources to the sinks.
+    stop_sources
+        Stops listeners and delivers their last events.
+    stopping
+        Returns whether the daemon stops, so that no source may be started any more.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        read_settings: Callable[[], Settings],
+        inputs: Mapping[str, tuple[SourceSettings, Source]],
+        *,
+        supervisor: Supervisor,
+        publisher: Publisher,
+        stop_sources: Callable[[Iterable[str]], Awaitable[None]],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._settings = settings
+        self._read_settings = read_settings
+        self._inputs = dict(inputs)
+        self._supervisor = supervisor
+        self._publisher = publisher
+        self._stop_sources = stop_sources
+        self._stopping = stopping
+
+    async def reload(self) -> None:
+        """Apply what the settings say now; if they cannot be used, log why and change nothing."""
+        try:
+            settings = self._read_settings()
+            # In a thread, since it may search for devices.
+            inputs = await asyncio.to_thread(make_inputs, settings, self._reusable_sources())
+            if not inputs:
+                raise SettingsError("nothing to hear is left")
+            logs.set_level(settings.log_level)
+            await self._apply(inputs)
+            self._warn_of_ignored_changes(settings)
+        except (SettingsError, InputError) as error:
+            logger.error("settings not read again: %s", error)
+        except Exception as error:  # a defect must not end the daemon
+            logger.error("settings not read again: %s: %s", type(error).__name__, error)
+
+    def _reusable_sources(self) -> dict[SourceSettings, Source]:
+        """Return the sources that are kept if their settings have not changed, by these settings.
+
+        A source that has failed is made anew; one that has ended is not played again.
+        """
+        return {
+            self._inputs[name][0]: listener.source
+            for name, listener in self._supervisor.listeners.items()
+            if listener.status.state is not SourceState.FAILED
+        }
+
+    async def _apply(self, inputs: Mapping[str, tuple[SourceSettings, Source]]) -> None:
+        """Stop, start and restart listeners until they are those of `inputs`."""
+        listeners = self._supervisor.listeners
+        kept = {
+            name
+            for name, (_, source) in inputs.items()
+            if name in listeners and listeners[name].source is source
+        }
+        leaving = [name for name in listeners if name not in kept]
+        await self._stop_sources(leaving)
+        for name in leaving:
+            if name not in inputs:
+                logger.info("%s: no longer listened to", name)
+                self._publisher.remove_source(name)
+        if self._stopping():
+            return
+        for name, (_, source) in inputs.items():
+            if name not in kept:
+                self._publisher.add_source(name, source.kind)
+                self._supervisor.start(source)
+        self._inputs = dict(inputs)
+
+    def _warn_of_ignored_changes(self, settings: Settings) -> None:
+        """Log which changed settings take effect only after a restart."""
+        changed = [
+            name
+            for name, field in type(settings).model_fields.items()
+            if getattr(settings, name) != getattr(self._settings, name)
+            and extra(field, "group") != INPUTS
+            and name != "log_level"
+        ]
+        if changed:
+            logger.warning("%s: changed settings that hold after a restart", ", ".join(changed))
