@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from streamer.core.events import SourceState
-from streamer.engine.publisher import Publisher
 from streamer.engine.supervisor import Supervisor
 from streamer.inputs import InputError, make_inputs
 from streamer.settings import HEAR, Settings, SettingsError, extra
@@ -18,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reloader:
-    """Reads the settings again and starts, stops and restarts listeners accordingly.
+    """Reads the settings again and applies what can change without a restart.
 
     Parameters
     ----------
@@ -30,12 +29,6 @@ class Reloader:
         The sources in use, as `make_inputs` returned them.
     supervisor
         Runs their listeners.
-    publisher
-        Announces sources to the sinks.
-    stop_sources
-        Stops listeners and delivers their last events.
-    stopping
-        Returns whether the daemon stops, so that no source may be started any more.
     """
 
     def __init__(
@@ -43,19 +36,12 @@ class Reloader:
         settings: Settings,
         read_settings: Callable[[], Settings],
         inputs: Mapping[str, tuple[str, Source]],
-        *,
         supervisor: Supervisor,
-        publisher: Publisher,
-        stop_sources: Callable[[Iterable[str]], Awaitable[None]],
-        stopping: Callable[[], bool],
     ) -> None:
         self._settings = settings
         self._read_settings = read_settings
         self._inputs = dict(inputs)
         self._supervisor = supervisor
-        self._publisher = publisher
-        self._stop_sources = stop_sources
-        self._stopping = stopping
 
     async def reload(self) -> None:
         """Apply what the settings say now; if they cannot be used, log why and change nothing."""
@@ -66,7 +52,8 @@ class Reloader:
             if not inputs:
                 raise SettingsError("nothing to hear is left")
             logs.set_level(settings.log_level)
-            await self._apply(inputs)
+            await self._supervisor.change(source for _, source in inputs.values())
+            self._inputs = inputs
             self._warn_of_ignored_changes(settings)
         except (SettingsError, InputError) as error:
             logger.error("settings not read again: %s", error)
@@ -83,28 +70,6 @@ class Reloader:
             for name, listener in self._supervisor.listeners.items()
             if listener.status.state is not SourceState.FAILED
         }
-
-    async def _apply(self, inputs: Mapping[str, tuple[str, Source]]) -> None:
-        """Stop, start and restart listeners until they are those of `inputs`."""
-        listeners = self._supervisor.listeners
-        kept = {
-            name
-            for name, (_, source) in inputs.items()
-            if name in listeners and listeners[name].source is source
-        }
-        leaving = [name for name in listeners if name not in kept]
-        await self._stop_sources(leaving)
-        for name in leaving:
-            if name not in inputs:
-                logger.info("%s: no longer listened to", name)
-                self._publisher.remove_source(name)
-        if self._stopping():
-            return
-        for name, (_, source) in inputs.items():
-            if name not in kept:
-                self._publisher.add_source(name, source.kind)
-                self._supervisor.start(source)
-        self._inputs = dict(inputs)
 
     def _warn_of_ignored_changes(self, settings: Settings) -> None:
         """Log which changed settings take effect only after a restart."""

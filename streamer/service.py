@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -88,13 +88,6 @@ class Service:
         contract = classifier.contract
         factory = pipeline_factory(settings, classifier, spectrogram=True)
         scheduler = shared_scheduler(settings)
-        self._supervisor = Supervisor(
-            lambda source: Listener(
-                source, factory, self._receive, scheduler=scheduler, paced=not settings.fast
-            ),
-            first_seconds=contract.window_seconds + settings.hop_seconds,
-            stop_seconds=SOURCE_STOP_SECONDS,
-        )
         self._status_words: dict[str, str] = {}
         """What the service manager's status line says of each source."""
         self._spectrogram_wanted = False
@@ -104,7 +97,7 @@ class Service:
         metrics = Metrics(
             version=version("genre-stream"),
             model={"name": contract.name, "version": contract.version},
-            health=self._supervisor.health,
+            health=lambda: self._supervisor.health(),
         )
         statuses = [
             SourceStatus(name, source.kind, SourceState.CONNECTING, "")
@@ -116,6 +109,15 @@ class Service:
             metrics.watch_history(self._history)
         sinks: list[Sink | None] = [self._hub, metrics, self._history, terminal]
         self._publisher = Publisher(sink for sink in sinks if sink is not None)
+        self._supervisor = Supervisor(
+            lambda source: Listener(
+                source, factory, self._receive, scheduler=scheduler, paced=not settings.fast
+            ),
+            self._publisher,
+            lambda: self._mailbox.deliver_all(),
+            first_seconds=contract.window_seconds + settings.hop_seconds,
+            stop_seconds=SOURCE_STOP_SECONDS,
+        )
         self._token = read_token(settings)
         self._server = Server(
             self._hub,
@@ -131,15 +133,7 @@ class Service:
             history=self._history,
             metrics=metrics,
         )
-        self._reloader = Reloader(
-            settings,
-            read_settings,
-            self._inputs,
-            supervisor=self._supervisor,
-            publisher=self._publisher,
-            stop_sources=self._stop_sources,
-            stopping=lambda: self._over.is_set(),
-        )
+        self._reloader = Reloader(settings, read_settings, self._inputs, self._supervisor)
 
     async def run(self) -> int:
         """Serve until every source is over or a signal arrives; return the exit status.
@@ -198,7 +192,11 @@ class Service:
         published = self._publisher.publish(event)
         if isinstance(published.event, Decision):
             self._spectrogram_wanted = self._hub.wanted("spectrogram")
-            self._status_words[event.source] = _decision_words(published.event)
+            self._status_words[event.source] = (
+                f"{published.event.genre} {published.event.confidence * 100:.0f} %"
+                if published.event.genre
+                else published.event.state.replace("_", " ")
+            )
             self._supervisor.decided(event.source)
         elif isinstance(published.event, SourceStatus):
             state = published.event.state
@@ -248,7 +246,7 @@ class Service:
         self._notifier.stopping()
         self._start_deadline()
         failures = self._supervisor.failures()
-        await self._stop_sources(self._supervisor.listeners)
+        await self._supervisor.close()
         self._mailbox.close()
         closing = [self._server.close()]
         if self._history:
@@ -258,10 +256,6 @@ class Service:
         for failure in failures:
             print_error(f"{failure.source}: {failure.detail}")
         return 1 if failures and not self._stop_signals.received else 0
-
-    async def _stop_sources(self, names: Iterable[str]) -> None:
-        await self._supervisor.stop(names)
-        self._mailbox.deliver_all()
 
     def _start_reload(self) -> None:
         if self._terminal and not self._terminal.isatty():
@@ -287,12 +281,6 @@ async def _trim_memory() -> None:
     while True:
         await asyncio.sleep(TRIM_SECONDS)
         await asyncio.to_thread(return_freed_memory)
-
-
-def _decision_words(decision: Decision) -> str:
-    if decision.genre:
-        return f"{decision.genre} {decision.confidence * 100:.0f} %"
-    return decision.state.replace("_", " ")
 
 
 def read_token(settings: Settings) -> str | None:

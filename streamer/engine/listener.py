@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from streamer.core.decision import Decision, Segment
-from streamer.core.events import SourceState, SourceStatus, SpectrogramColumns
-from streamer.core.pipeline import Pipeline
+from streamer.core.decision import Decision
+from streamer.core.events import SourceState, SourceStatus
+from streamer.core.pipeline import Event, Pipeline
 from streamer.engine.pacing import Backoff, HopPacing
 from streamer.sources.base import NO_THREAD, AudioBlock, Source, SourceEnded, SourceError
 from streamer.system.scheduler import Scheduler
@@ -40,7 +40,7 @@ class PipelineEvent:
     """The pipeline of a source emitted an event."""
 
     source: str
-    event: Decision | Segment | SpectrogramColumns
+    event: Event
     heard: float
     """`time.monotonic()`, in seconds, at which the last sample behind it was heard."""
 
@@ -293,23 +293,9 @@ class Listener:
         return True
 
 
-def _heard_at(
-    event: Decision | Segment | SpectrogramColumns, last_heard: float, end: float
-) -> float:
-    """Return when an event's last sample was heard; a decision may end before the last block.
-
-    Parameters
-    ----------
-    event
-        What the pipeline emitted.
-    last_heard
-        `time.monotonic()` at which the last sample of the block was heard.
-    end
-        Position of that sample, in seconds.
-    """
-    return (
-        last_heard - max(0.0, end - event.position) if isinstance(event, Decision) else last_heard
-    )
+def _heard_at(event: Event, heard: float, end: float) -> float:
+    """Return when an event's last sample was heard, given the time at which position `end` was."""
+    return heard - max(0.0, end - event.position) if isinstance(event, Decision) else heard
 
 
 def stop_all(listeners: Sequence[Listener], seconds: float) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 
 from streamer.core.events import SourceState, SourceStatus
 from streamer.core.health import SourceHealth
 from streamer.engine.listener import Listener, stop_all
+from streamer.engine.publisher import Publisher
 from streamer.engine.watchdog import Progress, needs_restart
 from streamer.sources import Source
+
+logger = logging.getLogger(__name__)
 
 
 class Supervisor:
@@ -19,6 +23,10 @@ class Supervisor:
     ----------
     make_listener
         Makes a listener that is not started yet.
+    publisher
+        Announces sources that come and go.
+    deliver_all
+        Publishes the events that listeners have emitted so far.
     first_seconds
         Seconds of sound that a first decision needs.
     stop_seconds
@@ -28,14 +36,19 @@ class Supervisor:
     def __init__(
         self,
         make_listener: Callable[[Source], Listener],
+        publisher: Publisher,
+        deliver_all: Callable[[], None],
         *,
         first_seconds: float,
         stop_seconds: float,
     ) -> None:
         self._make_listener = make_listener
+        self._publisher = publisher
+        self._deliver_all = deliver_all
         self._first_seconds = first_seconds
         self._stop_seconds = stop_seconds
         self._progress: dict[str, Progress] = {}
+        self._closed = False
 
     @property
     def listeners(self) -> dict[str, Listener]:
@@ -43,15 +56,39 @@ class Supervisor:
         return {name: progress.listener for name, progress in self._progress.items()}
 
     def start(self, source: Source) -> None:
-        """Start to listen to a source."""
-        listener = self._make_listener(source)
-        self._progress[source.name] = Progress(listener, self._first_seconds)
-        listener.start()
+        """Start to listen to a source, unless the supervisor was closed."""
+        if not self._closed:
+            listener = self._make_listener(source)
+            self._progress[source.name] = Progress(listener, self._first_seconds)
+            listener.start()
 
-    async def stop(self, names: Iterable[str]) -> None:
-        """Stop and forget listeners; their last events have been emitted when this returns."""
+    async def change(self, sources: Iterable[Source]) -> None:
+        """Stop, start and restart listeners until they are those of `sources`."""
+        wanted = {source.name: source for source in sources}
+        leaving = [
+            name
+            for name, listener in self.listeners.items()
+            if wanted.get(name) is not listener.source
+        ]
+        await self._stop(leaving)
+        for name in leaving:
+            if name not in wanted:
+                logger.info("%s: no longer listened to", name)
+                self._publisher.remove_source(name)
+        for name, source in wanted.items():
+            if name not in self._progress and not self._closed:
+                self._publisher.add_source(name, source.kind)
+                self.start(source)
+
+    async def close(self) -> None:
+        """Stop all listeners and start no more."""
+        self._closed = True
+        await self._stop(list(self._progress))
+
+    async def _stop(self, names: list[str]) -> None:
         listeners = [self._progress.pop(name).listener for name in names]
         await asyncio.to_thread(stop_all, listeners, self._stop_seconds)
+        self._deliver_all()
 
     def decided(self, name: str) -> None:
         """Record that there was a decision about a source."""

@@ -52,7 +52,7 @@ _SOURCE_GAUGES: tuple[tuple[str, str, Callable[[SourceHealth], float]], ...] = (
 
 
 class ClientQueues(Protocol):
-    """The frames that wait for clients; the WebSocket hub implements it."""
+    """The frames that wait for clients, as the WebSocket hub exposes them."""
 
     @property
     def outboxes(self) -> Iterable[Sized]:
@@ -64,7 +64,9 @@ class ClientQueues(Protocol):
 
 
 class WriterCounters(Protocol):
-    """What a background writer counts; the history implements it."""
+    """The counters of a background writer, as the history exposes them."""
+
+    write_errors: int
 
     @property
     def queue_depth(self) -> int:
@@ -73,10 +75,6 @@ class WriterCounters(Protocol):
     @property
     def dropped(self) -> int:
         """Events and rows lost since the start."""
-
-    @property
-    def write_errors(self) -> int:
-        """Failed transactions since the start."""
 
 
 class Metrics(Sink):
@@ -100,12 +98,10 @@ class Metrics(Sink):
     def __init__(
         self, *, version: str, model: Mapping[str, str], health: HealthReader = tuple
     ) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        Info("genre_stream_build", "This program.", registry=self.registry).info(
-            {"version": version}
-        )
-        Info("genre_stream_model", "The model in use.", registry=self.registry).info(
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        Info("genre_stream_build", "This program.", registry=registry).info({"version": version})
+        Info("genre_stream_model", "The model in use.", registry=registry).info(
             {"name": model["name"], "version": model["version"]}
         )
         self._latency = Histogram(
@@ -113,28 +109,28 @@ class Metrics(Sink):
             "From the last sample heard to the prediction sent.",
             ("source",),
             buckets=LATENCY_BUCKETS,
-            registry=self.registry,
+            registry=registry,
         )
         self._messages = Counter(
-            "genre_stream_messages", "Messages published.", ("type",), registry=self.registry
+            "genre_stream_messages", "Messages published.", ("type",), registry=registry
         )
         self._clients = Gauge(
-            "genre_stream_clients", "WebSocket clients connected.", registry=self.registry
+            "genre_stream_clients", "WebSocket clients connected.", registry=registry
         )
         self._slow_clients = Counter(
             "genre_stream_slow_clients_closed",
             "Clients closed because they stayed behind.",
-            registry=self.registry,
+            registry=registry,
         )
-        self._sources = _SourceCollector(health)
-        self.registry.register(self._sources)
+        self._decisions: dict[str, Decision] = {}
+        registry.register(_Scraped(lambda: _source_metrics(list(health()), self._decisions)))
 
     def publish(self, published: Published) -> None:
         """Count an event."""
         self._messages.labels(published.type).inc()
         if isinstance(published.event, Decision):
             self._latency.labels(published.source).observe(published.latency)
-            self._sources.decisions[published.source] = published.event
+            self._decisions[published.source] = published.event
 
     def client(self) -> AbstractContextManager[object]:
         """Return a context manager that counts a client while it is entered."""
@@ -146,130 +142,97 @@ class Metrics(Sink):
 
     def watch_clients(self, queues: ClientQueues) -> None:
         """Also expose how many frames wait for clients."""
-        self.registry.register(_ClientCollector(queues))
+        self.registry.register(_Scraped(lambda: _client_metrics(queues)))
 
     def watch_history(self, history: WriterCounters) -> None:
         """Also expose the counters of the history."""
-        self.registry.register(_HistoryCollector(history))
+        self.registry.register(_Scraped(lambda: _history_metrics(history)))
 
 
-class _SourceCollector(Collector):
-    """Reads the health and the last decision of the sources that exist at the time of a scrape."""
+class _Scraped(Collector):
+    """Metrics that a function reads at the time of a scrape."""
 
-    def __init__(self, health: HealthReader) -> None:
-        self._health = health
-        self.decisions: dict[str, Decision] = {}
+    def __init__(self, read: Callable[[], Iterator[Metric]]) -> None:
+        self._read = read
 
     def collect(self) -> Iterator[Metric]:
-        health = list(self._health())
-        for name, text, read in _SOURCE_COUNTERS:
-            counter = CounterMetricFamily(f"genre_stream_{name}", text, labels=["source"])
-            for one in health:
-                counter.add_metric([one.source], read(one))
-            yield counter
-        for name, text, read in _SOURCE_GAUGES:
-            values = {one.source: read(one) for one in health}
-            yield _gauge(f"genre_stream_{name}", text, values)
-        yield _inference(health)
-        yield _states(
-            "genre_stream_source_state",
-            "State of the source.",
-            SourceState,
-            {one.source: one.state for one in health},
-        )
-        present = sorted({one.source for one in health} & set(self.decisions))
-        yield from _last_decisions({source: self.decisions[source] for source in present})
+        return self._read()
 
 
-def _last_decisions(decisions: Mapping[str, Decision]) -> Iterator[Metric]:
-    """Yield what the last decision about each source says."""
-    yield _gauge(
-        "genre_stream_level_dbfs",
-        "Level of the last hop, in dB relative to full scale.",
-        {source: decision.level_dbfs for source, decision in decisions.items()},
-    )
-    yield _gauge(
-        "genre_stream_confidence_ratio",
-        "Confidence of the last prediction, 0 to 1.",
-        {source: decision.confidence for source, decision in decisions.items()},
-    )
-    yield _states(
-        "genre_stream_state",
-        "What the last prediction says is heard.",
-        State,
-        {source: decision.state for source, decision in decisions.items()},
-    )
-    genre = InfoMetricFamily(
-        "genre_stream_heard",
-        "Genre of the last prediction, empty unless it is music.",
-        labels=["source"],
-    )
-    for source, decision in decisions.items():
-        genre.add_metric([source], {"genre": decision.genre or ""})
-    yield genre
-
-
-def _inference(health: Iterable[SourceHealth]) -> Metric:
+def _source_metrics(
+    health: list[SourceHealth], decisions: Mapping[str, Decision]
+) -> Iterator[Metric]:
+    """Yield the counters and the last decision of the sources that exist."""
+    for name, text, read in _SOURCE_COUNTERS:
+        counter = CounterMetricFamily(f"genre_stream_{name}", text, labels=["source"])
+        for one in health:
+            counter.add_metric([one.source], read(one))
+        yield counter
+    for name, text, read in _SOURCE_GAUGES:
+        yield _gauge(name, text, {one.source: read(one) for one in health})
     summary = SummaryMetricFamily(
         "genre_stream_inference_seconds", "Time to classify one window.", labels=["source"]
     )
     for one in health:
         summary.add_metric([one.source], one.inferences, one.inference_seconds)
-    return summary
+    yield summary
+    states = {one.source: one.state for one in health}
+    yield _states("source_state", "State of the source.", SourceState, states)
+    last = {source: decisions[source] for source in sorted(states) if source in decisions}
+    levels = {source: decision.level_dbfs for source, decision in last.items()}
+    yield _gauge("level_dbfs", "Level of the last hop, in dB relative to full scale.", levels)
+    confidences = {source: decision.confidence for source, decision in last.items()}
+    yield _gauge("confidence_ratio", "Confidence of the last prediction, 0 to 1.", confidences)
+    heard = {source: decision.state for source, decision in last.items()}
+    yield _states("state", "What the last prediction says is heard.", State, heard)
+    genre = InfoMetricFamily(
+        "genre_stream_heard",
+        "Genre of the last prediction, empty unless it is music.",
+        labels=["source"],
+    )
+    for source, decision in last.items():
+        genre.add_metric([source], {"genre": decision.genre or ""})
+    yield genre
 
 
-class _ClientCollector(Collector):
-    """Reads the queues of the clients at the time of a scrape."""
-
-    def __init__(self, queues: ClientQueues) -> None:
-        self._queues = queues
-
-    def collect(self) -> Iterator[Metric]:
-        depths = [len(outbox) for outbox in self._queues.outboxes]
-        yield GaugeMetricFamily(
-            "genre_stream_client_queue_depth",
-            "Frames that wait for the client that is furthest behind.",
-            max(depths, default=0),
-        )
-        yield CounterMetricFamily(
-            "genre_stream_client_frames_skipped",
-            "Predictions and spectrograms that clients missed because they were behind.",
-            self._queues.skipped,
-        )
-        yield GaugeMetricFamily(
-            "genre_stream_clients_behind",
-            "Clients for which frames wait.",
-            sum(depth > 0 for depth in depths),
-        )
+def _client_metrics(queues: ClientQueues) -> Iterator[Metric]:
+    depths = [len(outbox) for outbox in queues.outboxes]
+    yield GaugeMetricFamily(
+        "genre_stream_client_queue_depth",
+        "Frames that wait for the client that is furthest behind.",
+        max(depths, default=0),
+    )
+    yield CounterMetricFamily(
+        "genre_stream_client_frames_skipped",
+        "Predictions and spectrograms that clients missed because they were behind.",
+        queues.skipped,
+    )
+    yield GaugeMetricFamily(
+        "genre_stream_clients_behind",
+        "Clients for which frames wait.",
+        sum(depth > 0 for depth in depths),
+    )
 
 
-class _HistoryCollector(Collector):
-    """Reads the counters of the history at the time of a scrape."""
-
-    def __init__(self, history: WriterCounters) -> None:
-        self._history = history
-
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "genre_stream_history_queue_depth",
-            "Messages that wait to be written.",
-            self._history.queue_depth,
-        )
-        yield CounterMetricFamily(
-            "genre_stream_history_dropped",
-            "Messages and rows lost because the writer or the disk did not keep up.",
-            self._history.dropped,
-        )
-        yield CounterMetricFamily(
-            "genre_stream_history_write_errors",
-            "Writes to the history that failed.",
-            self._history.write_errors,
-        )
+def _history_metrics(history: WriterCounters) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "genre_stream_history_queue_depth", "Messages that wait to be written.", history.queue_depth
+    )
+    yield CounterMetricFamily(
+        "genre_stream_history_dropped",
+        "Messages and rows lost because the writer or the disk did not keep up.",
+        history.dropped,
+    )
+    yield CounterMetricFamily(
+        "genre_stream_history_write_errors",
+        "Writes to the history that failed.",
+        history.write_errors,
+    )
 
 
 def _gauge(name: str, text: str, values: Mapping[str, float]) -> GaugeMetricFamily:
     """Return a gauge with a value for each source."""
-    family = GaugeMetricFamily(name, text, labels=["source"])
+    family = GaugeMetricFamily(f"genre_stream_{name}", text, labels=["source"])
     for source, value in values.items():
         family.add_metric([source], value)
     return family
@@ -279,7 +242,7 @@ def _states(
     name: str, text: str, known: Iterable[str], states: Mapping[str, str]
 ) -> StateSetMetricFamily:
     """Return a state set that is 1 for the state of each source and 0 for the others."""
-    family = StateSetMetricFamily(name, text, labels=["source"])
+    family = StateSetMetricFamily(f"genre_stream_{name}", text, labels=["source"])
     for source, state in states.items():
         family.add_metric([source], {one: one == state for one in known})
     return family

@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 class StopSignals:
-    """Handles the signals that stop the process.
+    """Handles SIGTERM and SIGINT; to be made on the event loop's thread.
 
-    The first signal asks for an orderly stop and starts the deadline, since the event loop may
-    hang; a second one ends the process at once, with status 128 + its number.
+    The first signal requests an orderly stop and starts the deadline, since the event loop may
+    hang. A second one ends the process at once, with status 128 + its number.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""A day of the daemon's life in less: three sources, clients that come and go, faults from a seed.
+"""A day of operation in less time: three sources, changing clients and faults from a seed.
 
-Run it as ``python tests/soak/soak.py --hours 24``; it prints a table of what it measured and leaves
-with 1 if anything leaked or got lost. The sources are a file that repeats, a pipe, and a radio, all
-as fast as they can be heard. The faults: the radio breaks off, sends garbage, refuses, or goes
-quiet; the pipe pauses; clients vanish, never read, send nonsense, or ask for everything.
+Run it as ``python tests/soak/soak.py --hours 24``. It prints what it measured and exits with 1 if
+anything leaked or was lost. The sources are a repeated file, a pipe and a radio, all as fast as
+they can be read. The radio breaks off, sends garbage, refuses or stalls; the pipe pauses; clients
+vanish, never read, send garbage or request everything.
 """
 
 from __future__ import annotations
@@ -43,35 +43,33 @@ from websockets.sync.client import connect
 RATE = 8000
 """Sample rate of all sound here, in Hz."""
 RADIO_SPEED = 60.0
-"""How much faster than real time the radio plays: no listener of it can ask it to wait."""
+"""How much faster than real time the radio sends; unlike files and pipes it waits for nobody."""
 CHURN = 3
-"""Clients that come and go at once."""
+"""Clients at a time that connect and leave again."""
 GROWTH_LIMIT = 0.02
-"""By how much memory may grow after the first tenth of a day, as a share."""
-
-
-OPEN = ("threads", "descriptors", "tasks")
-"""What must not become more: fields of `Sample`."""
+"""Largest growth of memory after the first tenth of a day, as a share."""
+RESOURCES = ("threads", "descriptors", "tasks")
+"""Fields of `Sample` that must not grow."""
 SLACK = 2
-"""By how many it may be more for a moment, while a source is between two connections."""
+"""Tolerated momentary growth of each, while a source is between two connections."""
 
 
 def programme(seed: int, seconds: float) -> np.ndarray:
     """Return int16 samples: tones that a model tells apart, noise and silence, in seeded order."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     parts, length = [], 0.0
     while length < seconds:
-        part_seconds = float(chance.uniform(4, 40))
+        part_seconds = float(rng.uniform(4, 40))
         at = np.arange(int(part_seconds * RATE)) / RATE
-        frequency = chance.choice([0.0, 150.0, 2000.0, 3900.0])
-        noise = chance.normal(0, 0.02, len(at)) if chance.random() < 0.7 else 0.0
+        frequency = rng.choice([0.0, 150.0, 2000.0, 3900.0])
+        noise = rng.normal(0, 0.02, len(at)) if rng.random() < 0.7 else 0.0
         parts.append(0.4 * np.sin(2 * np.pi * frequency * at) + noise)
         length += part_seconds
     return (np.concatenate(parts) * 32767).astype("<i2")
 
 
 def wav_header() -> bytes:
-    """Return the head of a WAV file that has no end."""
+    """Return the header of a WAV file of unlimited length."""
     endless = 0xFFFFFFFF
     head = struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)
     return (
@@ -81,10 +79,10 @@ def wav_header() -> bytes:
 
 
 class Radio:
-    """A radio station that fails in every way a seed can think of."""
+    """A radio station with faults from a seed."""
 
     def __init__(self, seed: int, faults: Counter[str]) -> None:
-        chance = random.Random(seed)
+        rng = random.Random(seed)
         sound = programme(seed, 600).tobytes()
         block = RATE // 2 * 2
 
@@ -92,7 +90,7 @@ class Radio:
             protocol_version = "HTTP/1.0"
 
             def do_GET(self) -> None:
-                if chance.random() < 0.2:
+                if rng.random() < 0.2:
                     faults["radio refuses"] += 1
                     self.send_error(503)
                     return
@@ -105,7 +103,7 @@ class Radio:
 
             def _play(self) -> None:
                 started = time.monotonic()
-                length = chance.uniform(60, 1800) * RATE * 2
+                length = rng.uniform(60, 1800) * RATE * 2
                 sent = 0
                 while sent < length:
                     at = sent % len(sound)
@@ -114,10 +112,10 @@ class Radio:
                     ahead = sent / (2 * RATE) / RADIO_SPEED - (time.monotonic() - started)
                     if ahead > 0:
                         time.sleep(ahead)
-                fault = chance.choice(["breaks off", "sends garbage", "goes quiet"])
+                fault = rng.choice(["breaks off", "sends garbage", "goes quiet"])
                 faults[f"radio {fault}"] += 1
                 if fault == "sends garbage":
-                    self.wfile.write(chance.randbytes(20_000))
+                    self.wfile.write(rng.randbytes(20_000))
                 elif fault == "goes quiet":
                     time.sleep(12)
 
@@ -130,14 +128,14 @@ class Radio:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """Go off the air."""
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()
 
 
 def feed(pipe: int, seed: int, stop: threading.Event, faults: Counter[str]) -> None:
     """Write sound into a pipe as fast as it is read, with pauses from a seed."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     sound = programme(seed, 600).tobytes()
     block = RATE * 2
     with os.fdopen(pipe, "wb", buffering=0) as out, contextlib.suppress(BrokenPipeError):
@@ -146,14 +144,14 @@ def feed(pipe: int, seed: int, stop: threading.Event, faults: Counter[str]) -> N
                 out.write(sound[at : at + block])
                 if stop.is_set():
                     return
-            if chance.random() < 0.02:
+            if rng.random() < 0.02:
                 faults["pipe pauses"] += 1
-                stop.wait(chance.uniform(0.5, 5))
+                stop.wait(rng.uniform(0.5, 5))
 
 
 @dataclass
 class Witness:
-    """A client that stays from the beginning to the end and counts everything."""
+    """A client that stays connected throughout and counts the frames."""
 
     url: str
     seen: Counter[str] = field(default_factory=Counter)
@@ -162,14 +160,14 @@ class Witness:
     """`seq` of the last prediction, by source."""
     first: dict[str, int] = field(default_factory=dict)
     disorder: int = 0
-    """Predictions that came late or twice, and segments that overlap the one before."""
+    """Predictions out of order or repeated, and segments that do not follow the one before."""
     finals: Counter[str] = field(default_factory=Counter)
     segment_ends: dict[str, float] = field(default_factory=dict)
     lost: str = ""
     """Why the connection ended early."""
 
     def watch(self, ready: threading.Event, stop: threading.Event) -> None:
-        """Count until told to stop."""
+        """Count until `stop` is set or the connection ends."""
         with connect(self.url, max_size=None) as connection:
             while not stop.is_set():
                 try:
@@ -197,13 +195,13 @@ class Witness:
             self.finals[source] += 1
 
 
-def come_and_go(
+def churn(
     port: int, seed: int, stop: threading.Event, pause: threading.Event, resting: threading.Event
 ) -> None:
-    """Be one client after the other, none of them well-behaved for long."""
-    chance = random.Random(seed)
+    """Connect as one client after the other, most of them ill-behaved."""
+    rng = random.Random(seed)
     visits: list[Callable[[int, random.Random], None]] = [
-        _listen_a_while, _listen_a_while, _never_read, _talk_nonsense, _ask_pages, _vanish,
+        _read_for_a_while, _read_for_a_while, _never_read, _send_garbage, _request_pages, _vanish,
     ]  # fmt: skip
     while not stop.is_set():
         resting.clear()
@@ -212,37 +210,37 @@ def come_and_go(
             stop.wait(0.2)
             continue
         with contextlib.suppress(OSError, WebSocketException, EOFError):
-            chance.choice(visits)(port, chance)
-        stop.wait(chance.uniform(0.01, 0.1))
+            rng.choice(visits)(port, rng)
+        stop.wait(rng.uniform(0.01, 0.1))
 
 
-def _listen_a_while(port: int, chance: random.Random) -> None:
+def _read_for_a_while(port: int, rng: random.Random) -> None:
     with connect(f"ws://127.0.0.1:{port}/", open_timeout=30) as connection:
         everything = ["prediction", "segment", "source", "spectrogram"]
         connection.send(json.dumps({"type": "subscribe", "messages": everything}))
-        for _ in range(chance.randrange(200)):
+        for _ in range(rng.randrange(200)):
             connection.recv(timeout=5)
 
 
-def _never_read(port: int, chance: random.Random) -> None:
+def _never_read(port: int, rng: random.Random) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=30) as deaf:
         deaf.sendall(
             b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
-        time.sleep(chance.uniform(0, 2))
+        time.sleep(rng.uniform(0, 2))
 
 
-def _talk_nonsense(port: int, chance: random.Random) -> None:
+def _send_garbage(port: int, rng: random.Random) -> None:
     with connect(f"ws://127.0.0.1:{port}/", open_timeout=30) as connection:
-        connection.send(chance.choice(["{", "[]", '{"type": "x"}', "x" * 5000]))
-        connection.send(chance.randbytes(50))
+        connection.send(rng.choice(["{", "[]", '{"type": "x"}', "x" * 5000]))
+        connection.send(rng.randbytes(50))
         for _ in range(4):
             connection.recv(timeout=5)
 
 
-def _ask_pages(port: int, chance: random.Random) -> None:
-    path = chance.choice(["", "api/state", "metrics", "healthz", "../etc/passwd", "api/history"])
+def _request_pages(port: int, rng: random.Random) -> None:
+    path = rng.choice(["", "api/state", "metrics", "healthz", "../etc/passwd", "api/history"])
     with (
         contextlib.suppress(urllib.error.URLError),
         urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=30) as answer,
@@ -250,18 +248,18 @@ def _ask_pages(port: int, chance: random.Random) -> None:
         answer.read()
 
 
-def _vanish(port: int, chance: random.Random) -> None:
+def _vanish(port: int, rng: random.Random) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=30) as half:
         half.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nUpg")
-        time.sleep(chance.uniform(0, 0.5))
+        time.sleep(rng.uniform(0, 0.5))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the daemon takes at one moment."""
+    """The resources of the daemon at one moment."""
 
     hours: float
-    """Simulated, by the source that is furthest behind of those that never break."""
+    """Simulated hours of the slower of the file and the pipe."""
     memory: int
     """Resident, in KiB."""
     threads: int
@@ -270,7 +268,7 @@ class Sample:
 
 
 def metrics(port: int) -> dict[str, float]:
-    """Read what Prometheus would."""
+    """Read the metrics."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     return {
@@ -285,7 +283,7 @@ def _memory(process: int) -> int:
 
 
 def measure(running: Daemon, port: int, hours: float) -> Sample:
-    """Count what the daemon has open, while no client but the witness is there."""
+    """Measure the resources while no client but the witness is connected."""
     deadline = time.monotonic() + LONGEST_WAIT_SECONDS
     while metrics(port)["genre_stream_clients"] > 1 and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -304,7 +302,7 @@ def measure(running: Daemon, port: int, hours: float) -> Sample:
 
 @dataclass
 class Report:
-    """What a soak found."""
+    """The results of a soak test."""
 
     samples: list[Sample]
     faults: Counter[str]
@@ -313,10 +311,10 @@ class Report:
     predictions: dict[str, int]
     """Predictions published, by source."""
     received: dict[str, int]
-    """Of these, what the witness got."""
+    """Those that the witness received."""
     skipped: dict[str, int]
-    """Of these, what it was too slow for, so that a newer one took their place."""
-    complaints: list[str]
+    """Those that a newer one replaced because the witness was behind."""
+    problems: list[str]
     wall_seconds: float
 
     @property
@@ -327,7 +325,7 @@ class Report:
         return statistics.median(settled[-few:]) / statistics.median(settled[:few]) - 1
 
     def most(self, what: str) -> int:
-        """Return the most that was open of something in the first half, while pools fill."""
+        """Return the maximum of a resource in the first half, while pools fill."""
         half = [sample for sample in self.samples if sample.hours <= self._total / 2]
         return max(getattr(sample, what) for sample in half)
 
@@ -336,7 +334,7 @@ class Report:
         return self.samples[-1].hours
 
     def lines(self) -> Iterator[str]:
-        """Write the figures for a person."""
+        """Yield the report line by line."""
         last = self.samples[-1]
         yield f"simulated        {self._total:.2f} h in {self.wall_seconds:.0f} s"
         for name, hours in self.hours.items():
@@ -347,13 +345,13 @@ class Report:
         yield f"memory           {last.memory / 1024:.1f} MiB, {self.growth:+.2%} after a tenth"
         tenths = self.samples[:: max(1, len(self.samples) // 10)]
         yield f"  at each tenth    {' '.join(f'{sample.memory / 1024:.1f}' for sample in tenths)}"
-        for what in OPEN:
+        for what in RESOURCES:
             early, late = self.most(what), getattr(last, what)
             yield f"{what:<16} at most {early} in the first half, {late} at last"
         for fault, count in sorted(self.faults.items()):
             yield f"  {fault:<26} {count}"
-        for complaint in self.complaints:
-            yield f"WRONG: {complaint}"
+        for problem in self.problems:
+            yield f"WRONG: {problem}"
 
 
 class Soak:
@@ -373,7 +371,7 @@ class Soak:
         self.threads: list[threading.Thread] = []
 
     def run(self) -> Report:
-        """Run to the end and look at what is left."""
+        """Run to the end and check the results."""
         started = time.monotonic()
         model = make_model(self.folder / "thirds.onnx", noise=True)
         song = self.folder / "song.wav"
@@ -408,7 +406,7 @@ class Soak:
         self._start(witness.watch, ready, self.stop)
         assert ready.wait(LONGEST_WAIT_SECONDS)
         for number, resting in enumerate(self.resting):
-            self._start(come_and_go, port, self.seed + number, self.stop, self.pause, resting)
+            self._start(churn, port, self.seed + number, self.stop, self.pause, resting)
         samples = self._sample_until_the_end(running, port)
         figures = self._final_figures(port)
         running.signal(signal.SIGTERM)
@@ -432,7 +430,7 @@ class Soak:
         return samples
 
     def _rest(self) -> None:
-        """Let every client that comes and goes go, and none come."""
+        """Wait until all changing clients have left, and let none connect."""
         self.pause.set()
         for resting in self.resting:
             assert resting.wait(LONGEST_WAIT_SECONDS)
@@ -474,16 +472,16 @@ class Soak:
             [],
             time.monotonic() - started,
         )
-        report.complaints = list(self._complaints(report, witness, figures, status, log))
+        report.problems = list(self._problems(report, witness, figures, status, log))
         return report
 
-    def _complaints(
+    def _problems(
         self, report: Report, witness: Witness, figures: dict[str, float], status: int, log: str
     ) -> Iterator[str]:
         last = report.samples[-1]
         if report.growth > self.growth_limit:
             yield f"memory grew by {report.growth:.2%}"
-        for what in OPEN:
+        for what in RESOURCES:
             if getattr(last, what) > report.most(what) + SLACK:
                 yield f"{what} leaked: {report.most(what)} -> {getattr(last, what)}"
         if witness.lost:
@@ -515,7 +513,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Soak(arguments.hours, arguments.seed, Path(folder)).run()
     print("\n".join(report.lines()))
-    return 1 if report.complaints else 0
+    return 1 if report.problems else 0
 
 
 if __name__ == "__main__":

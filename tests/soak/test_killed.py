@@ -22,15 +22,15 @@ from websockets.sync.client import connect
 KILLS = 50
 RATE = 8000
 SPEED = 40
-"""How much faster than real time the daemon hears."""
+"""Speed of the sound as a multiple of real time."""
 TO_DISK_SECONDS = 0.5
-"""What it may take at most, on a busy machine, until a segment that ended is on the disk. At the
-speed of life that is less than any segment lasts."""
+"""Longest time, on a busy machine, from the end of a segment to its commit; in real time that is
+shorter than any segment."""
 
 
 @pytest.fixture
 def zygote(tmp_path):
-    """Starts daemons quickly; gives a function (pipe, arguments) -> process id, and their port."""
+    """Starts daemons by forking: a function (pipe, arguments) -> process id, and their port."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         process = subprocess.Popen(
             [sys.executable, "-c", LAUNCHER, str(listening.fileno())],
@@ -62,7 +62,7 @@ LAUNCHER = (
 
 
 def feed(pipe, sound, opened):
-    """Write sound as fast as the daemon is meant to hear it, until nobody reads."""
+    """Write sound at `SPEED` until the pipe is closed."""
     with contextlib.suppress(BrokenPipeError), pipe.open("wb", buffering=0) as out:
         opened.set()
         while True:
@@ -72,14 +72,14 @@ def feed(pipe, sound, opened):
 
 
 def tones():
-    """Eight seconds of two genres and silence, so that a segment ends five times a second."""
+    """Return eight seconds each of two genres and silence; a segment ends five times a second."""
     at = np.arange(8 * RATE) / RATE
     parts = [np.sin(2 * np.pi * frequency * at) for frequency in (150, 2000, 0)]
     return (np.concatenate(parts) * 15000).astype("<i2").tobytes()
 
 
-def listen(line, seen, told):
-    """Note the ended segments that a client is told of, until the line is cut."""
+def listen(line, seen, received):
+    """Record the final segments that a client receives until the connection is cut."""
     with (
         contextlib.suppress(WebSocketException, OSError, EOFError),
         connect("ws://127.0.0.1/", sock=line, open_timeout=60) as connection,
@@ -89,11 +89,11 @@ def listen(line, seen, told):
             if frame["type"] == "segment" and frame["final"]:
                 segment = (frame["id"], frame["state"], frame["genre"])
                 seen.append((time.monotonic(), segment))
-                told.release()
+                received.release()
 
 
 def kept(database):
-    """The ended segments in the file, by session."""
+    """Return the ended segments in the file, by session."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         rows = connection.execute(
@@ -106,9 +106,7 @@ def kept(database):
     return sessions
 
 
-def test_killed_at_any_moment_the_history_is_whole_and_misses_at_most_the_open_segment(
-    zygote, tmp_path
-):
+def test_a_kill_at_any_moment_loses_at_most_the_open_segment(zygote, tmp_path):
     start, port = zygote
     chance = random.Random(11)
     model = make_model(tmp_path / "thirds.onnx")
@@ -121,18 +119,18 @@ def test_killed_at_any_moment_the_history_is_whole_and_misses_at_most_the_open_s
         opened = threading.Event()
         feeder = threading.Thread(target=feed, args=(pipe, sound, opened), daemon=True)
         feeder.start()
-        seen, told = [], threading.Semaphore(0)
+        seen, received = [], threading.Semaphore(0)
         process = start(
             pipe,
             *("--source", "t=-", "--rate", RATE, "--channels", 1, "--fast", "--model", model),
             *("--smoothing", "none", "--look-back-seconds", 0, "--history", database),
         )
         line = socket.create_connection(("127.0.0.1", port))
-        client = threading.Thread(target=listen, args=(line, seen, told), daemon=True)
+        client = threading.Thread(target=listen, args=(line, seen, received), daemon=True)
         client.start()
         assert opened.wait(LONGEST_WAIT_SECONDS)
         for _ in range(chance.randrange(5)):
-            assert told.acquire(timeout=LONGEST_WAIT_SECONDS)
+            assert received.acquire(timeout=LONGEST_WAIT_SECONDS)
         time.sleep(chance.uniform(0.0, 0.3))
         killed = time.monotonic()
         os.kill(process, signal.SIGKILL)
@@ -148,7 +146,7 @@ def test_killed_at_any_moment_the_history_is_whole_and_misses_at_most_the_open_s
         after = kept(database)
         new = [segment for session in after.keys() - before.keys() for segment in after[session]]
         due = [segment for moment, segment in seen if moment < killed - TO_DISK_SECONDS]
-        assert set(due) <= set(new), f"kill {number}: told {due}, kept {new}"
+        assert set(due) <= set(new), f"kill {number}: received {due}, kept {new}"
         assert all(after[session] == segments for session, segments in before.items())
         before, checked = after, checked + len(due)
     assert checked, "the kills came too early to say anything"

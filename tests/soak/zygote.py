@@ -1,7 +1,7 @@
-"""Starts one daemon after the other, each from a process that has everything imported already.
+"""Forks one daemon after the other from a process that has imported everything.
 
-Every line on standard input is a JSON list: a pipe to hear, then arguments of genre-stream. All
-daemons get the same listening socket, as from systemd. Answers each line with the process's id.
+Every line on standard input is a JSON list: a pipe to listen to, then arguments of genre-stream.
+All daemons get the same listening socket, as from systemd. Each line is answered with a process id.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-import streamer.service  # noqa: F401 - imported here so that no child has to
+import streamer.service  # noqa: F401 - imported once, not by every child
 from streamer.commands import run as cli
 
 

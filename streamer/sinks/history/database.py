@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -121,11 +121,11 @@ class HistoryQuery:
 
     def segments(self) -> Iterator[dict[str, Any]]:
         """Yield rows of `SEGMENT_COLUMNS`, oldest first; times are ISO 8601, `end` None if open."""
-        return (_segment(*row) for row in self._rows(READ_SEGMENTS))
+        return (_segment(row) for row in self._rows(READ_SEGMENTS))
 
     def minutes(self) -> Iterator[dict[str, Any]]:
         """Yield rows of `MINUTE_COLUMNS`, oldest first; `minute` is ISO 8601."""
-        return (_minute(*row) for row in self._rows(READ_MINUTES))
+        return (_minute(row) for row in self._rows(READ_MINUTES))
 
     def seconds_by_minute(self) -> Iterator[tuple[datetime, str, float]]:
         """Yield minute, genre or else state, and seconds in it, oldest first."""
@@ -215,47 +215,29 @@ def open_query(
         raise HistoryError(f"cannot read the history {path}: {error}") from None
 
 
-def _segment(
-    source: str,
-    start: float,
-    end: float | None,
-    state: str,
-    genre: str | None,
-    confidence: float,
-    title: str | None,
-) -> dict[str, Any]:
-    return {
-        "source": source,
-        "start": _unix_text(start),
-        "end": None if end is None else _unix_text(end),
-        "state": state,
-        "genre": genre,
-        "confidence": round(confidence, 4),
-        "title": title,
+def _segment(row: Sequence[Any]) -> dict[str, Any]:
+    cells = dict(zip(SEGMENT_COLUMNS, row, strict=True))
+    end = cells["end"]
+    return cells | {
+        "start": _iso(cells["start"]),
+        "end": None if end is None else _iso(end),
+        "confidence": round(cells["confidence"], 4),
     }
 
 
-def _minute(
-    source: str,
-    minute: int,
-    state: str,
-    genre: str,
-    seconds: float,
-    confidence: float,
-    level_dbfs: float,
-) -> dict[str, Any]:
-    return {
-        "source": source,
-        "minute": _unix_text(minute),
-        "state": state,
-        "genre": genre or None,
-        "seconds": round(seconds, 3),
-        "confidence": round(confidence, 4),
-        "level_dbfs": round(level_dbfs, 1),
+def _minute(row: Sequence[Any]) -> dict[str, Any]:
+    cells = dict(zip(MINUTE_COLUMNS, row, strict=True))
+    return cells | {
+        "minute": _iso(cells["minute"]),
+        "genre": cells["genre"] or None,
+        "seconds": round(cells["seconds"], 3),
+        "confidence": round(cells["confidence"], 4),
+        "level_dbfs": round(cells["level_dbfs"], 1),
     }
 
 
-def _unix_text(seconds: float) -> str:
+def _iso(seconds: float) -> str:
+    """Return a Unix time as ISO 8601."""
     return timestamp(datetime.fromtimestamp(seconds, UTC))
 
 
