@@ -74,7 +74,6 @@ def message(published: Published) -> Message:
 
 
 def _prediction(published: Published, decision: Decision) -> Message:
-    probabilities = shares(decision.probabilities)
     return {
         "type": "prediction",
         "source": published.source,
@@ -84,10 +83,8 @@ def _prediction(published: Published, decision: Decision) -> Message:
         "hop_seconds": round(decision.hop_seconds, 3),
         "state": decision.state.value,
         "genre": decision.genre,
-        "confidence": (
-            probabilities[decision.genre] if decision.genre else round(decision.confidence, 4)
-        ),
-        "probabilities": probabilities,
+        "confidence": confidence(decision),
+        "probabilities": shares(decision.probabilities),
         "window_probabilities": shares(decision.window_probabilities),
         "level_dbfs": round(decision.level_dbfs, 1),
         "latency_ms": round(published.latency * 1000, 1),
@@ -178,6 +175,13 @@ def timestamp(time: datetime) -> str:
     if time.tzinfo is None:
         raise ValueError(f"time must have a time zone, unlike {time!r}")
     return time.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def confidence(decision: Decision) -> float:
+    """Return a decision's confidence to four decimals; a genre's equals its rounded probability."""
+    if decision.genre:
+        return shares(decision.probabilities)[decision.genre]
+    return round(decision.confidence, 4)
 
 
 def shares(probabilities: Mapping[str, float]) -> dict[str, float]:

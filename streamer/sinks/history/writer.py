@@ -20,6 +20,7 @@ from typing import Any
 
 from streamer.core.decision import Decision
 from streamer.core.events import PlacedSegment, Published, Sink
+from streamer.sinks import messages
 from streamer.sinks.history.database import (
     HistoryError,
     HistoryFile,
@@ -114,7 +115,7 @@ class _PendingRows:
         known, confidence, level = self._minutes.get(key, (0.0, 0.0, 0.0))
         self._minutes[key] = (
             known + seconds,
-            confidence + seconds * round(decision.confidence, 4),
+            confidence + seconds * messages.confidence(decision),
             level + seconds * round(decision.level_dbfs, 1),
         )
 
