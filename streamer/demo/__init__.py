@@ -1,1 +1,1 @@
-"""A clip that ships with the package; tools/render_demo.py of the repository makes it."""
+"""A clip that ships with the package; tests/tools/render_demo.py of the repository makes it."""

@@ -18,7 +18,7 @@ from trainer.pictures import read_picture
 
 PROGRAM = [sys.executable, "-m", "streamer.commands.run"]
 SECTION_SECONDS = 13.0
-"""Length of each piece of the demo clip; see tools/render_demo.py."""
+"""Length of each piece of the demo clip; see tests/tools/render_demo.py."""
 
 
 @pytest.fixture(scope="module")

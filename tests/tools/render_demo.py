@@ -6,7 +6,7 @@ MIDI soundfont, FFmpeg normalises and encodes them.
 
     apt-get install fluidsynth fluid-soundfont-gm ffmpeg
     pip install 'genre-stream[demo]'
-    python tools/render_demo.py streamer/demo/demo.opus
+    python tests/tools/render_demo.py streamer/demo/demo.opus
 """
 
 from __future__ import annotations
