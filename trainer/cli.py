@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from streamer.core.model import Classifier
     from streamer.core.spectrogram import SpectrogramSpec
-    from trainer.gtzan import Skipped
-    from trainer.sets import JudgedSets
+    from trainer.evaluation_sets import JudgedSets
+    from trainer.splits import Skipped
 
 PROGRAM = "genre-train"
 
@@ -387,8 +387,8 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_all(options: argparse.Namespace) -> int:
-    from trainer.gtzan import is_picture_folder
-    from trainer.sets import judged_sets
+    from trainer.evaluation_sets import judged_sets
+    from trainer.splits import is_picture_folder
 
     _check_resume(options)
     if options.resume is None:
@@ -426,7 +426,7 @@ def _run_speak(options: argparse.Namespace) -> int:
 
 
 def _run_fit(options: argparse.Namespace) -> int:
-    from trainer.gtzan import is_picture_folder
+    from trainer.splits import is_picture_folder
 
     _check_resume(options)
     for option in ("data", "background"):
@@ -677,7 +677,7 @@ def _judged_path(options: argparse.Namespace) -> Path:
 
 
 def _load(path: Path) -> Classifier:
-    from trainer.candidates import load_candidate
+    from trainer.loading import load_candidate
 
     if path.is_dir():
         _import_keras()
@@ -700,7 +700,7 @@ def _import_keras() -> None:
 
 
 def _sets(candidate: Classifier, options: argparse.Namespace) -> JudgedSets:
-    from trainer.sets import judged_sets
+    from trainer.evaluation_sets import judged_sets
 
     return judged_sets(
         candidate,
@@ -743,7 +743,7 @@ def _say_skipped(skipped: Sequence[Skipped]) -> None:
 
 
 def _say_skipped_pictures(folder: Path, *, background: bool) -> None:
-    from trainer.gtzan import find_background, find_tracks
+    from trainer.splits import find_background, find_tracks
 
     _say_skipped((find_background if background else find_tracks)(folder)[1])
 

@@ -25,9 +25,8 @@ from streamer.core.spectrogram import (
     relative_to_peak,
 )
 from trainer.audio import AudioError, read_audio
-from trainer.candidates import RunClassifier
-from trainer.gtzan import DatasetError, Skipped, Track
-from trainer.measures import (
+from trainer.loading import RunClassifier
+from trainer.metrics import (
     GenreScore,
     ReliabilityBin,
     bootstrap_interval,
@@ -40,6 +39,7 @@ from trainer.measures import (
     top_k_accuracy,
 )
 from trainer.pictures import progress_bar, read_picture
+from trainer.splits import DatasetError, Skipped, Track
 from trainer.writing import write_json, write_table
 
 BATCH = 16
@@ -188,7 +188,7 @@ def score(
     Parameters
     ----------
     candidate : Classifier
-        From `trainer.candidates.load_candidate`.
+        From `trainer.loading.load_candidate`.
     tracks : sequence of Track
         Pictures or audio.
     quiet : bool
@@ -324,7 +324,7 @@ def evaluate(
     Parameters
     ----------
     candidate : Classifier
-        From `trainer.candidates.load_candidate`.
+        From `trainer.loading.load_candidate`.
     sets : mapping of str to tracks
         Usually `valid` and `test`; background clips have the model's `not_music` label as genre.
     protocol : str

@@ -27,17 +27,6 @@ from trainer.dataset import (
     labels_of,
     load_songs,
 )
-from trainer.gtzan import (
-    SETS,
-    DatasetError,
-    Split,
-    Track,
-    check_genres,
-    divide_background,
-    find_background,
-    find_tracks,
-    split_tracks,
-)
 from trainer.interruption import Interruption
 from trainer.network import (
     BACKBONE,
@@ -54,6 +43,17 @@ from trainer.run_folder import (
     learnt_tracks,
     provenance,
     read_facts,
+)
+from trainer.splits import (
+    SETS,
+    DatasetError,
+    Split,
+    Track,
+    check_genres,
+    divide_background,
+    find_background,
+    find_tracks,
+    split_tracks,
 )
 from trainer.writing import replacing, write_json
 

@@ -36,7 +36,7 @@ from streamer.core.spectrogram import (
 )
 from streamer.system.scheduler import processors
 from trainer.audio import AudioError, read_audio
-from trainer.gtzan import (
+from trainer.splits import (
     MANIFEST_FILE,
     MIN_SECONDS,
     SPEC_FILE,

@@ -16,11 +16,11 @@ import pandas as pd
 from streamer.core.contract import ModelContract
 from streamer.core.decision import Decider, Decision, DecisionSettings, Observation, State
 from streamer.core.model import Classifier
-from trainer.gtzan import DatasetError
-from trainer.measures import calibration_error
+from trainer.evaluation_sets import JudgedSets
+from trainer.metrics import calibration_error
 from trainer.pictures import progress_bar
-from trainer.programme import Item, Programme, make_programme, play
-from trainer.sets import JudgedSets
+from trainer.splits import DatasetError
+from trainer.synthetic_stream import Item, Programme, make_programme, play
 from trainer.writing import write_json, write_table
 
 HEARD_SECONDS = (1, 3, 5, 10, 30)
@@ -389,7 +389,7 @@ def stream_test(
     candidate : Classifier
         What is tested.
     sets : JudgedSets
-        From `trainer.sets.judged_sets`.
+        From `trainer.evaluation_sets.judged_sets`.
     name : str
         The set to play.
     limit : int, optional

@@ -16,7 +16,7 @@ from trainer.dataset import (
     even_windows,
     load_songs,
 )
-from trainer.gtzan import divide_background, find_background, find_tracks
+from trainer.splits import divide_background, find_background, find_tracks
 
 
 @pytest.fixture(scope="module")

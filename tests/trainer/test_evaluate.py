@@ -16,7 +16,6 @@ from support.songs import write_audio, write_songs
 
 from streamer.core.model import Classifier
 from streamer.core.spectrogram import SpectrogramSpec
-from trainer.candidates import load_candidate
 from trainer.cli import main
 from trainer.evaluate import (
     as_text,
@@ -26,9 +25,10 @@ from trainer.evaluate import (
     summary,
     write_evaluation,
 )
-from trainer.gtzan import DatasetError, Track, divide_background, find_background, find_tracks
+from trainer.evaluation_sets import judged_sets
+from trainer.loading import load_candidate
 from trainer.pictures import prepare, prepare_background
-from trainer.sets import judged_sets
+from trainer.splits import DatasetError, Track, divide_background, find_background, find_tracks
 
 SPEC = SpectrogramSpec()
 

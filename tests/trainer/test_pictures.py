@@ -21,7 +21,6 @@ from support.songs import SUFFIXES, write_audio, write_songs
 
 from streamer.core.spectrogram import SpectrogramSpec, from_levels, log_mel, relative_to_peak
 from trainer.audio import AudioError, read_audio
-from trainer.gtzan import DatasetError, find_tracks
 from trainer.pictures import (
     cache_folder,
     picture_of,
@@ -31,6 +30,7 @@ from trainer.pictures import (
     read_spec,
     write_picture,
 )
+from trainer.splits import DatasetError, find_tracks
 
 SPEC = SpectrogramSpec()
 

@@ -15,7 +15,6 @@ from support.run import FACTS
 from support.songs import write_audio, write_songs
 
 from trainer.cli import main
-from trainer.gtzan import Track
 from trainer.report import write_report
 from trainer.robustness import (
     Change,
@@ -28,6 +27,7 @@ from trainer.robustness import (
     ways_in,
     write_robustness,
 )
+from trainer.splits import Track
 from trainer.writing import write_json
 
 RATE = 22050

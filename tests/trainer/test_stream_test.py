@@ -16,12 +16,11 @@ from support.songs import write_audio, write_songs
 from streamer.core.decision import Decision, DecisionSettings, State
 from streamer.core.model import Classifier
 from streamer.core.spectrogram import SpectrogramSpec
-from trainer.candidates import load_candidate
-from trainer.gtzan import DatasetError, find_background, find_tracks
+from trainer.evaluation_sets import JudgedSets, judged_sets
+from trainer.loading import load_candidate
 from trainer.pictures import prepare, prepare_background
-from trainer.programme import Item, Programme, make_programme, play
 from trainer.report import write_report
-from trainer.sets import JudgedSets, judged_sets
+from trainer.splits import DatasetError, find_background, find_tracks
 from trainer.stream_test import (
     StreamTest,
     as_text,
@@ -33,6 +32,7 @@ from trainer.stream_test import (
     tuned,
     write_stream_test,
 )
+from trainer.synthetic_stream import Item, Programme, make_programme, play
 from trainer.writing import write_json
 
 SPEC = SpectrogramSpec()

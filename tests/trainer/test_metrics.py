@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import f1_score, log_loss, top_k_accuracy_score
 
 from streamer.core.model import softmax
-from trainer.measures import (
+from trainer.metrics import (
     bootstrap_interval,
     calibration_error,
     confusion,

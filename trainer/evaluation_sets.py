@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from streamer.core.model import Classifier
-from trainer.candidates import RunClassifier
-from trainer.gtzan import (
+from trainer.loading import RunClassifier
+from trainer.pictures import check_grid
+from trainer.splits import (
     DatasetError,
     Skipped,
     Track,
@@ -19,7 +20,6 @@ from trainer.gtzan import (
     is_picture_folder,
     split_tracks,
 )
-from trainer.pictures import check_grid
 
 JUDGED = ("valid", "test")
 """Sets that a model was not trained on."""
@@ -57,7 +57,7 @@ def judged_sets(
     Parameters
     ----------
     candidate : Classifier
-        From `trainer.candidates.load_candidate`.
+        From `trainer.loading.load_candidate`.
     data : Path, optional
         Folder of audio or pictures; by default the one that a run was trained on.
     background : Path, optional

@@ -33,7 +33,7 @@ MIN_SECONDS = 3.0
 MIN_TRACKS = 5
 """Usable tracks a genre must have."""
 
-SPLITS = Path(__file__).parent / "splits"
+FAULT_FILTERED_LISTS = Path(__file__).parent / "fault_filtered"
 SETS = ("train", "valid", "test")
 VALID_SHARE = 0.1
 """Share of the tracks to validate on; as many are to test on."""
@@ -314,7 +314,7 @@ def check_genres(tracks: Iterable[Track], skipped: Iterable[Skipped] = ()) -> No
 
 def fault_filtered_names() -> dict[str, list[str]]:
     """Return the track names of the fault-filtered train, valid and test lists."""
-    return {name: (SPLITS / f"fault_filtered_{name}.txt").read_text().split() for name in SETS}
+    return {name: (FAULT_FILTERED_LISTS / f"{name}.txt").read_text().split() for name in SETS}
 
 
 def is_gtzan(tracks: Sequence[Track]) -> bool:

@@ -24,7 +24,7 @@ class RunClassifier(Classifier):
 
     Raises
     ------
-    trainer.network.NetworkError, trainer.gtzan.DatasetError
+    trainer.network.NetworkError, trainer.splits.DatasetError
         If the folder is not a finished run.
     """
 
@@ -78,7 +78,7 @@ def load_candidate(path: Path) -> Classifier:
 
     Raises
     ------
-    trainer.network.NetworkError, trainer.gtzan.DatasetError, streamer.core.model.ModelError
+    trainer.network.NetworkError, trainer.splits.DatasetError, streamer.core.model.ModelError
         If it is neither or is damaged.
     """
     if path.is_dir():

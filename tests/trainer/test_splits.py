@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pictures import write_pictures
 
-from trainer.gtzan import (
+from trainer.pictures import write_picture
+from trainer.splits import (
     DatasetError,
     Split,
     Track,
@@ -27,7 +28,6 @@ from trainer.gtzan import (
     split_tracks,
     without_faults,
 )
-from trainer.pictures import write_picture
 
 GENRES = (
     "blues classical country disco hiphop jazz metal pop reggae rock".split()  # noqa: SIM905
