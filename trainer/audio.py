@@ -16,7 +16,7 @@ import soundfile
 import soxr
 
 from streamer.core.spectrogram import Samples
-from trainer.splits import MIN_SECONDS
+from trainer.tracks import MIN_SECONDS
 
 ONLY_FFMPEG = frozenset({".m4a"})
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streamer.core.model import Classifier
     from streamer.core.spectrogram import SpectrogramSpec
     from trainer.evaluation_sets import JudgedSets
-    from trainer.splits import Skipped
+    from trainer.tracks import Skipped
 
 PROGRAM = "genre-train"
 
@@ -388,7 +388,7 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
 
 def _run_all(options: argparse.Namespace) -> int:
     from trainer.evaluation_sets import judged_sets
-    from trainer.splits import is_picture_folder
+    from trainer.tracks import is_picture_folder
 
     _check_resume(options)
     if options.resume is None:
@@ -426,7 +426,7 @@ def _run_speak(options: argparse.Namespace) -> int:
 
 
 def _run_fit(options: argparse.Namespace) -> int:
-    from trainer.splits import is_picture_folder
+    from trainer.tracks import is_picture_folder
 
     _check_resume(options)
     for option in ("data", "background"):
@@ -559,12 +559,11 @@ def _run_report(options: argparse.Namespace) -> int:
 def _prepare(
     data: Path, out: Path | None, options: argparse.Namespace, *, background: bool
 ) -> Path:
-    from trainer.pictures import cache_folder, prepare, prepare_background
+    from trainer.prepare import cache_folder, prepare
 
     spec = _spec(options)
     out = out or cache_folder(data, spec)
-    make = prepare_background if background else prepare
-    prepared = make(data, out, spec, workers=options.workers)
+    prepared = prepare(data, out, spec, background=background, workers=options.workers)
     _say_skipped(prepared.skipped)
     _say(
         f"{prepared.made} pictures made, {prepared.kept} kept, {prepared.removed} removed, "
@@ -743,7 +742,7 @@ def _say_skipped(skipped: Sequence[Skipped]) -> None:
 
 
 def _say_skipped_pictures(folder: Path, *, background: bool) -> None:
-    from trainer.splits import find_background, find_tracks
+    from trainer.discovery import find_background, find_tracks
 
     _say_skipped((find_background if background else find_tracks)(folder)[1])
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streamer.core.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
 from trainer.augment import NONE, Augmentation, change_over, mix, random_noise, resample_time, vary
 from trainer.pictures import Levels, read_picture
-from trainer.splits import DatasetError, Track
+from trainer.tracks import DatasetError, Track
 
 NOT_MUSIC = "not_music"
 """Label of everything in a background folder."""

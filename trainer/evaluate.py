@@ -38,8 +38,9 @@ from trainer.metrics import (
     reliability,
     top_k_accuracy,
 )
-from trainer.pictures import progress_bar, read_picture
-from trainer.splits import DatasetError, Skipped, Track
+from trainer.pictures import read_picture
+from trainer.progress import progress_bar
+from trainer.tracks import DatasetError, Skipped, Track
 from trainer.writing import write_json, write_table
 
 BATCH = 16

@@ -8,18 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from streamer.core.model import Classifier
+from trainer.discovery import find_background, find_tracks
 from trainer.loading import RunClassifier
 from trainer.pictures import check_grid
-from trainer.splits import (
-    DatasetError,
-    Skipped,
-    Track,
-    divide_background,
-    find_background,
-    find_tracks,
-    is_picture_folder,
-    split_tracks,
-)
+from trainer.splits import divide_background, split_tracks
+from trainer.tracks import DatasetError, Skipped, Track, is_picture_folder
 
 JUDGED = ("valid", "test")
 """Sets that a model was not trained on."""

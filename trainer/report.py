@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 from streamer.core.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
 from trainer import figures
 from trainer.augment import Augmentation, vary
+from trainer.discovery import find_background, find_tracks
 from trainer.pictures import read_picture
 from trainer.run_folder import read_facts
-from trainer.splits import DatasetError, Skipped, Track, find_background, find_tracks
+from trainer.tracks import DatasetError, Skipped, Track
 from trainer.writing import write_file, write_table
 
 EXAMPLES = 3

@@ -22,7 +22,7 @@ from streamer.core.model import Classifier
 from streamer.core.spectrogram import Columns, Samples, SpectrogramSpec, log_mel
 from trainer.audio import AudioError, decode_with_ffmpeg, read_audio
 from trainer.evaluate import judge, score
-from trainer.splits import DatasetError, Track
+from trainer.tracks import DatasetError, Track
 from trainer.writing import write_json, write_table
 
 Random = np.random.Generator

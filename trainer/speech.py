@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from trainer.pictures import progress_bar
-from trainer.splits import MIN_SECONDS, DatasetError
+from trainer.progress import progress_bar
+from trainer.tracks import MIN_SECONDS, DatasetError
 from trainer.writing import write_file
 
 Random = np.random.Generator

@@ -18,9 +18,9 @@ from streamer.core.decision import Decider, Decision, DecisionSettings, Observat
 from streamer.core.model import Classifier
 from trainer.evaluation_sets import JudgedSets
 from trainer.metrics import calibration_error
-from trainer.pictures import progress_bar
-from trainer.splits import DatasetError
+from trainer.progress import progress_bar
 from trainer.synthetic_stream import Item, Programme, make_programme, play
+from trainer.tracks import DatasetError
 from trainer.writing import write_json, write_table
 
 HEARD_SECONDS = (1, 3, 5, 10, 30)

@@ -22,7 +22,7 @@ from streamer.core.pipeline import Event, Pipeline
 from streamer.core.spectrogram import SpectrogramSpec, from_levels
 from trainer.audio import AudioError, read_audio
 from trainer.pictures import read_picture
-from trainer.splits import DatasetError, Skipped, Track
+from trainer.tracks import DatasetError, Skipped, Track
 
 SILENT_GAPS = 0.25
 """Share of the changes with silence between the songs."""

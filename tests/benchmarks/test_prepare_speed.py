@@ -14,7 +14,7 @@ from support.model import band_noise
 from support.songs import write_audio
 
 from streamer.core.spectrogram import SpectrogramSpec
-from trainer.pictures import prepare
+from trainer.prepare import prepare
 
 SONGS = 120
 SECONDS = 30

@@ -16,7 +16,8 @@ from trainer.dataset import (
     even_windows,
     load_songs,
 )
-from trainer.splits import divide_background, find_background, find_tracks
+from trainer.discovery import find_background, find_tracks
+from trainer.splits import divide_background
 
 
 @pytest.fixture(scope="module")

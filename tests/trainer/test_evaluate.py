@@ -17,6 +17,7 @@ from support.songs import write_audio, write_songs
 from streamer.core.model import Classifier
 from streamer.core.spectrogram import SpectrogramSpec
 from trainer.cli import main
+from trainer.discovery import find_background, find_tracks
 from trainer.evaluate import (
     as_text,
     columns_of,
@@ -27,8 +28,9 @@ from trainer.evaluate import (
 )
 from trainer.evaluation_sets import judged_sets
 from trainer.loading import load_candidate
-from trainer.pictures import prepare, prepare_background
-from trainer.splits import DatasetError, Track, divide_background, find_background, find_tracks
+from trainer.prepare import prepare
+from trainer.splits import divide_background
+from trainer.tracks import DatasetError, Track
 
 SPEC = SpectrogramSpec()
 
@@ -107,7 +109,7 @@ def test_sounds_that_are_not_music_are_counted_apart(
 def test_background_pictures_work_as_well(
     model: Classifier, songs: Path, sounds: Path, tmp_path: Path
 ) -> None:
-    pictures = prepare_background(sounds, tmp_path, SPEC, quiet=True).folder
+    pictures = prepare(sounds, tmp_path, SPEC, quiet=True, background=True).folder
     sets = judged_sets(model, data=songs, background=pictures, split=["all"])
     result = evaluate(model, sets.together(), protocol="all", quiet=True).sets["all"]
     assert result.not_music is not None
@@ -117,7 +119,7 @@ def test_background_pictures_work_as_well(
 def test_a_model_file_is_judged_on_the_sounds_that_every_training_holds_back(
     model: Classifier, songs: Path, sounds: Path, tmp_path: Path
 ) -> None:
-    pictures = prepare_background(sounds, tmp_path, SPEC, quiet=True).folder
+    pictures = prepare(sounds, tmp_path, SPEC, quiet=True, background=True).folder
     trained_on, held_back = divide_background(find_background(pictures)[0])
     assert len(trained_on) + len(held_back) == 4
     assert held_back

@@ -21,16 +21,10 @@ from support.songs import SUFFIXES, write_audio, write_songs
 
 from streamer.core.spectrogram import SpectrogramSpec, from_levels, log_mel, relative_to_peak
 from trainer.audio import AudioError, read_audio
-from trainer.pictures import (
-    cache_folder,
-    picture_of,
-    prepare,
-    prepare_background,
-    read_picture,
-    read_spec,
-    write_picture,
-)
-from trainer.splits import DatasetError, find_tracks
+from trainer.discovery import find_tracks
+from trainer.pictures import read_picture, read_spec, write_picture
+from trainer.prepare import cache_folder, levels_of, prepare
+from trainer.tracks import DatasetError
 
 SPEC = SpectrogramSpec()
 
@@ -154,7 +148,7 @@ def _columns_in_the_daemon(blocks: list[np.ndarray], rate: int) -> np.ndarray:  
 def test_a_picture_is_the_spectrogram_within_half_a_level(tmp_path: Path) -> None:
     song = write_audio(tmp_path / "a.flac", band_noise("middle", 5))
     wanted = relative_to_peak(log_mel(read_audio(song, 22050), SPEC), 80)
-    got = from_levels(picture_of(song, SPEC), 80)
+    got = from_levels(levels_of(song, SPEC), 80)
     assert got.max() == 0
     assert np.abs(got - wanted).max() <= 80 / 255 / 2 + 1e-3
 
@@ -277,7 +271,7 @@ def test_a_killed_preparation_leaves_no_half_folder_and_goes_on_where_it_stopped
     process = start_preparing(songs, out, 3)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=120)
-    made = len(list(out.glob("*/*.png")))
+    made = len(list(out.glob("*/[!.]*.png")))
     if made == 120:
         pytest.skip("this machine was done before it could be killed")
     assert made >= 3
@@ -305,7 +299,7 @@ def test_pictures_do_not_go_between_the_songs(tmp_path: Path) -> None:
 def test_background_sounds_become_pictures_by_their_first_folder(tmp_path: Path) -> None:
     for name in ("rain.wav", "animals/dog.ogg", "animals/birds/owl.flac"):
         write_audio(tmp_path / "sounds" / name, band_noise("noise", 4))
-    done = prepare_background(tmp_path / "sounds", tmp_path / "pictures", SPEC, quiet=True)
+    done = prepare(tmp_path / "sounds", tmp_path / "pictures", SPEC, quiet=True, background=True)
     assert done.made == 3
     assert {str(path.relative_to(done.folder)) for path in done.folder.glob("*/*.png")} == {
         "background/rain.png",
@@ -318,7 +312,7 @@ def test_a_name_too_long_for_a_picture_stops_no_other(tmp_path: Path) -> None:
     longest = "n" * 251
     write_audio(tmp_path / "sounds" / "rain" / f"{longest}.wav", band_noise("noise", 4))
     write_audio(tmp_path / "sounds" / "rain" / longest / "a.wav", band_noise("noise", 4))
-    done = prepare_background(tmp_path / "sounds", tmp_path / "pictures", SPEC, quiet=True)
+    done = prepare(tmp_path / "sounds", tmp_path / "pictures", SPEC, quiet=True, background=True)
     assert done.made == 1
     assert [path.name for path in done.folder.glob("*/*")] == [f"{longest}.png"]
     (skipped,) = done.skipped
@@ -428,7 +422,7 @@ def test_pictures_of_gtzan_agree_with_those_that_were_published(shared: Path) ->
         published = shared / "gtzan" / "spectrograms" / f"{track}.png"
         if not (audio.is_file() and published.is_file()):
             continue
-        ours, theirs = picture_of(audio, spec), read_picture(published)
+        ours, theirs = levels_of(audio, spec), read_picture(published)
         frames = min(ours.shape[1], theirs.shape[1])
         pair = np.corrcoef(ours[:, :frames].ravel(), theirs[:, :frames].ravel())
         assert pair[0, 1] > 0.96

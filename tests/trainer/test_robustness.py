@@ -27,7 +27,7 @@ from trainer.robustness import (
     ways_in,
     write_robustness,
 )
-from trainer.splits import Track
+from trainer.tracks import Track
 from trainer.writing import write_json
 
 RATE = 22050

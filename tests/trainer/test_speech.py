@@ -10,9 +10,10 @@ import pytest
 import soundfile
 
 from trainer.cli import main
+from trainer.discovery import find_background
 from trainer.pictures import read_picture
 from trainer.speech import TEXTS, installed_voices, speak
-from trainer.splits import MIN_SECONDS, find_background
+from trainer.tracks import MIN_SECONDS
 
 needs_synthesiser = pytest.mark.skipif(
     not installed_voices(), reason="no speech synthesiser is installed"

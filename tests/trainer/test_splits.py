@@ -15,19 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pictures import write_pictures
 
+from trainer.discovery import check_genres, find_background, find_tracks
 from trainer.pictures import write_picture
-from trainer.splits import (
-    DatasetError,
-    Split,
-    Track,
-    check_genres,
-    fault_filtered_names,
-    find_background,
-    find_tracks,
-    is_picture_folder,
-    split_tracks,
-    without_faults,
-)
+from trainer.splits import Split, fault_filtered_names, split_tracks, without_faults
+from trainer.tracks import DatasetError, Track, is_picture_folder
 
 GENRES = (
     "blues classical country disco hiphop jazz metal pop reggae rock".split()  # noqa: SIM905

@@ -16,11 +16,11 @@ from support.songs import write_audio, write_songs
 from streamer.core.decision import Decision, DecisionSettings, State
 from streamer.core.model import Classifier
 from streamer.core.spectrogram import SpectrogramSpec
+from trainer.discovery import find_background, find_tracks
 from trainer.evaluation_sets import JudgedSets, judged_sets
 from trainer.loading import load_candidate
-from trainer.pictures import prepare, prepare_background
+from trainer.prepare import prepare
 from trainer.report import write_report
-from trainer.splits import DatasetError, find_background, find_tracks
 from trainer.stream_test import (
     StreamTest,
     as_text,
@@ -33,6 +33,7 @@ from trainer.stream_test import (
     write_stream_test,
 )
 from trainer.synthetic_stream import Item, Programme, make_programme, play
+from trainer.tracks import DatasetError
 from trainer.writing import write_json
 
 SPEC = SpectrogramSpec()
@@ -109,7 +110,7 @@ def test_a_damaged_track_is_left_out_of_the_programme(songs: Path, tmp_path: Pat
 
 
 def test_audio_and_pictures_are_not_mixed(songs: Path, sounds: Path, tmp_path: Path) -> None:
-    pictures = prepare_background(sounds, tmp_path, SPEC, quiet=True).folder
+    pictures = prepare(sounds, tmp_path, SPEC, quiet=True, background=True).folder
     with pytest.raises(DatasetError, match="both be audio or both be pictures"):
         make_programme(find_tracks(songs)[0], find_background(pictures)[0], SPEC)
 
@@ -141,7 +142,7 @@ def test_pictures_are_heard_as_their_audio_is(
         *played(
             model,
             prepare(songs, tmp_path / "songs", SPEC, quiet=True).folder,
-            prepare_background(sounds, tmp_path / "sounds", SPEC, quiet=True).folder,
+            prepare(sounds, tmp_path / "sounds", SPEC, quiet=True, background=True).folder,
         ),
         model.contract,
     )
