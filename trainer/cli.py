@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from streamer.core.model import Classifier
     from streamer.core.spectrogram import SpectrogramSpec
-    from trainer.evaluation_sets import JudgedSets
+    from trainer.evaluation_sets import EvaluationSets
     from trainer.tracks import Skipped
 
 PROGRAM = "genre-train"
@@ -387,7 +387,7 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_all(options: argparse.Namespace) -> int:
-    from trainer.evaluation_sets import judged_sets
+    from trainer.evaluation_sets import find_evaluation_sets
     from trainer.tracks import is_picture_folder
 
     _check_resume(options)
@@ -406,7 +406,7 @@ def _run_all(options: argparse.Namespace) -> int:
             _say_skipped_pictures(options.background, background=True)
     run = _fit_run(options)
     candidate = _load(run)
-    _evaluate(candidate, judged_sets(candidate), run / "evaluation", run, seed=0)
+    _evaluate(candidate, find_evaluation_sets(candidate), run / "evaluation", run, seed=0)
     _write_report(run)
     return 0
 
@@ -467,7 +467,8 @@ def _run_evaluate(options: argparse.Namespace) -> int:
 
 def _run_stream_test(options: argparse.Namespace) -> int:
     from trainer.run_folder import update_facts
-    from trainer.stream_test import as_text, stream_test, tuned, write_stream_test
+    from trainer.stream_test import as_text, stream_test, write_stream_test
+    from trainer.tuning import tune
 
     path = _judged_path(options)
     judged = _judged_set(options)
@@ -486,11 +487,11 @@ def _run_stream_test(options: argparse.Namespace) -> int:
         hop_seconds=options.hop_seconds,
         seed=options.seed,
     )
-    _say_skipped([*sets.skipped, *test.programme.skipped])
+    _say_skipped([*sets.skipped, *test.stream.skipped])
     _say_notes(sets.notes)
     _say(as_text(test.result, judged, sets.protocol))
     if options.tune:
-        test = tuned(test, candidate.contract, options.right_of_claimed)
+        test = tune(test, candidate.contract, options.right_of_claimed)
         chosen = ", ".join(f"{name} {value}" for name, value in test.settings.items())
         _say(f"tuned: {chosen}\n{as_text(test.result, judged, sets.protocol)}")
     whole = options.limit is None or options.limit >= len(sets.music[judged])
@@ -676,11 +677,11 @@ def _judged_path(options: argparse.Namespace) -> Path:
 
 
 def _load(path: Path) -> Classifier:
-    from trainer.loading import load_candidate
+    from trainer.loading import load_classifier
 
     if path.is_dir():
         _import_keras()
-    return load_candidate(path)
+    return load_classifier(path)
 
 
 def _import_keras() -> None:
@@ -698,10 +699,10 @@ def _import_keras() -> None:
         os.close(nowhere)
 
 
-def _sets(candidate: Classifier, options: argparse.Namespace) -> JudgedSets:
-    from trainer.evaluation_sets import judged_sets
+def _sets(candidate: Classifier, options: argparse.Namespace) -> EvaluationSets:
+    from trainer.evaluation_sets import find_evaluation_sets
 
-    return judged_sets(
+    return find_evaluation_sets(
         candidate,
         data=options.data,
         background=options.background,
@@ -711,15 +712,13 @@ def _sets(candidate: Classifier, options: argparse.Namespace) -> JudgedSets:
 
 
 def _evaluate(
-    candidate: Classifier, sets: JudgedSets, folder: Path, run: Path | None, seed: int
+    candidate: Classifier, sets: EvaluationSets, folder: Path, run: Path | None, seed: int
 ) -> None:
     """Evaluate, say and write the result; keep summary and temperature in `run`."""
     from trainer.evaluate import as_text, evaluate, summary, write_evaluation
     from trainer.run_folder import update_facts
 
-    evaluation = evaluate(
-        candidate, sets.together(), protocol=sets.protocol, notes=sets.notes, seed=seed
-    )
+    evaluation = evaluate(candidate, sets, seed=seed)
     _say(as_text(evaluation))
     write_evaluation(evaluation, folder)
     if run is not None:

@@ -1,4 +1,4 @@
-"""Which tracks a run or a model is to be judged on."""
+"""Choose the tracks on which a run or a model is evaluated."""
 
 from __future__ import annotations
 
@@ -14,58 +14,64 @@ from trainer.pictures import check_grid
 from trainer.splits import divide_background, split_tracks
 from trainer.tracks import DatasetError, Skipped, Track, is_picture_folder
 
-JUDGED = ("valid", "test")
-"""Sets that a model was not trained on."""
+HELD_OUT = ("valid", "test")
+"""Sets of a split that are not trained on."""
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedSets:
-    """Tracks by set, and what must be said about them beside every accuracy."""
+class EvaluationSets:
+    """Tracks by set, and what has to be stated beside every accuracy on them."""
 
     music: dict[str, list[Track]]
     background: dict[str, list[Track]]
     """Clips whose genre is the model's `not_music` label; empty for a model without one."""
     protocol: str
+    """One sentence about the split."""
     notes: list[str]
+    """Warnings."""
     skipped: list[Skipped]
 
-    def together(self) -> dict[str, list[Track]]:
-        """Return music and background of each set in one list; empty sets are left out."""
-        sets = {name: self.music[name] + self.background.get(name, []) for name in self.music}
-        return {name: tracks for name, tracks in sets.items() if self.music[name]}
+    def combined(self) -> dict[str, list[Track]]:
+        """Return music and background of each set in one list; sets without music are left out."""
+        return {
+            name: tracks + self.background.get(name, [])
+            for name, tracks in self.music.items()
+            if tracks
+        }
 
 
-def judged_sets(
-    candidate: Classifier,
+def find_evaluation_sets(
+    classifier: Classifier,
     *,
     data: Path | None = None,
     background: Path | None = None,
     split: Sequence[str] = (),
     seed: int = 0,
-) -> JudgedSets:
-    """Find the tracks on which a candidate is to be judged.
+) -> EvaluationSets:
+    """Find the tracks on which a classifier is evaluated.
 
-    A run is judged on the lists in its `run.json`, a model file on the split that is asked for.
+    For a run these are the lists in its `run.json`, for a model file those of the given split.
 
     Parameters
     ----------
-    candidate : Classifier
-        From `trainer.loading.load_candidate`.
+    classifier : Classifier
+        From `trainer.loading.load_classifier`.
     data : Path, optional
         Folder of audio or pictures; by default the one that a run was trained on.
     background : Path, optional
-        The same with sounds that are not music. Of a folder that is named here, a run hears all
-        that it was not trained on, with every list.
+        Folder of clips that are not music. By default a run's own, of which the clips it was
+        validated on are used. Of a folder that is given, a run uses all clips that it was not
+        trained on, in every set.
     split, seed
-        For a model file, as `split_tracks` takes them; `["all"]` is one set of everything.
+        For a model file, see `split_tracks`; `["all"]` puts everything into one set.
 
     Raises
     ------
     DatasetError
         If a folder is missing or cannot be used.
     """
+    facts = classifier.facts if isinstance(classifier, RunClassifier) else None
     own_background = background is None
-    facts = candidate.facts if isinstance(candidate, RunClassifier) else None
     if facts:
         settings = facts["settings"]
         data = data or Path(settings["data"])
@@ -75,31 +81,41 @@ def judged_sets(
         raise DatasetError("--data is missing: give the folder of audio or pictures to judge on")
     tracks, skipped = find_tracks(data)
     if is_picture_folder(data):
-        check_grid(data, candidate.contract.spectrogram)
+        check_grid(data, classifier.contract.spectrogram)
     if facts:
-        music, notes = _sets_of_run(tracks, facts["split"], data)
+        music, notes = _run_sets(tracks, facts["split"], data)
         protocol = facts["split"]["protocol"]
     elif list(split) == ["all"]:
         music, notes, protocol = {"all": tracks}, [], f"all tracks of {data}"
     else:
         chosen = split_tracks(tracks, split, seed=seed)
-        music = {name: chosen.sets()[name] for name in JUDGED}
+        music = {name: chosen.sets()[name] for name in HELD_OUT}
         notes, protocol = list(chosen.notes), chosen.protocol
     if not any(music.values()):
         raise DatasetError(f"none of the tracks of the valid and test lists is in {data}")
-    clips, lost = _background_sets(candidate, background, facts, own_background)
-    if background is not None and not any(clips.values()):
-        notes.append(_why_unheard(candidate, background))
-    return JudgedSets(music, clips, protocol, notes, [*skipped, *lost])
+    clips: dict[str, list[Track]] = {}
+    if background is not None and classifier.contract.not_music is None:
+        notes.append(
+            f"no sound of {background} is used: the model has no label for what is not music"
+        )
+    elif background is not None:
+        clips, skipped_clips = _background_sets(classifier, background, facts, own_background)
+        skipped = skipped + skipped_clips
+        if not any(clips.values()):
+            notes.append(
+                f"no sound of {background} is used: none of them was held back from training"
+            )
+    return EvaluationSets(music, clips, protocol, notes, skipped)
 
 
-def _sets_of_run(
+def _run_sets(
     tracks: Sequence[Track], split: Mapping[str, Any], data: Path
 ) -> tuple[dict[str, list[Track]], list[str]]:
+    """Return the held-out sets of a run, and a note for each set of which tracks are missing."""
     by_name = {track.name: track for track in tracks}
     notes = list(split["notes"])
     sets = {}
-    for name in JUDGED:
+    for name in HELD_OUT:
         sets[name] = [by_name[track] for track in split[name] if track in by_name]
         if lost := len(split[name]) - len(sets[name]):
             notes.append(f"{lost} of the run's {len(split[name])} {name} tracks are not in {data}")
@@ -107,36 +123,25 @@ def _sets_of_run(
 
 
 def _background_sets(
-    candidate: Classifier, folder: Path | None, facts: Mapping[str, Any] | None, own: bool
+    classifier: Classifier, folder: Path, facts: Mapping[str, Any] | None, own: bool
 ) -> tuple[dict[str, list[Track]], list[Skipped]]:
-    """Return the clips to judge on: those held back from training, and all as the set `all`.
-
-    From its `own` folder a run hears what it was validated on; from one that is named, all that it
-    was not trained on.
-    """
-    label = candidate.contract.not_music
-    if folder is None or label is None:
-        return {}, []
+    """Return the background clips by set, labelled `not_music`; `own` is a run's own folder."""
     if is_picture_folder(folder):
-        check_grid(folder, candidate.contract.spectrogram)
+        check_grid(folder, classifier.contract.spectrogram)
     clips, skipped = find_background(folder)
     if facts and own:
         names = set(facts["background"]["valid"])
         sets = {"valid": [clip for clip in clips if clip.name in names]}
     elif facts:
-        # It may be the audio of the run's own pictures, with clips of the same names.
-        heard = set(facts["background"]["train"])
-        unheard = [clip for clip in clips if clip.name not in heard]
-        sets = dict.fromkeys(JUDGED, unheard)
+        # By name: the folder may hold the audio of which the run was trained on the pictures.
+        trained_on = set(facts["background"]["train"])
+        unused = [clip for clip in clips if clip.name not in trained_on]
+        sets = {"valid": unused, "test": unused}
     else:
         _, held_back = divide_background(clips)
-        sets = {"all": clips, **dict.fromkeys(JUDGED, held_back)}
-    return {
-        name: [replace(clip, genre=label) for clip in own] for name, own in sets.items()
-    }, skipped
-
-
-def _why_unheard(candidate: Classifier, folder: Path) -> str:
-    if candidate.contract.not_music is None:
-        return f"no sound of {folder} is used: the model has no label for what is not music"
-    return f"no sound of {folder} is used: none of them was held back from training"
+        sets = {"all": clips, "valid": held_back, "test": held_back}
+    label = classifier.contract.not_music or ""
+    labelled = {
+        name: [replace(clip, genre=label) for clip in members] for name, members in sets.items()
+    }
+    return labelled, skipped

@@ -1,9 +1,8 @@
-"""A made-up radio programme whose truth is known to the second, and how it is played.
+"""A synthetic radio stream with known ground truth, played through the daemon's pipeline.
 
-Songs follow each other in a seeded order; between two there is a hard cut, a gap of silence or a
-sound that is not music. After the last song all such sounds follow each other: a room without
-music. It is played through the daemon's own pipeline, from audio as samples and from pictures as
-columns.
+Songs follow each other in a random order. Between two songs there is a hard cut, a silent gap or a
+clip that is not music. After the last song all clips follow each other, as in a room without
+music. Audio is played as samples, pictures as columns.
 """
 
 from __future__ import annotations
@@ -25,59 +24,61 @@ from trainer.pictures import read_picture
 from trainer.tracks import DatasetError, Skipped, Track
 
 SILENT_GAPS = 0.25
-"""Share of the changes with silence between the songs."""
+"""Share of the song changes with silence between the songs."""
 
-SOUND_GAPS = 0.25
-"""Share of the changes with a sound that is not music between the songs."""
+CLIP_GAPS = 0.25
+"""Share of the song changes with a background clip between the songs."""
 
 CLIP_SECONDS = 10.0
-"""Longest part of a sound that is not music which is played at once."""
+"""Longest part of a background clip that is played."""
 
 PICTURE_DBFS = -20.0
-"""Level of the songs where they are pictures, which know no level."""
+"""Level of songs that are pictures, which do not store their level."""
 
 SILENT_DB = -100.0
 """Columns of silence, in dB relative to the loudest cell of the songs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One stretch of the programme."""
+class TrueSegment:
+    """Ground truth of one stretch of a stream."""
 
     state: State
     """MUSIC, SILENCE or NOT_MUSIC."""
     genre: str | None
+    """Genre while `state` is MUSIC, else None."""
     name: str
+    """Name of the track, or `silence`."""
     start: float
-    """Seconds since the programme began."""
+    """Seconds since the start of the stream."""
     end: float
 
     @property
     def seconds(self) -> float:
-        """Length."""
+        """Length in seconds."""
         return self.end - self.start
 
 
 @dataclass(frozen=True, slots=True)
-class Programme:
-    """What is played, item by item."""
+class SyntheticStream:
+    """The content of a stream and its ground truth."""
 
-    items: list[Item]
+    segments: list[TrueSegment]
     blocks: list[NDArray[np.float32]]
-    """One an item: mono samples `(n,)` at the grid's rate, or from pictures columns
-    `(n_mels, k)` in dB."""
+    """One per segment: mono samples of shape (n,) at the grid's sample rate, or columns of shape
+    (n_mels, k) in dB."""
     skipped: list[Skipped]
 
 
-def make_programme(
+def make_stream(
     tracks: Sequence[Track],
     background: Sequence[Track],
     spec: SpectrogramSpec,
     *,
     seed: int = 0,
     gap_seconds: float = 4.0,
-) -> Programme:
-    """Join tracks in a seeded order, with known change points.
+) -> SyntheticStream:
+    """Join tracks and background clips to a stream.
 
     Parameters
     ----------
@@ -86,9 +87,9 @@ def make_programme(
     spec : SpectrogramSpec
         The grid.
     seed : int
-        Decides order and gaps.
+        Seed of the order and the gaps.
     gap_seconds : float
-        Length of a silence.
+        Length of a silent gap.
 
     Raises
     ------
@@ -102,48 +103,44 @@ def make_programme(
     chance = random.Random(seed)
     pictures = tracks[0].is_picture
     step = spec.hop_seconds if pictures else 1 / spec.sample_rate
-    items: list[Item] = []
-    blocks: list[NDArray[np.float32]] = []
-    skipped: list[Skipped] = []
-    clips = itertools.cycle(chance.sample(background, len(background))) if background else None
-    order = chance.sample(tracks, len(tracks))
-    position = 0.0
+    stream = SyntheticStream([], [], [])
 
-    def add(state: State, track: Track | None) -> None:
-        nonlocal position
+    def add(state: State, genre: str | None, name: str, block: NDArray[np.float32]) -> None:
+        start = stream.segments[-1].end if stream.segments else 0.0
+        end = start + block.shape[-1] * step
+        stream.segments.append(TrueSegment(state, genre, name, start, end))
+        stream.blocks.append(block)
+
+    def add_track(state: State, track: Track) -> None:
         try:
-            block = (
-                _content(track, spec, pictures) if track else _silence(spec, gap_seconds, pictures)
-            )
+            block = _read(track, spec)
         except (AudioError, DatasetError) as error:
-            assert track is not None
-            skipped.append(Skipped(track.path, str(error)))
-            return
-        if state is State.NOT_MUSIC:
-            block = block[..., : round(CLIP_SECONDS / step)]
-        start = position
-        position += block.shape[-1] * step
-        genre = track.genre if track and state is State.MUSIC else None
-        items.append(Item(state, genre, track.name if track else "silence", start, position))
-        blocks.append(block)
+            stream.skipped.append(Skipped(track.path, str(error)))
+        else:
+            if state is State.MUSIC:
+                add(state, track.genre, track.name, block)
+            else:
+                add(state, None, track.name, block[..., : round(CLIP_SECONDS / step)])
 
-    for number, track in enumerate(order):
+    clips = itertools.cycle(chance.sample(background, len(background))) if background else None
+    for number, track in enumerate(chance.sample(tracks, len(tracks))):
         if number:
             draw = chance.random()
             if draw < SILENT_GAPS:
-                add(State.SILENCE, None)
-            elif clips and draw < SILENT_GAPS + SOUND_GAPS:
-                add(State.NOT_MUSIC, next(clips))
-        add(State.MUSIC, track)
+                add(State.SILENCE, None, "silence", _silence(spec, gap_seconds, pictures))
+            elif clips and draw < SILENT_GAPS + CLIP_GAPS:
+                add_track(State.NOT_MUSIC, next(clips))
+        add_track(State.MUSIC, track)
     for clip in chance.sample(background, len(background)):
-        add(State.NOT_MUSIC, clip)
-    if not any(item.state is State.MUSIC for item in items):
-        raise DatasetError(f"none of the {len(tracks)} tracks can be read: {skipped[0].reason}")
-    return Programme(items, blocks, skipped)
+        add_track(State.NOT_MUSIC, clip)
+    if not any(segment.state is State.MUSIC for segment in stream.segments):
+        reason = stream.skipped[0].reason
+        raise DatasetError(f"none of the {len(tracks)} tracks can be read: {reason}")
+    return stream
 
 
-def _content(track: Track, spec: SpectrogramSpec, pictures: bool) -> NDArray[np.float32]:
-    if pictures:
+def _read(track: Track, spec: SpectrogramSpec) -> NDArray[np.float32]:
+    if track.is_picture:
         return from_levels(read_picture(track.path), spec.top_db)
     return read_audio(track.path, spec.sample_rate)
 
@@ -155,13 +152,19 @@ def _silence(spec: SpectrogramSpec, seconds: float, pictures: bool) -> NDArray[n
 
 
 def play(
-    classifier: Classifier, programme: Programme, *, hop_seconds: float = 1.0
+    classifier: Classifier, stream: SyntheticStream, *, hop_seconds: float = 1.0
 ) -> Iterator[list[Decision]]:
-    """Play a programme through the daemon's pipeline; yield the decisions item by item."""
+    """Play a stream through the daemon's pipeline.
+
+    Yields
+    ------
+    list of Decision
+        The decisions of each segment, and those at the end of the stream.
+    """
     pipeline = Pipeline(classifier, hop_seconds=hop_seconds)
     spec = classifier.contract.spectrogram
-    levels = _column_levels(programme, spec) if programme.blocks[0].ndim == 2 else None
-    for block in programme.blocks:
+    levels = _column_levels(stream, spec) if stream.blocks[0].ndim == 2 else None
+    for block in stream.blocks:
         if levels is None:
             yield _decisions(pipeline.feed(block, spec.sample_rate))
         else:
@@ -172,12 +175,12 @@ def play(
     yield _decisions(pipeline.finish())
 
 
-def _column_levels(programme: Programme, spec: SpectrogramSpec) -> Iterator[float]:
-    """Return the level of the last second at each column: it fades as silence fills that second."""
+def _column_levels(stream: SyntheticStream, spec: SpectrogramSpec) -> Iterator[float]:
+    """Return the level of the second before each column, in dBFS: it falls as a gap goes on."""
     loud = np.concatenate(
         [
-            np.full(block.shape[1], item.state is not State.SILENCE)
-            for item, block in zip(programme.items, programme.blocks, strict=True)
+            np.full(block.shape[1], segment.state is not State.SILENCE)
+            for segment, block in zip(stream.segments, stream.blocks, strict=True)
         ]
     )
     second = spec.frames_in(1.0)
