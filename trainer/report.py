@@ -392,7 +392,7 @@ def _robustness_section(path: Path, book: _Book) -> str:
         ways["not_music"] = None
     drawing = book.add(
         f"robustness_{name}",
-        figures.ways_in(ways),
+        figures.degradations(ways),
         f"Tracks of {name} told right, by the way their sound came in, with 95 % intervals.",
         ways.set_index("way"),
     )

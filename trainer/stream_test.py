@@ -141,7 +141,8 @@ def measure(
     after_clip = np.array([segment.start in starts_after_clip for segment, _ in pairs])
 
     def seconds(chosen: NDArray[np.bool_]) -> float:
-        return float(sum(hops[chosen].tolist()))
+        hop_seconds: list[float] = hops[chosen].tolist()
+        return sum(hop_seconds)
 
     total = sum(hops.tolist())
     music, claimed = played[State.MUSIC], decided[State.MUSIC]
