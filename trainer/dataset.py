@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
-from trainer.augment import NONE, Augmentation, change_over, mix, random_noise, resample_time, vary
+from trainer.augment import (
+    NONE,
+    Augmentation,
+    augment,
+    insert_change,
+    mixup,
+    random_noise,
+    resample_time,
+)
 from trainer.pictures import Levels, read_picture
 from trainer.tracks import DatasetError, Track
 
@@ -180,16 +188,16 @@ class TrainingWindows:
                 windows[index], labels[index] = self._window(content, random)
             targets = np.eye(self.classes, dtype=np.float32)[labels]
             weights = targets @ self._weights
-            windows, targets = mix(windows, targets, random, self.augmentation.mixup)
+            windows, targets = mixup(windows, targets, random, self.augmentation.mixup)
             yield Batch(windows, targets, weights)
 
     def _window(self, content: int, random: np.random.Generator) -> tuple[Columns, int]:
         window, label = self._cut_content(content, random)
         if random.random() < self.augmentation.change:
             earlier, _ = self._cut_content(random.choice(self._contents), random)
-            window = change_over(window, earlier, random, self.spec)
+            window = insert_change(window, earlier, random, self.spec)
         noise = self._cut_background(random) if random.random() < self.augmentation.noise else None
-        return vary(window, random, self.spec, self.augmentation, noise), label
+        return augment(window, random, self.spec, self.augmentation, noise), label
 
     def _cut_content(self, content: int, random: np.random.Generator) -> tuple[Columns, int]:
         """Cut a random window and return it with its label; `content` as in `_contents`."""

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from streamer.core.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
 from trainer import figures
-from trainer.augment import Augmentation, vary
+from trainer.augment import Augmentation, augment
 from trainer.discovery import find_background, find_tracks
 from trainer.pictures import read_picture
 from trainer.run_folder import read_facts
@@ -429,7 +429,7 @@ def _examples(facts: Mapping[str, Any], tracks: Sequence[Track], book: _Book) ->
     for track in chosen:
         levels = read_picture(track.path)[:, : facts["window_frames"]]
         window = relative_to_peak(from_levels(levels, spec.top_db), spec.top_db)
-        varied = [vary(window, random, spec, strength) for _ in range(VARIATIONS)]
+        varied = [augment(window, random, spec, strength) for _ in range(VARIATIONS)]
         examples.append((track.name, [window, *varied]))
     drawing = book.add(
         "spectrograms",

@@ -13,18 +13,18 @@ from trainer.augment import (
     RANGES,
     Augmentation,
     add_power,
+    augment,
     band_mels,
-    change_over,
     coloured_noise,
+    insert_change,
     limit_band,
-    loudness,
     mask,
-    mix,
+    mean_power_db,
+    mixup,
     random_noise,
     resample_time,
     reverberate,
     shift_bands,
-    vary,
 )
 from trainer.dataset import Song, TrainingWindows
 
@@ -51,8 +51,8 @@ def test_synthetic_white_noise_has_the_level_and_spread_of_real_white_noise(
 ) -> None:
     real = log_mel(random.normal(0, 0.1, 22050 * 30).astype(np.float32), SPEC)
     made = coloured_noise(random, SPEC, real.shape[1], slope_db=0)
-    real -= loudness(real)
-    made -= loudness(made)
+    real -= mean_power_db(real)
+    made -= mean_power_db(made)
     # Interior bands: the outermost ones see the window's leakage at 0 Hz and at fmax.
     difference = (made.mean(axis=1) - real.mean(axis=1))[4:-4]
     assert np.abs(difference).max() < 4
@@ -97,7 +97,7 @@ def test_a_window_stays_within_its_range_and_reaches_its_top(
 ) -> None:
     strong = Augmentation(noise=1, reverberation=1, band_limit=1, masks=0)
     for _ in range(20):
-        varied = vary(window, random, SPEC, strong, random_noise(random, SPEC, 65))
+        varied = augment(window, random, SPEC, strong, random_noise(random, SPEC, 65))
         assert varied.max() == 0
         assert varied.min() >= -SPEC.top_db
         assert varied.dtype == np.float32
@@ -135,7 +135,7 @@ def test_a_range_of_noise_that_ends_below_its_begin_is_refused() -> None:
 
 
 def test_no_strength_is_no_variation(window: np.ndarray, random: np.random.Generator) -> None:
-    varied = vary(window, random, SPEC, NONE)
+    varied = augment(window, random, SPEC, NONE)
     np.testing.assert_allclose(varied, np.maximum(window - window.max(), -80), atol=1e-5)
 
 
@@ -144,7 +144,7 @@ def test_noise_is_mixed_at_the_ratio_that_is_asked_for(random: np.random.Generat
     music[:64] = 0
     noise = np.full((SPEC.n_mels, 65), 0, np.float32)
     only_noise = Augmentation(0, 0, 0, 0, 0, 1.0, (20, 20), 0, 0, 0, 0, 0)
-    mixed = vary(music, random, SPEC, only_noise, noise)
+    mixed = augment(music, random, SPEC, only_noise, noise)
     # Half of the cells hold all the music: 20 dB below the mean power is 23 dB below the top.
     assert mixed[100, 30] - mixed[10, 30] == pytest.approx(-23, abs=0.2)
 
@@ -162,7 +162,7 @@ def test_mixup_keeps_every_target_a_distribution_and_its_own_label_ahead(
 ) -> None:
     windows = random.normal(size=(8, 4, 4)).astype(np.float32)
     targets = np.eye(8, dtype=np.float32)
-    mixed, shares = mix(windows, targets, random, alpha=0.4)
+    mixed, shares = mixup(windows, targets, random, alpha=0.4)
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
     assert (shares.argmax(axis=1) == np.arange(8)).all()
     assert not np.array_equal(mixed, windows)
@@ -175,7 +175,7 @@ def test_a_window_after_a_change_goes_from_the_end_of_what_was_to_what_is(
     before = np.tile(np.arange(65, dtype=np.float32) - 200, (SPEC.n_mels, 1))
     lengths = set()
     for _ in range(500):
-        changed = change_over(now, before, random, SPEC)[0]
+        changed = insert_change(now, before, random, SPEC)[0]
         length = int((changed < 0).sum())
         np.testing.assert_array_equal(changed[length:], 0)
         offset = changed[:length] - before[0, 65 - length :]
