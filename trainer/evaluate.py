@@ -81,16 +81,6 @@ class Predictions:
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
-    """A track with a wrong prediction."""
-
-    track: str
-    genre: str
-    predicted: str
-    confidence: float
-
-
-@dataclass(frozen=True, slots=True)
 class SetMetrics:
     """Metrics of one set: of its music, except for `confusion` and `not_music`."""
 
@@ -114,8 +104,8 @@ class SetMetrics:
     """Numbers of tracks: true labels by row, predicted labels by column."""
     reliability_before: list[ReliabilityBin]
     reliability_after: list[ReliabilityBin]
-    mistakes: list[Mistake]
-    """Most confident first."""
+    mistakes: list[dict[str, Any]]
+    """Rows of `track_table` with wrong predictions, most confident first."""
     not_music: dict[str, float] | None
     """`clips`, `recall` (share of the clips predicted as not music) and `false_alarms` (share of
     the music predicted so); None without such a label or without clips."""
@@ -179,7 +169,6 @@ def predict(
     classifier: Classifier,
     tracks: Sequence[Track],
     *,
-    quiet: bool = False,
     title: str = "tracks",
     read: Callable[[Track, SpectrogramSpec], Columns] = columns_of,
 ) -> tuple[Predictions, list[Skipped]]:
@@ -191,8 +180,6 @@ def predict(
         From `trainer.loading.load_classifier`.
     tracks : sequence of Track
         Pictures or audio.
-    quiet : bool
-        Show no progress bar.
     title : str
         Label of the progress bar.
     read : function
@@ -213,7 +200,7 @@ def predict(
     used: list[Track] = []
     skipped: list[Skipped] = []
     logits: list[NDArray[np.float32]] = []
-    with progress_bar(quiet) as progress:
+    with progress_bar() as progress:
         for track in progress.track(tracks, description=title):
             try:
                 columns = read(track, contract.spectrogram)
@@ -287,10 +274,7 @@ def compute_metrics(
         ).tolist(),
         reliability_before=reliability(before, crop_truth),
         reliability_after=reliability(after, crop_truth),
-        mistakes=[
-            Mistake(row.track, row.genre, row.predicted, float(row.confidence))
-            for row in wrong.itertuples()
-        ],
+        mistakes=wrong.drop(columns="right").to_dict("records"),
         not_music=not_music,
     )
 
@@ -312,9 +296,7 @@ def track_table(
     )
 
 
-def evaluate(
-    classifier: Classifier, sets: EvaluationSets, *, seed: int = 0, quiet: bool = False
-) -> Evaluation:
+def evaluate(classifier: Classifier, sets: EvaluationSets, *, seed: int = 0) -> Evaluation:
     """Evaluate a run or a model.
 
     The temperature of a run is fitted on its `valid` set. A model file keeps its own.
@@ -327,8 +309,6 @@ def evaluate(
         Sets without music are left out.
     seed : int
         Seed of the bootstrap.
-    quiet : bool
-        Show no progress bar.
 
     Raises
     ------
@@ -339,7 +319,7 @@ def evaluate(
     predictions: dict[str, Predictions] = {}
     skipped: list[Skipped] = []
     for name, tracks in sets.combined().items():
-        predictions[name], unreadable = predict(classifier, tracks, quiet=quiet, title=name)
+        predictions[name], unreadable = predict(classifier, tracks, title=name)
         skipped += unreadable
     if not predictions:
         raise DatasetError("none of the tracks of the valid and test lists is in the data folder")
@@ -436,7 +416,7 @@ def as_text(evaluation: Evaluation) -> str:
             )
     for name, metrics in evaluation.sets.items():
         lines += [
-            f"{name}: {mistake.track} taken for {mistake.predicted} ({mistake.confidence:.0%})"
+            "{0}: {track} taken for {predicted} ({confidence:.0%})".format(name, **mistake)
             for mistake in metrics.mistakes[:5]
         ]
     lines += [f"skipped {entry.path}: {entry.reason}" for entry in evaluation.skipped]

@@ -74,7 +74,6 @@ def prepare(
     *,
     background: bool = False,
     workers: int | None = None,
-    quiet: bool = False,
 ) -> Prepared:
     """Make the pictures of a folder of audio; pictures that are up to date are kept.
 
@@ -92,8 +91,6 @@ def prepare(
         The audio is not music, see `find_background`.
     workers : int, optional
         Processes; by default one for each core that this process may use.
-    quiet : bool
-        Show no progress bar.
 
     Raises
     ------
@@ -126,7 +123,7 @@ def prepare(
     for path in stale:
         path.unlink()
     todo = [job for job in jobs if not _is_current(job, existing.get(job.target), spec)]
-    failed = list(_make_pictures(todo, spec, workers, quiet))
+    failed = list(_make_pictures(todo, spec, workers))
     skipped = sorted([*skipped, *failed], key=lambda entry: entry.path)
     write_json(
         out / MANIFEST_FILE,
@@ -208,7 +205,7 @@ def _make_picture(job: _Job, spec: SpectrogramSpec) -> str:
 
 
 def _make_pictures(
-    jobs: Sequence[_Job], spec: SpectrogramSpec, workers: int | None, quiet: bool
+    jobs: Sequence[_Job], spec: SpectrogramSpec, workers: int | None
 ) -> Iterator[Skipped]:
     """Make pictures in parallel; yield the tracks that failed."""
     if not jobs:
@@ -221,7 +218,7 @@ def _make_pictures(
         ProcessPoolExecutor(
             workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
         ) as pool,
-        progress_bar(quiet) as progress,
+        progress_bar() as progress,
     ):
         bar = progress.add_task("pictures", total=len(jobs))
         running: dict[Future[str], _Job] = {

@@ -6,13 +6,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-def progress_bar(quiet: bool = False, *, transient: bool = False) -> Progress:
+def progress_bar(*, transient: bool = False) -> Progress:
     """Return a progress bar with a count and the remaining time.
 
     Parameters
     ----------
-    quiet : bool
-        Show nothing.
     transient : bool
         Erase the bar at the end; without a terminal it is not shown at all.
     """
@@ -24,5 +22,5 @@ def progress_bar(quiet: bool = False, *, transient: bool = False) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=transient,
-        disable=quiet or (transient and not console.is_terminal),
+        disable=transient and not console.is_terminal,
     )

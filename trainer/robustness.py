@@ -228,7 +228,6 @@ def robustness(
     clips: Sequence[Track] = (),
     *,
     seed: int = 0,
-    quiet: bool = False,
 ) -> list[RobustnessResult]:
     """Evaluate a classifier on audio with each degradation.
 
@@ -242,8 +241,6 @@ def robustness(
         Audio for the background noise; pink noise without it.
     seed : int
         Seed of noises and rooms, for each track and degradation.
-    quiet : bool
-        Show no progress bar.
 
     Raises
     ------
@@ -258,7 +255,7 @@ def robustness(
     clean: dict[str, int] = {}
     for name, degradation in degradations(clips).items():
         read = _reader(name, degradation, seed)
-        predictions, _ = predict(classifier, tracks, quiet=quiet, title=name, read=read)
+        predictions, _ = predict(classifier, tracks, title=name, read=read)
         labels = predictions.track_probabilities(contract.temperature).argmax(axis=1).tolist()
         names = [track.name for track in predictions.tracks]
         predicted = dict(zip(names, labels, strict=True))

@@ -104,9 +104,7 @@ def _festival(name: str) -> Voice:
     return Voice(f"festival-{name}", FESTIVAL_LANGUAGES[name], command, "latin-1")
 
 
-def speak(
-    folder: Path, clips: int, voices: Sequence[Voice], *, seed: int = 0, quiet: bool = False
-) -> list[Path]:
+def speak(folder: Path, clips: int, voices: Sequence[Voice], *, seed: int = 0) -> list[Path]:
     """Write clips of speech, `FOLDER/<voice>.00000.wav` and on.
 
     Parameters
@@ -119,8 +117,6 @@ def speak(
         From `installed_voices`.
     seed : int
         Seed of words, speeds and pitches.
-    quiet : bool
-        Show no progress bar.
 
     Raises
     ------
@@ -136,7 +132,7 @@ def speak(
     folder.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(seed).permutation(len(voices))
     written = []
-    with progress_bar(quiet, transient=True) as progress:
+    with progress_bar(transient=True) as progress:
         for number in progress.track(range(clips), description="speaking"):
             voice = voices[order[number % len(voices)]]
             path = folder / f"{voice.name}.{number:05}.wav"

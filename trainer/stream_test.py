@@ -273,7 +273,6 @@ def stream_test(
     gap_seconds: float = 4.0,
     hop_seconds: float = 1.0,
     seed: int = 0,
-    quiet: bool = False,
 ) -> StreamTest:
     """Play a set as a stream and measure the decisions.
 
@@ -289,8 +288,6 @@ def stream_test(
         Play at most so many tracks, chosen by the seed.
     gap_seconds, hop_seconds, seed
         See `make_stream` and `streamer.core.pipeline.Pipeline`.
-    quiet : bool
-        Show no progress bar.
 
     Raises
     ------
@@ -306,7 +303,7 @@ def stream_test(
     clips = sets.background.get(name, [])
     stream = make_stream(tracks, clips, contract.spectrogram, seed=seed, gap_seconds=gap_seconds)
     decisions: list[Decision] = []
-    with progress_bar(quiet) as progress:
+    with progress_bar() as progress:
         for own in progress.track(
             play(classifier, stream, hop_seconds=hop_seconds),
             total=len(stream.blocks) + 1,

@@ -54,7 +54,7 @@ def test_preparing_takes_at_most_twice_the_time_of_the_bare_transform(
         by_librosa(song, spec)
     notebook = (time.perf_counter() - began) * 8
     began = time.perf_counter()
-    done = prepare(tmp_path / "songs", tmp_path / "pictures", spec, quiet=True)
+    done = prepare(tmp_path / "songs", tmp_path / "pictures", spec)
     ours = time.perf_counter() - began
     assert done.made == SONGS
     measured(

@@ -178,7 +178,7 @@ def bad_files(folder: Path) -> dict[str, str]:
 def test_a_folder_of_mixed_formats_with_every_bad_file_becomes_pictures(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs", suffixes=SUFFIXES)
     expected = bad_files(songs / "low")
-    done = prepare(songs, tmp_path / "pictures", SPEC, quiet=True)
+    done = prepare(songs, tmp_path / "pictures", SPEC)
     assert (done.made, done.kept) == (18, 0)
     reasons = {entry.path.name: entry.reason for entry in done.skipped}
     assert set(reasons) == set(expected)
@@ -198,15 +198,15 @@ def test_a_folder_of_mixed_formats_with_every_bad_file_becomes_pictures(tmp_path
 def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs")
     out = tmp_path / "pictures"
-    prepare(songs, out, SPEC, quiet=True)
+    prepare(songs, out, SPEC)
     before = states(out)
-    again = prepare(songs, out, SPEC, quiet=True)
+    again = prepare(songs, out, SPEC)
     assert (again.made, again.kept) == (0, 18)
     assert states(out) == before
     write_audio(songs / "low" / "low.00002.wav", band_noise("low", 7, seed=99))
     (songs / "high" / "high.00001.wav").unlink()
     os.utime(songs / "middle" / "middle.00000.wav", (0, 0))
-    changed = prepare(songs, out, SPEC, quiet=True)
+    changed = prepare(songs, out, SPEC)
     assert (changed.made, changed.kept, changed.removed) == (1, 16, 1)
     after = states(out)
     assert set(before) - set(after) == {"high/high.00001.png"}
@@ -215,20 +215,20 @@ def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
 
 def test_a_picture_that_is_damaged_behind_its_origin_is_made_again(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs", tracks=2)
-    out = prepare(songs, tmp_path / "pictures", SPEC, quiet=True).folder
+    out = prepare(songs, tmp_path / "pictures", SPEC).folder
     damaged = out / "low" / "low.00000.png"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
-    again = prepare(songs, out, SPEC, quiet=True)
+    again = prepare(songs, out, SPEC)
     assert (again.made, again.kept) == (1, 5)
     assert damaged.read_bytes() == whole
 
 
 def test_another_grid_makes_all_pictures_again(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs", tracks=5)
-    prepare(songs, tmp_path / "pictures", SPEC, quiet=True)
+    prepare(songs, tmp_path / "pictures", SPEC)
     finer = dataclasses.replace(SPEC, hop_length=512, n_mels=64)
-    done = prepare(songs, tmp_path / "pictures", finer, quiet=True)
+    done = prepare(songs, tmp_path / "pictures", finer)
     assert done.made == 15
     assert read_spec(done.folder) == finer
     tracks, _ = find_tracks(done.folder)
@@ -276,7 +276,7 @@ def test_a_killed_preparation_leaves_no_half_folder_and_goes_on_where_it_stopped
         pytest.skip("this machine was done before it could be killed")
     assert made >= 3
     assert not (out / "spectrogram.json").exists()
-    done = prepare(songs, out, SPEC, quiet=True)
+    done = prepare(songs, out, SPEC)
     assert done.kept == made
     assert done.made == 120 - made
     assert len(find_tracks(out)[0]) == 120
@@ -287,19 +287,19 @@ def test_pictures_from_elsewhere_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "low").mkdir(parents=True)
     write_picture(tmp_path / "pictures" / "low" / "mine.png", np.zeros((128, 80), np.uint8))
     with pytest.raises(DatasetError, match=r"mine\.png was not made by prepare"):
-        prepare(songs, tmp_path / "pictures", SPEC, quiet=True)
+        prepare(songs, tmp_path / "pictures", SPEC)
 
 
 def test_pictures_do_not_go_between_the_songs(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs", tracks=5)
     with pytest.raises(DatasetError, match="is the data folder itself"):
-        prepare(songs, songs, SPEC, quiet=True)
+        prepare(songs, songs, SPEC)
 
 
 def test_background_sounds_become_pictures_by_their_first_folder(tmp_path: Path) -> None:
     for name in ("rain.wav", "animals/dog.ogg", "animals/birds/owl.flac"):
         write_audio(tmp_path / "sounds" / name, band_noise("noise", 4))
-    done = prepare(tmp_path / "sounds", tmp_path / "pictures", SPEC, quiet=True, background=True)
+    done = prepare(tmp_path / "sounds", tmp_path / "pictures", SPEC, background=True)
     assert done.made == 3
     assert {str(path.relative_to(done.folder)) for path in done.folder.glob("*/*.png")} == {
         "background/rain.png",
@@ -312,7 +312,7 @@ def test_a_name_too_long_for_a_picture_stops_no_other(tmp_path: Path) -> None:
     longest = "n" * 251
     write_audio(tmp_path / "sounds" / "rain" / f"{longest}.wav", band_noise("noise", 4))
     write_audio(tmp_path / "sounds" / "rain" / longest / "a.wav", band_noise("noise", 4))
-    done = prepare(tmp_path / "sounds", tmp_path / "pictures", SPEC, quiet=True, background=True)
+    done = prepare(tmp_path / "sounds", tmp_path / "pictures", SPEC, background=True)
     assert done.made == 1
     assert [path.name for path in done.folder.glob("*/*")] == [f"{longest}.png"]
     (skipped,) = done.skipped

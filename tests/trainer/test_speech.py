@@ -54,7 +54,7 @@ def test_the_same_seed_says_the_same_and_another_one_something_else(tmp_path: Pa
         pytest.skip("espeak-ng is not installed")
     said = {}
     for folder, seed in (("one", 1), ("again", 1), ("other", 2)):
-        paths = speak(tmp_path / folder, 2, voices, seed=seed, quiet=True)
+        paths = speak(tmp_path / folder, 2, voices, seed=seed)
         said[folder] = sorted(path.read_bytes() for path in paths)
     assert said["one"] == said["again"]
     assert said["one"] != said["other"]
@@ -67,7 +67,7 @@ def test_a_clip_that_cannot_be_written_is_an_error_of_the_disk_and_leaves_whole_
     voice = installed_voices()[0]
     (tmp_path / f"{voice.name}.00001.wav").mkdir()
     with pytest.raises(OSError, match=r"wav: cannot be written \(Is a directory\)"):
-        speak(tmp_path, 2, [voice], quiet=True)
+        speak(tmp_path, 2, [voice])
     (clip,) = (path for path in tmp_path.iterdir() if path.is_file())
     assert clip.name == f"{voice.name}.00000.wav"
     assert len(soundfile.read(clip)[0])

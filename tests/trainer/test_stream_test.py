@@ -108,7 +108,7 @@ def test_a_damaged_track_is_skipped(songs: Path, tmp_path: Path) -> None:
 
 
 def test_audio_and_pictures_are_not_mixed(songs: Path, sounds: Path, tmp_path: Path) -> None:
-    pictures = prepare(sounds, tmp_path, SPEC, quiet=True, background=True).folder
+    pictures = prepare(sounds, tmp_path, SPEC, background=True).folder
     with pytest.raises(DatasetError, match="both be audio or both be pictures"):
         make_stream(find_tracks(songs)[0], find_background(pictures)[0], SPEC)
 
@@ -141,8 +141,8 @@ def test_pictures_give_nearly_the_result_of_their_audio(
     from_pictures = measure(
         *played(
             model,
-            prepare(songs, tmp_path / "songs", SPEC, quiet=True).folder,
-            prepare(sounds, tmp_path / "sounds", SPEC, quiet=True, background=True).folder,
+            prepare(songs, tmp_path / "songs", SPEC).folder,
+            prepare(sounds, tmp_path / "sounds", SPEC, background=True).folder,
         ),
         model.contract,
     )
@@ -156,7 +156,7 @@ def test_silence_between_songs_is_decided_as_silence(
     model: Classifier, songs: Path, tmp_path: Path, kind: str
 ) -> None:
     if kind == "pictures":
-        songs = prepare(songs, tmp_path, SPEC, quiet=True).folder
+        songs = prepare(songs, tmp_path, SPEC).folder
     stream = make_stream(find_tracks(songs)[0], [], SPEC)
     decisions = [d for own in play(model, stream) for d in own]
     silent = [d.position for d in decisions if d.state is State.SILENCE]
@@ -182,7 +182,7 @@ def test_tuning_does_not_lower_the_objective_and_returns_its_settings(
     model: Classifier, songs: Path, sounds: Path
 ) -> None:
     sets = find_evaluation_sets(model, data=songs, background=sounds, split=["all"])
-    before = stream_test(model, sets, "all", quiet=True)
+    before = stream_test(model, sets, "all")
     after = tune(before, model.contract)
     assert after.result.objective >= before.result.objective
     assert {"smoothing", "min_confidence"} & set(after.settings)
@@ -193,7 +193,7 @@ def test_tuning_for_right_claims_reaches_the_share_or_comes_near(
     model: Classifier, songs: Path, sounds: Path
 ) -> None:
     sets = find_evaluation_sets(model, data=songs, background=sounds, split=["all"])
-    before = stream_test(model, sets, "all", limit=6, quiet=True)
+    before = stream_test(model, sets, "all", limit=6)
     sure, never_wrong = (tune(before, model.contract, share) for share in (0.9, 1.0))
     assert sure.result.right_of_claimed >= 0.9
     assert sure.result.claimed_in_music >= 0.5
@@ -204,7 +204,7 @@ def test_what_was_played_and_said_is_written(
     model: Classifier, songs: Path, tmp_path: Path
 ) -> None:
     sets = find_evaluation_sets(model, data=songs, split=["all"])
-    test = stream_test(model, sets, "all", limit=4, quiet=True)
+    test = stream_test(model, sets, "all", limit=4)
     assert test.result.songs == 4
     write_stream_test(test, tmp_path, "all", sets)
     content = json.loads((tmp_path / "stream_all.json").read_text())
@@ -219,7 +219,7 @@ def test_what_was_played_and_said_is_written(
 def test_a_list_without_tracks_cannot_be_played(model: Classifier, songs: Path) -> None:
     sets = find_evaluation_sets(model, data=songs, split=["all"])
     with pytest.raises(DatasetError, match="the valid list has no tracks"):
-        stream_test(model, sets, "valid", quiet=True)
+        stream_test(model, sets, "valid")
 
 
 @pytest.mark.parametrize(
