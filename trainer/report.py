@@ -38,6 +38,49 @@ MAX_LISTED = 100
 
 CSS_FILE = Path(__file__).with_name("report.css")
 
+SET_ROWS = {
+    "Tracks right": "{accuracy_track:.1%}",
+    "Tracks with the genre among the first two": "{top2_track:.1%}",
+    "Macro F1": "{macro_f1:.3f}",
+    "Single windows right": "{accuracy_crop:.1%}",
+    "NLL of a window, before and after temperature scaling": "{nll_before:.3f} / {nll_after:.3f}",
+    "Expected calibration error, 15 bins, before and after": "{ece_before:.3f} / {ece_after:.3f}",
+    "Temperature": "{temperature:.3f} ({temperature_source})",
+}
+"""Formats of the fields of `trainer.evaluate.SetMetrics` and `Evaluation`, by title."""
+
+NOT_MUSIC_ROWS = {
+    "Sounds that are not music recognised": "{recall:.1%} of {clips:.0f} clips",
+    "Music predicted as not music": "{false_alarms:.1%}",
+}
+"""Formats of the entries of `SetMetrics.not_music`."""
+
+STREAM_ROWS = {
+    "Seconds labelled right": "{right:.1%}",
+    "Seconds labelled uncertain": "{uncertain:.1%}",
+    "Seconds of music that get a genre": "{claimed_in_music:.1%}",
+    "Claimed genres that are right": "{right_of_claimed:.1%}",
+    "Expected calibration error, smoothed": "{ece:.3f}",
+    "Seconds to the right label, median / 95th percentile": "{delays}",
+    "Songs that never got the right label": "{never_right} of {songs}",
+    "Label changes a minute inside songs": "{changes_per_minute:.2f}",
+    "Genre claimed on silence": "{claimed_on_silence:.0f} of {silence:.0f} s",
+    "Genre claimed on sounds between songs": "{claimed_on_not_music:.0f} of {not_music:.0f} s",
+    "Genre claimed on sounds without music": "{claimed_without_music:.0f} of {without_music:.0f} s",
+    "Seconds of music called not music": "{not_music_in_music:.1%}",
+}
+"""Formats of the fields of `trainer.stream_test.StreamResult`."""
+
+ROBUSTNESS_COLUMNS = {
+    "Degradation": "{way}",
+    "Tracks right": "{accuracy:.1%}",
+    "NLL": "{nll:.3f}",
+    "ECE": "{ece:.3f}",
+    "Same prediction as clean": "{same_as_clean:.1%}",
+    "Not music": "{not_music:.1%}",
+}
+"""Formats of the fields of `trainer.robustness.RobustnessResult`."""
+
 
 def write_report(run: Path) -> Path:
     """Write `RUN/report/index.html`.
@@ -186,6 +229,11 @@ def _table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), numbers: 
     return f'<div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>'
 
 
+def _rows(formats: Mapping[str, str], values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a table row, title and formatted values, for each format."""
+    return [(title, template.format(**values)) for title, template in formats.items()]
+
+
 def _header(run: Path, facts: Mapping[str, Any]) -> str:
     seconds = facts["window_frames"] * SpectrogramSpec.from_dict(facts["spec"]).hop_seconds
     return f"<h1>{_text(run.resolve().name)}</h1>" + _soft(
@@ -267,27 +315,9 @@ def _set_section(results: Path, name: str, evaluation: Mapping[str, Any], report
             bins.set_index("temperature"),
         ),
     )
-    rows = [
-        ("Tracks right", f"{result['accuracy_track']:.1%}"),
-        ("Tracks with the genre among the first two", f"{result['top2_track']:.1%}"),
-        ("Macro F1", f"{result['macro_f1']:.3f}"),
-        ("Single windows right", f"{result['accuracy_crop']:.1%}"),
-        (
-            "NLL of a window, before and after temperature scaling",
-            f"{result['nll_before']:.3f} / {result['nll_after']:.3f}",
-        ),
-        (
-            "Expected calibration error, 15 bins, before and after",
-            f"{result['ece_before']:.3f} / {result['ece_after']:.3f}",
-        ),
-        ("Temperature", f"{evaluation['temperature']:.3f} ({evaluation['temperature_source']})"),
-    ]
-    if other := result["not_music"]:
-        recall, clips = f"{other['recall']:.1%}", f"{other['clips']:.0f}"
-        rows += [
-            (f"Recall of sounds that are not music ({clips} clips)", recall),
-            ("Music predicted as not music", f"{other['false_alarms']:.1%}"),
-        ]
+    rows = _rows(SET_ROWS, {**evaluation, **result})
+    if result["not_music"]:
+        rows += _rows(NOT_MUSIC_ROWS, result["not_music"])
     mistakes = [
         (mistake["track"], mistake["predicted"], f"{mistake['confidence']:.0%}")
         for mistake in result["mistakes"]
@@ -325,27 +355,7 @@ def _stream_section(
     delays = "never"
     if result["delay_median"] is not None:
         delays = f"{result['delay_median']:.1f} / {result['delay_p95']:.1f}"
-
-    def claimed(where: str, seconds: str) -> str:
-        return f"{result[f'claimed_{where}']:.0f} of {result[seconds]:.0f} s"
-
-    rows = [
-        ("Seconds labelled right", f"{result['right']:.1%}"),
-        ("Seconds labelled uncertain", f"{result['uncertain']:.1%}"),
-        ("Seconds of music that get a genre", f"{result['claimed_in_music']:.1%}"),
-        ("Claimed genres that are right", f"{result['right_of_claimed']:.1%}"),
-        ("Expected calibration error, smoothed", f"{result['ece']:.3f}"),
-        ("Seconds to the right label, median / 95th percentile", delays),
-        ("Songs that never got the right label", f"{result['never_right']} of {result['songs']}"),
-        ("Label changes a minute inside songs", f"{result['changes_per_minute']:.2f}"),
-        ("Genre claimed on silence", claimed("on_silence", "silence")),
-        ("Genre claimed on other sounds between songs", claimed("on_not_music", "not_music")),
-        (
-            "Genre claimed on other sounds without music",
-            claimed("without_music", "without_music"),
-        ),
-        ("Seconds of music called not music", f"{result['not_music_in_music']:.1%}"),
-    ]
+    rows = _rows(STREAM_ROWS, {**result, "delays": delays})
     settings = ", ".join(f"{key} {value}" for key, value in stream["settings"].items())
     about = _soft(
         f"Split: {_text(stream['protocol'])}. {result['songs']} songs in random order, "
@@ -357,33 +367,23 @@ def _stream_section(
 
 def _robustness_section(content: Mapping[str, Any], report: _Report) -> str:
     name, table = content["set"], pd.DataFrame(content["ways"])
-    if "not_music" not in table:  # written by an earlier version
-        table["not_music"] = None
     drawing = report.figure(
         f"robustness_{name}",
         figures.degradations(table),
         f"Accuracy on tracks of {name} with degraded audio, with 95 % intervals.",
         table.set_index("way"),
     )
-    rows = [
-        (
-            row.way,
-            f"{row.accuracy:.1%}",
-            f"{row.nll:.3f}",
-            f"{row.ece:.3f}",
-            f"{row.same_as_clean:.1%}",
-            "" if pd.isna(row.not_music) else f"{row.not_music:.1%}",
-        )
-        for row in table.itertuples()
-    ]
-    head = ("Degradation", "Tracks right", "NLL", "ECE", "Same answer as clean", "Not music")
+    columns = dict(ROBUSTNESS_COLUMNS)
+    if any(way.get("not_music") is None for way in content["ways"]):
+        del columns["Not music"]
+    rows = [[cell.format(**way) for cell in columns.values()] for way in content["ways"]]
     about = _soft(
         f"Split: {_text(content['protocol'])}. {table['tracks'][0]} tracks, whose audio was "
         "degraded before the spectrogram was computed."
     )
     return (
         f"<h2>Through microphones, rooms and radios: {_text(name)}</h2>"
-        f"{about}{_table(rows, head, numbers=5)}{_figures(drawing)}"
+        f"{about}{_table(rows, list(columns), numbers=len(columns) - 1)}{_figures(drawing)}"
     )
 
 
