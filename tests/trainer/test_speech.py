@@ -1,4 +1,4 @@
-"""Synthetic speech: every installed voice speaks clips that the trainer can use."""
+"""Synthetic speech clips from the installed synthesisers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ needs_synthesiser = pytest.mark.skipif(
 
 
 @needs_synthesiser
-def test_every_installed_voice_speaks_clips_that_can_be_prepared(
+def test_every_installed_voice_speaks_usable_clips(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     voices = installed_voices()
@@ -41,27 +41,27 @@ def test_every_installed_voice_speaks_clips_that_can_be_prepared(
     prepared, skipped = find_background(pictures)
     assert len(prepared) == len(voices)
     assert not skipped
-    # Syllables and pauses: a voice is no hum.
+    # Syllables and pauses make the level vary.
     for track in prepared[:10]:
         loudness = read_picture(track.path).mean(axis=0)
         assert np.ptp(loudness) > 40
 
 
 @needs_synthesiser
-def test_the_same_seed_says_the_same_and_another_one_something_else(tmp_path: Path) -> None:
+def test_the_speech_depends_on_the_seed_alone(tmp_path: Path) -> None:
     voices = [voice for voice in installed_voices() if voice.name.startswith("espeak-ng-en")][:2]
     if not voices:
         pytest.skip("espeak-ng is not installed")
-    said = {}
+    clips_of = {}
     for folder, seed in (("one", 1), ("again", 1), ("other", 2)):
         paths = speak(tmp_path / folder, 2, voices, seed=seed)
-        said[folder] = sorted(path.read_bytes() for path in paths)
-    assert said["one"] == said["again"]
-    assert said["one"] != said["other"]
+        clips_of[folder] = sorted(path.read_bytes() for path in paths)
+    assert clips_of["one"] == clips_of["again"]
+    assert clips_of["one"] != clips_of["other"]
 
 
 @needs_synthesiser
-def test_a_clip_that_cannot_be_written_is_an_error_of_the_disk_and_leaves_whole_clips(
+def test_a_clip_that_cannot_be_written_is_an_error_and_keeps_the_others(
     tmp_path: Path,
 ) -> None:
     voice = installed_voices()[0]
@@ -73,12 +73,12 @@ def test_a_clip_that_cannot_be_written_is_an_error_of_the_disk_and_leaves_whole_
     assert len(soundfile.read(clip)[0])
 
 
-def test_every_text_has_words_enough_to_shuffle() -> None:
+def test_every_text_has_enough_words_to_shuffle() -> None:
     for language, text in TEXTS.items():
         assert len(set(text.split())) >= 15, language
 
 
-def test_a_machine_without_synthesisers_is_told_what_to_install(
+def test_without_a_synthesiser_the_error_says_what_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
