@@ -1,7 +1,7 @@
-"""Decoding a track to mono samples, by whichever decoder is fastest for its format.
+"""Decode audio files to mono samples.
 
-libsndfile was measured three to seven times faster than FFmpeg for everything it knows; it does
-not know .m4a, and what it refuses to open is offered to FFmpeg, which is what the daemon uses.
+libsndfile decodes the formats that it supports three to seven times faster than FFmpeg, the
+daemon's decoder. FFmpeg decodes `.m4a` and whatever libsndfile cannot open.
 """
 
 from __future__ import annotations
@@ -16,48 +16,48 @@ import soundfile
 import soxr
 
 from streamer.core.spectrogram import Samples
-from trainer.gtzan import MIN_SECONDS
+from trainer.tracks import MIN_SECONDS
 
 ONLY_FFMPEG = frozenset({".m4a"})
 
 RATES = (1000, 1_000_000)
-"""Lowest and highest rate that is believed, in Hz: others are of damaged headers, and to resample
-from them may take all memory."""
+"""Lowest and highest plausible sample rate, in Hz. Others come from damaged headers; resampling
+from them could exhaust the memory."""
 
 MAX_HOURS = 12.0
-"""Longest track that is decoded, at once and in memory."""
+"""Longest track that is decoded, since it is held in memory as a whole."""
 
 MIN_PEAK = 1e-6
-"""A track without a higher sample is silent, as full scale is 1: no converter hears so little."""
+"""Peak below which a track is silent, relative to full scale: -120 dBFS."""
 
 MAX_PEAK = 1e6
-"""Highest sample that is believed, where full scale is 1; integers as floats reach 32768."""
+"""Highest plausible sample, where full scale is 1; 16-bit integers stored as floats reach 32768."""
 
 
 class AudioError(ValueError):
-    """A track that cannot be used; the message is the reason as a phrase, without the path."""
+    """A file that cannot be used; the message is the reason as a phrase, without the path."""
 
 
 def read_audio(path: Path, sample_rate: int) -> Samples:
-    """Decode a track.
+    """Decode an audio file.
 
     Parameters
     ----------
     path : Path
-        Audio of any rate and number of channels.
+        Audio of any sample rate and number of channels.
     sample_rate : int
-        Rate to return, in Hz.
+        Sample rate of the result, in Hz.
 
     Returns
     -------
     float32, shape (n,)
-        The mean of the channels, finite; full scale is 1.
+        The mean of the channels; full scale is 1, NaN and infinities are replaced by 0.
 
     Raises
     ------
     AudioError
-        If the file is empty, damaged, silent from end to end, shorter than 3 s, longer than 12 h or
-        of a rate or level that no sound has.
+        If the file is empty, damaged, silent, shorter than 3 s, longer than 12 h, or has an
+        implausible sample rate or level.
     """
     if not path.stat().st_size:
         raise AudioError("empty file")
@@ -82,7 +82,7 @@ def _decode(path: Path, sample_rate: int) -> Samples:
 
 
 def _check_extent(rate: int, seconds: float) -> None:
-    """Refuse what cannot be decoded in memory, before it is tried."""
+    """Refuse implausible sample rates and lengths before they exhaust the memory."""
     if not RATES[0] <= rate <= RATES[1]:
         raise AudioError(f"damaged or not audio (it claims a rate of {rate} Hz)")
     if seconds > 3600 * MAX_HOURS:
@@ -90,7 +90,7 @@ def _check_extent(rate: int, seconds: float) -> None:
 
 
 def _checked(samples: Samples) -> Samples:
-    """Return samples with zero for what is not finite; refuse levels that no sound has."""
+    """Replace NaN and infinities by 0; refuse implausible levels."""
     samples = np.nan_to_num(samples, copy=False, nan=0, posinf=0, neginf=0)
     peak = max(samples.max(initial=0), -samples.min(initial=0))
     if peak > MAX_PEAK:
@@ -111,20 +111,14 @@ def _decode_with_libsndfile(sound: soundfile.SoundFile, sample_rate: int) -> Sam
 
 
 def decode_with_ffmpeg(file: Path | BinaryIO, sample_rate: int) -> Samples:
-    """Decode anything FFmpeg reads; see `read_audio`.
-
-    Raises
-    ------
-    AudioError
-        If it cannot be decoded.
-    """
+    """Decode with FFmpeg, of any length; result and errors are those of `read_audio`."""
     try:
         with av.open(str(file) if isinstance(file, Path) else file, "r") as container:
             if not container.streams.audio:
                 raise AudioError("no audio in it")
             seconds = (container.duration or 0) / av.time_base
             _check_extent(container.streams.audio[0].rate, seconds)
-            # Channels are averaged here: FFmpeg's own mono is their sum over the root of two.
+            # FFmpeg's own down-mix to mono divides the sum by the root of two instead.
             resampler = av.AudioResampler("fltp", rate=sample_rate)
             blocks = [
                 block.to_ndarray().mean(axis=0)
@@ -136,6 +130,6 @@ def decode_with_ffmpeg(file: Path | BinaryIO, sample_rate: int) -> Samples:
     except AudioError:
         raise
     except ValueError as error:
-        # PyAV's resampler refuses frames whose rate or channels differ from those before.
+        # PyAV's resampler refuses frames whose sample rate or layout changes.
         raise AudioError("changes its rate or channels in the middle") from error
     return _checked(np.concatenate(blocks, dtype=np.float32)) if blocks else np.empty(0, np.float32)

@@ -1,7 +1,7 @@
-"""Variations of log-mel windows: what microphones, rooms and radios do to a song.
+"""Augmentation of log-mel windows with the effects of microphones, rooms and radios.
 
-Everything works on `(n_mels, frames)` windows in dB. Sounds add in power, filters add in dB, so
-an equaliser, a band limit, a room and a noise need no audio.
+Everything works on windows of shape (n_mels, frames) in dB. Filters are sums in dB and mixtures are
+sums of power, so equalisers, band limits, reverberation and noise need no audio.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ Random = np.random.Generator
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How strongly training windows are varied; every strength 0 is no variation."""
+    """Strength of the augmentation; 0 turns an effect off.
+
+    Raises
+    ------
+    ValueError
+        If a strength is outside its range in `RANGES`; the message names strength, value and range.
+    """
 
     stretch: float = 0.08
-    """Largest change of tempo, as a share."""
+    """Largest relative change of tempo."""
     band_shift: int = 3
     """Largest shift along the mel axis, in bands."""
     equaliser_db: float = 5.0
-    """Largest standard deviation of a smooth random frequency response, in dB."""
+    """Largest standard deviation of a random smooth frequency response, in dB."""
     band_limit: float = 0.2
     """Probability of a low-pass between 3 and 9 kHz, and of a high-pass below 300 Hz."""
     reverberation: float = 0.2
-    """Probability of a room with a reverberation time of 0.2 to 1.2 s."""
+    """Probability of reverberation with an RT60 of 0.2 to 1.2 s."""
     noise: float = 0.25
     """Probability of background noise."""
     noise_snr_db: tuple[float, float] = (0.0, 30.0)
     """Range of the ratio of music to background noise, in dB."""
     level_db: float = 20.0
-    """Largest level shift down towards the recording's floor, in dB."""
+    """Largest reduction of the range above the floor, as in a quiet recording, in dB."""
     masks: int = 2
-    """Masks along each axis."""
+    """Number of masks along each axis."""
     mask_frames: float = 0.15
     """Longest time mask, as a share of the window."""
     mask_bands: int = 16
     """Widest band mask, in bands."""
     mixup: float = 0.3
-    """Parameter of the Beta distribution that mixes two windows and their labels; 0 is off."""
+    """Parameter of the Beta distribution for mixing two windows and their labels."""
     change: float = 0.0
-    """Probability that a window begins with another recording and tells of the later one."""
+    """Probability that a window begins with another recording; its label is that of its end."""
 
     def __post_init__(self) -> None:
-        """Refuse what no window can be varied by.
-
-        Raises
-        ------
-        ValueError
-            With one sentence that names the strength, its value and its range.
-        """
+        """Check the ranges."""
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
             for number in value if isinstance(value, tuple) else (value,):
@@ -68,7 +68,7 @@ class Augmentation:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Augmentation:
-        """Read the strengths as they stand in `run.json`, which has lists for tuples."""
+        """Return the augmentation that is stored in `run.json`, as JSON has no tuples."""
         return cls(**{**fields, "noise_snr_db": tuple(fields["noise_snr_db"])})
 
 
@@ -87,11 +87,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "mixup": (0, 100),
     "change": (0, 1),
 }
-"""Least and highest value of every strength, in its unit."""
-
+"""Least and greatest value of every strength, in its unit."""
 
 NONE = Augmentation(0, 0, 0, 0, 0, 0, (0, 0), 0, 0, 0, 0, 0, 0)
-"""No variation at all."""
+"""No augmentation."""
 
 
 def decibels(power: NDArray[np.floating]) -> Columns:
@@ -100,17 +99,17 @@ def decibels(power: NDArray[np.floating]) -> Columns:
 
 
 def add_power(first_db: Columns, second_db: Columns) -> Columns:
-    """Return the level of two unrelated sounds heard together, in dB."""
+    """Return the level of the sum of two uncorrelated sounds, in dB."""
     return decibels(10 ** (first_db / 10) + 10 ** (second_db / 10))
 
 
-def loudness(window_db: Columns) -> float:
+def mean_power_db(window_db: Columns) -> float:
     """Return the mean power of a window, in dB."""
     return float(10 * np.log10(np.mean(10 ** (window_db / 10))))
 
 
 def resample_time(columns_db: Columns, frames: int) -> Columns:
-    """Stretch or squeeze `(n_mels, k)` columns to `frames` columns by linear interpolation."""
+    """Interpolate columns linearly along time, from shape (n_mels, k) to (n_mels, frames)."""
     count = columns_db.shape[1]
     if count == frames:
         return columns_db
@@ -122,7 +121,7 @@ def resample_time(columns_db: Columns, frames: int) -> Columns:
 
 
 def shift_bands(window_db: Columns, bands: int, floor_db: float) -> Columns:
-    """Move a window along the mel axis, upwards for positive `bands`, filling with the floor."""
+    """Shift a window along the mel axis, upwards if `bands` > 0; the gap is set to the floor."""
     if not bands:
         return window_db
     shifted = np.full_like(window_db, floor_db)
@@ -140,7 +139,7 @@ def band_mels(spec: SpectrogramSpec) -> NDArray[np.float64]:
 
 
 def equalise(window_db: Columns, random: Random, deviation_db: float) -> Columns:
-    """Apply a smooth random frequency response through six points along the mel axis."""
+    """Add a random frequency response, interpolated between six points on the mel axis."""
     gains = random.normal(0, deviation_db, 6)
     n_mels = len(window_db)
     curve = np.interp(np.arange(n_mels), np.linspace(0, n_mels - 1, 6), gains)
@@ -148,7 +147,7 @@ def equalise(window_db: Columns, random: Random, deviation_db: float) -> Columns
 
 
 def limit_band(window_db: Columns, spec: SpectrogramSpec, low_hz: float, high_hz: float) -> Columns:
-    """Attenuate bands outside `low_hz` to `high_hz` by 4 dB a band, like a steep filter."""
+    """Attenuate the bands outside `low_hz` to `high_hz` by 4 dB per band."""
     mels = band_mels(spec)
     low, high = hz_to_mel(np.array([low_hz, high_hz]))
     width = mels[1] - mels[0]
@@ -159,7 +158,7 @@ def limit_band(window_db: Columns, spec: SpectrogramSpec, low_hz: float, high_hz
 def reverberate(
     window_db: Columns, spec: SpectrogramSpec, decay_seconds: float, wet_db: float
 ) -> Columns:
-    """Let every column ring on: power falls by 60 dB in `decay_seconds` (RT60)."""
+    """Add reverberation: the power of each column decays by 60 dB in `decay_seconds` (RT60)."""
     power = 10 ** (window_db / 10)
     keep = 10 ** (-6 * spec.hop_seconds / decay_seconds)
     tail = np.zeros_like(power)
@@ -171,24 +170,24 @@ def reverberate(
 def coloured_noise(
     random: Random, spec: SpectrogramSpec, frames: int, slope_db: float, hum: bool = False
 ) -> Columns:
-    """Return what stationary noise looks like in a log-mel window.
+    """Return a log-mel window of stationary Gaussian noise.
 
-    The power of a mel band of Gaussian noise is a sum of the squares of its Fourier bins, so it is
-    gamma distributed with as many degrees of freedom as the band has bins.
+    The power of a mel band is the sum of the squares of its Fourier bins, and therefore gamma
+    distributed with as many degrees of freedom as the band has bins.
 
     Parameters
     ----------
     random : numpy.random.Generator
-        Where chance comes from.
+        Source of randomness.
     spec : SpectrogramSpec
         The grid.
     frames : int
         Number of columns.
     slope_db : float
-        Change of level from the lowest to the highest band, in dB: about 0 is white under Slaney's
-        norm, -25 pink, -50 brown.
+        Change of level from the lowest to the highest band, in dB: with Slaney's norm about 0 is
+        white, -25 pink and -50 brown noise.
     hum : bool
-        Whether mains hum and its harmonics lie over the noise.
+        Add mains hum and its harmonics.
 
     Returns
     -------
@@ -208,61 +207,62 @@ def coloured_noise(
 
 
 def random_noise(random: Random, spec: SpectrogramSpec, frames: int) -> Columns:
-    """Return noise of a random colour, sometimes with hum, `(n_mels, frames)` in dB."""
+    """Return noise with a random slope, sometimes with hum, shape (n_mels, frames), in dB."""
     noise = coloured_noise(
         random, spec, frames, random.uniform(-60, 10), hum=bool(random.random() < 0.25)
     )
     return equalise(noise, random, 3.0)
 
 
-def change_over(
+def insert_change(
     window_db: Columns, earlier_db: Columns, random: Random, spec: SpectrogramSpec
 ) -> Columns:
-    """Return a window as it is soon after a change: first something else, then what plays now.
+    """Return a window across a song change, which begins with another recording.
 
     Parameters
     ----------
     window_db, earlier_db : float32, shape (n_mels, frames)
-        What plays now and what played before, dB relative to the loudest cell of each recording.
+        Windows of the later and of the earlier recording, dB relative to their loudest cells.
     random : numpy.random.Generator
-        Where chance comes from.
+        Source of randomness.
     spec : SpectrogramSpec
         The grid.
 
     Returns
     -------
     float32, same shape
-        At least the last second is of `window_db`; the levels of the two differ by up to 6 dB.
+        At least the last second is from `window_db`; the level of the other part is changed by up
+        to 6 dB.
     """
     frames = window_db.shape[1]
-    latest = max(1, frames - spec.frames_in(1.0))
-    begin = int(random.integers(1, latest + 1))
+    longest = max(1, frames - spec.frames_in(1.0))
+    length = int(random.integers(1, longest + 1))
     changed = window_db.copy()
-    changed[:, :begin] = earlier_db[:, frames - begin :] + random.uniform(-6, 6)
+    changed[:, :length] = earlier_db[:, frames - length :] + random.uniform(-6, 6)
     return changed
 
 
-def vary(
+def augment(
     window_db: Columns,
     random: Random,
     spec: SpectrogramSpec,
     strength: Augmentation,
     noise_db: Columns | None = None,
 ) -> Columns:
-    """Return one random variation of a window, relative to its loudest cell.
+    """Return a window with random effects, relative to its loudest cell.
 
     Parameters
     ----------
     window_db : float32, shape (n_mels, frames)
         dB in [-top_db, 0].
     random : numpy.random.Generator
-        Where chance comes from.
+        Source of randomness.
     spec : SpectrogramSpec
         The grid.
     strength : Augmentation
-        How much of everything.
+        Strength of the effects.
     noise_db : float32, shape (n_mels, frames), optional
-        A background sound; synthetic noise is used where it is not given.
+        Background noise; by default synthetic.
 
     Returns
     -------
@@ -280,14 +280,18 @@ def vary(
     if random.random() < strength.noise:
         if noise_db is None:
             noise_db = random_noise(random, spec, window_db.shape[1])
-        level = loudness(window_db) - loudness(noise_db) - random.uniform(*strength.noise_snr_db)
+        level = (
+            mean_power_db(window_db)
+            - mean_power_db(noise_db)
+            - random.uniform(*strength.noise_snr_db)
+        )
         window_db = add_power(window_db, noise_db + level)
     if random.random() < strength.band_limit:
         window_db = limit_band(window_db, spec, 0, random.uniform(3000, 9000))
     if random.random() < strength.band_limit:
         window_db = limit_band(window_db, spec, random.uniform(50, 300), spec.fmax)
     if strength.level_db and random.random() < 0.5:
-        # The floor of a quiet recording lies nearer to its music.
+        # In a quiet recording the noise floor is nearer to the music.
         window_db = np.maximum(
             window_db - window_db.max() - random.uniform(0, strength.level_db), floor
         )
@@ -295,7 +299,7 @@ def vary(
 
 
 def mask(window_db: Columns, random: Random, strength: Augmentation) -> Columns:
-    """Cover random stretches of time and bands with the window's mean.
+    """Set random ranges of columns and bands to the window's mean.
 
     Source: D. Park et al., "SpecAugment", Interspeech 2019, without the time warping.
     """
@@ -314,10 +318,10 @@ def mask(window_db: Columns, random: Random, strength: Augmentation) -> Columns:
     return window_db
 
 
-def mix(
+def mixup(
     windows: Columns, targets: NDArray[np.float32], random: Random, alpha: float
 ) -> tuple[Columns, NDArray[np.float32]]:
-    """Mix every window of a batch and its target with another one's.
+    """Mix every window of a batch, and its target, with another one.
 
     Source: H. Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
 
@@ -326,16 +330,16 @@ def mix(
     windows : float32, shape (batch, n_mels, frames)
         dB.
     targets : float32, shape (batch, classes)
-        Label shares.
+        Label probabilities.
     random : numpy.random.Generator
-        Where chance comes from.
+        Source of randomness.
     alpha : float
-        Parameter of the Beta distribution; 0 leaves the batch as it is.
+        Parameter of the Beta distribution; with 0 nothing is mixed.
 
     Returns
     -------
     windows, targets
-        As given, mixed.
+        Of the same shapes.
     """
     if not alpha:
         return windows, targets

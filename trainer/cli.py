@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from streamer.core.model import Classifier
     from streamer.core.spectrogram import SpectrogramSpec
-    from trainer.gtzan import Skipped
-    from trainer.sets import JudgedSets
+    from trainer.evaluation_sets import EvaluationSets
+    from trainer.tracks import Skipped
 
 PROGRAM = "genre-train"
 
@@ -387,8 +387,8 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_all(options: argparse.Namespace) -> int:
-    from trainer.gtzan import is_picture_folder
-    from trainer.sets import judged_sets
+    from trainer.evaluation_sets import find_evaluation_sets
+    from trainer.tracks import is_picture_folder
 
     _check_resume(options)
     if options.resume is None:
@@ -406,7 +406,7 @@ def _run_all(options: argparse.Namespace) -> int:
             _say_skipped_pictures(options.background, background=True)
     run = _fit_run(options)
     candidate = _load(run)
-    _evaluate(candidate, judged_sets(candidate), run / "evaluation", run, seed=0)
+    _evaluate(candidate, find_evaluation_sets(candidate), run / "evaluation", run, seed=0)
     _write_report(run)
     return 0
 
@@ -426,7 +426,7 @@ def _run_speak(options: argparse.Namespace) -> int:
 
 
 def _run_fit(options: argparse.Namespace) -> int:
-    from trainer.gtzan import is_picture_folder
+    from trainer.tracks import is_picture_folder
 
     _check_resume(options)
     for option in ("data", "background"):
@@ -467,7 +467,8 @@ def _run_evaluate(options: argparse.Namespace) -> int:
 
 def _run_stream_test(options: argparse.Namespace) -> int:
     from trainer.run_folder import update_facts
-    from trainer.stream_test import as_text, stream_test, tuned, write_stream_test
+    from trainer.stream_test import as_text, stream_test, write_stream_test
+    from trainer.tuning import tune
 
     path = _judged_path(options)
     judged = _judged_set(options)
@@ -486,11 +487,11 @@ def _run_stream_test(options: argparse.Namespace) -> int:
         hop_seconds=options.hop_seconds,
         seed=options.seed,
     )
-    _say_skipped([*sets.skipped, *test.programme.skipped])
+    _say_skipped([*sets.skipped, *test.stream.skipped])
     _say_notes(sets.notes)
     _say(as_text(test.result, judged, sets.protocol))
     if options.tune:
-        test = tuned(test, candidate.contract, options.right_of_claimed)
+        test = tune(test, candidate.contract, options.right_of_claimed)
         chosen = ", ".join(f"{name} {value}" for name, value in test.settings.items())
         _say(f"tuned: {chosen}\n{as_text(test.result, judged, sets.protocol)}")
     whole = options.limit is None or options.limit >= len(sets.music[judged])
@@ -559,12 +560,11 @@ def _run_report(options: argparse.Namespace) -> int:
 def _prepare(
     data: Path, out: Path | None, options: argparse.Namespace, *, background: bool
 ) -> Path:
-    from trainer.pictures import cache_folder, prepare, prepare_background
+    from trainer.prepare import cache_folder, prepare
 
     spec = _spec(options)
     out = out or cache_folder(data, spec)
-    make = prepare_background if background else prepare
-    prepared = make(data, out, spec, workers=options.workers)
+    prepared = prepare(data, out, spec, background=background, workers=options.workers)
     _say_skipped(prepared.skipped)
     _say(
         f"{prepared.made} pictures made, {prepared.kept} kept, {prepared.removed} removed, "
@@ -677,11 +677,11 @@ def _judged_path(options: argparse.Namespace) -> Path:
 
 
 def _load(path: Path) -> Classifier:
-    from trainer.candidates import load_candidate
+    from trainer.loading import load_classifier
 
     if path.is_dir():
         _import_keras()
-    return load_candidate(path)
+    return load_classifier(path)
 
 
 def _import_keras() -> None:
@@ -699,10 +699,10 @@ def _import_keras() -> None:
         os.close(nowhere)
 
 
-def _sets(candidate: Classifier, options: argparse.Namespace) -> JudgedSets:
-    from trainer.sets import judged_sets
+def _sets(candidate: Classifier, options: argparse.Namespace) -> EvaluationSets:
+    from trainer.evaluation_sets import find_evaluation_sets
 
-    return judged_sets(
+    return find_evaluation_sets(
         candidate,
         data=options.data,
         background=options.background,
@@ -712,15 +712,13 @@ def _sets(candidate: Classifier, options: argparse.Namespace) -> JudgedSets:
 
 
 def _evaluate(
-    candidate: Classifier, sets: JudgedSets, folder: Path, run: Path | None, seed: int
+    candidate: Classifier, sets: EvaluationSets, folder: Path, run: Path | None, seed: int
 ) -> None:
     """Evaluate, say and write the result; keep summary and temperature in `run`."""
     from trainer.evaluate import as_text, evaluate, summary, write_evaluation
     from trainer.run_folder import update_facts
 
-    evaluation = evaluate(
-        candidate, sets.together(), protocol=sets.protocol, notes=sets.notes, seed=seed
-    )
+    evaluation = evaluate(candidate, sets, seed=seed)
     _say(as_text(evaluation))
     write_evaluation(evaluation, folder)
     if run is not None:
@@ -743,7 +741,7 @@ def _say_skipped(skipped: Sequence[Skipped]) -> None:
 
 
 def _say_skipped_pictures(folder: Path, *, background: bool) -> None:
-    from trainer.gtzan import find_background, find_tracks
+    from trainer.discovery import find_background, find_tracks
 
     _say_skipped((find_background if background else find_tracks)(folder)[1])
 

@@ -1,26 +1,33 @@
-"""Tracks in memory, and the batches of windows that are cut from them."""
+"""Training data in memory: tracks as levels, and the batches of windows that are cut from them."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
-from trainer.augment import NONE, Augmentation, change_over, mix, random_noise, resample_time, vary
-from trainer.gtzan import DatasetError, Track
+from trainer.augment import (
+    NONE,
+    Augmentation,
+    augment,
+    insert_change,
+    mixup,
+    random_noise,
+    resample_time,
+)
 from trainer.pictures import Levels, read_picture
+from trainer.tracks import DatasetError, Track
 
 NOT_MUSIC = "not_music"
-"""Label of everything in a background folder."""
+"""Label of all background clips."""
 
 SYNTHETIC_SHARE = 0.35
-"""Share of the background windows that are made noise instead of a recording."""
+"""Share of the background windows that are synthetic noise instead of a recording."""
 
 PREFETCHED_BATCHES = 4
 
@@ -38,23 +45,23 @@ class Song:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one training step sees."""
+    """The input of one training step."""
 
     windows: Columns
     """float32, shape (batch, n_mels, frames), dB relative to each window's loudest cell."""
     targets: NDArray[np.float32]
-    """float32, shape (batch, classes), shares that sum to 1."""
+    """float32, shape (batch, classes), rows sum to 1."""
     weights: NDArray[np.float32]
-    """float32, shape (batch,), mean 1 over an epoch."""
+    """float32, shape (batch,), mean 1 over the music of an epoch; rare genres weigh more."""
 
 
 def labels_of(tracks: Iterable[Track], background: bool) -> list[str]:
-    """Return the labels of a training: its genres by name, and `not_music` last with a background.
+    """Return the labels of a training: the genres, sorted, and `not_music` with a background.
 
     Raises
     ------
     DatasetError
-        If a genre has the name of the background's label.
+        If a genre is called `not_music`.
     """
     genres = sorted({track.genre for track in tracks})
     if not background:
@@ -68,24 +75,24 @@ def labels_of(tracks: Iterable[Track], background: bool) -> list[str]:
 
 
 def load_songs(tracks: Sequence[Track], labels: Sequence[str]) -> list[Song]:
-    """Read the pictures of `tracks`; labels are their genres."""
+    """Read the pictures of tracks whose genres are among the labels."""
     index = {label: number for number, label in enumerate(labels)}
     return [Song(track.name, index[track.genre], read_picture(track.path)) for track in tracks]
 
 
 def repeated(levels: Levels, frames: int) -> Levels:
-    """Return a recording of at least `frames` columns, repeating a shorter one."""
+    """Repeat a recording, if need be, so that it has at least `frames` columns."""
     times = -(-frames // levels.shape[1])
     return np.tile(levels, (1, times)) if times > 1 else levels
 
 
 def even_windows(song: Song, spec: SpectrogramSpec, frames: int, count: int) -> Columns:
-    """Cut windows at even distances over a whole song.
+    """Cut up to `count` windows at even distances from a song, fewer from a short one.
 
     Returns
     -------
-    float32, shape (k, n_mels, frames)
-        dB relative to each window's loudest cell; k is at most `count`, less for a short song.
+    float32, shape (windows, n_mels, frames)
+        dB relative to each window's loudest cell.
     """
     levels = repeated(song.levels, frames)
     last = levels.shape[1] - frames
@@ -95,21 +102,21 @@ def even_windows(song: Song, spec: SpectrogramSpec, frames: int, count: int) -> 
 
 
 class TrainingWindows:
-    """Random windows of the training songs, epoch by epoch, the same for the same seed.
+    """Random training windows by epoch, reproducible for a seed.
 
     Parameters
     ----------
     songs : sequence of Song
         Music.
     background : sequence of Song
-        Recordings of the class `not_music`, also mixed under the music, each as often as it is
-        long; may be empty.
+        Recordings of the class `not_music`, which are also mixed with the music. Each is used in
+        proportion to its length. May be empty.
     not_music : int or None
-        Index of that class; None trains genres alone.
+        Index of that class; None without it.
     classes : int
         Number of labels.
     spec, frames
-        Grid and length of a window.
+        Grid and number of columns of a window.
     batch : int
         Windows in a batch.
     windows_per_song : int
@@ -117,9 +124,9 @@ class TrainingWindows:
     background_share : float
         Share of an epoch's windows that are not music.
     augmentation : Augmentation
-        How strongly windows are varied.
+        Strength of the augmentation.
     seed : int
-        Decides everything.
+        Seed of all random choices.
     """
 
     def __init__(
@@ -144,19 +151,19 @@ class TrainingWindows:
         self.spec = spec
         self.frames = frames
         self.batch = batch
-        lengths = np.array([song.levels.shape[1] for song in background], float)
-        self._background_shares = lengths / lengths.sum()
         self.augmentation = augmentation
         self.seed = seed
+        lengths = np.array([song.levels.shape[1] for song in background], float)
+        self._background_shares = lengths / lengths.sum()
         music = windows_per_song * len(songs)
-        self.music_windows = music
-        self.other_windows = (
-            round(music * background_share / (1 - background_share)) if not_music is not None else 0
+        other = round(music * background_share / (1 - background_share))
+        self._contents = np.concatenate(
+            [
+                np.arange(music) % max(1, len(songs)),
+                np.full(other if not_music is not None else 0, -1),
+            ]
         )
-        self._drawn = np.concatenate(
-            [np.arange(music) % max(1, len(songs)), np.full(self.other_windows, -1)]
-        )
-        """What an epoch's windows are of: numbers of songs, or -1 for another sound."""
+        """Contents of an epoch's windows: indices of songs, or -1 for background."""
         counts = Counter(song.label for song in songs)
         self._weights = np.ones(classes, np.float32)
         for label, count in counts.items():
@@ -164,43 +171,43 @@ class TrainingWindows:
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch; windows that fill no batch are left for another epoch."""
-        return max(1, (self.music_windows + self.other_windows) // self.batch)
+        """Number of batches in an epoch; the windows of an incomplete batch are left out."""
+        return max(1, len(self._contents) // self.batch)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the batches of one epoch, prepared ahead by a thread."""
-        return _ahead(self._batches(number))
+        """Yield the batches of one epoch, prepared ahead in a thread."""
+        return _prefetch(self._batches(number))
 
     def _batches(self, number: int) -> Iterator[Batch]:
         random = np.random.default_rng([self.seed, number])
-        order = np.resize(random.permutation(self._drawn), self.steps * self.batch)
+        order = np.resize(random.permutation(self._contents), self.steps * self.batch)
         for chosen in order.reshape(self.steps, self.batch):
             windows = np.empty((self.batch, self.spec.n_mels, self.frames), np.float32)
             labels = np.empty(self.batch, int)
-            for place, song in enumerate(chosen):
-                windows[place], labels[place] = self._window(song, random)
+            for index, content in enumerate(chosen):
+                windows[index], labels[index] = self._window(content, random)
             targets = np.eye(self.classes, dtype=np.float32)[labels]
             weights = targets @ self._weights
-            windows, targets = mix(windows, targets, random, self.augmentation.mixup)
+            windows, targets = mixup(windows, targets, random, self.augmentation.mixup)
             yield Batch(windows, targets, weights)
 
-    def _window(self, song: int, random: np.random.Generator) -> tuple[Columns, int]:
-        window, label = self._sound(song, random)
+    def _window(self, content: int, random: np.random.Generator) -> tuple[Columns, int]:
+        window, label = self._cut_content(content, random)
         if random.random() < self.augmentation.change:
-            earlier, _ = self._sound(random.choice(self._drawn), random)
-            window = change_over(window, earlier, random, self.spec)
-        noise = self._other_sound(random) if random.random() < self.augmentation.noise else None
-        return vary(window, random, self.spec, self.augmentation, noise), label
+            earlier, _ = self._cut_content(random.choice(self._contents), random)
+            window = insert_change(window, earlier, random, self.spec)
+        noise = self._cut_background(random) if random.random() < self.augmentation.noise else None
+        return augment(window, random, self.spec, self.augmentation, noise), label
 
-    def _sound(self, song: int, random: np.random.Generator) -> tuple[Columns, int]:
-        """Return a window of a song and its label; of another sound for a negative number."""
-        if song >= 0:
-            chosen = self.songs[song]
-            return self._cut(chosen, random), chosen.label
+    def _cut_content(self, content: int, random: np.random.Generator) -> tuple[Columns, int]:
+        """Cut a random window and return it with its label; `content` as in `_contents`."""
+        if content >= 0:
+            song = self.songs[content]
+            return self._cut(song, random), song.label
         assert self.not_music is not None
-        return self._other_sound(random), self.not_music
+        return self._cut_background(random), self.not_music
 
-    def _other_sound(self, random: np.random.Generator) -> Columns:
+    def _cut_background(self, random: np.random.Generator) -> Columns:
         if not self.background or random.random() < SYNTHETIC_SHARE:
             return random_noise(random, self.spec, self.frames)
         chosen = random.choice(len(self.background), p=self._background_shares)
@@ -215,36 +222,13 @@ class TrainingWindows:
         return resample_time(cut, self.frames)
 
 
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Run an iterator in a thread, a few items ahead; an error there is raised here."""
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(PREFETCHED_BATCHES)
-    stop = threading.Event()
-
-    def put(item: Batch | BaseException | None) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for batch in batches:
-                if not put(batch):
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=work, name="windows", daemon=True)
-    thread.start()
+def _prefetch(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Run an iterator in a thread, a few items ahead; its errors are raised here."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="windows")
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        pending = deque(pool.submit(next, batches, None) for _ in range(PREFETCHED_BATCHES))
+        while (batch := pending.popleft().result()) is not None:
+            pending.append(pool.submit(next, batches, None))
+            yield batch
     finally:
-        stop.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

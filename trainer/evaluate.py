@@ -1,20 +1,21 @@
-"""How good a model is on tracks it was not trained on, and how much of that is chance.
+"""Evaluate a classifier on tracks that it was not trained on.
 
-A track's answer is the mean of the probabilities of its crops, each as long as the model's window
-and referenced to its own loudest cell, as the daemon's windows are.
+The prediction for a track is the mean of the probabilities of its crops, each as long as the
+model's window and relative to its own loudest cell, as the daemon's windows are.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
 
 from streamer.core.model import Classifier, ModelContract, softmax
 from streamer.core.spectrogram import (
@@ -25,47 +26,49 @@ from streamer.core.spectrogram import (
     relative_to_peak,
 )
 from trainer.audio import AudioError, read_audio
-from trainer.candidates import RunClassifier
-from trainer.gtzan import DatasetError, Skipped, Track
-from trainer.measures import (
+from trainer.evaluation_sets import EvaluationSets
+from trainer.loading import RunClassifier
+from trainer.metrics import (
     GenreScore,
     ReliabilityBin,
     bootstrap_interval,
     calibration_error,
-    confusion,
     fit_temperature,
     genre_scores,
     negative_log_likelihood,
     reliability,
     top_k_accuracy,
+    track_probabilities,
 )
-from trainer.pictures import progress_bar, read_picture
+from trainer.pictures import read_picture
+from trainer.progress import progress_bar
+from trainer.tracks import DatasetError, Skipped, Track
 from trainer.writing import write_json, write_table
 
 BATCH = 16
-"""Crops classified at once."""
+"""Crops in one call of the network."""
 
-MISTAKES = 20
-"""Most confident mistakes that are listed."""
+MAX_MISTAKES = 20
+"""Number of mistakes in a result, the most confident ones."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """A network's answers to all crops of a set of tracks."""
+class Predictions:
+    """The logits of all crops of a set of tracks."""
 
     tracks: list[Track]
     logits: NDArray[np.float32]
     """Shape (crops, classes)."""
     owner: NDArray[np.int64]
-    """Shape (crops,): index of the crop's track."""
+    """Shape (crops,): index of each crop's track."""
     truth: NDArray[np.int64]
-    """Shape (tracks,): index of the track's label."""
+    """Shape (tracks,): index of each track's label."""
 
-    def only(self, kept: NDArray[np.bool_]) -> Scored:
-        """Return the answers for some of the tracks, `kept` having shape (tracks,)."""
+    def subset(self, kept: NDArray[np.bool_]) -> Predictions:
+        """Return the predictions for the tracks where `kept`, shape (tracks,), is true."""
         crops = kept[self.owner]
         renumbered = np.cumsum(kept) - 1
-        return Scored(
+        return Predictions(
             [track for track, keep in zip(self.tracks, kept, strict=True) if keep],
             self.logits[crops],
             renumbered[self.owner[crops]],
@@ -73,26 +76,13 @@ class Scored:
         )
 
     def track_probabilities(self, temperature: float) -> NDArray[np.float64]:
-        """Return the mean of each track's crop probabilities, shape (tracks, classes)."""
-        probabilities = softmax(self.logits, temperature).astype(np.float64)
-        sums = np.zeros((len(self.tracks), probabilities.shape[1]))
-        np.add.at(sums, self.owner, probabilities)
-        return sums / np.bincount(self.owner, minlength=len(self.tracks))[:, None]
+        """Return the mean probabilities of each track's crops, shape (tracks, classes)."""
+        return track_probabilities(self.logits, self.owner, temperature)
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
-    """A track that was taken for another genre."""
-
-    track: str
-    genre: str
-    predicted: str
-    confidence: float
-
-
-@dataclass(frozen=True, slots=True)
-class SetResult:
-    """The measures of one set, over its music alone but for `confusion` and `not_music`."""
+class SetMetrics:
+    """Metrics of one set: of its music, except for `confusion` and `not_music`."""
 
     tracks: int
     crops: int
@@ -111,30 +101,30 @@ class SetResult:
     ece_after: float
     genres: list[GenreScore]
     confusion: list[list[int]]
-    """Tracks: rows are true labels, columns predicted ones, in the order of the labels."""
+    """Numbers of tracks: true labels by row, predicted labels by column."""
     reliability_before: list[ReliabilityBin]
     reliability_after: list[ReliabilityBin]
-    mistakes: list[Mistake]
-    """The most confident ones first."""
+    mistakes: list[dict[str, Any]]
+    """Rows of `track_table` with wrong predictions, most confident first."""
     not_music: dict[str, float] | None
-    """With such a label: `clips`, `recall` (share of them told), `false_alarms` (share of music
-    tracks taken for not music)."""
+    """`clips`, `recall` (share of the clips predicted as not music) and `false_alarms` (share of
+    the music predicted so); None without such a label or without clips."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All that an evaluation found."""
+    """Result of `evaluate`."""
 
     labels: tuple[str, ...]
     temperature: float
     temperature_source: str
-    """Where the temperature comes from: fitted on the valid set, or the model's own."""
+    """A phrase: whether the temperature was fitted on the valid set or is the model's own."""
     protocol: str
     notes: list[str]
-    sets: dict[str, SetResult]
+    sets: dict[str, SetMetrics]
     track_tables: dict[str, pd.DataFrame]
-    """A row a track: track, genre, predicted, confidence, right."""
-    skipped: list[Skipped] = field(default_factory=list)
+    """See `track_table`."""
+    skipped: list[Skipped]
 
 
 def columns_of(track: Track, spec: SpectrogramSpec) -> Columns:
@@ -164,8 +154,8 @@ def crops_of(columns: Columns, window_frames: int, top_db: float) -> Columns:
 
     Returns
     -------
-    float32, shape (crops, n_mels, window)
-        The last one ends with the last column.
+    float32, shape (crops, n_mels, window_frames)
+        The last crop ends with the last column.
     """
     frames = max(window_frames, columns.shape[1])
     columns = np.tile(columns, (1, -(-frames // columns.shape[1])))[:, :frames]
@@ -175,36 +165,33 @@ def crops_of(columns: Columns, window_frames: int, top_db: float) -> Columns:
     return relative_to_peak(crops, top_db).astype(np.float32)
 
 
-def score(
-    candidate: Classifier,
+def predict(
+    classifier: Classifier,
     tracks: Sequence[Track],
     *,
-    quiet: bool = False,
     title: str = "tracks",
     read: Callable[[Track, SpectrogramSpec], Columns] = columns_of,
-) -> tuple[Scored, list[Skipped]]:
-    """Classify all crops of tracks; tracks that cannot be read are left out and listed.
+) -> tuple[Predictions, list[Skipped]]:
+    """Classify all crops of tracks; tracks that cannot be read are skipped.
 
     Parameters
     ----------
-    candidate : Classifier
-        From `trainer.candidates.load_candidate`.
+    classifier : Classifier
+        From `trainer.loading.load_classifier`.
     tracks : sequence of Track
         Pictures or audio.
-    quiet : bool
-        Show no progress bar.
     title : str
-        What stands beside the bar.
+        Label of the progress bar.
     read : function
-        How a track becomes columns, see `columns_of`.
+        Returns the columns of a track, see `columns_of`.
 
     Raises
     ------
     DatasetError
-        If a track's genre is none of the model's labels, no track can be read or an answer is no
-        finite number.
+        If a track's genre is not among the model's labels, no track can be read or a logit is not
+        finite.
     """
-    contract = candidate.contract
+    contract = classifier.contract
     if unknown := sorted({track.genre for track in tracks} - set(contract.labels)):
         raise DatasetError(
             f"the model does not know the genre {', '.join(unknown)}; "
@@ -213,7 +200,7 @@ def score(
     used: list[Track] = []
     skipped: list[Skipped] = []
     logits: list[NDArray[np.float32]] = []
-    with progress_bar(quiet) as progress:
+    with progress_bar() as progress:
         for track in progress.track(tracks, description=title):
             try:
                 columns = read(track, contract.spectrogram)
@@ -221,7 +208,8 @@ def score(
                 skipped.append(Skipped(track.path, str(error)))
                 continue
             crops = crops_of(columns, contract.window_frames, contract.spectrogram.top_db)
-            answers = np.concatenate(list(_in_batches(candidate, crops)))
+            batches = [crops[start : start + BATCH] for start in range(0, len(crops), BATCH)]
+            answers = np.concatenate([classifier.logits(batch) for batch in batches])
             if not np.isfinite(answers).all():
                 raise DatasetError(
                     f"the network's answers to {track.name} are no finite numbers: its training "
@@ -233,41 +221,46 @@ def score(
         raise DatasetError(f"none of the {len(tracks)} tracks can be read: {skipped[0].reason}")
     owner = np.repeat(np.arange(len(used)), [len(own) for own in logits])
     truth = np.array([contract.labels.index(track.genre) for track in used])
-    return Scored(used, np.concatenate(logits), owner, truth), skipped
+    return Predictions(used, np.concatenate(logits), owner, truth), skipped
 
 
-def _in_batches(candidate: Classifier, crops: Columns) -> Iterator[NDArray[np.float32]]:
-    for start in range(0, len(crops), BATCH):
-        yield candidate.logits(crops[start : start + BATCH])
+def compute_metrics(
+    predictions: Predictions, contract: ModelContract, temperature: float, seed: int = 0
+) -> SetMetrics:
+    """Compute the metrics of one set; `seed` is that of the bootstrap.
 
-
-def judge(scored: Scored, contract: ModelContract, temperature: float, seed: int = 0) -> SetResult:
-    """Work out all measures of one set."""
+    Raises
+    ------
+    DatasetError
+        If the set contains no music.
+    """
     labels = contract.labels
     other = labels.index(contract.not_music) if contract.not_music else -1
-    predicted = scored.track_probabilities(temperature).argmax(axis=1)
-    is_music = scored.truth != other
-    music = scored.only(is_music)
+    predicted = predictions.track_probabilities(temperature).argmax(axis=1)
+    is_music = predictions.truth != other
+    music = predictions.subset(is_music)
     if not music.tracks:
         raise DatasetError("a set without music cannot be judged; add tracks of the genres")
     probabilities = music.track_probabilities(temperature)
-    answers = probabilities.argmax(axis=1)
-    right = answers == music.truth
+    music_predicted = probabilities.argmax(axis=1)
+    correct = music_predicted == music.truth
     crop_truth = music.truth[music.owner]
     before, after = softmax(music.logits, 1.0), softmax(music.logits, temperature)
-    genres, macro_f1 = genre_scores(answers, music.truth, labels)
+    genres, macro_f1 = genre_scores(music_predicted, music.truth, labels)
+    table = track_table(music, labels, temperature)
+    wrong = table[~table["right"]].sort_values("confidence", ascending=False).head(MAX_MISTAKES)
     not_music = None
     if other >= 0 and not is_music.all():
         not_music = {
             "clips": float((~is_music).sum()),
             "recall": float((predicted[~is_music] == other).mean()),
-            "false_alarms": float((answers == other).mean()),
+            "false_alarms": float((music_predicted == other).mean()),
         }
-    return SetResult(
+    return SetMetrics(
         tracks=len(music.tracks),
         crops=len(music.logits),
-        accuracy_track=float(right.mean()),
-        interval_track=bootstrap_interval(right, seed),
+        accuracy_track=float(correct.mean()),
+        interval_track=bootstrap_interval(correct, seed),
         accuracy_crop=float((after.argmax(axis=1) == crop_truth).mean()),
         top2_track=top_k_accuracy(probabilities, music.truth, 2),
         macro_f1=macro_f1,
@@ -276,101 +269,85 @@ def judge(scored: Scored, contract: ModelContract, temperature: float, seed: int
         ece_before=calibration_error(before, crop_truth),
         ece_after=calibration_error(after, crop_truth),
         genres=genres,
-        confusion=confusion(predicted, scored.truth, len(labels)).tolist(),
+        confusion=confusion_matrix(
+            predictions.truth, predicted, labels=range(len(labels))
+        ).tolist(),
         reliability_before=reliability(before, crop_truth),
         reliability_after=reliability(after, crop_truth),
-        mistakes=_mistakes(music, labels, temperature),
+        mistakes=wrong.drop(columns="right").to_dict("records"),
         not_music=not_music,
     )
 
 
-def track_table(scored: Scored, labels: tuple[str, ...], temperature: float) -> pd.DataFrame:
-    """Return a row a track: what it is, what it was taken for, and how surely."""
-    probabilities = scored.track_probabilities(temperature)
+def track_table(
+    predictions: Predictions, labels: tuple[str, ...], temperature: float
+) -> pd.DataFrame:
+    """Return a row per track: track, genre, predicted, confidence, right."""
+    probabilities = predictions.track_probabilities(temperature)
     predicted = probabilities.argmax(axis=1)
     return pd.DataFrame(
         {
-            "track": [track.name for track in scored.tracks],
-            "genre": [track.genre for track in scored.tracks],
+            "track": [track.name for track in predictions.tracks],
+            "genre": [track.genre for track in predictions.tracks],
             "predicted": [labels[index] for index in predicted],
             "confidence": probabilities.max(axis=1),
-            "right": predicted == scored.truth,
+            "right": predicted == predictions.truth,
         }
     )
 
 
-def _mistakes(scored: Scored, labels: tuple[str, ...], temperature: float) -> list[Mistake]:
-    table = track_table(scored, labels, temperature)
-    wrong = table[~table["right"]].sort_values("confidence", ascending=False).head(MISTAKES)
-    return [
-        Mistake(row.track, row.genre, row.predicted, float(row.confidence))
-        for row in wrong.itertuples()
-    ]
+def evaluate(classifier: Classifier, sets: EvaluationSets, *, seed: int = 0) -> Evaluation:
+    """Evaluate a run or a model.
 
-
-def evaluate(
-    candidate: Classifier,
-    sets: Mapping[str, Sequence[Track]],
-    *,
-    protocol: str,
-    notes: Sequence[str] = (),
-    seed: int = 0,
-    quiet: bool = False,
-) -> Evaluation:
-    """Evaluate a run or a model on named sets of tracks; empty sets are passed over.
-
-    A run's temperature is fitted on the set `valid`. A model file has its own already.
+    The temperature of a run is fitted on its `valid` set. A model file keeps its own.
 
     Parameters
     ----------
-    candidate : Classifier
-        From `trainer.candidates.load_candidate`.
-    sets : mapping of str to tracks
-        Usually `valid` and `test`; background clips have the model's `not_music` label as genre.
-    protocol : str
-        What the reader of the accuracy must know about the split.
-    notes : sequence of str
-        Warnings about it.
+    classifier : Classifier
+        From `trainer.loading.load_classifier`.
+    sets : EvaluationSets
+        Sets without music are left out.
     seed : int
-        Of the bootstrap.
-    quiet : bool
-        Show no progress bar.
+        Seed of the bootstrap.
 
     Raises
     ------
     DatasetError
         If there is nothing to evaluate on.
     """
-    contract = candidate.contract
-    scored: dict[str, Scored] = {}
+    contract = classifier.contract
+    predictions: dict[str, Predictions] = {}
     skipped: list[Skipped] = []
-    for name, tracks in sets.items():
-        if tracks:
-            scored[name], lost = score(candidate, tracks, quiet=quiet, title=name)
-            skipped += lost
-    if not scored:
+    for name, tracks in sets.combined().items():
+        predictions[name], unreadable = predict(classifier, tracks, title=name)
+        skipped += unreadable
+    if not predictions:
         raise DatasetError("none of the tracks of the valid and test lists is in the data folder")
     temperature, source = contract.temperature, "the model's own"
-    if isinstance(candidate, RunClassifier) and "valid" in scored:
-        valid = scored["valid"]
+    if isinstance(classifier, RunClassifier) and "valid" in predictions:
+        valid = predictions["valid"]
         temperature = fit_temperature(valid.logits, valid.truth[valid.owner])
         source = "fitted on the crops of the valid set"
     return Evaluation(
         labels=contract.labels,
         temperature=temperature,
         temperature_source=source,
-        protocol=protocol,
-        notes=list(notes),
-        sets={name: judge(own, contract, temperature, seed) for name, own in scored.items()},
+        protocol=sets.protocol,
+        notes=sets.notes,
+        sets={
+            name: compute_metrics(own, contract, temperature, seed)
+            for name, own in predictions.items()
+        },
         track_tables={
-            name: track_table(own, contract.labels, temperature) for name, own in scored.items()
+            name: track_table(own, contract.labels, temperature)
+            for name, own in predictions.items()
         },
         skipped=skipped,
     )
 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the few numbers that stand in `run.json` and travel with an exported model."""
+    """Return the metrics that `run.json` and an exported model contain."""
     names = (
         "tracks",
         "accuracy_track",
@@ -383,70 +360,64 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "not_music",
     )
     return {
-        name: {key: getattr(result, key) for key in names}
-        for name, result in evaluation.sets.items()
+        name: {key: getattr(metrics, key) for key in names}
+        for name, metrics in evaluation.sets.items()
     } | {"protocol": evaluation.protocol, "notes": evaluation.notes}
 
 
-def to_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the content of `metrics.json`."""
-    return {
-        "labels": list(evaluation.labels),
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write `metrics.json` and the tables as CSV into a folder, created if missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = list(evaluation.labels)
+    content = {
+        "labels": labels,
         "temperature": evaluation.temperature,
         "temperature_source": evaluation.temperature_source,
         "protocol": evaluation.protocol,
         "notes": evaluation.notes,
-        "sets": {name: dataclasses.asdict(result) for name, result in evaluation.sets.items()},
+        "sets": {name: dataclasses.asdict(metrics) for name, metrics in evaluation.sets.items()},
         "skipped": [
             {"path": str(entry.path), "reason": entry.reason} for entry in evaluation.skipped
         ],
     }
-
-
-def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write `metrics.json` and the tables as CSV into a folder, made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "metrics.json", to_dict(evaluation))
-    labels = list(evaluation.labels)
-    for name, result in evaluation.sets.items():
+    write_json(folder / "metrics.json", content)
+    for name, metrics in evaluation.sets.items():
         write_table(folder / f"tracks_{name}.csv", evaluation.track_tables[name])
-        genres = pd.DataFrame([dataclasses.asdict(genre) for genre in result.genres])
-        write_table(folder / f"genres_{name}.csv", genres)
-        matrix = pd.DataFrame(result.confusion, index=labels, columns=labels).rename_axis("true")
+        write_table(folder / f"genres_{name}.csv", pd.DataFrame(metrics.genres))
+        matrix = pd.DataFrame(metrics.confusion, index=labels, columns=labels).rename_axis("true")
         write_table(folder / f"confusion_{name}.csv", matrix, index=True)
-        bins = {"before": result.reliability_before, "after": result.reliability_after}
-        rows = [
-            {"temperature": when, **dataclasses.asdict(bin_)}
-            for when, own in bins.items()
-            for bin_ in own
-        ]
-        write_table(folder / f"reliability_{name}.csv", pd.DataFrame(rows))
+        bins = pd.concat(
+            [pd.DataFrame(metrics.reliability_before), pd.DataFrame(metrics.reliability_after)],
+            keys=["before", "after"],
+            names=["temperature", None],
+        )
+        write_table(folder / f"reliability_{name}.csv", bins.reset_index("temperature"))
 
 
 def as_text(evaluation: Evaluation) -> str:
-    """Return the result as a few lines for the terminal; the split stands beside the accuracy."""
+    """Return the result as a few lines for the terminal."""
     lines = [f"split: {evaluation.protocol}"]
     lines += [f"note: {note}" for note in evaluation.notes]
     lines.append(f"temperature {evaluation.temperature:.3f} ({evaluation.temperature_source})")
-    for name, result in evaluation.sets.items():
-        low, high = result.interval_track
+    for name, metrics in evaluation.sets.items():
+        low, high = metrics.interval_track
         lines.append(
-            f"{name}: {result.accuracy_track:.1%} of {result.tracks} tracks right "
-            f"(95 % interval {low:.1%} to {high:.1%}), {result.accuracy_crop:.1%} of crops, "
-            f"top 2 {result.top2_track:.1%}, macro F1 {result.macro_f1:.3f}, "
-            f"NLL {result.nll_before:.3f} -> {result.nll_after:.3f}, "
-            f"ECE {result.ece_before:.3f} -> {result.ece_after:.3f}"
+            f"{name}: {metrics.accuracy_track:.1%} of {metrics.tracks} tracks right "
+            f"(95 % interval {low:.1%} to {high:.1%}), {metrics.accuracy_crop:.1%} of crops, "
+            f"top 2 {metrics.top2_track:.1%}, macro F1 {metrics.macro_f1:.3f}, "
+            f"NLL {metrics.nll_before:.3f} -> {metrics.nll_after:.3f}, "
+            f"ECE {metrics.ece_before:.3f} -> {metrics.ece_after:.3f}"
         )
-        if result.not_music:
+        if metrics.not_music:
             lines.append(
-                f"{name}: not music: {result.not_music['recall']:.1%} of "
-                f"{result.not_music['clips']:.0f} clips told, "
-                f"{result.not_music['false_alarms']:.1%} of music taken for it"
+                f"{name}: not music: {metrics.not_music['recall']:.1%} of "
+                f"{metrics.not_music['clips']:.0f} clips recognised, "
+                f"{metrics.not_music['false_alarms']:.1%} of music taken for it"
             )
-    for name, result in evaluation.sets.items():
+    for name, metrics in evaluation.sets.items():
         lines += [
-            f"{name}: {mistake.track} taken for {mistake.predicted} ({mistake.confidence:.0%})"
-            for mistake in result.mistakes[:5]
+            "{0}: {track} taken for {predicted} ({confidence:.0%})".format(name, **mistake)
+            for mistake in metrics.mistakes[:5]
         ]
     lines += [f"skipped {entry.path}: {entry.reason}" for entry in evaluation.skipped]
     return "\n".join(lines)

@@ -1,8 +1,9 @@
-"""The report's figures: tables in, matplotlib figures out."""
+"""The figures of a report, drawn with matplotlib from tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,37 +15,27 @@ from matplotlib.ticker import MaxNLocator
 
 from streamer.core.spectrogram import Columns
 
-# A dollar sign in the name of a genre or a track begins no formula.
+# Otherwise dollar signs in the name of a genre or a track would start a formula.
 rcParams["text.parse_math"] = False
 
 WIDTH = 5.4
-"""Inches: narrow enough that text stays legible on a phone."""
+"""Inches; narrow enough for text to stay legible on a phone."""
 
 INK = "#1c2430"
-BLUE, ORANGE, GREY = "#2563a8", "#d1631c", "#8a94a3"
+BLUE, ORANGE, GREY, LINES = "#2563a8", "#d1631c", "#8a94a3", "#e4e7ec"
 
 GENRE_COLOURS = (
-    "#2563a8",
-    "#d1631c",
-    "#3c8d40",
-    "#b3312c",
-    "#7b55b0",
-    "#7d5442",
-    "#d26aa8",
-    "#17939e",
-    "#a89a1b",
-    "#5b7fd6",
-    "#e5a23d",
-    "#6d9f71",
+    *("#2563a8", "#d1631c", "#3c8d40", "#b3312c", "#7b55b0", "#7d5442"),
+    *("#d26aa8", "#17939e", "#a89a1b", "#5b7fd6", "#e5a23d", "#6d9f71"),
 )
-"""In the order of the labels, repeated for more."""
+"""In the order of the labels; they repeat from the thirteenth on."""
 
 STATE_COLOURS = {"silence": "#f0f2f5", "not_music": "#5d6672", "uncertain": "#bcc3cd"}
 
 ROW_SECONDS = 300.0
 """Length of one row of the timeline."""
 
-MOST_ROWS = 6
+MAX_ROWS = 6
 
 
 def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
@@ -56,31 +47,42 @@ def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, lis
     return figure, axes
 
 
+def _bar_axes(names: Sequence[str], height: float) -> tuple[Figure, Axes, Any]:
+    """Return a figure for horizontal bars from 0 to 1, its axes and the positions of the bars."""
+    figure, (axis,) = _figure(0.9 + height * len(names))
+    positions = np.arange(len(names))[::-1]
+    axis.set_yticks(positions, names)
+    axis.set_xlim(0, 1)
+    axis.grid(axis="x", color=LINES, linewidth=0.7)
+    axis.set_axisbelow(True)
+    return figure, axis, positions
+
+
 def learning_curves(history: pd.DataFrame) -> Figure:
-    """Draw loss and accuracy by epoch."""
+    """Plot loss and accuracy by epoch, from `history.csv`."""
     figure, (loss, accuracy) = _figure(5.0, rows=2)
     epochs = history["epoch"]
-    loss.plot(epochs, history["loss"], color=BLUE, marker=".", label="training loss")
-    loss.plot(epochs, history["valid_nll"], color=ORANGE, marker=".", label="valid NLL of tracks")
-    loss.set_ylabel("nats")
-    accuracy.plot(epochs, history["accuracy"], color=BLUE, marker=".", label="training, by window")
-    accuracy.plot(
-        epochs, history["valid_accuracy"], color=ORANGE, marker=".", label="valid, by track"
-    )
+    curves = [
+        (loss, "loss", BLUE, "training loss"),
+        (loss, "valid_nll", ORANGE, "valid NLL of tracks"),
+        (accuracy, "accuracy", BLUE, "training, by window"),
+        (accuracy, "valid_accuracy", ORANGE, "valid, by track"),
+    ]
     if history["valid_not_music"].notna().any():
-        accuracy.plot(
-            epochs, history["valid_not_music"], color=GREY, marker=".", label="valid, not music"
-        )
+        curves.append((accuracy, "valid_not_music", GREY, "valid, not music"))
+    for axis, column, colour, label in curves:
+        axis.plot(epochs, history[column], color=colour, marker=".", label=label)
+    loss.set_ylabel("nats")
     accuracy.set(ylabel="share right", xlabel="epoch", ylim=(0, 1))
     for axis in (loss, accuracy):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(color="#e4e7ec", linewidth=0.7)
+        axis.grid(color=LINES, linewidth=0.7)
         axis.legend(fontsize=8, frameon=False)
     return figure
 
 
 def confusion_matrix(table: pd.DataFrame) -> Figure:
-    """Draw true labels (rows) against predicted ones (columns), shaded by share of the row."""
+    """Draw numbers of tracks by true (rows) and predicted labels (columns), shaded by row."""
     figure, (axis,) = _figure(WIDTH)
     counts = table.to_numpy()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -98,14 +100,14 @@ def confusion_matrix(table: pd.DataFrame) -> Figure:
         )
     axis.set_xticks(range(len(table)), table.columns, rotation=60, ha="right", fontsize=size)
     axis.set_yticks(range(len(table)), table.index, fontsize=size)
-    axis.set(xlabel="taken for", ylabel="is")
+    axis.set(xlabel="predicted", ylabel="true")
     return figure
 
 
 def reliability_diagram(table: pd.DataFrame) -> Figure:
-    """Draw accuracy against confidence, before and after temperature scaling."""
+    """Plot accuracy by confidence, before and after temperature scaling."""
     figure, (axis,) = _figure(4.4)
-    axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="as sure as right")
+    axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
     for when, colour in (("before", ORANGE), ("after", BLUE)):
         own = table[table["temperature"] == when]
         axis.plot(own["confidence"], own["accuracy"], color=colour, linewidth=1)
@@ -124,87 +126,67 @@ def reliability_diagram(table: pd.DataFrame) -> Figure:
 
 def genre_bars(table: pd.DataFrame) -> Figure:
     """Draw precision and recall of each genre."""
-    figure, (axis,) = _figure(0.9 + 0.42 * len(table))
-    places = np.arange(len(table))[::-1]
-    axis.barh(places + 0.19, table["precision"], 0.36, color=BLUE, label="precision")
-    axis.barh(places - 0.19, table["recall"], 0.36, color=ORANGE, label="recall")
     names = [f"{row.genre} ({row.tracks})" for row in table.itertuples()]
-    axis.set_yticks(places, names)
-    axis.set_xlim(0, 1)
-    axis.grid(axis="x", color="#e4e7ec", linewidth=0.7)
-    axis.set_axisbelow(True)
+    figure, axis, positions = _bar_axes(names, 0.42)
+    axis.barh(positions + 0.19, table["precision"], 0.36, color=BLUE, label="precision")
+    axis.barh(positions - 0.19, table["recall"], 0.36, color=ORANGE, label="recall")
     axis.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return figure
 
 
-def ways_in(table: pd.DataFrame) -> Figure:
-    """Draw the accuracy of each way in with its interval."""
-    figure, (axis,) = _figure(0.9 + 0.3 * len(table))
-    places = np.arange(len(table))[::-1]
-    reach = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
-    axis.barh(places, table["accuracy"], 0.62, color=BLUE)
-    axis.errorbar(table["accuracy"], places, xerr=reach, fmt="none", ecolor=ORANGE, capsize=2)
+def degradations(table: pd.DataFrame) -> Figure:
+    """Draw the accuracy with its interval for each degradation."""
+    figure, axis, positions = _bar_axes(list(table["way"]), 0.3)
+    errors = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
+    axis.barh(positions, table["accuracy"], 0.62, color=BLUE)
+    axis.errorbar(table["accuracy"], positions, xerr=errors, fmt="none", ecolor=ORANGE, capsize=2)
     axis.axvline(table["accuracy"][0], color=ORANGE, linewidth=0.8, linestyle=":")
-    axis.set_yticks(places, table["way"])
-    axis.set_xlim(0, 1)
-    axis.grid(axis="x", color="#e4e7ec", linewidth=0.7)
-    axis.set_axisbelow(True)
     return figure
 
 
 def accuracy_by_seconds(accuracy_after: Mapping[str, float]) -> Figure:
-    """Draw the share of songs labelled right against the seconds heard."""
+    """Plot the share of songs with the right label by the seconds since their start."""
     figure, (axis,) = _figure(3.2)
     seconds = [float(at) for at in accuracy_after]
     axis.plot(seconds, list(accuracy_after.values()), color=BLUE, marker="o")
     axis.set_xscale("log")
     axis.set_xticks(seconds, list(accuracy_after))
     axis.minorticks_off()
-    axis.set(xlabel="seconds of a song heard", ylabel="songs labelled right", ylim=(0, 1))
-    axis.grid(color="#e4e7ec", linewidth=0.7)
+    axis.set(xlabel="seconds since the start of a song", ylabel="songs labelled right", ylim=(0, 1))
+    axis.grid(color=LINES, linewidth=0.7)
     return figure
 
 
-def timeline(programme: pd.DataFrame, decisions: pd.DataFrame, labels: Sequence[str]) -> Figure:
-    """Draw what was played above what was said, five minutes a row, the first half hour."""
-    end = float(programme["end"].max())
-    rows = min(MOST_ROWS, max(1, int(np.ceil(end / ROW_SECONDS))))
+def timeline(truth: pd.DataFrame, decisions: pd.DataFrame, labels: Sequence[str]) -> Figure:
+    """Draw the ground truth of a stream above the decisions, five minutes a row, half an hour."""
+    end = float(truth["end"].max())
+    rows = min(MAX_ROWS, max(1, int(np.ceil(end / ROW_SECONDS))))
     figure, axes = _figure(1.1 + 0.85 * rows, rows=rows)
-    said = pd.DataFrame(
-        {
-            "start": decisions["position"] - decisions["hop_seconds"],
-            "end": decisions["position"],
-            "state": decisions["state"],
-            "genre": decisions["genre"],
-        }
+    decided = decisions.assign(
+        start=decisions["position"] - decisions["hop_seconds"], end=decisions["position"]
     )
     for number, axis in enumerate(axes):
-        low = number * ROW_SECONDS
-        for table, place in ((programme, 1.0), (said, 0.0)):
-            inside = table[(table["end"] > low) & (table["start"] < low + ROW_SECONDS)]
-            starts, ends = inside["start"].clip(lower=low), inside["end"]
+        low, high = number * ROW_SECONDS, (number + 1) * ROW_SECONDS
+        for table, place in ((truth, 1.0), (decided, 0.0)):
+            inside = table[(table["end"] > low) & (table["start"] < high)]
+            starts = inside["start"].clip(lower=low)
+            labelled = zip(inside["state"], inside["genre"], strict=True)
             axis.barh(
                 np.full(len(inside), place),
-                ends.clip(upper=low + ROW_SECONDS) - starts,
+                inside["end"].clip(upper=high) - starts,
                 left=starts,
                 height=0.9,
-                color=[
-                    _colour(state, genre, labels)
-                    for state, genre in zip(inside["state"], inside["genre"], strict=True)
-                ],
+                color=[_colour(state, genre, labels) for state, genre in labelled],
             )
-        axis.set(xlim=(low, low + min(ROW_SECONDS, max(end, 1))), ylim=(-0.5, 1.5))
-        axis.set_yticks([0, 1], ["said", "played"], fontsize=8)
+        axis.set(xlim=(low, high), ylim=(-0.5, 1.5))
+        axis.set_yticks([0, 1], ["decided", "played"], fontsize=8)
         axis.spines[["left"]].set_visible(False)
-        ticks = np.arange(low, low + ROW_SECONDS + 1, 60)
+        ticks = np.arange(low, high + 1, 60)
         axis.set_xticks(ticks, [f"{tick / 60:.0f}" for tick in ticks], fontsize=8)
-        axis.set_xlim(low, low + ROW_SECONDS)
     axes[-1].set_xlabel("minutes", fontsize=9)
     names = {label: _colour("music", label, labels) for label in labels if label != "not_music"}
     figure.legend(
-        handles=[
-            Patch(color=colour, label=name) for name, colour in (names | STATE_COLOURS).items()
-        ],
+        handles=[Patch(color=paint, label=name) for name, paint in (names | STATE_COLOURS).items()],
         loc="outside lower center",
         ncols=4,
         fontsize=8,
@@ -222,7 +204,7 @@ def _colour(state: str, genre: object, labels: Sequence[str]) -> str:
 def spectrogram_examples(
     examples: Sequence[tuple[str, Sequence[Columns]]], top_db: float
 ) -> Figure:
-    """Draw windows as they are (first column) and varied as in training.
+    """Draw windows unchanged (first column) and augmented as in training.
 
     Parameters
     ----------
@@ -236,16 +218,10 @@ def spectrogram_examples(
     for row, (name, windows) in enumerate(examples):
         for column, window in enumerate(windows):
             axis = axes[row * columns + column]
-            axis.imshow(
-                window,
-                origin="lower",
-                aspect="auto",
-                cmap=colormaps["magma"],
-                vmin=-top_db,
-                vmax=0,
-            )
+            magma = colormaps["magma"]
+            axis.imshow(window, origin="lower", aspect="auto", cmap=magma, vmin=-top_db, vmax=0)
             axis.set_xticks([])
             axis.set_yticks([])
-            title = name if column == 0 else f"varied, {column}"
+            title = name if column == 0 else f"augmented, {column}"
             axis.set_title(title, fontsize=8, color=INK)
     return figure

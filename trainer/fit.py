@@ -27,17 +27,7 @@ from trainer.dataset import (
     labels_of,
     load_songs,
 )
-from trainer.gtzan import (
-    SETS,
-    DatasetError,
-    Split,
-    Track,
-    check_genres,
-    divide_background,
-    find_background,
-    find_tracks,
-    split_tracks,
-)
+from trainer.discovery import check_genres, find_background, find_tracks
 from trainer.interruption import Interruption
 from trainer.network import (
     BACKBONE,
@@ -55,6 +45,8 @@ from trainer.run_folder import (
     provenance,
     read_facts,
 )
+from trainer.splits import SETS, Split, divide_background, split_tracks
+from trainer.tracks import DatasetError, Track
 from trainer.writing import replacing, write_json
 
 VALID_WINDOWS = 2

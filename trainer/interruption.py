@@ -1,47 +1,40 @@
-"""Ctrl-C between two steps of a training."""
+"""Handle Ctrl-C between two steps of a training."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 
 class Interruption:
-    """Context manager that turns the first Ctrl-C into a request, answered at the next `check`.
+    """Context manager that defers the first Ctrl-C until the next call of `check`.
 
-    Python ignores a `KeyboardInterrupt` that arrives while a destructor runs, and TensorFlow has
-    many: a training would go on. A second Ctrl-C raises at once. Outside the main thread, where
-    signals cannot be handled, and in a background job, which ignores Ctrl-C, everything stays as
-    it was.
+    Python ignores a `KeyboardInterrupt` in a destructor, and TensorFlow runs many, so a training
+    would continue after Ctrl-C. A second Ctrl-C raises at once. Outside the main thread, which
+    alone can handle signals, and in a background job, which ignores Ctrl-C, nothing is changed.
     """
 
     def __init__(self) -> None:
-        self._asked = False
-        self._before: Any = None
+        self._requested = False
+        self._previous: Any = None
 
     def __enter__(self) -> Interruption:
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            self._previous = signal.signal(signal.SIGINT, self._request)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.check()
+        self._requested = True
 
     def check(self) -> None:
-        """Raise `KeyboardInterrupt` if it was asked for."""
-        if self._asked:
+        """Raise `KeyboardInterrupt` if Ctrl-C was pressed."""
+        if self._requested:
             raise KeyboardInterrupt

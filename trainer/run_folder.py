@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from trainer.gtzan import DatasetError
+from trainer.tracks import DatasetError
 from trainer.writing import write_json
 
 REQUIRED: dict[str, type | UnionType] = {

@@ -1,371 +1,263 @@
-"""What a listener gets: a programme played through the daemon's pipeline, second by second."""
+"""Evaluate a classifier as the daemon: play a synthetic stream and compare its decisions."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from streamer.core.contract import ModelContract
-from streamer.core.decision import Decider, Decision, DecisionSettings, Observation, State
+from streamer.core.decision import Decision, State
 from streamer.core.model import Classifier
-from trainer.gtzan import DatasetError
-from trainer.measures import calibration_error
-from trainer.pictures import progress_bar
-from trainer.programme import Item, Programme, make_programme, play
-from trainer.sets import JudgedSets
+from trainer.evaluation_sets import EvaluationSets
+from trainer.metrics import calibration_error
+from trainer.progress import progress_bar
+from trainer.synthetic_stream import SyntheticStream, TrueSegment, make_stream, play
+from trainer.tracks import DatasetError
 from trainer.writing import write_json, write_table
 
-HEARD_SECONDS = (1, 3, 5, 10, 30)
-"""After how many seconds of a song its label is looked at."""
+ACCURACY_SECONDS = (1, 3, 5, 10, 30)
+"""Seconds since the start of a song at which `accuracy_after` is computed."""
 
 WRONG_COST = 0.75
-"""What a second of a wrong genre costs in seconds of a right one; `uncertain` costs nothing. So a
-claim pays from a probability of 0.75 / 1.75 on (C. Chow, "On optimum recognition error and reject
-tradeoff", IEEE Trans. Information Theory 16, 1970)."""
+"""Cost of a second with a wrong genre, in seconds with the right one; `uncertain` costs nothing. A
+claim therefore pays above a probability of 0.75 / 1.75 (C. Chow, "On optimum recognition error and
+reject tradeoff", IEEE Trans. Information Theory 16, 1970)."""
 
 CHANGE_SECONDS = 1.2
-"""What a label change inside a song costs, in seconds of a right genre."""
+"""Cost of a label change inside a song, in seconds with the right genre."""
 
 TOLERATED_ECE = 0.05
-"""Calibration error up to which a confidence can be told to a listener; more is deducted."""
-
-SMOOTHINGS: tuple[dict[str, Any], ...] = (
-    *(
-        {"smoothing": "hmm", "dwell_seconds": dwell, "evidence_weight": weight}
-        for dwell in (2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0)
-        for weight in (0.3, 0.6, 1.0, 1.3, 1.6, 2.0)
-    ),
-    *({"smoothing": "ema", "ema_seconds": seconds} for seconds in (2.0, 4.0, 8.0, 16.0)),
-    {"smoothing": "none"},
-)
-"""Ways to gather evidence among which `tune` chooses."""
-
-THRESHOLDS: tuple[dict[str, Any], ...] = tuple(
-    {
-        "min_confidence": confidence,
-        "min_margin": margin,
-        "confidence_hysteresis": hysteresis,
-    }
-    for confidence in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    for margin in (0.0, 0.2)
-    for hysteresis in (0.1, 0.2, 0.3)
-)
-"""Thresholds among which `tune` chooses for each of the best ways."""
-
-FINALISTS = 4
+"""Expected calibration error up to which the objective is not reduced."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamResult:
-    """What a listener would have got."""
+    """Metrics of the decisions on a stream."""
 
     seconds: float
-    """Length of the programme that was decided on."""
+    """Length of the stream from the first decision on."""
     songs: int
     right: float
-    """Share of all seconds labelled right; on what is not music `silence` is right, too."""
+    """Share of all seconds with a correct decision, see `is_correct`."""
     claimed_in_music: float
-    """Share of the seconds of music that get a genre, right or wrong."""
+    """Share of the seconds of music with a genre, right or wrong."""
     right_in_music: float
-    """Share of the seconds of music that get their genre."""
+    """Share of the seconds of music with the right genre."""
     right_of_claimed: float
-    """Share of the seconds with a genre, wherever it is claimed, that have the right one."""
+    """Share of all seconds with a genre in which it is the right one."""
     not_music_in_music: float
-    """Share of the seconds of music called not music."""
+    """Share of the seconds of music decided as not music."""
     uncertain: float
-    """Share of all seconds labelled `uncertain`."""
+    """Share of all seconds that are uncertain."""
     delay_median: float | None
-    """Seconds from a change to the right label, among songs that ever get it; None if none does."""
+    """Seconds from a change of genre to the right label, over the songs that get it; None if none
+    does."""
     delay_p95: float | None
     never_right: int
-    """Songs that never got the right label."""
+    """Songs that never get the right label."""
     changes_per_minute: float
-    """Label changes inside songs, the one that follows the song's begin not counted."""
+    """Label changes inside songs, not counting the one that follows the start of each."""
     claimed_on_silence: float
-    """Seconds of genre claimed in silence."""
+    """Seconds of silence with a genre."""
     silence: float
     """Seconds of silence played."""
     claimed_on_not_music: float
-    """Seconds of genre claimed on sounds that are not music and come after a song or silence."""
+    """Seconds of background clips with a genre, of the clips after a song or silence."""
     not_music: float
-    """Seconds of such sounds played."""
+    """Seconds of such clips played."""
     claimed_without_music: float
-    """Seconds of genre claimed where such a sound follows another: a room without music."""
+    """Seconds of background clips with a genre, of the clips after another clip."""
     without_music: float
-    """Seconds of such sounds played."""
+    """Seconds of such clips played."""
     ece: float
     """Expected calibration error, 15 bins, of the smoothed probabilities in music."""
     accuracy_after: dict[str, float]
-    """Share of songs with the right label after so many seconds."""
+    """Share of songs with the right label, by seconds since their start."""
 
     @property
-    def restlessness(self) -> float:
-        """What label changes inside songs cost, as a share of the time."""
+    def change_cost(self) -> float:
+        """Cost of the label changes inside songs, as a share of the time."""
         return CHANGE_SECONDS / 60 * self.changes_per_minute
 
     @property
-    def worth(self) -> float:
-        """What `tune` makes as great as it can: the share right, less what annoys a listener."""
+    def objective(self) -> float:
+        """The value that `tune` maximises: the share right, less the costs of errors."""
         music = self.seconds - self.silence - self.not_music - self.without_music
-        wrongly = (self.claimed_in_music - self.right_in_music) * music
-        wrongly += self.claimed_on_silence + self.claimed_on_not_music + self.claimed_without_music
+        wrong = (self.claimed_in_music - self.right_in_music) * music
+        wrong += self.claimed_on_silence + self.claimed_on_not_music + self.claimed_without_music
         return (
             self.right
-            - WRONG_COST * wrongly / self.seconds
-            - self.restlessness
+            - WRONG_COST * wrong / self.seconds
+            - self.change_cost
             - max(0.0, self.ece - TOLERATED_ECE)
         )
 
 
-def is_right(item: Item, decision: Decision, has_not_music: bool) -> bool:
-    """Tell whether a decision is what should be said of an item.
+def is_correct(segment: TrueSegment, decision: Decision, has_not_music: bool) -> bool:
+    """Tell whether a decision agrees with the ground truth.
 
-    Sounds that are not music have pauses, so `silence` is right on them, too, and `uncertain` if
-    the model has no label for them.
+    Background clips contain pauses, so `silence` is correct on them as well; so is `uncertain` if
+    the model has no label for what is not music.
     """
-    if item.state is State.MUSIC:
-        return decision.state is State.MUSIC and decision.genre == item.genre
-    if item.state is State.SILENCE:
+    if segment.state is State.MUSIC:
+        return decision.state is State.MUSIC and decision.genre == segment.genre
+    if segment.state is State.SILENCE:
         return decision.state is State.SILENCE
     allowed = {State.NOT_MUSIC, State.SILENCE}
     return decision.state in (allowed if has_not_music else allowed | {State.UNCERTAIN})
 
 
-def by_item(
-    items: Sequence[Item], decisions: Sequence[Decision]
-) -> Iterator[tuple[Item, list[Decision]]]:
-    """Yield each item with the decisions that fall into it."""
-    index = 0
-    for item in items:
-        own = []
-        while index < len(decisions) and decisions[index].position <= item.end + 1e-6:
-            own.append(decisions[index])
-            index += 1
-        yield item, own
-
-
 def measure(
-    items: Sequence[Item], decisions: Sequence[Decision], contract: ModelContract
+    segments: Sequence[TrueSegment], decisions: Sequence[Decision], contract: ModelContract
 ) -> StreamResult:
-    """Compare decisions with the truth.
+    """Compare decisions with the ground truth.
 
     Raises
     ------
     DatasetError
-        If there are no decisions: the programme is shorter than the model's window.
+        If there are no decisions: the stream is shorter than the model's window.
     """
     if not decisions:
-        raise DatasetError("the programme is shorter than the model's window; play more tracks")
+        raise DatasetError("the stream is shorter than the model's window; play more tracks")
     has_not_music = contract.not_music is not None
-    told = [(item, decision) for item, own in by_item(items, decisions) for decision in own]
+    by_segment = list(_by_segment(segments, decisions))
+    pairs = [(segment, decision) for segment, own in by_segment for decision in own]
+    songs = [(segment, own) for segment, own in by_segment if segment.state is State.MUSIC]
+    starts_after_clip, unchanged = _starts_after_clip(segments), _starts_without_change(segments)
+    hops = np.array([decision.hop_seconds for _, decision in pairs])
+    # Shape (decisions,) each.
+    played = {state: np.array([segment.state is state for segment, _ in pairs]) for state in State}
+    decided = {state: np.array([d.state is state for _, d in pairs]) for state in State}
+    correct = np.array([is_correct(segment, d, has_not_music) for segment, d in pairs])
+    after_clip = np.array([segment.start in starts_after_clip for segment, _ in pairs])
 
-    def seconds(chosen: Callable[[Item, Decision], bool], where: State | None = None) -> float:
-        """Return the seconds of some decisions, where something was played or anywhere."""
-        return sum(
-            decision.hop_seconds
-            for item, decision in told
-            if where in (None, item.state) and chosen(item, decision)
-        )
+    def seconds(chosen: NDArray[np.bool_]) -> float:
+        hop_seconds: list[float] = hops[chosen].tolist()
+        return sum(hop_seconds)
 
-    def right(item: Item, decision: Decision) -> bool:
-        return is_right(item, decision, has_not_music)
-
-    def says(state: State) -> Callable[[Item, Decision], bool]:
-        return lambda _, decision: decision.state is state
-
-    def anything(_item: Item, _decision: Decision) -> bool:
-        return True
-
-    total, music = seconds(anything), max(seconds(anything, State.MUSIC), 1e-9)
-    songs = [(item, own) for item, own in by_item(items, decisions) if item.state is State.MUSIC]
-    firsts = _first_right(songs)
-    unchanged = _follows_its_like(items)
-    lasting = _lasting_sounds(items)
-    delays = [
-        first
-        for (item, _), first in zip(songs, firsts, strict=True)
-        if first is not None and item.start not in unchanged
+    total = sum(hops.tolist())
+    music, claimed = played[State.MUSIC], decided[State.MUSIC]
+    single_clip = played[State.NOT_MUSIC] & ~after_clip
+    music_seconds = max(seconds(music), 1e-9)
+    delays = [_delay(song, own) for song, own in songs]
+    after_change = [
+        delay
+        for (song, _), delay in zip(songs, delays, strict=True)
+        if delay is not None and song.start not in unchanged
     ]
     return StreamResult(
         seconds=total,
         songs=len(songs),
-        right=seconds(right) / total,
-        claimed_in_music=seconds(says(State.MUSIC), State.MUSIC) / music,
-        right_in_music=seconds(right, State.MUSIC) / music,
-        right_of_claimed=seconds(right, State.MUSIC) / max(seconds(says(State.MUSIC)), 1e-9),
-        not_music_in_music=seconds(says(State.NOT_MUSIC), State.MUSIC) / music,
-        uncertain=seconds(says(State.UNCERTAIN)) / total,
-        delay_median=float(np.median(delays)) if delays else None,
-        delay_p95=float(np.quantile(delays, 0.95)) if delays else None,
-        never_right=firsts.count(None),
-        changes_per_minute=60 * sum(_needless_changes(own) for _, own in songs) / music,
-        claimed_on_silence=seconds(says(State.MUSIC), State.SILENCE),
-        silence=seconds(anything, State.SILENCE),
-        claimed_on_not_music=seconds(
-            lambda item, decision: item.start not in lasting and decision.state is State.MUSIC,
-            State.NOT_MUSIC,
-        ),
-        not_music=seconds(lambda item, _: item.start not in lasting, State.NOT_MUSIC),
-        claimed_without_music=seconds(
-            lambda item, decision: item.start in lasting and decision.state is State.MUSIC
-        ),
-        without_music=seconds(lambda item, _: item.start in lasting),
-        ece=_calibration_error(told, contract.labels),
-        accuracy_after=_accuracy_after(items, decisions, has_not_music),
+        right=seconds(correct) / total,
+        claimed_in_music=seconds(claimed & music) / music_seconds,
+        right_in_music=seconds(correct & music) / music_seconds,
+        right_of_claimed=seconds(correct & music) / max(seconds(claimed), 1e-9),
+        not_music_in_music=seconds(decided[State.NOT_MUSIC] & music) / music_seconds,
+        uncertain=seconds(decided[State.UNCERTAIN]) / total,
+        delay_median=float(np.median(after_change)) if after_change else None,
+        delay_p95=float(np.quantile(after_change, 0.95)) if after_change else None,
+        never_right=delays.count(None),
+        changes_per_minute=60 * sum(_needless_changes(own) for _, own in songs) / music_seconds,
+        claimed_on_silence=seconds(claimed & played[State.SILENCE]),
+        silence=seconds(played[State.SILENCE]),
+        claimed_on_not_music=seconds(claimed & single_clip),
+        not_music=seconds(single_clip),
+        claimed_without_music=seconds(claimed & after_clip),
+        without_music=seconds(after_clip),
+        ece=_calibration_error(pairs, contract.labels),
+        accuracy_after=_accuracy_after(segments, decisions, has_not_music),
     )
 
 
-def _first_right(songs: Sequence[tuple[Item, list[Decision]]]) -> list[float | None]:
-    """Return for each song the seconds from its begin to its right label; None: it never came."""
-    firsts = [
-        next((d.position for d in own if is_right(item, d, has_not_music=True)), None)
-        for item, own in songs
-    ]
-    return [
-        None if first is None else first - item.start
-        for (item, _), first in zip(songs, firsts, strict=True)
-    ]
+def _by_segment(
+    segments: Sequence[TrueSegment], decisions: Sequence[Decision]
+) -> Iterator[tuple[TrueSegment, list[Decision]]]:
+    """Yield each segment with the decisions whose position is in it."""
+    index = 0
+    for segment in segments:
+        own = []
+        while index < len(decisions) and decisions[index].position <= segment.end + 1e-6:
+            own.append(decisions[index])
+            index += 1
+        yield segment, own
 
 
-def _follows_its_like(items: Sequence[Item]) -> set[float]:
-    """Return where songs begin that follow one of their genre at once: there is no change."""
+def _delay(song: TrueSegment, decisions: Sequence[Decision]) -> float | None:
+    """Return the seconds from the start of a song to its right label, None if it never comes."""
+    positions = (d.position for d in decisions if is_correct(song, d, has_not_music=True))
+    first = next(positions, None)
+    return None if first is None else first - song.start
+
+
+def _starts_without_change(segments: Sequence[TrueSegment]) -> set[float]:
+    """Return the starts of songs that directly follow a song of the same genre."""
     return {
         after.start
-        for before, after in itertools.pairwise(items)
+        for before, after in itertools.pairwise(segments)
         if after.genre is not None and before.genre == after.genre
     }
 
 
-def _lasting_sounds(items: Sequence[Item]) -> set[float]:
-    """Return where sounds that are not music begin that follow another one."""
+def _starts_after_clip(segments: Sequence[TrueSegment]) -> set[float]:
+    """Return the starts of background clips that directly follow another one."""
     return {
         after.start
-        for before, after in itertools.pairwise(items)
+        for before, after in itertools.pairwise(segments)
         if before.state is after.state is State.NOT_MUSIC
     }
 
 
-def _calibration_error(told: Sequence[tuple[Item, Decision]], labels: Sequence[str]) -> float:
-    heard = [
-        (labels.index(item.genre), [decision.probabilities[label] for label in labels])
-        for item, decision in told
-        if item.genre is not None and decision.state is not State.SILENCE
+def _calibration_error(
+    pairs: Sequence[tuple[TrueSegment, Decision]], labels: Sequence[str]
+) -> float:
+    in_music = [
+        (labels.index(segment.genre), [decision.probabilities[label] for label in labels])
+        for segment, decision in pairs
+        if segment.genre is not None and decision.state is not State.SILENCE
     ]
-    if not heard:
+    if not in_music:
         return 0.0
-    truth, probabilities = zip(*heard, strict=True)
+    truth, probabilities = zip(*in_music, strict=True)
     return calibration_error(np.array(probabilities), np.array(truth))
 
 
 def _needless_changes(decisions: Sequence[Decision]) -> int:
-    """Count label changes in a song, but for the first, which its begin calls for."""
+    """Count the label changes in a song except the first, which follows the start of the song."""
     labels = [(decision.state, decision.genre) for decision in decisions]
     return max(0, sum(before != after for before, after in itertools.pairwise(labels)) - 1)
 
 
 def _accuracy_after(
-    items: Sequence[Item], decisions: Sequence[Decision], has_not_music: bool
+    segments: Sequence[TrueSegment], decisions: Sequence[Decision], has_not_music: bool
 ) -> dict[str, float]:
     positions = np.array([decision.position for decision in decisions])
-    shares = {}
-    for heard in HEARD_SECONDS:
-        songs = [item for item in items if item.state is State.MUSIC and item.seconds > heard - 0.5]
-        last = [
-            int(np.searchsorted(positions, min(item.start + heard, item.end) + 1e-6)) - 1
-            for item in songs
-        ]
-        told = [
-            index >= 0 and is_right(item, decisions[index], has_not_music)
-            for item, index in zip(songs, last, strict=True)
-        ]
-        if told:
-            shares[str(heard)] = float(np.mean(told))
-    return shares
-
-
-def observations_of(decisions: Sequence[Decision], contract: ModelContract) -> list[Observation]:
-    """Return what the pipeline observed when it made decisions, to decide again without a network.
-
-    Equal window probabilities mean that no window was classified.
-    """
-    observed = []
-    for decision in decisions:
-        own = np.array([decision.window_probabilities[label] for label in contract.labels])
-        observed.append(
-            Observation(
-                position=decision.position,
-                hop_seconds=decision.hop_seconds,
-                level_dbfs=decision.level_dbfs,
-                window_probabilities=None if np.ptp(own) == 0 else own,
-                silent=decision.state is State.SILENCE,
-            )
-        )
-    return observed
-
-
-def decide_again(
-    observations: Sequence[Observation], contract: ModelContract, settings: DecisionSettings
-) -> list[Decision]:
-    """Replay observations through the decision alone."""
-    decider = Decider(contract.labels, contract.not_music, settings, contract.window_seconds)
-    return [decider.update(observation)[0] for observation in observations]
-
-
-def tune(
-    items: Sequence[Item],
-    decisions: Sequence[Decision],
-    contract: ModelContract,
-    right_of_claimed: float | None = None,
-) -> dict[str, Any]:
-    """Search smoothing and thresholds; return the settings of most worth to a listener.
-
-    First the ways to gather evidence are compared at the present thresholds, then thresholds for
-    the best of them. The network is not asked again.
-
-    Parameters
-    ----------
-    items : sequence of Item
-        What was played.
-    decisions : sequence of Decision
-        What was said.
-    contract : ModelContract
-        Of the model that was asked.
-    right_of_claimed : float, optional
-        Take the thresholds that claim a genre for most of the music among those with which claims
-        are right for this share of the time; if there are none, those that are right most often.
-    """
-    observations = observations_of(decisions, contract)
-
-    def found(changes: Mapping[str, Any]) -> StreamResult:
-        settings = DecisionSettings.from_mapping(contract.decision, changes)
-        return measure(items, decide_again(observations, contract, settings), contract)
-
-    def wanted(result: StreamResult) -> tuple[float, ...]:
-        if right_of_claimed is None:
-            return (result.worth,)
-        missing = max(0.0, right_of_claimed - result.right_of_claimed)
-        return (-missing, result.claimed_in_music - result.restlessness)
-
-    ways = [(way, found(way)) for way in SMOOTHINGS]
-    finalists = sorted(ways, key=lambda tried: tried[1].worth, reverse=True)[:FINALISTS]
-    candidates = [way | thresholds for way, _ in finalists for thresholds in THRESHOLDS]
-    tried = [*finalists, *((changes, found(changes)) for changes in candidates)]
-    return max(tried, key=lambda one: wanted(one[1]))[0]
+    accuracies = {}
+    for seconds in ACCURACY_SECONDS:
+        correct = []
+        for song in segments:
+            if song.state is State.MUSIC and song.seconds > seconds - 0.5:
+                position = min(song.start + seconds, song.end) + 1e-6
+                last = int(np.searchsorted(positions, position)) - 1
+                correct.append(last >= 0 and is_correct(song, decisions[last], has_not_music))
+        if correct:
+            accuracies[str(seconds)] = float(np.mean(correct))
+    return accuracies
 
 
 @dataclass(frozen=True, slots=True)
 class StreamTest:
-    """A programme, what was said about it, and how good that was."""
+    """A stream, the decisions on it and their metrics."""
 
-    programme: Programme
+    stream: SyntheticStream
     decisions: list[Decision]
     result: StreamResult
     settings: dict[str, Any]
@@ -373,84 +265,72 @@ class StreamTest:
 
 
 def stream_test(
-    candidate: Classifier,
-    sets: JudgedSets,
+    classifier: Classifier,
+    sets: EvaluationSets,
     name: str,
     *,
     limit: int | None = None,
     gap_seconds: float = 4.0,
     hop_seconds: float = 1.0,
     seed: int = 0,
-    quiet: bool = False,
 ) -> StreamTest:
-    """Play a set to a candidate.
+    """Play a set as a stream and measure the decisions.
 
     Parameters
     ----------
-    candidate : Classifier
-        What is tested.
-    sets : JudgedSets
-        From `trainer.sets.judged_sets`.
+    classifier : Classifier
+        From `trainer.loading.load_classifier`.
+    sets : EvaluationSets
+        From `trainer.evaluation_sets.find_evaluation_sets`.
     name : str
         The set to play.
     limit : int, optional
-        Play only so many tracks, a seeded choice.
+        Play at most so many tracks, chosen by the seed.
     gap_seconds, hop_seconds, seed
-        See `make_programme` and `streamer.core.pipeline.Pipeline`.
-    quiet : bool
-        Show no progress bar.
+        See `make_stream` and `streamer.core.pipeline.Pipeline`.
 
     Raises
     ------
     DatasetError
         If there is nothing to play.
     """
-    contract = candidate.contract
+    contract = classifier.contract
     tracks = sets.music.get(name, [])
     if not tracks:
         raise DatasetError(f"the {name} list has no tracks in the data folder")
     if limit is not None and limit < len(tracks):
         tracks = random.Random(seed).sample(tracks, max(1, limit))
-    programme = make_programme(
-        tracks,
-        sets.background.get(name, []),
-        contract.spectrogram,
-        seed=seed,
-        gap_seconds=gap_seconds,
-    )
+    clips = sets.background.get(name, [])
+    stream = make_stream(tracks, clips, contract.spectrogram, seed=seed, gap_seconds=gap_seconds)
     decisions: list[Decision] = []
-    with progress_bar(quiet) as progress:
-        played = play(candidate, programme, hop_seconds=hop_seconds)
+    with progress_bar() as progress:
         for own in progress.track(
-            played, total=len(programme.blocks) + 1, description=f"playing {name}"
+            play(classifier, stream, hop_seconds=hop_seconds),
+            total=len(stream.blocks) + 1,
+            description=f"playing {name}",
         ):
             decisions += own
-    result = measure(programme.items, decisions, contract)
-    return StreamTest(programme, decisions, result, dict(contract.decision))
-
-
-def tuned(
-    test: StreamTest, contract: ModelContract, right_of_claimed: float | None = None
-) -> StreamTest:
-    """Return the same programme decided with the settings that `tune` finds."""
-    items = test.programme.items
-    found = tune(items, test.decisions, contract, right_of_claimed)
-    settings = {**contract.decision, **found}
-    decisions = decide_again(
-        observations_of(test.decisions, contract), contract, DecisionSettings.from_mapping(settings)
-    )
-    return StreamTest(test.programme, decisions, measure(items, decisions, contract), settings)
+    result = measure(stream.segments, decisions, contract)
+    return StreamTest(stream, decisions, result, dict(contract.decision))
 
 
 def as_text(result: StreamResult, name: str, protocol: str) -> str:
     """Return the result as a few lines for the terminal."""
-    heard = ", ".join(f"{share:.0%} after {at} s" for at, share in result.accuracy_after.items())
+    accuracies = ", ".join(
+        f"{share:.0%} after {at} s" for at, share in result.accuracy_after.items()
+    )
+    delays = ""
+    if result.delay_median is not None and result.delay_p95 is not None:
+        delays = (
+            f"after {result.delay_median:.1f} s (median), "
+            f"{result.delay_p95:.1f} s (95th percentile); "
+        )
     return (
         f"{name} as a stream ({protocol}): {result.songs} songs, {result.seconds / 60:.1f} min\n"
         f"  {result.right:.1%} of seconds right, {result.uncertain:.1%} uncertain; "
         f"{result.claimed_in_music:.1%} of music gets a genre, "
         f"{result.right_of_claimed:.1%} of claimed genres are right\n"
-        f"  right label {_delays(result)}never in {result.never_right} songs\n"
+        f"  right label {delays}never in {result.never_right} songs\n"
         f"  {result.changes_per_minute:.2f} label changes a minute inside songs; "
         f"ECE of the smoothed probabilities {result.ece:.3f}\n"
         f"  genre claimed on {result.claimed_on_silence:.0f} of {result.silence:.0f} s of silence "
@@ -459,20 +339,12 @@ def as_text(result: StreamResult, name: str, protocol: str) -> str:
         f"  without music: genre claimed on {result.claimed_without_music:.0f} of "
         f"{result.without_music:.0f} s of other sounds; "
         f"{result.not_music_in_music:.1%} of music called not music\n"
-        f"  songs right: {heard}"
+        f"  songs right: {accuracies}"
     )
 
 
-def _delays(result: StreamResult) -> str:
-    if result.delay_median is None or result.delay_p95 is None:
-        return ""
-    return (
-        f"after {result.delay_median:.1f} s (median), {result.delay_p95:.1f} s (95th percentile); "
-    )
-
-
-def write_stream_test(test: StreamTest, folder: Path, name: str, sets: JudgedSets) -> None:
-    """Write `stream_NAME.json` and, as CSV, the programme and every decision."""
+def write_stream_test(test: StreamTest, folder: Path, name: str, sets: EvaluationSets) -> None:
+    """Write `stream_NAME.json` and, as CSV, the ground truth and the decisions."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "set": name,
@@ -482,16 +354,7 @@ def write_stream_test(test: StreamTest, folder: Path, name: str, sets: JudgedSet
         "result": dataclasses.asdict(test.result),
     }
     write_json(folder / f"stream_{name}.json", content)
-    items = [dataclasses.asdict(item) for item in test.programme.items]
-    write_table(folder / f"stream_{name}_programme.csv", pd.DataFrame(items))
-    decisions = [
-        {
-            "position": decision.position,
-            "hop_seconds": decision.hop_seconds,
-            "state": decision.state,
-            "genre": decision.genre,
-            "confidence": decision.confidence,
-        }
-        for decision in test.decisions
-    ]
-    write_table(folder / f"stream_{name}_decisions.csv", pd.DataFrame(decisions))
+    write_table(folder / f"stream_{name}_programme.csv", pd.DataFrame(test.stream.segments))
+    columns = ("position", "hop_seconds", "state", "genre", "confidence")
+    rows = [{column: getattr(d, column) for column in columns} for d in test.decisions]
+    write_table(folder / f"stream_{name}_decisions.csv", pd.DataFrame(rows))

@@ -14,7 +14,7 @@ from support.model import band_noise
 from support.songs import write_audio
 
 from streamer.core.spectrogram import SpectrogramSpec
-from trainer.pictures import prepare
+from trainer.prepare import prepare
 
 SONGS = 120
 SECONDS = 30
@@ -54,7 +54,7 @@ def test_preparing_takes_at_most_twice_as_long_as_librosa(
         transform_with_librosa(song, spec)
     librosa_seconds = (time.perf_counter() - began) * 8
     began = time.perf_counter()
-    done = prepare(tmp_path / "songs", tmp_path / "pictures", spec, quiet=True)
+    done = prepare(tmp_path / "songs", tmp_path / "pictures", spec)
     prepare_seconds = time.perf_counter() - began
     speed = librosa_seconds / prepare_seconds
     assert done.made == SONGS

@@ -29,7 +29,7 @@ from export.run import read_run
 from export.steps import Order, export
 from streamer.core.contract import METADATA_KEY
 from streamer.core.model import Classifier, ModelError, golden_spectrogram
-from trainer.gtzan import find_tracks
+from trainer.discovery import find_tracks
 from trainer.network import with_preprocessing
 
 PRECISIONS = ["float32", "float16", "int8", "static"]

@@ -1,4 +1,4 @@
-"""Picture folders for tests: genres that look different, in seconds instead of gigabytes."""
+"""Small picture folders with genres that a network can tell apart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_pictures(
     frames: int = 90,
     spec: SpectrogramSpec = SPEC,
 ) -> Path:
-    """Write a folder in which every genre has its own period along time and mel axis."""
+    """Write a picture folder whose genres have different periods along time and mel axis."""
     random = np.random.default_rng(5)
     bands, columns = np.mgrid[: spec.n_mels, :frames]
     folder.mkdir(parents=True, exist_ok=True)

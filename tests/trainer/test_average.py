@@ -57,7 +57,7 @@ def test_an_average_has_the_mean_of_the_weights_and_a_run_named_twice_counts_twi
 def test_an_average_is_a_run_that_can_be_judged_and_says_what_it_was_made_of(
     tmp_path: Path,
 ) -> None:
-    from trainer.candidates import RunClassifier
+    from trainer.loading import RunClassifier
 
     runs = [made_run(tmp_path / "one"), made_run(tmp_path / "two", 1.1)]
     out = tmp_path / "mean"

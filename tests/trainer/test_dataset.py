@@ -1,8 +1,9 @@
-"""Windows for training: the same for the same seed, balanced, and never across two sets."""
+"""Training windows: reproducible and balanced."""
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from trainer.dataset import (
     even_windows,
     load_songs,
 )
-from trainer.gtzan import divide_background, find_background, find_tracks
+from trainer.discovery import find_background, find_tracks
+from trainer.splits import divide_background
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +50,20 @@ def test_the_same_seed_gives_the_same_epoch_and_another_epoch_differs(folder: Pa
     assert not np.array_equal(first[0].windows, other[0].windows)
 
 
-def test_an_epoch_has_as_many_batches_as_it_says_of_one_shape(folder: Path) -> None:
+def test_an_epoch_has_the_stated_number_of_batches_of_one_shape(folder: Path) -> None:
     source = windows(folder)
     batches = list(source.epoch(0))
     assert len(batches) == source.steps
     assert {batch.windows.shape for batch in batches} == {(4, 40, 39)}
 
 
-def test_every_song_is_seen_equally_often_in_an_epoch(folder: Path) -> None:
+def test_every_song_is_used_equally_often_in_an_epoch(folder: Path) -> None:
     source = windows(folder, augmentation=Augmentation(mixup=0), background_share=0.0, batch=6)
     targets = np.concatenate([batch.targets for batch in source.epoch(0)])
     np.testing.assert_array_equal(targets.sum(axis=0), [12, 12, 0])
 
 
-def test_a_window_across_a_change_tells_of_what_plays_at_its_end(folder: Path) -> None:
+def test_a_window_across_a_song_change_has_the_label_of_its_end(folder: Path) -> None:
     low, high = np.zeros((2, 40, 200), np.uint8)
     low[:20], high[20:] = 255, 255
     songs = [Song("low", 0, low), Song("high", 1, high)]
@@ -82,7 +84,7 @@ def test_a_window_across_a_change_tells_of_what_plays_at_its_end(folder: Path) -
             at_begin, at_end = window[20:, [0, -1]].mean(axis=0) > window[:20, [0, -1]].mean(axis=0)
             assert at_end == target.argmax()
             begins[bool(at_begin == at_end)] += 1
-    # Half of the windows go across a change, half of these to the other song.
+    # Half of the windows contain a change, half of these one to the other song.
     assert begins[False] / sum(begins.values()) == pytest.approx(0.25, abs=0.1)
 
 
@@ -98,9 +100,7 @@ def test_a_rare_genre_weighs_more(folder: Path) -> None:
     assert weights == {0: pytest.approx(8 / (2 * 6)), 1: pytest.approx(8 / (2 * 2))}
 
 
-def test_a_consumer_that_stops_early_leaves_no_thread_behind(folder: Path) -> None:
-    import threading
-
+def test_an_epoch_that_is_closed_early_leaves_no_thread(folder: Path) -> None:
     before = threading.active_count()
     epoch = windows(folder).epoch(0)
     next(epoch)
@@ -108,14 +108,14 @@ def test_a_consumer_that_stops_early_leaves_no_thread_behind(folder: Path) -> No
     assert threading.active_count() == before
 
 
-def test_an_error_while_preparing_reaches_the_training(folder: Path) -> None:
+def test_an_error_in_the_thread_is_raised_in_the_training(folder: Path) -> None:
     source = windows(folder)
     source.songs = [Song("broken", 0, np.zeros((3, 50), np.uint8))] * 12
     with pytest.raises(ValueError, match=r"broadcast|shape"):
         list(source.epoch(0))
 
 
-def test_windows_for_judging_span_the_whole_song_and_a_short_one_is_repeated() -> None:
+def test_even_windows_span_the_song_and_repeat_a_short_one() -> None:
     levels = np.tile(np.arange(90, dtype=np.uint8), (40, 1))
     cut = even_windows(Song("long", 0, levels), SPEC, 39, 3)
     assert cut.shape == (3, 40, 39)
@@ -124,7 +124,7 @@ def test_windows_for_judging_span_the_whole_song_and_a_short_one_is_repeated() -
     assert short.shape[2] == 39
 
 
-def test_recordings_of_other_sounds_are_held_back_whole(folder: Path) -> None:
+def test_whole_background_clips_are_held_back(folder: Path) -> None:
     train, valid = divide_background(find_background(folder)[0])
     names = {clip.name for clip in train}, {clip.name for clip in valid}
     assert not names[0] & names[1]
@@ -132,7 +132,7 @@ def test_recordings_of_other_sounds_are_held_back_whole(folder: Path) -> None:
     assert len(valid) == 2
 
 
-def test_a_long_recording_is_heard_more_often_than_a_short_one(folder: Path) -> None:
+def test_background_clips_are_used_in_proportion_to_their_length(folder: Path) -> None:
     low, high = np.zeros((40, 900), np.uint8), np.zeros((40, 100), np.uint8)
     low[:20], high[20:] = 255, 255
     source = windows(
@@ -141,13 +141,13 @@ def test_a_long_recording_is_heard_more_often_than_a_short_one(folder: Path) -> 
         background_share=0.9,
         augmentation=NONE,
     )
-    heard = [
+    is_long = [
         window[:20].mean() > window[20:].mean()
         for number in range(20)
         for batch in source.epoch(number)
         for window, target in zip(batch.windows, batch.targets, strict=True)
-        # Neither music nor one of the noises that are made, which fill all bands.
+        # Not music and not synthetic noise, which fills all bands.
         if target[2] and abs(window[:20].mean() - window[20:].mean()) > 70
     ]
-    assert len(heard) > 500
-    assert np.mean(heard) == pytest.approx(0.9, abs=0.04)
+    assert len(is_long) > 500
+    assert np.mean(is_long) == pytest.approx(0.9, abs=0.04)

@@ -1,4 +1,4 @@
-"""Evaluation: of any candidate, on pictures and on audio, without flattery."""
+"""Evaluation of runs and model files, on pictures and on audio."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from support.songs import write_audio, write_songs
 
 from streamer.core.model import Classifier
 from streamer.core.spectrogram import SpectrogramSpec
-from trainer.candidates import load_candidate
 from trainer.cli import main
+from trainer.discovery import find_background, find_tracks
 from trainer.evaluate import (
     as_text,
     columns_of,
@@ -26,9 +26,11 @@ from trainer.evaluate import (
     summary,
     write_evaluation,
 )
-from trainer.gtzan import DatasetError, Track, divide_background, find_background, find_tracks
-from trainer.pictures import prepare, prepare_background
-from trainer.sets import judged_sets
+from trainer.evaluation_sets import EvaluationSets, find_evaluation_sets
+from trainer.loading import load_classifier
+from trainer.prepare import prepare
+from trainer.splits import divide_background
+from trainer.tracks import DatasetError, Track
 
 SPEC = SpectrogramSpec()
 
@@ -48,10 +50,14 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
-    return load_candidate(make_model(tmp_path_factory.mktemp("model") / "a.onnx", noise=True))
+    return load_classifier(make_model(tmp_path_factory.mktemp("model") / "a.onnx", noise=True))
 
 
-def test_crops_are_half_overlapping_windows_each_relative_to_its_own_peak() -> None:
+def evaluation_sets(**music: list[Track]) -> EvaluationSets:
+    return EvaluationSets(music, {}, protocol="by hand", notes=[], skipped=[])
+
+
+def test_crops_overlap_by_half_and_are_relative_to_their_own_peak() -> None:
     columns = np.tile(np.linspace(-50, 0, 100, dtype=np.float32), (8, 1))
     crops = crops_of(columns, 40, 80)
     assert crops.shape == (4, 8, 40)
@@ -66,12 +72,10 @@ def test_a_track_shorter_than_the_window_is_repeated_to_fill_one() -> None:
     np.testing.assert_allclose(crop[:, 30:], crop[:, :10])
 
 
-def test_a_model_that_knows_its_genres_is_right_on_all_tracks(
-    model: Classifier, songs: Path
-) -> None:
-    sets = judged_sets(model, data=songs)
+def test_a_perfect_model_has_an_accuracy_of_1(model: Classifier, songs: Path) -> None:
+    sets = find_evaluation_sets(model, data=songs)
     assert sets.protocol.startswith("stratified by genre")
-    evaluation = evaluate(model, sets.together(), protocol=sets.protocol, quiet=True)
+    evaluation = evaluate(model, sets)
     assert set(evaluation.sets) == {"valid", "test"}
     result = evaluation.sets["valid"]
     assert (result.tracks, result.accuracy_track, result.macro_f1) == (3, 1.0, 1.0)
@@ -80,57 +84,57 @@ def test_a_model_that_knows_its_genres_is_right_on_all_tracks(
     assert result.not_music is None
 
 
-def test_pictures_and_audio_of_the_same_tracks_give_the_same_answers(
+def test_pictures_and_audio_of_the_same_tracks_give_the_same_predictions(
     model: Classifier, songs: Path, tmp_path: Path
 ) -> None:
-    pictures = prepare(songs, tmp_path, SPEC, quiet=True).folder
+    pictures = prepare(songs, tmp_path, SPEC).folder
     tables = []
     for folder in (songs, pictures):
-        sets = judged_sets(model, data=folder, split=["all"])
-        tables.append(evaluate(model, sets.together(), protocol="all", quiet=True).track_tables)
+        sets = find_evaluation_sets(model, data=folder, split=["all"])
+        tables.append(evaluate(model, sets).track_tables)
     audio, picture = (table["all"].sort_values("track").reset_index() for table in tables)
     assert list(audio["track"]) == list(picture["track"])
     assert list(audio["predicted"]) == list(picture["predicted"])
     np.testing.assert_allclose(audio["confidence"], picture["confidence"], atol=0.01)
 
 
-def test_sounds_that_are_not_music_are_counted_apart(
+def test_background_clips_are_counted_apart_from_music(
     model: Classifier, songs: Path, sounds: Path
 ) -> None:
-    sets = judged_sets(model, data=songs, background=sounds, split=["all"])
-    result = evaluate(model, sets.together(), protocol="all", quiet=True).sets["all"]
+    sets = find_evaluation_sets(model, data=songs, background=sounds, split=["all"])
+    result = evaluate(model, sets).sets["all"]
     assert result.tracks == 30
     assert result.not_music == {"clips": 4, "recall": 1.0, "false_alarms": 0.0}
     assert sum(map(sum, result.confusion)) == 34
 
 
-def test_background_pictures_work_as_well(
+def test_background_clips_may_be_pictures(
     model: Classifier, songs: Path, sounds: Path, tmp_path: Path
 ) -> None:
-    pictures = prepare_background(sounds, tmp_path, SPEC, quiet=True).folder
-    sets = judged_sets(model, data=songs, background=pictures, split=["all"])
-    result = evaluate(model, sets.together(), protocol="all", quiet=True).sets["all"]
+    pictures = prepare(sounds, tmp_path, SPEC, background=True).folder
+    sets = find_evaluation_sets(model, data=songs, background=pictures, split=["all"])
+    result = evaluate(model, sets).sets["all"]
     assert result.not_music is not None
     assert result.not_music["clips"] == 4
 
 
-def test_a_model_file_is_judged_on_the_sounds_that_every_training_holds_back(
+def test_a_model_file_is_evaluated_on_the_held_back_background_clips(
     model: Classifier, songs: Path, sounds: Path, tmp_path: Path
 ) -> None:
-    pictures = prepare_background(sounds, tmp_path, SPEC, quiet=True).folder
+    pictures = prepare(sounds, tmp_path, SPEC, background=True).folder
     trained_on, held_back = divide_background(find_background(pictures)[0])
     assert len(trained_on) + len(held_back) == 4
     assert held_back
     for folder in (sounds, pictures):
-        judged = judged_sets(model, data=songs, background=folder, split=["stratified"])
+        found = find_evaluation_sets(model, data=songs, background=folder, split=["stratified"])
         for name in ("valid", "test"):
-            assert [clip.name for clip in judged.background[name]] == [
+            assert [clip.name for clip in found.background[name]] == [
                 clip.name for clip in held_back
             ]
-            assert {clip.genre for clip in judged.background[name]} == {model.contract.not_music}
+            assert {clip.genre for clip in found.background[name]} == {model.contract.not_music}
 
 
-def test_a_run_is_judged_on_the_sounds_of_a_named_folder_that_it_was_not_trained_on(
+def test_a_run_is_evaluated_on_clips_that_it_was_not_trained_on(
     songs: Path, sounds: Path, tmp_path: Path
 ) -> None:
     names = [clip.name for clip in find_background(sounds)[0]]
@@ -143,25 +147,25 @@ def test_a_run_is_judged_on_the_sounds_of_a_named_folder_that_it_was_not_trained
         "settings": {"data": str(songs), "background": str(sounds)},
     }
     run = write_run(tmp_path / "run", tiny_network(2), **facts)
-    candidate = load_candidate(run)
-    own = judged_sets(candidate).background
+    run_classifier = load_classifier(run)
+    own = find_evaluation_sets(run_classifier).background
     assert {name: [clip.name for clip in clips] for name, clips in own.items()} == {
         "valid": names[1:2]
     }
-    named = judged_sets(candidate, background=sounds)
+    named = find_evaluation_sets(run_classifier, background=sounds)
     for name in ("valid", "test"):
         assert [clip.name for clip in named.background[name]] == names[1:]
     assert not named.notes
-    heard = tmp_path / "heard"
-    shutil.copytree(sounds, heard)
-    for clip in find_background(heard)[0][1:]:
+    trained = tmp_path / "trained"
+    shutil.copytree(sounds, trained)
+    for clip in find_background(trained)[0][1:]:
         clip.path.unlink()
-    assert judged_sets(candidate, background=heard).notes == [
-        f"no sound of {heard} is used: none of them was held back from training"
+    assert find_evaluation_sets(run_classifier, background=trained).notes == [
+        f"no sound of {trained} is used: none of them was held back from training"
     ]
 
 
-def test_figures_of_other_data_or_of_a_part_leave_those_of_the_run_alone(
+def test_results_on_other_data_or_on_a_part_do_not_replace_those_of_the_run(
     songs: Path, tmp_path: Path
 ) -> None:
     lists = {"train": ["low.00000"], "valid": ["low.00001", "high.00001"], "test": []}
@@ -192,13 +196,13 @@ def test_figures_of_other_data_or_of_a_part_leave_those_of_the_run_alone(
     assert {"metrics.json", "stream_valid.json"} <= {path.name for path in found.iterdir()}
 
 
-def test_a_model_without_a_label_for_other_sounds_says_that_it_hears_none(
+def test_a_note_says_that_a_model_without_the_label_uses_no_background(
     songs: Path, sounds: Path, tmp_path: Path
 ) -> None:
-    deaf = load_candidate(make_model(tmp_path / "a.onnx"))
-    assert judged_sets(deaf, data=songs, background=sounds, split=["all"]).notes == [
-        f"no sound of {sounds} is used: the model has no label for what is not music"
-    ]
+    without_label = load_classifier(make_model(tmp_path / "a.onnx"))
+    assert find_evaluation_sets(
+        without_label, data=songs, background=sounds, split=["all"]
+    ).notes == [f"no sound of {sounds} is used: the model has no label for what is not music"]
 
 
 def test_the_most_confident_mistakes_come_first(model: Classifier, songs: Path) -> None:
@@ -207,11 +211,11 @@ def test_the_most_confident_mistakes_come_first(model: Classifier, songs: Path) 
         dataclasses.replace(track, genre="high") if track.genre == "low" else track
         for track in tracks
     ]
-    result = evaluate(model, {"valid": swapped}, protocol="swapped", quiet=True).sets["valid"]
+    result = evaluate(model, evaluation_sets(valid=swapped)).sets["valid"]
     assert result.accuracy_track == pytest.approx(2 / 3)
     assert len(result.mistakes) == 10
-    assert {(wrong.genre, wrong.predicted) for wrong in result.mistakes} == {("high", "low")}
-    confidences = [wrong.confidence for wrong in result.mistakes]
+    assert {(wrong["genre"], wrong["predicted"]) for wrong in result.mistakes} == {("high", "low")}
+    confidences = [wrong["confidence"] for wrong in result.mistakes]
     assert confidences == sorted(confidences, reverse=True)
     recalls = {score.genre: score.recall for score in result.genres}
     assert recalls == {"middle": 1.0, "high": 0.5}
@@ -222,45 +226,44 @@ def test_a_damaged_track_is_left_out_and_listed(
 ) -> None:
     (tmp_path / "bad.wav").write_text("no audio")
     tracks, _ = find_tracks(songs)
-    sets = {"valid": [*tracks, Track("low/bad", "low", tmp_path / "bad.wav")]}
-    evaluation = evaluate(model, sets, protocol="one bad", quiet=True)
+    bad = Track("low/bad", "low", tmp_path / "bad.wav")
+    evaluation = evaluate(model, evaluation_sets(valid=[*tracks, bad]))
     assert evaluation.sets["valid"].tracks == 30
     assert [entry.path.name for entry in evaluation.skipped] == ["bad.wav"]
     assert "damaged or not audio" in as_text(evaluation)
 
 
-def test_a_network_that_answers_no_numbers_is_not_judged(songs: Path, tmp_path: Path) -> None:
+def test_logits_that_are_not_finite_are_an_error(songs: Path, tmp_path: Path) -> None:
     network = tiny_network(3)
     network.set_weights([np.full_like(weights, np.nan) for weights in network.get_weights()])
-    lost = load_candidate(write_run(tmp_path, network, labels=["low", "middle", "high"]))
+    diverged = load_classifier(write_run(tmp_path, network, labels=["low", "middle", "high"]))
     tracks, _ = find_tracks(songs)
     with pytest.raises(DatasetError, match=f"answers to {tracks[0].name} are no finite numbers"):
-        evaluate(lost, {"valid": tracks}, protocol="", quiet=True)
+        evaluate(diverged, evaluation_sets(valid=tracks))
 
 
 def test_an_unknown_genre_is_refused(model: Classifier, songs: Path) -> None:
     tracks, _ = find_tracks(songs)
     polka = [dataclasses.replace(tracks[0], genre="polka")]
     with pytest.raises(DatasetError, match="does not know the genre polka; it knows low, middle"):
-        evaluate(model, {"valid": polka}, protocol="", quiet=True)
+        evaluate(model, evaluation_sets(valid=polka))
 
 
 def test_pictures_on_another_grid_are_refused_with_the_difference(
     model: Classifier, songs: Path, tmp_path: Path
 ) -> None:
     finer = dataclasses.replace(SPEC, hop_length=512)
-    pictures = prepare(songs, tmp_path, finer, quiet=True).folder
+    pictures = prepare(songs, tmp_path, finer).folder
     with pytest.raises(DatasetError, match="another grid than the model: hop_length 512 instead"):
-        judged_sets(model, data=pictures, split=["all"])
+        find_evaluation_sets(model, data=pictures, split=["all"])
 
 
 def test_the_result_is_written_as_json_and_csv(
     model: Classifier, songs: Path, tmp_path: Path
 ) -> None:
-    sets = judged_sets(model, data=songs)
-    evaluation = evaluate(
-        model, sets.together(), protocol=sets.protocol, notes=["a warning"], quiet=True
-    )
+    sets = find_evaluation_sets(model, data=songs)
+    sets.notes.append("a warning")
+    evaluation = evaluate(model, sets)
     write_evaluation(evaluation, tmp_path / "results")
     content = json.loads((tmp_path / "results" / "metrics.json").read_text())
     assert content["notes"] == ["a warning"]
@@ -277,11 +280,10 @@ def test_the_result_is_written_as_json_and_csv(
     json.dumps(summary(evaluation))
 
 
-def test_the_split_stands_beside_the_accuracy(model: Classifier, songs: Path) -> None:
-    sets = judged_sets(model, data=songs)
-    evaluation = evaluate(
-        model, sets.together(), protocol=sets.protocol, notes=["a warning"], quiet=True
-    )
+def test_the_split_and_its_notes_come_before_the_accuracy(model: Classifier, songs: Path) -> None:
+    sets = find_evaluation_sets(model, data=songs)
+    sets.notes.append("a warning")
+    evaluation = evaluate(model, sets)
     first, second, *_ = as_text(evaluation).splitlines()
     assert first.startswith("split: stratified by genre, 80/10/10, seed 0")
     assert second == "note: a warning"
@@ -290,7 +292,7 @@ def test_the_split_stands_beside_the_accuracy(model: Classifier, songs: Path) ->
 def test_columns_of_audio_are_absolute_and_of_a_picture_relative(
     songs: Path, tmp_path: Path
 ) -> None:
-    pictures = prepare(songs, tmp_path, SPEC, quiet=True).folder
+    pictures = prepare(songs, tmp_path, SPEC).folder
     audio, picture = (find_tracks(folder)[0][0] for folder in (songs, pictures))
     assert columns_of(picture, SPEC).max() == 0
     assert columns_of(audio, SPEC).max() != 0

@@ -1,4 +1,4 @@
-"""Figures: of whatever names the genres and tracks have."""
+"""The figures of a report."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def bars() -> Figure:
 def minutes() -> Figure:
     starts = np.arange(4.0)
     played = pd.DataFrame({"start": starts, "end": starts + 1, "state": "music", "genre": NAMES})
-    said = pd.DataFrame(
+    decisions = pd.DataFrame(
         {"position": starts + 1, "hop_seconds": 1.0, "state": "music", "genre": NAMES}
     )
-    return timeline(played, said, NAMES)
+    return timeline(played, decisions, NAMES)
 
 
 def examples() -> Figure:
@@ -38,7 +38,7 @@ def examples() -> Figure:
 
 
 @pytest.mark.parametrize("draw", [confusions, bars, minutes, examples])
-def test_names_are_written_as_they_are_and_never_taken_for_formulas(
+def test_dollar_signs_in_names_do_not_start_formulas(
     draw: Callable[[], Figure],
 ) -> None:
     figure = draw()

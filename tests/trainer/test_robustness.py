@@ -1,4 +1,4 @@
-"""Ways in: each changes the sound as it says, and a model is judged through all of them."""
+"""Degradations of audio, and the evaluation of a model on each of them."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from support.run import FACTS
 from support.songs import write_audio, write_songs
 
 from trainer.cli import main
-from trainer.gtzan import Track
 from trainer.report import write_report
 from trainer.robustness import (
-    Change,
-    WayResult,
+    Degradation,
+    RobustnessResult,
+    degradations,
     level,
     noise,
     response,
     reverberation,
     speed,
-    ways_in,
     write_robustness,
 )
+from trainer.tracks import Track
 from trainer.writing import write_json
 
 RATE = 22050
 
 
-def changed(change: Change, samples: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:
+def changed(
+    change: Degradation, samples: NDArray[np.float32], seed: int = 0
+) -> NDArray[np.float32]:
     return change(samples, RATE, np.random.default_rng(seed))
 
 
@@ -52,29 +54,29 @@ def loudest_frequency(samples: NDArray[np.float32]) -> float:
     return float(np.fft.rfftfreq(len(samples), 1 / RATE)[spectrum.argmax()])
 
 
-def test_a_level_change_is_of_so_many_decibels_and_clips_at_full_scale() -> None:
+def test_a_level_change_is_in_decibels_and_clips_at_full_scale() -> None:
     song = tone(440)
     assert rms_db(changed(level(-20), song)) == pytest.approx(rms_db(song) - 20, abs=0.01)
     assert np.abs(changed(level(20), song)).max() == 1
 
 
 @pytest.mark.parametrize(("frequency", "gain"), [(100, 9), (1000, 0), (8000, -9), (400, 0)])
-def test_a_response_gives_each_frequency_its_gain(frequency: float, gain: float) -> None:
+def test_a_response_applies_the_gain_of_each_frequency(frequency: float, gain: float) -> None:
     song = tone(frequency)
     after = changed(response({100: 9, 400: 0, 2000: 0, 8000: -9}), song)
     assert rms_db(after) - rms_db(song) == pytest.approx(gain, abs=0.1)
 
 
 @pytest.mark.parametrize("limit", [4000, 8000])
-def test_a_band_limit_leaves_nothing_above_it(limit: int) -> None:
-    way = ways_in()[f"nothing above {limit // 1000} kHz"]
-    assert way is not None
+def test_a_band_limit_removes_what_is_above_it(limit: int) -> None:
+    degradation = degradations()[f"nothing above {limit // 1000} kHz"]
+    assert degradation is not None
     below, above = tone(0.9 * limit), tone(1.1 * limit)
-    assert rms_db(changed(way, below)) == pytest.approx(rms_db(below), abs=0.1)
-    assert rms_db(changed(way, above)) < rms_db(above) - 60
+    assert rms_db(changed(degradation, below)) == pytest.approx(rms_db(below), abs=0.1)
+    assert rms_db(changed(degradation, above)) < rms_db(above) - 60
 
 
-def test_a_room_rings_on_for_its_reverberation_time() -> None:
+def test_reverberation_decays_by_60_db_in_its_rt60() -> None:
     click = np.zeros(2 * RATE, np.float32)
     click[0] = 1
     ringing = changed(reverberation(0.5, 0), click)
@@ -84,7 +86,7 @@ def test_a_room_rings_on_for_its_reverberation_time() -> None:
     assert rms_db(late) - rms_db(early) == pytest.approx(-30, abs=2)
 
 
-def test_noise_lies_so_many_decibels_under_the_music(tmp_path: Path) -> None:
+def test_noise_has_the_given_ratio_to_the_music(tmp_path: Path) -> None:
     song = band_noise("middle", 4)
     rain = Track("rain", "rain", write_audio(tmp_path / "rain.wav", band_noise("high", 3)))
     drop = Track("drop", "rain", write_audio(tmp_path / "drop.wav", band_noise("high", 1)))
@@ -95,24 +97,24 @@ def test_noise_lies_so_many_decibels_under_the_music(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["MP3 64", "MP3 32", "Opus 64", "Opus 32"])
-def test_a_codec_keeps_the_tune_but_not_the_samples(name: str) -> None:
-    way = ways_in()[f"{name} kbit/s"]
-    assert way is not None
+def test_a_codec_keeps_pitch_and_level_but_not_the_samples(name: str) -> None:
+    degradation = degradations()[f"{name} kbit/s"]
+    assert degradation is not None
     song = tone(440) + changed(level(-20), band_noise("high", 2))
-    after = changed(way, song)
+    after = changed(degradation, song)
     assert len(after) / len(song) == pytest.approx(1, abs=0.05)
     assert loudest_frequency(after) == pytest.approx(440, abs=2)
     assert rms_db(after) == pytest.approx(rms_db(song), abs=1.5)
     assert not np.allclose(after[: len(song)], song[: len(after)], atol=1e-3)
 
 
-def test_a_faster_turntable_is_higher_and_shorter() -> None:
+def test_a_higher_speed_raises_the_pitch_and_shortens_the_track() -> None:
     song = tone(1000)
     assert loudest_frequency(changed(speed(1.05), song)) == pytest.approx(1050, abs=2)
     assert len(changed(speed(1.05), song)) == pytest.approx(len(song) / 1.05, abs=2)
 
 
-def test_a_model_file_is_judged_through_every_way_with_a_row_each(
+def test_a_model_file_is_evaluated_on_every_degradation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = make_model(tmp_path / "thirds.onnx")
@@ -121,7 +123,7 @@ def test_a_model_file_is_judged_through_every_way_with_a_row_each(
     options = ["--data", str(songs), "--split", "all", "--out", str(out)]
     assert main(["robustness", str(model), *options]) == 0
     table = pd.read_csv(out / "robustness_all.csv").set_index("way")
-    assert list(table.index) == list(ways_in())
+    assert list(table.index) == list(degradations())
     assert table.loc["clean", "accuracy"] == 1
     assert table.loc["level -20 dB", "same_as_clean"] == 1
     # The third above 5 kHz is all that the genre "high" has.
@@ -142,39 +144,39 @@ def test_pictures_are_refused_in_one_line(
 
 
 @pytest.fixture
-def judged(tmp_path: Path) -> Path:
-    """Return a run without data and network that was judged through two ways in."""
+def evaluated(tmp_path: Path) -> Path:
+    """Return a run without data and network, with the results for two degradations."""
     run = tmp_path / "run"
     settings = {"data": str(tmp_path / "gone"), "background": None, "augmentation": {}}
     run.mkdir()
     made = {"versions": {}, "git": None}
     write_json(run / "run.json", {**FACTS, **made, "settings": settings})
     ways = [
-        WayResult("clean", 40, 0.75, 0.6, 0.85, 0.8, 0.04, 1.0, 0.025),
-        WayResult("a tunnel", 40, 0.5, 0.35, 0.65, 1.2, 0.09, 0.6, 0.175),
+        RobustnessResult("clean", 40, 0.75, 0.6, 0.85, 0.8, 0.04, 1.0, 0.025),
+        RobustnessResult("a tunnel", 40, 0.5, 0.35, 0.65, 1.2, 0.09, 0.6, 0.175),
     ]
     write_robustness(ways, run / "evaluation", "valid", "by hand")
     return run
 
 
-def test_the_report_shows_every_way_in(judged: Path) -> None:
-    page = write_report(judged).read_text()
+def test_the_report_shows_every_degradation(evaluated: Path) -> None:
+    page = write_report(evaluated).read_text()
     assert "a tunnel" in page
     assert "50.0%" in page
     assert "17.5%" in page
     assert "Split: by hand" in page
-    assert len(pd.read_csv(judged / "report" / "robustness_valid.csv")) == 2
+    assert len(pd.read_csv(evaluated / "report" / "robustness_valid.csv")) == 2
 
 
 @pytest.mark.parametrize(
     "name", ["evaluation/robustness_valid.json", "evaluation/metrics.json", "history.csv"]
 )
 def test_a_report_on_a_damaged_file_is_one_line_that_names_it(
-    judged: Path, name: str, capsys: pytest.CaptureFixture[str]
+    evaluated: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = judged / name
+    path = evaluated / name
     path.write_text("")
-    assert main(["report", str(judged)]) == 2
+    assert main(["report", str(evaluated)]) == 2
     assert capsys.readouterr().err == (
         f"genre-train: {path} is damaged or gone: evaluate again, or delete it\n"
     )

@@ -1,4 +1,4 @@
-"""Synthetic speech: every installed voice speaks clips that the trainer can use."""
+"""Synthetic speech clips from the installed synthesisers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 import soundfile
 
 from trainer.cli import main
-from trainer.gtzan import MIN_SECONDS, find_background
+from trainer.discovery import find_background
 from trainer.pictures import read_picture
 from trainer.speech import TEXTS, installed_voices, speak
+from trainer.tracks import MIN_SECONDS
 
 needs_synthesiser = pytest.mark.skipif(
     not installed_voices(), reason="no speech synthesiser is installed"
@@ -20,7 +21,7 @@ needs_synthesiser = pytest.mark.skipif(
 
 
 @needs_synthesiser
-def test_every_installed_voice_speaks_clips_that_can_be_prepared(
+def test_every_installed_voice_speaks_usable_clips(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     voices = installed_voices()
@@ -40,44 +41,44 @@ def test_every_installed_voice_speaks_clips_that_can_be_prepared(
     prepared, skipped = find_background(pictures)
     assert len(prepared) == len(voices)
     assert not skipped
-    # Syllables and pauses: a voice is no hum.
+    # Syllables and pauses make the level vary.
     for track in prepared[:10]:
         loudness = read_picture(track.path).mean(axis=0)
         assert np.ptp(loudness) > 40
 
 
 @needs_synthesiser
-def test_the_same_seed_says_the_same_and_another_one_something_else(tmp_path: Path) -> None:
+def test_the_speech_depends_on_the_seed_alone(tmp_path: Path) -> None:
     voices = [voice for voice in installed_voices() if voice.name.startswith("espeak-ng-en")][:2]
     if not voices:
         pytest.skip("espeak-ng is not installed")
-    said = {}
+    clips_of = {}
     for folder, seed in (("one", 1), ("again", 1), ("other", 2)):
-        paths = speak(tmp_path / folder, 2, voices, seed=seed, quiet=True)
-        said[folder] = sorted(path.read_bytes() for path in paths)
-    assert said["one"] == said["again"]
-    assert said["one"] != said["other"]
+        paths = speak(tmp_path / folder, 2, voices, seed=seed)
+        clips_of[folder] = sorted(path.read_bytes() for path in paths)
+    assert clips_of["one"] == clips_of["again"]
+    assert clips_of["one"] != clips_of["other"]
 
 
 @needs_synthesiser
-def test_a_clip_that_cannot_be_written_is_an_error_of_the_disk_and_leaves_whole_clips(
+def test_a_clip_that_cannot_be_written_is_an_error_and_keeps_the_others(
     tmp_path: Path,
 ) -> None:
     voice = installed_voices()[0]
     (tmp_path / f"{voice.name}.00001.wav").mkdir()
     with pytest.raises(OSError, match=r"wav: cannot be written \(Is a directory\)"):
-        speak(tmp_path, 2, [voice], quiet=True)
+        speak(tmp_path, 2, [voice])
     (clip,) = (path for path in tmp_path.iterdir() if path.is_file())
     assert clip.name == f"{voice.name}.00000.wav"
     assert len(soundfile.read(clip)[0])
 
 
-def test_every_text_has_words_enough_to_shuffle() -> None:
+def test_every_text_has_enough_words_to_shuffle() -> None:
     for language, text in TEXTS.items():
         assert len(set(text.split())) >= 15, language
 
 
-def test_a_machine_without_synthesisers_is_told_what_to_install(
+def test_without_a_synthesiser_the_error_says_what_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation: pure functions of logits, probabilities and labels."""
+"""Evaluation metrics: pure functions of logits, probabilities and labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support
+
+from streamer.core.model import softmax
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.int64]
@@ -15,26 +17,47 @@ Indices = NDArray[np.int64]
 ECE_BINS = 15
 BOOTSTRAP_DRAWS = 10_000
 TEMPERATURES = (0.05, 20.0)
-"""Range in which a temperature is sought."""
+"""Range that is searched for a temperature."""
 
 
-def log_softmax(logits: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Return log-probabilities over the last axis."""
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=-1, keepdims=True)
-    return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True)))
+def track_probabilities(
+    logits: NDArray[np.float32], owner: Indices, temperature: float = 1.0
+) -> NDArray[np.float64]:
+    """Return the mean of the probabilities of each track's crops.
+
+    Parameters
+    ----------
+    logits : float32, shape (crops, classes)
+        Logits of the crops of all tracks.
+    owner : int, shape (crops,)
+        Index of each crop's track; every track has at least one crop.
+    temperature : float
+        The logits are divided by it.
+
+    Returns
+    -------
+    float64, shape (tracks, classes)
+    """
+    probabilities = softmax(logits, temperature).astype(np.float64)
+    counts = np.bincount(owner)
+    sums = np.zeros((len(counts), logits.shape[1]))
+    np.add.at(sums, owner, probabilities)
+    return sums / counts[:, None]
 
 
 def negative_log_likelihood(logits: Floats, truth: Indices, temperature: float = 1.0) -> float:
-    """Return the mean of `-log p(truth)`, in nats."""
-    return float(-log_softmax(logits, temperature)[np.arange(len(truth)), truth].mean())
+    """Return the mean of `-log p(truth)`, in nats, for logits of shape (n, classes)."""
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    log_probabilities = scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True))
+    return float(-log_probabilities[np.arange(len(truth)), truth].mean())
 
 
 def fit_temperature(logits: Floats, truth: Indices) -> float:
-    """Return the temperature that makes the likelihood of `truth` greatest.
+    """Return the temperature that maximises the likelihood of `truth`.
 
-    The negative log-likelihood is convex in `1 / temperature`, so a golden-section search over its
-    logarithm finds the only minimum.
+    The negative log-likelihood is convex in `1 / temperature`, so a golden-section search over the
+    logarithm finds its only minimum.
 
     Source: C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
     """
@@ -53,21 +76,21 @@ def fit_temperature(logits: Floats, truth: Indices) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """Predictions of similar confidence."""
+    """Predictions whose confidence is in one interval."""
 
     low: float
     high: float
     count: int
     confidence: float
-    """Mean confidence of the predictions in the bin."""
+    """Mean confidence of the predictions."""
     accuracy: float
-    """Share of them that is right."""
+    """Share of the predictions that are correct."""
 
 
 def reliability(probabilities: Floats, truth: Indices) -> list[ReliabilityBin]:
-    """Sort predictions into 15 bins of equal width by confidence; empty bins are left out."""
+    """Group predictions by confidence into 15 bins of equal width; empty bins are left out."""
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == truth
+    correct = probabilities.argmax(axis=1) == truth
     index = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     return [
         ReliabilityBin(
@@ -75,7 +98,7 @@ def reliability(probabilities: Floats, truth: Indices) -> list[ReliabilityBin]:
             high=(number + 1) / ECE_BINS,
             count=int(own.sum()),
             confidence=float(confidence[own].mean()),
-            accuracy=float(right[own].mean()),
+            accuracy=float(correct[own].mean()),
         )
         for number in range(ECE_BINS)
         if (own := index == number).any()
@@ -83,9 +106,9 @@ def reliability(probabilities: Floats, truth: Indices) -> list[ReliabilityBin]:
 
 
 def calibration_error(probabilities: Floats, truth: Indices) -> float:
-    """Return the expected calibration error with 15 bins: mean |accuracy - confidence|.
+    """Return the expected calibration error with 15 bins: the mean of |accuracy - confidence|.
 
-    Of probabilities that are no numbers it is none either.
+    It is NaN if a probability is NaN or infinite.
     """
     if not np.isfinite(probabilities).all():
         return float("nan")
@@ -93,44 +116,38 @@ def calibration_error(probabilities: Floats, truth: Indices) -> float:
     return sum(bin_.count * abs(bin_.accuracy - bin_.confidence) for bin_ in bins) / len(truth)
 
 
-def bootstrap_interval(right: NDArray[np.bool_], seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % interval of a share of tracks, by drawing the tracks again 10,000 times."""
+def bootstrap_interval(correct: NDArray[np.bool_], seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of an accuracy over tracks, from 10,000 resamples."""
     random = np.random.default_rng(seed)
-    shares = np.array(
-        [right[random.integers(0, len(right), len(right))].mean() for _ in range(BOOTSTRAP_DRAWS)]
-    )
-    low, high = np.quantile(shares, [0.025, 0.975])
+    count = len(correct)
+    accuracies = [correct[random.integers(0, count, count)].mean() for _ in range(BOOTSTRAP_DRAWS)]
+    low, high = np.quantile(accuracies, [0.025, 0.975])
     return float(low), float(high)
 
 
 def top_k_accuracy(probabilities: Floats, truth: Indices, k: int) -> float:
-    """Return how often the truth is among the `k` most probable labels."""
+    """Return how often the true label is among the `k` most probable ones."""
     best = np.argsort(-probabilities, axis=1)[:, :k]
     return float((best == truth[:, None]).any(axis=1).mean())
 
 
-def confusion(predicted: Indices, truth: Indices, classes: int) -> NDArray[np.int64]:
-    """Return how often each label (row) was taken for each (column)."""
-    return np.asarray(confusion_matrix(truth, predicted, labels=range(classes)), np.int64)
-
-
 @dataclass(frozen=True, slots=True)
 class GenreScore:
-    """How well one genre is told from the others."""
+    """Precision and recall of one genre."""
 
     genre: str
     tracks: int
     precision: float
-    """Share of the tracks called so that are so; 0 if none is called so."""
+    """Share of the tracks predicted as the genre that are of it; 0 if there are none."""
     recall: float
-    """Share of its tracks that are called so."""
+    """Share of the genre's tracks that are predicted as it."""
     f1: float
 
 
 def genre_scores(
     predicted: Indices, truth: Indices, labels: tuple[str, ...]
 ) -> tuple[list[GenreScore], float]:
-    """Return the scores of the genres that occur in `truth`, and their mean F1."""
+    """Return the scores of the genres that occur in `truth`, and the macro F1 over them."""
     present = sorted(set(truth.tolist()))
     columns = precision_recall_fscore_support(truth, predicted, labels=present, zero_division=0)
     scores = [

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation, against closed forms and scikit-learn."""
+"""Metrics agree with closed forms and with scikit-learn."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import pytest
 from sklearn.metrics import f1_score, log_loss, top_k_accuracy_score
 
 from streamer.core.model import softmax
-from trainer.measures import (
+from trainer.metrics import (
     bootstrap_interval,
     calibration_error,
-    confusion,
     fit_temperature,
     genre_scores,
     negative_log_likelihood,
     reliability,
     top_k_accuracy,
+    track_probabilities,
 )
 
 
 @pytest.fixture
-def guesses() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def predictions() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
     random = np.random.default_rng(3)
     truth = random.integers(0, 4, 500)
     logits = random.normal(0, 1, (500, 4)).astype(np.float32)
@@ -28,8 +28,8 @@ def guesses() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
     return logits, truth
 
 
-def test_likelihood_and_top_two_are_those_of_scikit_learn(guesses) -> None:  # type: ignore[no-untyped-def]
-    logits, truth = guesses
+def test_likelihood_and_top_2_accuracy_agree_with_scikit_learn(predictions) -> None:  # type: ignore[no-untyped-def]
+    logits, truth = predictions
     probabilities = softmax(logits, 1.0).astype(float)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     assert negative_log_likelihood(logits, truth) == pytest.approx(
@@ -40,25 +40,25 @@ def test_likelihood_and_top_two_are_those_of_scikit_learn(guesses) -> None:  # t
     )
 
 
-def test_a_temperature_undoes_the_factor_by_which_a_model_is_too_sure() -> None:
+def test_the_fitted_temperature_is_the_factor_on_calibrated_logits() -> None:
     random = np.random.default_rng(1)
-    honest = random.normal(0, 2, (20000, 5))
-    cumulated = softmax(honest.astype(np.float32), 1.0).cumsum(axis=1)
-    truth = (random.random((20000, 1)) > cumulated).sum(axis=1).clip(max=4)
-    assert fit_temperature(honest * 3, truth) == pytest.approx(3, rel=0.05)
-    assert fit_temperature(honest / 2, truth) == pytest.approx(0.5, rel=0.05)
+    calibrated = random.normal(0, 2, (20000, 5))
+    cumulative = softmax(calibrated.astype(np.float32), 1.0).cumsum(axis=1)
+    truth = (random.random((20000, 1)) > cumulative).sum(axis=1).clip(max=4)
+    assert fit_temperature(calibrated * 3, truth) == pytest.approx(3, rel=0.05)
+    assert fit_temperature(calibrated / 2, truth) == pytest.approx(0.5, rel=0.05)
 
 
-def test_the_fitted_temperature_has_the_least_likelihood_loss(guesses) -> None:  # type: ignore[no-untyped-def]
-    logits, truth = guesses
+def test_the_fitted_temperature_minimises_the_negative_log_likelihood(predictions) -> None:  # type: ignore[no-untyped-def]
+    logits, truth = predictions
     best = fit_temperature(logits, truth)
     least = negative_log_likelihood(logits, truth, best)
     for other in (best / 1.1, best * 1.1, 1.0):
         assert least <= negative_log_likelihood(logits, truth, other)
 
 
-def test_calibration_error_is_the_mean_distance_of_accuracy_and_confidence() -> None:
-    # Ten answers of confidence 0.9 of which eight are right; ten of 0.6 of which six are right.
+def test_calibration_error_is_the_mean_of_accuracy_minus_confidence_over_bins() -> None:
+    # Ten predictions of confidence 0.9, eight of them correct; ten of 0.6, six of them correct.
     probabilities = np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 10)
     truth = np.array([0] * 8 + [1] * 2 + [0] * 6 + [1] * 4)
     assert calibration_error(probabilities, truth) == pytest.approx(0.05)
@@ -67,22 +67,22 @@ def test_calibration_error_is_the_mean_distance_of_accuracy_and_confidence() -> 
     assert high.low <= 0.9 < high.high
 
 
-def test_certainty_falls_into_the_last_of_fifteen_bins() -> None:
+def test_a_confidence_of_1_is_in_the_last_bin() -> None:
     (only,) = reliability(np.array([[1.0, 0.0]]), np.array([0]))
     assert only.high == 1
 
 
-def test_the_bootstrap_interval_is_that_of_the_binomial_and_of_its_seed() -> None:
-    right = np.array([True] * 150 + [False] * 47)
-    low, high = bootstrap_interval(right, seed=4)
+def test_the_bootstrap_interval_is_near_the_binomial_one_and_reproducible() -> None:
+    correct = np.array([True] * 150 + [False] * 47)
+    low, high = bootstrap_interval(correct, seed=4)
     share = 150 / 197
     deviation = (share * (1 - share) / 197) ** 0.5
     assert low == pytest.approx(share - 1.96 * deviation, abs=0.01)
     assert high == pytest.approx(share + 1.96 * deviation, abs=0.01)
-    assert bootstrap_interval(right, seed=4) == (low, high)
+    assert bootstrap_interval(correct, seed=4) == (low, high)
 
 
-def test_scores_are_of_the_genres_that_occur() -> None:
+def test_genre_scores_cover_the_genres_that_occur() -> None:
     truth = np.array([0, 0, 0, 2, 2])
     predicted = np.array([0, 0, 1, 2, 0])
     scores, macro = genre_scores(predicted, truth, ("a", "b", "c"))
@@ -90,8 +90,13 @@ def test_scores_are_of_the_genres_that_occur() -> None:
     assert scores[0].precision == pytest.approx(2 / 3)
     assert scores[1].recall == pytest.approx(1 / 2)
     assert macro == pytest.approx(f1_score(truth, predicted, labels=[0, 2], average="macro"))
-    np.testing.assert_array_equal(confusion(predicted, truth, 3), [[2, 1, 0], [0, 0, 0], [1, 0, 1]])
 
 
-def test_probabilities_that_are_no_numbers_are_not_called_calibrated() -> None:
+def test_the_calibration_error_of_nan_is_nan() -> None:
     assert np.isnan(calibration_error(np.array([[0.9, 0.1], [np.nan, np.nan]]), np.array([0, 0])))
+
+
+def test_track_probabilities_are_the_mean_over_the_crops_of_each_track() -> None:
+    logits = np.log(np.array([[0.8, 0.2], [0.4, 0.6], [0.1, 0.9]], np.float32))
+    means = track_probabilities(logits, np.array([0, 0, 1]))
+    np.testing.assert_allclose(means, [[0.6, 0.4], [0.1, 0.9]], atol=1e-6)

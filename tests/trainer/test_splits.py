@@ -1,33 +1,19 @@
-"""Finding tracks, and dividing them so that no accuracy flatters."""
+"""Splitting tracks into train, valid and test sets."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.pictures import write_pictures
 
-from trainer.gtzan import (
-    DatasetError,
-    Split,
-    Track,
-    check_genres,
-    fault_filtered_names,
-    find_background,
-    find_tracks,
-    is_picture_folder,
-    split_tracks,
-    without_faults,
-)
-from trainer.pictures import write_picture
+from trainer.discovery import check_genres
+from trainer.splits import Split, fault_filtered_names, split_tracks, without_faults
+from trainer.tracks import DatasetError, Track
 
 GENRES = (
     "blues classical country disco hiphop jazz metal pop reggae rock".split()  # noqa: SIM905
@@ -59,122 +45,17 @@ def assert_disjoint(split: Split) -> None:
         assert len({track.name for track in tracks}) == len(tracks)
 
 
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"something")
-
-
-def test_tracks_are_found_by_genre_whatever_the_genres_are_called(tmp_path: Path) -> None:
-    touch(tmp_path, "Drum & Bass/a.mp3", "Drum & Bass/b.FLAC", "fado/fado.00001.au", "fado/x.txt")
-    touch(tmp_path, "loose.wav", ".hidden/a.wav", "__MACOSX/a.wav")
-    tracks, skipped = find_tracks(tmp_path)
-    assert [track.name for track in tracks] == ["Drum & Bass/a", "Drum & Bass/b", "fado.00001"]
-    assert [track.genre for track in tracks] == ["Drum & Bass", "Drum & Bass", "fado"]
-    assert not skipped
-
-
-def test_empty_and_appledouble_files_are_skipped_with_their_reason(tmp_path: Path) -> None:
-    touch(tmp_path, "pop/good.wav", "pop/._good.wav")
-    (tmp_path / "pop" / "nothing.wav").touch()
-    tracks, skipped = find_tracks(tmp_path)
-    assert [track.name for track in tracks] == ["pop/good"]
-    assert {entry.path.name: entry.reason for entry in skipped} == {
-        "._good.wav": "AppleDouble file of macOS, not audio",
-        "nothing.wav": "empty file",
-    }
-
-
-def test_names_that_are_not_utf8_are_skipped_with_a_reason_that_can_be_printed(
-    tmp_path: Path,
-) -> None:
-    touch(tmp_path, "fado/good.wav", os.fsdecode(b"fado/can\xe7\xe3o.wav"))
-    touch(tmp_path, os.fsdecode(b"m\xfasica/good.wav"))
-    tracks, skipped = find_tracks(tmp_path)
-    assert [track.name for track in tracks] == ["fado/good"]
-    told = [f"{entry.path.relative_to(tmp_path)}: {entry.reason}" for entry in skipped]
-    assert [line.partition(": ")[0] for line in told] == [
-        r"fado/can\xe7\xe3o.wav",
-        r"m\xfasica/good.wav",
-    ]
-    assert all("not UTF-8" in line and "rename it" in line for line in told)
-    clips, lost = find_background(tmp_path)
-    assert [clip.name for clip in clips] == ["fado/good"]
-    assert {entry.path for entry in lost} == {entry.path for entry in skipped}
-
-
-def test_two_files_of_one_name_do_not_become_one_track(tmp_path: Path) -> None:
-    touch(tmp_path, "pop/song.mp3", "pop/song.wav", "rock/song.wav")
-    tracks, skipped = find_tracks(tmp_path)
-    assert [track.name for track in tracks] == ["pop/song", "rock/song"]
-    assert [entry.reason for entry in skipped] == ["has the same name as song.mp3"]
-
-
-def test_pictures_that_are_damaged_too_short_or_of_another_height_are_skipped(
-    tmp_path: Path,
-) -> None:
-    folder = write_pictures(tmp_path, frames=90)
-    levels = np.zeros((40, 90), np.uint8)
-    write_picture(folder / "rows" / "short.png", levels[:, :20])
-    write_picture(folder / "rows" / "low.png", levels[:30])
-    whole = (folder / "rows" / "rows.00000.png").read_bytes()
-    (folder / "rows" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    assert is_picture_folder(folder)
-    tracks, skipped = find_tracks(folder)
-    assert len(tracks) == 12
-    reasons = {entry.path.name: entry.reason for entry in skipped}
-    assert set(reasons) == {"short.png", "low.png", "cut.png"}
-    assert reasons["short.png"].startswith("too short: 1.6 s, at least 3 s")
-    assert reasons["low.png"] == "30 rows instead of the 40 bands of spectrogram.json"
-    assert reasons["cut.png"].startswith("damaged picture")
-
-
-def test_what_prepare_skipped_is_still_told_when_its_pictures_are_read(tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path)
-    skipped_by_prepare = {"skipped": [{"path": "/music/rows/a.au", "reason": "damaged audio"}]}
-    (folder / "prepared.json").write_text(json.dumps(skipped_by_prepare))
-    _, skipped = find_tracks(folder)
-    assert [(str(entry.path), entry.reason) for entry in skipped] == [
-        ("/music/rows/a.au", "damaged audio")
-    ]
-
-
-def test_pictures_of_background_sounds_are_checked_as_those_of_tracks(tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path, genres=("rain",))
-    write_picture(folder / "rain" / "low.png", np.zeros((30, 90), np.uint8))
-    whole = (folder / "rain" / "rain.00000.png").read_bytes()
-    (folder / "rain" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    clips, skipped = find_background(folder)
-    assert len(clips) == 6
-    reasons = {entry.path.name: entry.reason for entry in skipped}
-    assert set(reasons) == {"low.png", "cut.png"}
-    assert reasons["low.png"] == "30 rows instead of the 40 bands of spectrogram.json"
-    assert reasons["cut.png"].startswith("damaged picture")
-
-
-@pytest.mark.parametrize(
-    ("make", "sentence"),
-    [
-        (lambda folder: folder / "nowhere", "no such data folder"),
-        (lambda folder: folder, "no tracks in .*one folder a genre"),
-    ],
-)
-def test_a_folder_without_tracks_is_refused(tmp_path: Path, make, sentence: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(DatasetError, match=sentence):
-        find_tracks(make(tmp_path))
-
-
-def test_a_genre_with_fewer_than_five_tracks_is_an_error_that_names_it() -> None:
+def test_a_genre_with_fewer_than_five_tracks_is_refused() -> None:
     with pytest.raises(DatasetError, match="genre fado has 4 usable tracks; at least 5"):
         check_genres(own_tracks({"fado": 4, "tango": 9}))
 
 
-def test_one_genre_is_not_enough() -> None:
+def test_a_single_genre_is_refused() -> None:
     with pytest.raises(DatasetError, match="only one genre found"):
         split_tracks(own_tracks({"fado": 20}))
 
 
-def test_the_lists_that_ship_are_the_published_ones() -> None:
+def test_the_fault_filtered_lists_have_their_published_sizes() -> None:
     names = fault_filtered_names()
     assert {name: len(listed) for name, listed in names.items()} == {
         "train": 443,
@@ -184,7 +65,7 @@ def test_the_lists_that_ship_are_the_published_ones() -> None:
     assert len(set(itertools.chain(*names.values()))) == 930
 
 
-def test_gtzan_is_divided_by_the_fault_filtered_lists_unless_told_otherwise() -> None:
+def test_the_fault_filtered_split_is_the_default_for_gtzan() -> None:
     split = split_tracks(gtzan())
     assert split.name == "fault-filtered"
     assert [len(names) for names in names_of(split)] == [443, 197, 290]
@@ -193,7 +74,7 @@ def test_gtzan_is_divided_by_the_fault_filtered_lists_unless_told_otherwise() ->
     assert "no artist in two" in split.protocol
 
 
-def test_listed_tracks_that_are_not_there_are_counted_by_list() -> None:
+def test_missing_tracks_are_counted_by_list() -> None:
     held_back = set(fault_filtered_names()["test"])
     split = split_tracks(
         [track for track in without_faults(gtzan()) if track.name not in held_back]
@@ -203,20 +84,20 @@ def test_listed_tracks_that_are_not_there_are_counted_by_list() -> None:
     assert split.notes == ["290 of 290 listed test tracks were not found"]
 
 
-def test_other_music_is_stratified_unless_told_otherwise() -> None:
+def test_the_stratified_split_is_the_default_for_other_music() -> None:
     split = split_tracks(own_tracks({"fado": 20, "tango": 10}))
     assert split.name == "stratified"
     assert not split.notes
 
 
-def test_a_stratified_split_of_gtzan_warns_of_its_artists() -> None:
+def test_a_stratified_split_of_gtzan_warns_of_leaking_artists() -> None:
     split = split_tracks(gtzan(), ["stratified"])
     assert [len(names) for names in names_of(split)] == [800, 100, 100]
     (warning,) = split.notes
     assert "about three test tracks in four have their artist in training" in warning
 
 
-def test_the_seventy_known_faults_can_be_left_out() -> None:
+def test_the_known_faulty_tracks_can_be_excluded() -> None:
     assert len(without_faults(gtzan())) == 930
     assert len(without_faults(own_tracks({"fado": 20}))) == 20
     split = split_tracks(gtzan(), ["stratified"], exclude_faults=True)
@@ -224,7 +105,7 @@ def test_the_seventy_known_faults_can_be_left_out() -> None:
     assert used == set(itertools.chain(*fault_filtered_names().values()))
 
 
-def test_a_seed_decides_a_stratified_split() -> None:
+def test_a_stratified_split_depends_on_the_seed_and_not_on_the_order() -> None:
     tracks = own_tracks({"fado": 30, "tango": 30})
     assert split_tracks(tracks, seed=1) == split_tracks(tracks[::-1], seed=1)
     assert names_of(split_tracks(tracks, seed=1)) != names_of(split_tracks(tracks, seed=2))
@@ -237,9 +118,7 @@ def test_a_seed_decides_a_stratified_split() -> None:
     ),
     seed=st.integers(0, 1000),
 )
-def test_every_genre_is_in_every_set_of_a_stratified_split_and_no_track_in_two(
-    counts: dict[str, int], seed: int
-) -> None:
+def test_a_stratified_split_has_every_genre_in_every_set(counts: dict[str, int], seed: int) -> None:
     split = split_tracks(own_tracks(counts), ["stratified"], seed=seed)
     assert_disjoint(split)
     assert sum(len(names) for names in names_of(split)) == sum(counts.values())
@@ -281,7 +160,7 @@ def test_a_grouped_split_keeps_every_artist_in_one_set(tmp_path: Path, seed: int
     assert "no artist in two sets" in split.protocol
 
 
-def test_tracks_without_an_artist_are_told_beside_the_accuracy(tmp_path: Path) -> None:
+def test_a_note_counts_the_tracks_without_an_artist(tmp_path: Path) -> None:
     tracks = own_tracks({"fado": 40, "tango": 40})
     table = write_artists(tmp_path / "artists.csv", tracks[:70], per_artist=2)
     split = split_tracks(tracks, [str(table)])
@@ -289,7 +168,7 @@ def test_tracks_without_an_artist_are_told_beside_the_accuracy(tmp_path: Path) -
     assert split.notes[0].startswith("10 tracks have no artist in artists.csv")
 
 
-def test_a_genre_of_one_artist_is_told_to_be_missing_where_it_is(tmp_path: Path) -> None:
+def test_a_note_names_the_genre_that_a_set_lacks(tmp_path: Path) -> None:
     tracks = own_tracks({"fado": 40, "tango": 10})
     table = tmp_path / "artists.csv"
     rows = [f"{track.name},{track.name if track.genre == 'fado' else 'one'}" for track in tracks]
@@ -306,7 +185,7 @@ def write_lists(folder: Path, *lists: Iterable[str]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def test_three_lists_decide_and_may_name_tracks_as_files(tmp_path: Path) -> None:
+def test_three_lists_may_name_tracks_as_files(tmp_path: Path) -> None:
     tracks = own_tracks({"fado": 10, "tango": 10})
     names = [track.name for track in tracks]
     files = [f"{name.partition('.')[0]}/{name}.wav" for name in names[:12]]
@@ -316,7 +195,7 @@ def test_three_lists_decide_and_may_name_tracks_as_files(tmp_path: Path) -> None
     assert [len(names) for names in names_of(split)] == [12, 3, 5]
 
 
-def test_a_track_that_a_list_writes_in_two_ways_is_used_once(tmp_path: Path) -> None:
+def test_a_track_that_a_list_spells_in_two_ways_is_used_once(tmp_path: Path) -> None:
     tracks = own_tracks({"fado": 10, "tango": 10})
     names = [track.name for track in tracks]
     twice = [*names[:12], f"fado/{names[0]}", f"fado/{names[0]}.wav", "fado.99999"]
@@ -339,7 +218,7 @@ def test_lists_and_tables_may_begin_with_a_byte_order_mark(tmp_path: Path) -> No
     assert not expected[0].missing
 
 
-def test_a_row_without_its_track_is_refused_by_its_artist(tmp_path: Path) -> None:
+def test_a_table_row_without_a_track_is_refused(tmp_path: Path) -> None:
     table = tmp_path / "artists.csv"
     table.write_text("artist,track\nAmália,fado.00000\n,\nfoo\n")
     with pytest.raises(DatasetError, match="a row has the artist foo and no track; complete it"):
@@ -363,13 +242,6 @@ def test_a_track_in_two_lists_is_refused(tmp_path: Path) -> None:
         (["fault-filtered"], "none of the 443 tracks in the train list"),
     ],
 )
-def test_a_split_that_cannot_be_made_says_why(how: list[str], sentence: str) -> None:
+def test_an_unusable_split_option_is_refused_with_the_reason(how: list[str], sentence: str) -> None:
     with pytest.raises(DatasetError, match=sentence):
         split_tracks(own_tracks({"fado": 10, "tango": 10}), how)
-
-
-def test_background_sounds_are_found_however_deep_they_lie(tmp_path: Path) -> None:
-    touch(tmp_path, "rain.ogg", "animals/dog.wav", "animals/birds/owl.mp3", "animals/._dog.wav")
-    clips, skipped = find_background(tmp_path)
-    assert [clip.name for clip in clips] == ["animals/birds__owl", "animals/dog", "background/rain"]
-    assert len(skipped) == 1

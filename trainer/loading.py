@@ -1,4 +1,4 @@
-"""What can be put to the test: a training run or an exported model, both behind one interface."""
+"""Load what can be evaluated, a training run or an exported model, as a `Classifier`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamer.system.processors import processors
 
 
 class RunClassifier(Classifier):
-    """The network of a training run, in Keras, where the daemon's pipeline expects a model file.
+    """The Keras network of a training run, with the interface of an exported model.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class RunClassifier(Classifier):
 
     Raises
     ------
-    trainer.network.NetworkError, trainer.gtzan.DatasetError
+    trainer.network.NetworkError, trainer.tracks.DatasetError
         If the folder is not a finished run.
     """
 
@@ -32,32 +32,27 @@ class RunClassifier(Classifier):
         from trainer.network import load_run
 
         self._network, self.facts = load_run(run)
-        self.contract = contract_of(self.facts)
+        self.contract = _contract(self.facts)
 
     def logits(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the network's raw answers; see `streamer.core.model.Classifier.logits`."""
+        """Return the network's logits; see `streamer.core.model.Classifier.logits`."""
         import keras
+
+        from trainer.network import with_preprocessing
 
         frames = spectrograms.shape[2]
         if frames == self.contract.window_frames:
             return np.asarray(self._network.predict_on_batch(spectrograms), np.float32)
-        # Rare: the first windows of a stream. Compiling a network for each width costs more.
-        answer = self._network_for(frames)(spectrograms, training=False)
+        # The first windows of a stream are shorter. They are so few that compiling a network for
+        # each width would cost more than running it eagerly.
+        image_network, scale = self._network.layers[-1], float(self.facts["input_scale"])
+        network = with_preprocessing(image_network, self.contract.spectrogram, frames, scale)
+        answer = network(spectrograms, training=False)
         return np.asarray(keras.ops.convert_to_numpy(answer), np.float32)
 
-    def _network_for(self, frames: int) -> Any:
-        from trainer.network import with_preprocessing
 
-        return with_preprocessing(
-            self._network.layers[-1],
-            self.contract.spectrogram,
-            frames,
-            float(self.facts["input_scale"]),
-        )
-
-
-def contract_of(facts: Mapping[str, Any]) -> ModelContract:
-    """Return a run's contract as its exported model will have it, without a golden answer."""
+def _contract(facts: Mapping[str, Any]) -> ModelContract:
+    """Return the contract that a run's exported model will have, without a golden answer."""
     return ModelContract(
         name="run",
         version="0",
@@ -73,12 +68,12 @@ def contract_of(facts: Mapping[str, Any]) -> ModelContract:
     )
 
 
-def load_candidate(path: Path) -> Classifier:
+def load_classifier(path: Path) -> Classifier:
     """Load a run folder or an `.onnx` file.
 
     Raises
     ------
-    trainer.network.NetworkError, trainer.gtzan.DatasetError, streamer.core.model.ModelError
+    trainer.network.NetworkError, trainer.tracks.DatasetError, streamer.core.model.ModelError
         If it is neither or is damaged.
     """
     if path.is_dir():

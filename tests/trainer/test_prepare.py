@@ -1,0 +1,302 @@
+"""Preparing pictures of audio: all of them once, and only changed ones again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.model import band_noise
+from support.songs import SUFFIXES, write_audio, write_songs
+from support.waiting import LONGEST_WAIT_SECONDS
+
+from streamer.core.resampling import Resampler, mix_down
+from streamer.core.spectrogram import SpectrogramSpec, from_levels, log_mel, relative_to_peak
+from streamer.sources import make_source
+from streamer.sources.base import SourceEnded
+from trainer.audio import read_audio
+from trainer.discovery import find_tracks
+from trainer.pictures import read_picture, read_spec, write_picture
+from trainer.prepare import cache_folder, levels_of, prepare
+from trainer.tracks import DatasetError
+
+SPEC = SpectrogramSpec()
+REPOSITORY = Path(__file__).parents[2]
+
+
+def states(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.glob("*/*")}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_pictures_agree_with_the_columns_of_the_daemon(tmp_path: Path, suffix: str) -> None:
+    """Within half a dB on the mean, since decoders and resamplers may differ."""
+    song = write_audio(tmp_path / f"a{suffix}", band_noise("noise", 6, 44100), 44100)
+    blocks = []
+    source = make_source(str(song), fast=True)
+    source.open()
+    try:
+        while True:
+            block = source.read(60)
+            if block is not None:
+                blocks.append(block)
+    except SourceEnded:
+        pass
+    finally:
+        source.close()
+    columns = daemon_columns([block.samples for block in blocks], blocks[0].sample_rate)
+    ours = log_mel(read_audio(song, SPEC.sample_rate), SPEC)
+    frames = min(columns.shape[1], ours.shape[1])
+    difference = np.abs(
+        relative_to_peak(columns[:, :frames], 80) - relative_to_peak(ours[:, :frames], 80)
+    )
+    assert frames > 70
+    assert difference.mean() < 0.5
+
+
+def daemon_columns(blocks: list[np.ndarray], rate: int) -> np.ndarray:  # type: ignore[type-arg]
+    resampler = Resampler(rate, SPEC.sample_rate)
+    samples = [resampler.push(mix_down(block).samples) for block in blocks]
+    return log_mel(np.concatenate([*samples, resampler.flush()]), SPEC)
+
+
+def test_a_picture_is_the_spectrogram_within_half_a_level(tmp_path: Path) -> None:
+    song = write_audio(tmp_path / "a.flac", band_noise("middle", 5))
+    wanted = relative_to_peak(log_mel(read_audio(song, 22050), SPEC), 80)
+    got = from_levels(levels_of(song, SPEC), 80)
+    assert got.max() == 0
+    assert np.abs(got - wanted).max() <= 80 / 255 / 2 + 1e-3
+
+
+def bad_files(folder: Path) -> dict[str, str]:
+    """Write every kind of unusable file; return a part of the reason by name."""
+    whole = write_audio(folder / "whole.flac", band_noise("low", 5)).read_bytes()
+    (folder / "whole.flac").unlink()
+    (folder / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.wav").write_text("this is no audio at all\n" * 100)
+    (folder / "words.m4a").write_text("this is no audio at all\n" * 100)
+    (folder / "empty.mp3").touch()
+    (folder / "._low.00000.wav").write_bytes(b"\x00\x05\x16\x07")
+    write_audio(folder / "short.wav", band_noise("low", 2))
+    write_audio(folder / "silent.wav", np.zeros(5 * 22050, np.float32))
+    return {
+        "cut.flac": "damaged",
+        "text.wav": "damaged or not audio",
+        "words.m4a": "damaged or not audio",
+        "empty.mp3": "empty file",
+        "._low.00000.wav": "AppleDouble",
+        "short.wav": "too short: 2.0 s",
+        "silent.wav": "silent",
+    }
+
+
+def test_all_formats_become_pictures_and_bad_files_are_skipped(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", suffixes=SUFFIXES)
+    expected = bad_files(songs / "low")
+    done = prepare(songs, tmp_path / "pictures", SPEC)
+    assert (done.made, done.kept) == (18, 0)
+    reasons = {entry.path.name: entry.reason for entry in done.skipped}
+    assert set(reasons) == set(expected)
+    for name, reason in expected.items():
+        assert reason in reasons[name]
+        assert "\n" not in reasons[name]
+    assert read_spec(done.folder) == SPEC
+    tracks, skipped = find_tracks(done.folder)
+    assert len(tracks) == 18
+    assert {entry.path.name for entry in skipped} == set(expected)
+    for track in tracks:
+        mels, columns = read_picture(track.path).shape
+        assert mels == 128
+        assert columns == pytest.approx(6 * 22050 / 1711, abs=3)
+
+
+def test_only_changed_tracks_are_made_again(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs")
+    out = tmp_path / "pictures"
+    prepare(songs, out, SPEC)
+    before = states(out)
+    again = prepare(songs, out, SPEC)
+    assert (again.made, again.kept) == (0, 18)
+    assert states(out) == before
+    write_audio(songs / "low" / "low.00002.wav", band_noise("low", 7, seed=99))
+    (songs / "high" / "high.00001.wav").unlink()
+    os.utime(songs / "middle" / "middle.00000.wav", (0, 0))
+    changed = prepare(songs, out, SPEC)
+    assert (changed.made, changed.kept, changed.removed) == (1, 16, 1)
+    after = states(out)
+    assert set(before) - set(after) == {"high/high.00001.png"}
+    assert {name for name in after if after[name] != before[name]} == {"low/low.00002.png"}
+
+
+def test_a_truncated_picture_is_made_again(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=2)
+    out = prepare(songs, tmp_path / "pictures", SPEC).folder
+    damaged = out / "low" / "low.00000.png"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    again = prepare(songs, out, SPEC)
+    assert (again.made, again.kept) == (1, 5)
+    assert damaged.read_bytes() == whole
+
+
+def test_another_grid_makes_all_pictures_again(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=5)
+    prepare(songs, tmp_path / "pictures", SPEC)
+    finer = dataclasses.replace(SPEC, hop_length=512, n_mels=64)
+    done = prepare(songs, tmp_path / "pictures", finer)
+    assert done.made == 15
+    assert read_spec(done.folder) == finer
+    tracks, _ = find_tracks(done.folder)
+    assert read_picture(tracks[0].path).shape == (64, 1 + 6 * 22050 // 512)
+
+
+GATED_PREPARE = """
+import signal, sys, time
+from pathlib import Path
+from trainer import prepare
+from trainer.cli import main
+
+pictures, gate = Path(sys.argv[-1]), Path(__file__).with_name("gate")
+make_picture = prepare._make_picture
+
+def make_picture_and_wait(*arguments):
+    reason = make_picture(*arguments)
+    while len(list(pictures.glob("*/[!.]*.png"))) >= 3 and not gate.exists():
+        time.sleep(0.01)
+    return reason
+
+def interrupt(*_):
+    gate.touch()
+    raise KeyboardInterrupt
+
+if __name__ == "__main__":
+    prepare._make_picture = make_picture_and_wait
+    signal.signal(signal.SIGINT, interrupt)
+    sys.exit(main(sys.argv[1:]))
+"""
+"""genre-train, whose worker processes wait at three pictures until it is interrupted."""
+
+
+def start_gated_prepare(folder: Path, songs: Path, out: Path) -> subprocess.Popen[str]:
+    """Start `genre-train prepare`; return when it has made three pictures and waits."""
+    script = folder / "gated_prepare.py"
+    script.write_text(GATED_PREPARE)
+    process = subprocess.Popen(
+        [sys.executable, script, "prepare", "--data", songs, "--out", out],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    latest = time.monotonic() + LONGEST_WAIT_SECONDS
+    while len(list(out.glob("*/[!.]*.png"))) < 3:
+        assert time.monotonic() < latest
+        time.sleep(0.01)
+    return process
+
+
+def test_ctrl_c_ends_a_preparation_in_one_line(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs")
+    process = start_gated_prepare(tmp_path, songs, tmp_path / "pictures")
+    # A terminal sends it to the worker processes as well.
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=LONGEST_WAIT_SECONDS)
+    assert process.returncode == 1
+    assert error.splitlines()[-1] == "genre-train: interrupted; what is done is kept"
+    assert "Traceback" not in error
+
+
+def test_a_killed_preparation_continues_where_it_stopped(tmp_path: Path) -> None:
+    songs, out = write_songs(tmp_path / "songs"), tmp_path / "pictures"
+    process = start_gated_prepare(tmp_path, songs, out)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=LONGEST_WAIT_SECONDS)
+    made = len(list(out.glob("*/[!.]*.png")))
+    assert 3 <= made < 18
+    assert not (out / "spectrogram.json").exists()
+    done = prepare(songs, out, SPEC)
+    assert (done.kept, done.made) == (made, 18 - made)
+    assert len(find_tracks(out)[0]) == 18
+
+
+def test_the_remains_of_an_interrupted_write_are_removed(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=2)
+    partial = tmp_path / "pictures" / "low" / ".123.low.00000.png"
+    partial.parent.mkdir(parents=True)
+    partial.touch()
+    done = prepare(songs, tmp_path / "pictures", SPEC)
+    assert (done.made, done.removed) == (6, 1)
+    assert not partial.exists()
+
+
+def test_pictures_from_elsewhere_are_not_overwritten(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=5)
+    (tmp_path / "pictures" / "low").mkdir(parents=True)
+    write_picture(tmp_path / "pictures" / "low" / "mine.png", np.zeros((128, 80), np.uint8))
+    with pytest.raises(DatasetError, match=r"mine\.png was not made by prepare"):
+        prepare(songs, tmp_path / "pictures", SPEC)
+
+
+def test_the_data_folder_is_refused_as_the_picture_folder(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=5)
+    with pytest.raises(DatasetError, match="is the data folder itself"):
+        prepare(songs, songs, SPEC)
+
+
+def test_background_clips_become_pictures_by_their_first_folder(tmp_path: Path) -> None:
+    for name in ("rain.wav", "animals/dog.ogg", "animals/birds/owl.flac"):
+        write_audio(tmp_path / "sounds" / name, band_noise("noise", 4))
+    done = prepare(tmp_path / "sounds", tmp_path / "pictures", SPEC, background=True)
+    assert done.made == 3
+    assert {str(path.relative_to(done.folder)) for path in done.folder.glob("*/*.png")} == {
+        "background/rain.png",
+        "animals/dog.png",
+        "animals/birds__owl.png",
+    }
+
+
+def test_a_name_too_long_for_a_picture_is_skipped(tmp_path: Path) -> None:
+    longest = "n" * 251
+    write_audio(tmp_path / "sounds" / "rain" / f"{longest}.wav", band_noise("noise", 4))
+    write_audio(tmp_path / "sounds" / "rain" / longest / "a.wav", band_noise("noise", 4))
+    done = prepare(tmp_path / "sounds", tmp_path / "pictures", SPEC, background=True)
+    assert done.made == 1
+    assert [path.name for path in done.folder.glob("*/*")] == [f"{longest}.png"]
+    (skipped,) = done.skipped
+    assert skipped.path.name == "a.wav"
+    assert skipped.reason == f"its name is too long for a picture ({'n' * 40}...): shorten it"
+
+
+def test_the_cache_folder_depends_on_data_and_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    finer = dataclasses.replace(SPEC, hop_length=512)
+    folders = {
+        cache_folder(data, spec)
+        for data in (tmp_path / "a", tmp_path / "b")
+        for spec in (SPEC, finer)
+    }
+    assert len(folders) == 4
+    assert all(folder.is_relative_to(tmp_path / "cache") for folder in folders)
+
+
+@pytest.mark.shared
+def test_pictures_of_gtzan_agree_with_the_published_ones(shared: Path) -> None:
+    spec = read_spec(shared / "gtzan" / "spectrograms")
+    for track in ("jazz/jazz.00000", "rock/rock.00002", "blues/blues.00003"):
+        audio = shared / "gtzan" / "audio" / f"{track}.flac"
+        published = shared / "gtzan" / "spectrograms" / f"{track}.png"
+        if not (audio.is_file() and published.is_file()):
+            continue
+        ours, theirs = levels_of(audio, spec), read_picture(published)
+        frames = min(ours.shape[1], theirs.shape[1])
+        pair = np.corrcoef(ours[:, :frames].ravel(), theirs[:, :frames].ravel())
+        assert pair[0, 1] > 0.96

@@ -1,0 +1,239 @@
+"""Prepare a folder of audio: one spectrogram picture for each track.
+
+Every picture stores its origin in a text chunk: size, time and hash of the audio file, and the
+grid. The picture folder therefore needs no other bookkeeping; an interrupted preparation continues
+and only pictures whose audio or grid has changed are made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamer.core.spectrogram import SpectrogramSpec, log_mel, relative_to_peak, to_levels
+from streamer.system.processors import processors
+from trainer.audio import AudioError, read_audio
+from trainer.discovery import MANIFEST_FILE, find_background, find_tracks
+from trainer.pictures import Levels, read_origin, read_picture, write_picture
+from trainer.progress import progress_bar
+from trainer.tracks import SPEC_FILE, DatasetError, Skipped, is_picture_folder
+from trainer.writing import write_json
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Result of `prepare`."""
+
+    folder: Path
+    made: int
+    """Pictures made now."""
+    kept: int
+    """Pictures that were there already and up to date."""
+    removed: int
+    """Pictures whose track is gone, and remains of a killed preparation."""
+    skipped: list[Skipped]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """What a picture was made from, stored in it as JSON."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+    spec: dict[str, int | float]
+
+    def matches(self, path: Path) -> bool:
+        """Tell whether `path` has the same content; it is read only if its time has changed."""
+        status = path.stat()
+        if (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns):
+            return True
+        return status.st_size == self.size and _sha256(path) == self.sha256
+
+
+def prepare(
+    data: Path,
+    out: Path,
+    spec: SpectrogramSpec,
+    *,
+    background: bool = False,
+    workers: int | None = None,
+) -> Prepared:
+    """Make the pictures of a folder of audio; pictures that are up to date are kept.
+
+    `spectrogram.json` is written last, so that an incomplete folder is not taken for pictures.
+
+    Parameters
+    ----------
+    data : Path
+        Audio in one folder per genre; with `background`, in folders nested in any way.
+    out : Path
+        Picture folder, created if missing.
+    spec : SpectrogramSpec
+        The grid.
+    background : bool
+        The audio is not music, see `find_background`.
+    workers : int, optional
+        Processes; by default one for each core that this process may use.
+
+    Raises
+    ------
+    DatasetError
+        If `data` cannot be used or `out` contains pictures from elsewhere.
+    OSError
+        If `out` cannot be written.
+    """
+    if is_picture_folder(data):
+        raise DatasetError(f"{data} holds pictures already; give a folder of audio")
+    tracks, skipped = find_background(data) if background else find_tracks(data)
+    jobs = [
+        _Job(track.path, out / track.genre / f"{track.name.rpartition('/')[2]}.png")
+        for track in tracks
+    ]
+    if out.resolve() == data.resolve():
+        raise DatasetError(f"--out {out} is the data folder itself; give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    existing = {path: _read_origin(path) for path in out.glob("*/*.png")}
+    # Hidden files are what a killed process left of an atomic write.
+    foreign = [
+        path
+        for path, origin in existing.items()
+        if origin is None and not path.name.startswith(".")
+    ]
+    if foreign:
+        raise DatasetError(f"{foreign[0]} was not made by prepare; give another --out folder")
+    (out / SPEC_FILE).unlink(missing_ok=True)
+    stale = set(existing) - {job.target for job in jobs}
+    for path in stale:
+        path.unlink()
+    todo = [job for job in jobs if not _is_current(job, existing.get(job.target), spec)]
+    failed = list(_make_pictures(todo, spec, workers))
+    skipped = sorted([*skipped, *failed], key=lambda entry: entry.path)
+    write_json(
+        out / MANIFEST_FILE,
+        {
+            "source": str(data.resolve()),
+            "skipped": [{"path": str(entry.path), "reason": entry.reason} for entry in skipped],
+        },
+    )
+    write_json(out / SPEC_FILE, spec.to_dict())
+    return Prepared(
+        folder=out,
+        made=len(todo) - len(failed),
+        kept=len(jobs) - len(todo),
+        removed=len(stale),
+        skipped=skipped,
+    )
+
+
+def cache_folder(data: Path, spec: SpectrogramSpec) -> Path:
+    """Return the default picture folder for a folder of audio, in the user's cache."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    identity = json.dumps([str(data.resolve()), spec.to_dict()], sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+    return root / "genre-stream" / "pictures" / f"{data.resolve().name}-{digest}"
+
+
+def levels_of(path: Path, spec: SpectrogramSpec) -> Levels:
+    """Decode a track and return its picture levels, shape (n_mels, frames), lowest band first.
+
+    Raises
+    ------
+    AudioError
+        If the track cannot be used.
+    """
+    samples = read_audio(path, spec.sample_rate)
+    return to_levels(relative_to_peak(log_mel(samples, spec), spec.top_db), spec.top_db)
+
+
+def _read_origin(path: Path) -> _Origin | None:
+    """Return the origin stored in a picture, or None if there is none."""
+    try:
+        return _Origin(**json.loads(read_origin(path) or ""))
+    except (ValueError, TypeError):
+        return None
+
+
+def _is_current(job: _Job, origin: _Origin | None, spec: SpectrogramSpec) -> bool:
+    if origin is None or origin.spec != spec.to_dict() or not origin.matches(job.source):
+        return False
+    try:
+        # The origin precedes the cells in the file, which may be cut short after it.
+        read_picture(job.target)
+    except DatasetError:
+        return False
+    return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _make_picture(job: _Job, spec: SpectrogramSpec) -> str:
+    """Make one picture in a worker process; return why it failed, or an empty string."""
+    try:
+        job.target.unlink(missing_ok=True)
+        levels = levels_of(job.source, spec)
+        status = job.source.stat()
+        origin = _Origin(status.st_size, status.st_mtime_ns, _sha256(job.source), spec.to_dict())
+        job.target.parent.mkdir(exist_ok=True)
+        write_picture(job.target, levels, json.dumps(dataclasses.asdict(origin)))
+    except AudioError as error:
+        return str(error)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return f"its name is too long for a picture ({job.target.name[:40]}...): shorten it"
+    return ""
+
+
+def _make_pictures(
+    jobs: Sequence[_Job], spec: SpectrogramSpec, workers: int | None
+) -> Iterator[Skipped]:
+    """Make pictures in parallel; yield the tracks that failed."""
+    if not jobs:
+        return
+    workers = min(workers or processors(), len(jobs))
+    # Not forked: TensorFlow's threads in the parent process would not survive a fork.
+    context = multiprocessing.get_context("forkserver")
+    with (
+        # Ctrl-C reaches all processes; only the parent process handles it.
+        ProcessPoolExecutor(
+            workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        ) as pool,
+        progress_bar() as progress,
+    ):
+        bar = progress.add_task("pictures", total=len(jobs))
+        running: dict[Future[str], _Job] = {
+            pool.submit(_make_picture, job, spec): job for job in jobs
+        }
+        try:
+            for done in as_completed(running):
+                progress.advance(bar)
+                if reason := done.result():
+                    yield Skipped(running[done].source, reason)
+        except BrokenProcessPool as error:
+            raise DatasetError(
+                "a process that reads tracks was killed, perhaps for want of memory; "
+                "run prepare again with fewer --workers: what is made is kept"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

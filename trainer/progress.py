@@ -1,0 +1,26 @@
+"""Progress bars on standard error."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def progress_bar(*, transient: bool = False) -> Progress:
+    """Return a progress bar with a count and the remaining time.
+
+    Parameters
+    ----------
+    transient : bool
+        Erase the bar at the end; without a terminal it is not shown at all.
+    """
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=transient,
+        disable=transient and not console.is_terminal,
+    )

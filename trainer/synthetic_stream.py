@@ -1,0 +1,196 @@
+"""A synthetic radio stream with known ground truth, played through the daemon's pipeline.
+
+Songs follow each other in a random order. Between two songs there is a hard cut, a silent gap or a
+clip that is not music. After the last song all clips follow each other, as in a room without
+music. Audio is played as samples, pictures as columns.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.core.column_pipeline import ColumnPipeline
+from streamer.core.decision import Decision, State
+from streamer.core.model import Classifier
+from streamer.core.pipeline import Event, Pipeline
+from streamer.core.spectrogram import SpectrogramSpec, from_levels
+from trainer.audio import AudioError, read_audio
+from trainer.pictures import read_picture
+from trainer.tracks import DatasetError, Skipped, Track
+
+SILENT_GAPS = 0.25
+"""Share of the song changes with silence between the songs."""
+
+CLIP_GAPS = 0.25
+"""Share of the song changes with a background clip between the songs."""
+
+CLIP_SECONDS = 10.0
+"""Longest part of a background clip that is played."""
+
+PICTURE_DBFS = -20.0
+"""Level of songs that are pictures, which do not store their level."""
+
+SILENT_DB = -100.0
+"""Columns of silence, in dB relative to the loudest cell of the songs."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrueSegment:
+    """Ground truth of one stretch of a stream."""
+
+    state: State
+    """MUSIC, SILENCE or NOT_MUSIC."""
+    genre: str | None
+    """Genre while `state` is MUSIC, else None."""
+    name: str
+    """Name of the track, or `silence`."""
+    start: float
+    """Seconds since the start of the stream."""
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticStream:
+    """The content of a stream and its ground truth."""
+
+    segments: list[TrueSegment]
+    blocks: list[NDArray[np.float32]]
+    """One per segment: mono samples of shape (n,) at the grid's sample rate, or columns of shape
+    (n_mels, k) in dB."""
+    skipped: list[Skipped]
+
+
+def make_stream(
+    tracks: Sequence[Track],
+    background: Sequence[Track],
+    spec: SpectrogramSpec,
+    *,
+    seed: int = 0,
+    gap_seconds: float = 4.0,
+) -> SyntheticStream:
+    """Join tracks and background clips to a stream.
+
+    Parameters
+    ----------
+    tracks, background : sequence of Track
+        Songs, and clips that are not music; all audio or all pictures.
+    spec : SpectrogramSpec
+        The grid.
+    seed : int
+        Seed of the order and the gaps.
+    gap_seconds : float
+        Length of a silent gap.
+
+    Raises
+    ------
+    DatasetError
+        If audio and pictures are mixed or no track can be read.
+    """
+    if len({track.is_picture for track in [*tracks, *background]}) > 1:
+        raise DatasetError(
+            "--data and --background must both be audio or both be pictures in a stream test"
+        )
+    chance = random.Random(seed)
+    pictures = tracks[0].is_picture
+    step = spec.hop_seconds if pictures else 1 / spec.sample_rate
+    stream = SyntheticStream([], [], [])
+
+    def add(state: State, genre: str | None, name: str, block: NDArray[np.float32]) -> None:
+        start = stream.segments[-1].end if stream.segments else 0.0
+        end = start + block.shape[-1] * step
+        stream.segments.append(TrueSegment(state, genre, name, start, end))
+        stream.blocks.append(block)
+
+    def add_track(state: State, track: Track) -> None:
+        try:
+            block = _read(track, spec)
+        except (AudioError, DatasetError) as error:
+            stream.skipped.append(Skipped(track.path, str(error)))
+        else:
+            if state is State.MUSIC:
+                add(state, track.genre, track.name, block)
+            else:
+                add(state, None, track.name, block[..., : round(CLIP_SECONDS / step)])
+
+    clips = itertools.cycle(chance.sample(background, len(background))) if background else None
+    for number, track in enumerate(chance.sample(tracks, len(tracks))):
+        if number:
+            draw = chance.random()
+            if draw < SILENT_GAPS:
+                add(State.SILENCE, None, "silence", _silence(spec, gap_seconds, pictures))
+            elif clips and draw < SILENT_GAPS + CLIP_GAPS:
+                add_track(State.NOT_MUSIC, next(clips))
+        add_track(State.MUSIC, track)
+    for clip in chance.sample(background, len(background)):
+        add_track(State.NOT_MUSIC, clip)
+    if not any(segment.state is State.MUSIC for segment in stream.segments):
+        reason = stream.skipped[0].reason
+        raise DatasetError(f"none of the {len(tracks)} tracks can be read: {reason}")
+    return stream
+
+
+def _read(track: Track, spec: SpectrogramSpec) -> NDArray[np.float32]:
+    if track.is_picture:
+        return from_levels(read_picture(track.path), spec.top_db)
+    return read_audio(track.path, spec.sample_rate)
+
+
+def _silence(spec: SpectrogramSpec, seconds: float, pictures: bool) -> NDArray[np.float32]:
+    if pictures:
+        return np.full((spec.n_mels, spec.frames_in(seconds)), SILENT_DB, np.float32)
+    return np.zeros(round(seconds * spec.sample_rate), np.float32)
+
+
+def play(
+    classifier: Classifier, stream: SyntheticStream, *, hop_seconds: float = 1.0
+) -> Iterator[list[Decision]]:
+    """Play a stream through the daemon's pipeline.
+
+    Yields
+    ------
+    list of Decision
+        The decisions of each segment, and those at the end of the stream.
+    """
+    spec = classifier.contract.spectrogram
+    if stream.blocks[0].ndim == 2:
+        of_columns = ColumnPipeline(classifier, hop_seconds=hop_seconds)
+        levels = _column_levels(stream, spec)
+        for block in stream.blocks:
+            columns = zip(np.hsplit(block, block.shape[1]), levels, strict=False)
+            yield _decisions(
+                event for column, level in columns for event in of_columns.feed(column, level)
+            )
+        yield _decisions(of_columns.finish())
+        return
+    pipeline = Pipeline(classifier, hop_seconds=hop_seconds)
+    for block in stream.blocks:
+        yield _decisions(pipeline.feed(block, spec.sample_rate))
+    yield _decisions(pipeline.finish())
+
+
+def _column_levels(stream: SyntheticStream, spec: SpectrogramSpec) -> Iterator[float]:
+    """Return the level of the second before each column, in dBFS: it falls as a gap goes on."""
+    loud = np.concatenate(
+        [
+            np.full(block.shape[1], segment.state is not State.SILENCE)
+            for segment, block in zip(stream.segments, stream.blocks, strict=True)
+        ]
+    )
+    second = spec.frames_in(1.0)
+    share = np.convolve(loud, np.ones(second) / second)[: len(loud)]
+    return iter((PICTURE_DBFS + 10 * np.log10(np.maximum(share, 1e-9))).tolist())
+
+
+def _decisions(events: Iterable[Event]) -> list[Decision]:
+    return [event for event in events if isinstance(event, Decision)]

@@ -1,0 +1,103 @@
+"""Search for the decision settings that suit a model best, without running its network again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from streamer.core.contract import ModelContract
+from streamer.core.decision import Decider, Decision, DecisionSettings, Observation
+from streamer.core.segments import State
+from trainer.stream_test import StreamResult, StreamTest, measure
+
+SMOOTHINGS: tuple[dict[str, Any], ...] = (
+    *(
+        {"smoothing": "hmm", "dwell_seconds": dwell, "evidence_weight": weight}
+        for dwell in (2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+        for weight in (0.3, 0.6, 1.0, 1.3, 1.6, 2.0)
+    ),
+    *({"smoothing": "ema", "ema_seconds": seconds} for seconds in (2.0, 4.0, 8.0, 16.0)),
+    {"smoothing": "none"},
+)
+"""Smoothing settings that are tried at the present thresholds."""
+
+THRESHOLDS: tuple[dict[str, Any], ...] = tuple(
+    {"min_confidence": confidence, "min_margin": margin, "confidence_hysteresis": hysteresis}
+    for confidence in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    for margin in (0.0, 0.2)
+    for hysteresis in (0.1, 0.2, 0.3)
+)
+"""Thresholds that are tried with each of the best smoothings."""
+
+FINALISTS = 4
+"""Number of smoothings with which all thresholds are tried."""
+
+
+def tune(
+    test: StreamTest, contract: ModelContract, right_of_claimed: float | None = None
+) -> StreamTest:
+    """Return the test of the same stream with the best decision settings.
+
+    Smoothings are compared at the present thresholds first, then thresholds for the best ones.
+
+    Parameters
+    ----------
+    test : StreamTest
+        From `trainer.stream_test.stream_test`.
+    contract : ModelContract
+        Of the tested model.
+    right_of_claimed : float, optional
+        Take the settings that claim a genre for most of the music among those with which at least
+        this share of the claims is right or, if there are none, those with the highest share. By
+        default the settings with the highest `StreamResult.objective` are taken.
+    """
+    segments = test.stream.segments
+    observations = observations_of(test.decisions, contract)
+
+    def decide(changes: Mapping[str, Any]) -> StreamTest:
+        settings = {**contract.decision, **changes}
+        decisions = decide_again(observations, contract, DecisionSettings.from_mapping(settings))
+        return StreamTest(test.stream, decisions, measure(segments, decisions, contract), settings)
+
+    def rank(result: StreamResult) -> tuple[float, ...]:
+        if right_of_claimed is None:
+            return (result.objective,)
+        missing = max(0.0, right_of_claimed - result.right_of_claimed)
+        return (-missing, result.claimed_in_music - result.change_cost)
+
+    smoothed = [(changes, decide(changes).result) for changes in SMOOTHINGS]
+    finalists = sorted(smoothed, key=lambda tried: tried[1].objective, reverse=True)[:FINALISTS]
+    combined = [smoothing | thresholds for smoothing, _ in finalists for thresholds in THRESHOLDS]
+    tried = [*finalists, *((changes, decide(changes).result) for changes in combined)]
+    best, _ = max(tried, key=lambda one: rank(one[1]))
+    return decide(best)
+
+
+def observations_of(decisions: Sequence[Decision], contract: ModelContract) -> list[Observation]:
+    """Return the observations that led to decisions.
+
+    Window probabilities that are all equal mean that no window was classified.
+    """
+    observations = []
+    for decision in decisions:
+        own = np.array([decision.window_probabilities[label] for label in contract.labels])
+        observations.append(
+            Observation(
+                position=decision.position,
+                hop_seconds=decision.hop_seconds,
+                level_dbfs=decision.level_dbfs,
+                window_probabilities=None if np.ptp(own) == 0 else own,
+                silent=decision.state is State.SILENCE,
+            )
+        )
+    return observations
+
+
+def decide_again(
+    observations: Sequence[Observation], contract: ModelContract, settings: DecisionSettings
+) -> list[Decision]:
+    """Return the decisions that other settings lead to."""
+    decider = Decider(contract.labels, contract.not_music, settings, contract.window_seconds)
+    return [decider.update(observation)[0] for observation in observations]
