@@ -1,4 +1,4 @@
-"""How this program tells a person that something is wrong, and leaves one who went away alone."""
+"""Error lines on standard error, and standard streams that were closed or whose reader has left."""
 
 from __future__ import annotations
 
@@ -8,18 +8,28 @@ import unicodedata
 from pathlib import Path
 
 
-def print_error(sentence: str) -> None:
-    """Say in one line on standard error what is wrong, with which value, and what to do."""
-    line = strip_control_characters(" ".join(sentence.split()))
-    print(f"<3>{line}" if _to_journal() else f"genre-stream: {line}", file=sys.stderr)
+def print_error(message: str, program: str = "genre-stream") -> None:
+    """Print an error as one line on standard error.
+
+    Parameters
+    ----------
+    message
+        What is wrong, with which value, and what to do. White space is collapsed and control
+        characters are removed.
+    program
+        Printed before the message, except to the journal, which adds the name itself and gets the
+        priority of an error instead.
+    """
+    line = strip_control_characters(" ".join(message.split()))
+    print(f"<3>{line}" if _writes_to_journal() else f"{program}: {line}", file=sys.stderr)
 
 
 def strip_control_characters(line: str) -> str:
-    r"""Return a line without control characters, which could tell a terminal to do anything.
+    r"""Return a line without the control characters that could operate a terminal.
 
     Examples
     --------
-    >>> harmless("Song \x1b[31mA\x07")
+    >>> strip_control_characters("Song \x1b[31mA\x07")
     'Song [31mA'
     """
     return "".join(letter for letter in line if unicodedata.category(letter) != "Cc")
@@ -30,28 +40,31 @@ def unreadable_reason(error: OSError | UnicodeDecodeError) -> str:
     return getattr(error, "strerror", None) or "it is not text in UTF-8"
 
 
-def _to_journal() -> bool:
-    """Tell whether the journal reads this, which adds the program's name and wants a priority."""
+def _writes_to_journal() -> bool:
+    """Return whether standard error is connected to the systemd journal."""
     if "JOURNAL_STREAM" not in os.environ:
         return False
-    from streamer.system.logs import to_journal
+    from streamer.system.logs import is_journal
 
-    return to_journal(sys.stderr, os.environ)
+    return is_journal(sys.stderr, os.environ)
 
 
 def discard_standard_output() -> None:
-    """Let what waits for a reader of standard output who has gone vanish without a complaint."""
+    """Discard buffered and further output, after a broken pipe or on a full disk.
+
+    Otherwise the interpreter would try to write the rest when it exits, and report the failure.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def open_closed_streams() -> None:
-    """Open what the caller closed, as with ``2>&-``, on nothing.
+    """Connect standard streams that the caller closed (``2>&-``) to the null device.
 
-    Else there is no such stream for Python, and the next file or socket takes its descriptor:
-    what a library complains of on standard error would be written into it.
+    Otherwise the next file or socket would get the free descriptor, and messages that a library
+    writes to standard error would end up in it.
     """
     if sys.stdin is None:
-        # It stays None for whoever wants to hear it, who is told.
+        # Only the descriptor is taken; sys.stdin stays None, so that reading it is an error.
         os.open(os.devnull, os.O_RDONLY)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:

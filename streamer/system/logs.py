@@ -36,7 +36,7 @@ class Stream(Protocol):
         """Return the file descriptor."""
 
 
-def to_journal(stream: Stream, environment: Mapping[str, str]) -> bool:
+def is_journal(stream: Stream, environment: Mapping[str, str]) -> bool:
     """Tell whether `stream` ends in the journal, as systemd.exec(5) says of JOURNAL_STREAM."""
     device, _, inode = environment.get("JOURNAL_STREAM", "").partition(":")
     try:
@@ -102,7 +102,7 @@ def configure(
     stream = sys.stderr if stream is None else stream
     environment = os.environ if environment is None else environment
     handler = logging.StreamHandler(stream)
-    if to_journal(stream, environment):
+    if is_journal(stream, environment):
         handler.setFormatter(JournalFormatter("%(message)s"))
     else:
         handler.setFormatter(

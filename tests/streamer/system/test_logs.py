@@ -34,8 +34,8 @@ def test_elsewhere_every_line_has_its_time_and_level():
 
 
 def test_standard_error_that_is_not_the_journal_is_known():
-    assert not logs.to_journal(sys.__stderr__, {"JOURNAL_STREAM": "0:0"})
-    assert not logs.to_journal(io.StringIO(), {})
+    assert not logs.is_journal(sys.__stderr__, {"JOURNAL_STREAM": "0:0"})
+    assert not logs.is_journal(io.StringIO(), {})
 
 
 def test_the_level_holds_for_us_and_libraries_only_warn():
