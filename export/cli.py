@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from export.errors import ExportError, UsageError, check_utf8
 from export.inspection import describe
-from export.place import check_writable
-from export.run import read_run
+from export.model_file import check_writable
+from export.source import read_run
 from streamer.core.model import Classifier, ModelError
 from streamer.system.console import discard_standard_output
 
@@ -125,7 +125,7 @@ def _export(options: argparse.Namespace) -> int:
     check_writable(options.out)
     # TensorFlow takes seconds to import: only now that nothing can be refused without it.
     try:
-        from export.steps import Order, export
+        from export.exporter import Order, export
     except ImportError as error:
         raise UsageError(
             f"{error.name or error} is not installed: pip install 'genre-stream[export]'"

@@ -18,7 +18,7 @@ import tf2onnx
 from numpy.typing import NDArray
 
 from export.errors import ExportError, UsageError
-from export.run import Run
+from export.source import Run
 from streamer.core.model import INPUT, OUTPUT
 
 OPSET, IR_VERSION = 18, 8

@@ -11,9 +11,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from export.embedding import open_session
 from export.errors import ExportError
 from export.pictures import Windows
-from export.seal import open_session
 from streamer.core.contract import ModelContract
 from streamer.core.model import INPUT, OUTPUT, golden_spectrogram, softmax
 from streamer.system.scheduler import processors

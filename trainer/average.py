@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trainer.network import NetworkError, load_image_network, save_image_network
-from trainer.run_folder import leak_notes, learnt_tracks, provenance
+from trainer.run import leak_notes, learnt_tracks, provenance
 from trainer.writing import write_json
 
 SAME = ("labels", "spec", "window_frames", "min_frames", "input_scale")

@@ -466,7 +466,7 @@ def _run_evaluate(options: argparse.Namespace) -> int:
 
 
 def _run_stream_test(options: argparse.Namespace) -> int:
-    from trainer.run_folder import update_facts
+    from trainer.run import update_facts
     from trainer.stream_test import as_text, stream_test, write_stream_test
     from trainer.tuning import tune
 
@@ -506,7 +506,7 @@ def _run_stream_test(options: argparse.Namespace) -> int:
 
 def _run_robustness(options: argparse.Namespace) -> int:
     from trainer.robustness import as_text, robustness, write_robustness
-    from trainer.run_folder import update_facts
+    from trainer.run import update_facts
 
     path = _judged_path(options)
     judged = _judged_set(options)
@@ -603,7 +603,7 @@ def _check_resume(options: argparse.Namespace) -> None:
 
 def _fit_run(options: argparse.Namespace) -> Path:
     _import_keras()
-    from trainer.fit import FitSettings, fit, resume
+    from trainer.fit.loop import FitSettings, fit, resume
 
     if options.resume is not None:
         return resume(options.resume)
@@ -716,7 +716,7 @@ def _evaluate(
 ) -> None:
     """Evaluate, say and write the result; keep summary and temperature in `run`."""
     from trainer.evaluate import as_text, evaluate, summary, write_evaluation
-    from trainer.run_folder import update_facts
+    from trainer.run import update_facts
 
     evaluation = evaluate(candidate, sets, seed=seed)
     _say(as_text(evaluation))

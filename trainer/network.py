@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from streamer.core.spectrogram import SpectrogramSpec
-from trainer.run_folder import read_facts
+from trainer.run import read_facts
 from trainer.writing import replacing
 
 # It writes paragraphs about functions that it traces again, which tell a user nothing.

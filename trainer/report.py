@@ -23,7 +23,7 @@ from trainer import figures
 from trainer.augment import Augmentation, augment
 from trainer.discovery import find_background, find_tracks
 from trainer.pictures import read_picture
-from trainer.run_folder import read_facts
+from trainer.run import read_facts
 from trainer.tracks import DatasetError, Skipped, Track
 from trainer.writing import write_file, write_table
 

@@ -23,10 +23,10 @@ from onnx import numpy_helper
 from export.cli import main
 from export.convert import Network
 from export.errors import ExportError, UsageError
+from export.exporter import Order, export
+from export.model_file import check_writable, write
 from export.pictures import read_windows
-from export.place import check_writable, write
-from export.run import read_run
-from export.steps import Order, export
+from export.source import read_run
 from streamer.core.contract import METADATA_KEY
 from streamer.core.model import Classifier, ModelError, golden_spectrogram
 from trainer.discovery import find_tracks
@@ -266,7 +266,7 @@ def test_a_file_that_agrees_too_little_is_not_written_and_the_old_one_stays(
 ) -> None:
     out = tmp_path / "model.onnx"
     out.write_bytes(b"the old one")
-    monkeypatch.setattr("export.steps.to_int8", _ruin)
+    monkeypatch.setattr("export.exporter.to_int8", _ruin)
     with pytest.raises(ExportError, match=r"^int8 keeps the top genre of only .* nothing was wri"):
         export(Order(read_run(tiny_run), out, verify=pictures), silent)
     assert out.read_bytes() == b"the old one"

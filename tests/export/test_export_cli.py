@@ -213,7 +213,7 @@ def test_without_the_extra_the_exporter_names_the_package_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    for name in ("export.steps", "export.compress", "export.seal"):
+    for name in ("export.exporter", "export.compress", "export.embedding"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     run = fake_run(tmp_path / "run")
     status, line = tell(capsys, run, "--out", tmp_path / "model.onnx")

@@ -10,9 +10,9 @@ import pytest
 import support.run
 from PIL import Image
 
+from export.exporter import Order, export
 from export.pictures import read_windows
-from export.run import read_run
-from export.steps import Order, export
+from export.source import read_run
 from streamer.core.model import Classifier
 
 TRACKS = 10

@@ -135,7 +135,7 @@ def test_a_run_is_a_folder_that_says_how_it_was_made(whole: Path) -> None:
 
 
 def test_other_sounds_count_as_one_more_genre_where_the_network_to_keep_is_chosen() -> None:
-    from trainer.fit import Validation
+    from trainer.fit.loop import Validation
 
     deaf = Validation(accuracy=0.701, nll=0.98, not_music=0.924)
     sound = Validation(accuracy=0.695, nll=1.0, not_music=0.99)
@@ -150,7 +150,7 @@ def test_other_sounds_count_as_one_more_genre_where_the_network_to_keep_is_chose
 
 
 def test_patience_begins_with_the_whole_network_and_ends_the_run() -> None:
-    from trainer.fit import FitSettings, Progress
+    from trainer.fit.loop import FitSettings, Progress
 
     settings = FitSettings(Path("data"), Path("out"), head_epochs=3, epochs=9, patience=2)
     for epoch, best_epoch, gave_up in ((3, 0, False), (4, 4, False), (5, 4, False), (6, 4, True)):
@@ -282,7 +282,7 @@ def test_two_runs_with_one_seed_give_the_same_weights_even_across_an_interruptio
 def test_a_run_that_ended_between_two_files_has_each_epoch_once_when_it_is_continued(
     data: Path, tmp_path: Path, step: str
 ) -> None:
-    from trainer import fit
+    from trainer.fit import loop as fit
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt
@@ -425,7 +425,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from trainer.augment import Augmentation
-from trainer.fit import FitSettings, fit
+from trainer.fit.loop import FitSettings, fit
 
 fit(FitSettings(
     Path(sys.argv[1]), Path(sys.argv[2]), weights="none", split=("stratified",), epochs=1,

@@ -21,7 +21,7 @@ from support.songs import SUFFIXES, write_audio, write_songs
 
 from trainer.augment import Augmentation
 from trainer.cli import AUGMENTATIONS, FIT_OPTIONS, _augmentation, main
-from trainer.fit import FitSettings
+from trainer.fit.loop import FitSettings
 
 LATEST = 3600
 """Seconds after which a command that should have ended counts as stuck."""

@@ -527,7 +527,7 @@ def test_a_model_is_used_in_a_process_that_has_no_training_framework(model: Path
     assert (done.returncode, done.stdout, done.stderr) == (0, "thirds\n", "")
 
 
-@pytest.mark.parametrize("user", ["streamer.core.model", "export.seal", "trainer.loading"])
+@pytest.mark.parametrize("user", ["streamer.core.model", "export.embedding", "trainer.loading"])
 def test_a_model_is_used_without_a_trace_in_the_home_folder(tmp_path: Path, user: str) -> None:
     """onnxruntime would keep a number of the machine there, and report to its maker with it."""
     script = f"import {user}, streamer.core.model as m; m.Classifier.load(m.DEFAULT_MODEL)"

@@ -39,7 +39,7 @@ from trainer.network import (
     with_preprocessing,
 )
 from trainer.pictures import read_spec
-from trainer.run_folder import (
+from trainer.run import (
     leak_notes,
     learnt_tracks,
     provenance,

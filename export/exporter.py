@@ -10,11 +10,11 @@ from pathlib import Path
 import onnx
 
 from export.compress import to_float16, to_int8, to_static
+from export.embedding import seal
 from export.errors import ExportError
-from export.place import write
+from export.model_file import write
 from export.quiet import quiet_stderr
-from export.run import Run
-from export.seal import seal
+from export.source import Run
 from streamer.core.contract import ModelContract
 
 # TensorFlow says a lot while it is imported, before any of its settings are read.
