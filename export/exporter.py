@@ -1,40 +1,47 @@
-"""The way from a training run to a model file, step by step."""
+"""From a training run to a model file: convert, compress, verify, write."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
 from export.compress import to_float16, to_int8, to_static
-from export.embedding import seal
+from export.embedding import embed_contract
 from export.errors import ExportError
-from export.model_file import write
-from export.quiet import quiet_stderr
-from export.source import Run
-from streamer.core.contract import ModelContract
+from export.source import ExportSource
+from streamer.core.model import Classifier, ModelError
+from streamer.system.files import atomic_write
+from streamer.system.output import silenced_stderr
 
-# TensorFlow says a lot while it is imported, before any of its settings are read.
-with quiet_stderr():
+with silenced_stderr():
     from export.convert import Network
-    from export.pictures import Windows, read_windows
-    from export.verify import accuracy, answers, asker, check_conversion, compare, costs, table
+    from export.pictures import TrackWindows, read_windows
+    from export.verify import (
+        Cost,
+        accuracy,
+        check_conversion,
+        compare,
+        measure_costs,
+        predict,
+        predictor,
+        table,
+    )
 
 CALIBRATION_TRACKS = 100
 """Tracks, spread evenly over the folder, whose first windows give the ranges of activations."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is wanted."""
+class ExportSettings:
+    """Settings of one export."""
 
-    run: Run
-    """The training run, read."""
+    source: ExportSource
     out: Path
-    """The file to write, in a place where that is possible."""
+    """The file to write."""
     precision: str = "int8"
     """One of `streamer.core.contract.PRECISIONS`."""
     calibrate: Path | None = None
@@ -42,50 +49,56 @@ class Order:
     verify: Path | None = None
     """Pictures to compare with Keras on."""
     min_agreement: float = 0.99
-    """Smallest share of windows that keep their top genre, 0 to 1."""
+    """Smallest allowed share of windows that keep their top genre, 0 to 1."""
 
 
-def export(order: Order, say: Callable[[str], None]) -> None:
-    """Make a model file from a run, or nothing.
+def export(settings: ExportSettings, report: Callable[[str], None]) -> None:
+    """Make a model file from a run. If anything fails, the file at `settings.out` is unchanged.
 
     Parameters
     ----------
-    order : Order
-        What is wanted.
-    say : callable
-        Takes lines for the user.
+    settings : ExportSettings
+        What to export, and how.
+    report : callable
+        Called with each line of progress.
 
     Raises
     ------
     ExportError
-        If no file was written; a `UsageError` if it could not even begin.
+        If the export fails.
+    UserError
+        If the run or the pictures cannot be used.
     """
-    run = order.run
-    contract = dataclasses.replace(run.contract, precision=order.precision)
-    calibration = read_windows(order.calibrate, contract) if order.calibrate else []
-    tracks = read_windows(order.verify, contract, leave_out=run.trained_on) if order.verify else []
+    source = settings.source
+    contract = dataclasses.replace(source.contract, precision=settings.precision)
+    calibration = read_windows(settings.calibrate, contract) if settings.calibrate else []
+    tracks: list[TrackWindows] = []
+    if settings.verify:
+        tracks = read_windows(settings.verify, contract, leave_out=source.run.trained_tracks)
 
-    if not run.facts.get("finished", True):
-        say("The run is not finished: this is its best network so far")
-    say(f"Converting {run.network} (about a minute)")
-    network, converted = _convert(run)
-    difference = check_conversion(network.logits, asker(converted.SerializeToString()), contract)
-    say(f"float32 equals Keras within {difference:.1e} in every probability")
-    content = seal(_compress(converted, order.precision, calibration), contract)
+    if not source.run.finished:
+        report("The run is not finished: this is its best network so far")
+    report(f"Converting {source.network} (about a minute)")
+    with silenced_stderr():
+        network = Network(source)
+        converted = network.to_onnx()
+    converted_file = converted.SerializeToString()
+    difference = check_conversion(network.logits, predictor(converted_file), contract)
+    report(f"float32 equals Keras within {difference:.1e} in every probability")
+    file = embed_contract(_compress(converted, settings.precision, calibration), contract)
 
-    _measure(order, contract, network, converted.SerializeToString(), content, tracks, say)
-    write(order.out, content)
-    say(f"Wrote {order.out}: {contract.name} {contract.version}, {len(content) / 1e6:.1f} MB")
-
-
-def _convert(run: Run) -> tuple[Network, onnx.ModelProto]:
-    with quiet_stderr():
-        network = Network(run)
-        return network, network.to_onnx()
+    graphs = {"float32": converted_file, settings.precision: file}
+    costs = measure_costs(graphs, contract)
+    if tracks:
+        _verify(settings, network, graphs, costs, tracks, report)
+    else:
+        report(table([(name, costs[name], None) for name in graphs]))
+    _write_model(settings.out, file)
+    report(f"Wrote {settings.out}: {contract.name} {contract.version}, {len(file) / 1e6:.1f} MB")
 
 
 def _compress(
-    model: onnx.ModelProto, precision: str, calibration: list[Windows]
+    model: onnx.ModelProto, precision: str, calibration: list[TrackWindows]
 ) -> onnx.ModelProto:
     if precision == "float16":
         return to_float16(model)
@@ -94,48 +107,57 @@ def _compress(
     if precision == "static":
         every = max(1, len(calibration) // CALIBRATION_TRACKS)
         batches = (track.spectrograms[:1] for track in calibration[::every])
-        with quiet_stderr():
+        with silenced_stderr():
             return to_static(model, batches)
     return model
 
 
-def _measure(
-    order: Order,
-    contract: ModelContract,
+def _verify(
+    settings: ExportSettings,
     network: Network,
-    converted: bytes,
-    content: bytes,
-    tracks: list[Windows],
-    say: Callable[[str], None],
+    graphs: Mapping[str, bytes],
+    costs: Mapping[str, Cost],
+    tracks: list[TrackWindows],
+    report: Callable[[str], None],
 ) -> None:
-    """Print the table, and refuse a file that agrees too little with Keras."""
-    graphs = {"float32": converted, order.precision: content}
-    prices = costs(graphs, contract)
-    if not tracks:
-        say(table([(name, prices[name], None) for name in graphs]))
-        return
+    """Report how well the graphs agree with Keras.
+
+    Raises
+    ------
+    ExportError
+        If the graph of `settings.precision` agrees too little.
+    """
+    contract = settings.source.contract
     count = sum(len(track.spectrograms) for track in tracks)
-    # Either none was trained on or all were: nothing else was there.
-    known = ", all of them trained on" if tracks[0].track in order.run.trained_on else ""
-    say(f"Comparing on {count} windows of {len(tracks)} tracks in {order.verify}{known}")
-    wanted = answers(network.logits, tracks, contract.temperature)
-    likenesses = {
-        name: compare(
-            wanted,
-            answers(asker(graph, name), tracks, contract.temperature),
-            tracks,
-            contract.labels,
-        )
-        for name, graph in graphs.items()
-    }
-    say(table([(name, prices[name], likenesses[name]) for name in graphs]))
-    right = accuracy(wanted, tracks, contract.labels)
+    # read_windows leaves out tracks that were trained on unless there are no others.
+    trained_on = tracks[0].track in settings.source.run.trained_tracks
+    known = ", all of them trained on" if trained_on else ""
+    report(f"Comparing on {count} windows of {len(tracks)} tracks in {settings.verify}{known}")
+    expected = predict(network.logits, tracks, contract.temperature)
+    agreements = {}
+    for name, graph in graphs.items():
+        predicted = predict(predictor(graph, name), tracks, contract.temperature)
+        agreements[name] = compare(expected, predicted, tracks, contract.labels)
+    report(table([(name, costs[name], agreements[name]) for name in graphs]))
+    right = accuracy(expected, tracks, contract.labels)
     if right is not None:
-        say(f"accuracy of the Keras network on the same windows: {right:.2%}")
-    agreement = likenesses[order.precision].agreement
-    if agreement < order.min_agreement:
+        report(f"accuracy of the Keras network on the same windows: {right:.2%}")
+    same = agreements[settings.precision].same_genre
+    if same < settings.min_agreement:
         raise ExportError(
-            f"{order.precision} keeps the top genre of only {agreement:.2%} of the windows and "
-            f"--min-agreement is {order.min_agreement:.2%}: nothing was written; try --weights "
+            f"{settings.precision} keeps the top genre of only {same:.2%} of the windows and "
+            f"--min-agreement is {settings.min_agreement:.2%}: nothing was written; try --weights "
             "float16 or a lower --min-agreement"
         )
+
+
+def _write_model(path: Path, content: bytes) -> None:
+    """Write a model file atomically, if the daemon could load it."""
+    try:
+        with atomic_write(path, len(content), sync=True) as partial:
+            partial.write_bytes(content)
+            Classifier.load(partial)
+    except OSError as error:
+        raise ExportError(f"--out {error}") from None
+    except ModelError as error:
+        raise ExportError(f"the file would be refused: {error}") from None

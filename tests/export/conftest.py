@@ -24,7 +24,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of pictures: smooth noise, 10 tracks of 200 columns in two genres."""
     root = tmp_path_factory.mktemp("pictures")
     draw = np.random.default_rng(11)
-    (root / "spectrogram.json").write_text(json.dumps(support.run.FACTS["spec"]))
+    (root / "spectrogram.json").write_text(json.dumps(support.run.RUN["spec"]))
     for genre in ("blues", "rock"):
         (root / genre).mkdir()
         for number in range(5):

@@ -10,9 +10,9 @@ import pytest
 import support.run
 from PIL import Image
 
-from export.exporter import Order, export
+from export.exporter import ExportSettings, export
 from export.pictures import read_windows
-from export.source import read_run
+from export.source import read_source
 from streamer.core.model import Classifier
 
 TRACKS = 10
@@ -39,7 +39,7 @@ def test_inception_keeps_its_answers_on_a_hundred_real_pictures(
     pictures = shared / "gtzan" / "spectrograms"
     windows = copy_windows(pictures, tmp_path / "windows")
     anything = support.run.write_run(tmp_path / "anything", support.run.tiny_network())
-    tracks = read_windows(windows, read_run(anything).contract)
+    tracks = read_windows(windows, read_source(anything).contract)
     network = support.run.inception_network(
         shared / "inception_v3" / "inception_v3_notop.weights.h5",
         np.concatenate([track.spectrograms for track in tracks]),
@@ -49,7 +49,7 @@ def test_inception_keeps_its_answers_on_a_hundred_real_pictures(
 
     lines: list[str] = []
     out = tmp_path / "model.onnx"
-    export(Order(read_run(run), out, verify=windows), lines.append)
+    export(ExportSettings(read_source(run), out, verify=windows), lines.append)
     with capsys.disabled():
         print("", *lines, sep="\n")
 
