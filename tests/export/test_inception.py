@@ -1,4 +1,4 @@
-"""The network that is shipped, exported: InceptionV3 on real music."""
+"""Export of InceptionV3, the architecture that is shipped, on real music."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from export.source import read_source
 from streamer.core.model import Classifier
 
 TRACKS = 10
-"""Tracks of each genre that the head is fitted to. The file is judged on the same ones: there the
-network is as sure as a trained one, so that agreement says something about the export alone."""
+"""Tracks of each genre that the head is fitted to. Agreement is measured on them too, where the
+network is as confident as a trained one."""
 
 
 def copy_windows(source: Path, target: Path) -> Path:
@@ -33,7 +33,7 @@ def copy_windows(source: Path, target: Path) -> Path:
 
 
 @pytest.mark.shared
-def test_inception_keeps_its_answers_on_a_hundred_real_pictures(
+def test_exported_inception_agrees_with_keras_on_a_hundred_pictures(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures = shared / "gtzan" / "spectrograms"
