@@ -13,53 +13,11 @@ from streamer.core.contract import ModelError
 from streamer.core.decision import DecisionSettingsError
 from streamer.core.spectrogram import SpecError
 from streamer.system.commandline import ArgumentParser, UserError, run_program
-from trainer.commands import evaluation, options, training
+from trainer.commands import evaluation, training
 
 PROGRAM = "genre-train"
 
-Command = tuple[Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str]
-"""Function that runs the command and returns the exit status, function that adds its options, and
-help."""
-
-COMMANDS: dict[str, Command] = {
-    "all": (
-        training.run_all,
-        training.add_all_options,
-        "prepare, fit, evaluate and report (the default)",
-    ),
-    "prepare": (
-        training.run_prepare,
-        training.add_prepare_options,
-        "make spectrogram pictures of audio",
-    ),
-    "speak": (
-        training.run_speak,
-        training.add_speak_options,
-        "make clips of speech with the synthesisers that are installed",
-    ),
-    "fit": (training.run_fit, training.add_fit_options, "train on pictures"),
-    "average": (
-        training.run_average,
-        training.add_average_options,
-        "average the weights of runs that started from the same one",
-    ),
-    "evaluate": (
-        evaluation.run_evaluate,
-        options.add_evaluation,
-        "judge a run or a model by its tracks",
-    ),
-    "stream-test": (
-        evaluation.run_stream_test,
-        evaluation.add_stream_options,
-        "judge what a listener would get",
-    ),
-    "robustness": (
-        evaluation.run_robustness,
-        evaluation.add_robustness_options,
-        "judge what microphones, rooms and radios cost",
-    ),
-    "report": (evaluation.run_report, evaluation.add_report_options, "write a run's report again"),
-}
+COMMANDS = {**training.COMMANDS, **evaluation.COMMANDS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from trainer.evaluation_sets import EvaluationSets
 
 
-def run_evaluate(given: argparse.Namespace) -> int:
-    """Evaluate a run or a model by its tracks."""
+def _run_evaluate(given: argparse.Namespace) -> int:
     path = _run_or_model(given)
     model = _load(path)
     sets = _sets(model, given)
@@ -51,8 +50,7 @@ def _evaluate(
         update_run(run, summary(evaluation), temperature=evaluation.temperature)
 
 
-def add_stream_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `stream-test`."""
+def _add_stream_options(parser: argparse.ArgumentParser) -> None:
     options.add_evaluation(parser)
     options.add_set(parser)
     parser.add_argument(
@@ -84,8 +82,7 @@ def add_stream_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_stream_test(given: argparse.Namespace) -> int:
-    """Evaluate the decisions about a synthetic stream of tracks, and tune them."""
+def _run_stream_test(given: argparse.Namespace) -> int:
     from trainer.run import update_run
     from trainer.stream_test import as_text, stream_test, write_stream_test
     from trainer.tuning import tune
@@ -123,14 +120,12 @@ def run_stream_test(given: argparse.Namespace) -> int:
     return 0
 
 
-def add_robustness_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `robustness`."""
+def _add_robustness_options(parser: argparse.ArgumentParser) -> None:
     options.add_evaluation(parser)
     options.add_set(parser)
 
 
-def run_robustness(given: argparse.Namespace) -> int:
-    """Evaluate on degraded audio."""
+def _run_robustness(given: argparse.Namespace) -> int:
     from trainer.robustness import as_text, robustness, write_robustness
     from trainer.run import update_run
 
@@ -153,13 +148,11 @@ def run_robustness(given: argparse.Namespace) -> int:
     return 0
 
 
-def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `report`."""
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
 
 
-def run_report(given: argparse.Namespace) -> int:
-    """Write a run's report."""
+def _run_report(given: argparse.Namespace) -> int:
     write_run_report(given.run)
     return 0
 
@@ -228,3 +221,15 @@ def _results_folder(given: argparse.Namespace, path: Path, own: bool = True) -> 
     if not path.is_dir():
         return Path(f"{path.stem}-evaluation")
     return path / "evaluation" if own else path / "evaluation" / "other"
+
+
+COMMANDS: dict[str, options.Command] = {
+    "evaluate": (_run_evaluate, options.add_evaluation, "judge a run or a model by its tracks"),
+    "stream-test": (_run_stream_test, _add_stream_options, "judge what a listener would get"),
+    "robustness": (
+        _run_robustness,
+        _add_robustness_options,
+        "judge what microphones, rooms and radios cost",
+    ),
+    "report": (_run_report, _add_report_options, "write a run's report again"),
+}

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from trainer.fit.settings import MAX_SEED
 
+Command = tuple[Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str]
+"""Function that runs a command and returns the exit status, function that adds its options, and
+help."""
+
 
 def number(
     kind: type[int] | type[float], least: float, most: float = math.inf

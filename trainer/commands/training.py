@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from streamer.core.spectrogram import SpectrogramSpec
 
 
-def add_prepare_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `prepare`."""
+def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="audio, one folder a genre")
     parser.add_argument("--out", type=Path, help="picture folder (default: in the user's cache)")
     parser.add_argument(
@@ -32,8 +31,7 @@ def add_prepare_options(parser: argparse.ArgumentParser) -> None:
     options.add_grid(parser)
 
 
-def run_prepare(given: argparse.Namespace) -> int:
-    """Make spectrogram pictures of audio."""
+def _run_prepare(given: argparse.Namespace) -> int:
     _prepare(given.data, given.out, given, background=given.sounds)
     return 0
 
@@ -66,8 +64,7 @@ def _spec(given: argparse.Namespace) -> SpectrogramSpec:
     return dataclasses.replace(spec, **changes)
 
 
-def add_speak_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `speak`."""
+def _add_speak_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the clips")
     parser.add_argument(
         "--clips", type=options.number(int, 1), default=200, metavar="N", help="how many (200)"
@@ -75,8 +72,7 @@ def add_speak_options(parser: argparse.ArgumentParser) -> None:
     options.add_seed(parser, "of words, speeds and pitches")
 
 
-def run_speak(given: argparse.Namespace) -> int:
-    """Make clips of synthetic speech."""
+def _run_speak(given: argparse.Namespace) -> int:
     from trainer.speech import installed_voices, speak
 
     voices = installed_voices()
@@ -85,7 +81,7 @@ def run_speak(given: argparse.Namespace) -> int:
     return 0
 
 
-def add_fit_options(
+def _add_fit_options(
     parser: argparse.ArgumentParser, kinds: str = "pictures (audio: prepare it first)"
 ) -> None:
     """Add the options of a training; `kinds` says in the help what the folders may hold.
@@ -158,8 +154,7 @@ def default_strengths() -> list[str]:
     ]
 
 
-def run_fit(given: argparse.Namespace) -> int:
-    """Train on pictures."""
+def _run_fit(given: argparse.Namespace) -> int:
     from trainer.tracks import is_picture_folder
 
     _refuse_options_of_resumed(given)
@@ -257,8 +252,7 @@ def _strength(change: str, text: str, default: Any) -> Any:
     return value
 
 
-def add_average_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `average`."""
+def _add_average_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs",
         nargs="+",
@@ -269,8 +263,7 @@ def add_average_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the new run")
 
 
-def run_average(given: argparse.Namespace) -> int:
-    """Average the weights of runs."""
+def _run_average(given: argparse.Namespace) -> int:
     import_keras()
     from trainer.average import average
 
@@ -278,17 +271,15 @@ def run_average(given: argparse.Namespace) -> int:
     return 0
 
 
-def add_all_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of all steps in one."""
-    add_fit_options(parser, kinds="audio or pictures")
+def _add_all_options(parser: argparse.ArgumentParser) -> None:
+    _add_fit_options(parser, kinds="audio or pictures")
     options.add_grid(parser)
     parser.add_argument(
         "--pictures", type=Path, help="where the pictures of audio go (in the user's cache)"
     )
 
 
-def run_all(given: argparse.Namespace) -> int:
-    """Prepare, fit, evaluate and report."""
+def _run_all(given: argparse.Namespace) -> int:
     from trainer.tracks import is_picture_folder
 
     _refuse_options_of_resumed(given)
@@ -313,3 +304,20 @@ def run_all(given: argparse.Namespace) -> int:
     evaluation.evaluate_run(run)
     evaluation.write_run_report(run)
     return 0
+
+
+COMMANDS: dict[str, options.Command] = {
+    "all": (_run_all, _add_all_options, "prepare, fit, evaluate and report (the default)"),
+    "prepare": (_run_prepare, _add_prepare_options, "make spectrogram pictures of audio"),
+    "speak": (
+        _run_speak,
+        _add_speak_options,
+        "make clips of speech with the synthesisers that are installed",
+    ),
+    "fit": (_run_fit, _add_fit_options, "train on pictures"),
+    "average": (
+        _run_average,
+        _add_average_options,
+        "average the weights of runs that started from the same one",
+    ),
+}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 
-from streamer.system.files import atomic_write, write_json
+from streamer.system.files import atomic_write, write_file, write_json
 from trainer.fit.settings import FitSettings
 from trainer.fit.validation import Validation
 from trainer.network import file_size
@@ -132,28 +134,29 @@ class History:
         Run folder.
     """
 
-    FIELDS = tuple(field.name for field in dataclasses.fields(EpochResult))
-
     def __init__(self, run: Path) -> None:
         self._path = run / "history.csv"
 
     def append(self, result: EpochResult) -> None:
         """Add a row."""
-        new = not self._path.exists()
         row = dataclasses.asdict(result)
-        with self._path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, self.FIELDS)
-            if new:
-                writer.writeheader()
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        row = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+        self._write([*self._rows(), row])
 
     def truncate(self, epochs: int) -> None:
         """Keep the rows of the first `epochs`: later ones have no checkpoint and are repeated."""
+        if self._path.exists():
+            self._write([row for row in self._rows() if int(row["epoch"]) <= epochs])
+
+    def _rows(self) -> list[dict[str, Any]]:
         if not self._path.exists():
-            return
+            return []
         with self._path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epochs]
-        with self._path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
+            return list(csv.DictReader(file))
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(EpochResult)])
+        writer.writeheader()
+        writer.writerows(rows)
+        write_file(self._path, text.getvalue())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +12,20 @@ from trainer.discovery import check_genres, find_background, find_tracks
 from trainer.fit.settings import FitSettings
 from trainer.pictures import read_spec
 from trainer.run import BackgroundLists, Run, RunError, TrackLists, leak_notes, read_run
-from trainer.splits import Split, divide_background, split_tracks
-from trainer.tracks import DatasetError, Track
+from trainer.splits import divide_background, split_tracks
+from trainer.tracks import DatasetError, Skipped, Track
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Names of what a run trains on, validates on and is tested on."""
+
+    labels: tuple[str, ...]
+    """Genres by name, and `not_music` last if there is a background."""
+    split: TrackLists
+    background: BackgroundLists
+    trained_on_before: tuple[str, ...]
+    """Tracks that the initial weights were trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,167 +34,114 @@ class TrainingData:
 
     spec: SpectrogramSpec
     """Grid of all pictures."""
-    labels: list[str]
-    """Genres by name, and `not_music` last if there is a background."""
-    split: Split
-    """Division of the tracks."""
+    division: Division
     train: list[Song]
     valid: list[Song]
     background_train: list[Song]
     background_valid: list[Song]
-    trained_on_before: frozenset[str]
-    """Tracks that the initial weights come from, by name."""
 
     @property
     def not_music(self) -> int | None:
         """Index of the label of the background sounds; None without a background."""
-        return self.labels.index(NOT_MUSIC) if NOT_MUSIC in self.labels else None
+        labels = self.division.labels
+        return labels.index(NOT_MUSIC) if NOT_MUSIC in labels else None
 
     @property
     def genres(self) -> int:
         """Number of genres that are trained on."""
         return len({song.label for song in self.train})
 
-    def track_lists(self) -> TrackLists:
-        """Return the division by names, as a run records it."""
-        split = self.split
-        names = {part: tuple(track.name for track in own) for part, own in split.sets().items()}
-        return TrackLists(
-            name=split.name,
-            protocol=split.protocol,
-            notes=tuple(split.notes),
-            missing=tuple(split.missing),
-            **names,
-        )
 
-    def background_lists(self) -> BackgroundLists:
-        """Return the division of the background sounds by names."""
-        return BackgroundLists(
-            train=tuple(song.name for song in self.background_train),
-            valid=tuple(song.name for song in self.background_valid),
-        )
-
-
-def load_data(settings: FitSettings, earlier: Path | None) -> TrainingData:
-    """Divide and load the data of a new run.
+def load_data(settings: FitSettings, earlier: Path | None, run: Run | None) -> TrainingData:
+    """Load the data of a training.
 
     Parameters
     ----------
     settings : FitSettings
         Names the folders, the split and the seed.
     earlier : Path or None
-        Folder of the run whose weights the training starts from.
+        Folder of the run whose weights a new training starts from.
+    run : Run or None
+        A run that is continued keeps its division: files that were added since are not used.
 
     Raises
     ------
     DatasetError
         If the data cannot be used.
     RunError
-        If the earlier run cannot be read.
+        If the earlier run cannot be read, or tracks of the continued run are gone.
     """
     spec = read_spec(settings.data)
-    before = read_run(earlier).trained_tracks if earlier else frozenset()
-    _check_background_grid(settings, spec)
+    folder = settings.background
+    if folder and read_spec(folder) != spec:
+        raise DatasetError(
+            f"--background {folder}: its pictures have another grid than {settings.data}; prepare "
+            "both with the same --hop-ms, --n-fft and --mels"
+        )
     tracks, skipped = find_tracks(settings.data)
+    sounds = find_background(folder)[0] if folder else []
+    if run:
+        division = Division(run.labels, run.split, run.background, run.trained_on_before)
+    else:
+        division = _divide(settings, earlier, tracks, skipped, sounds)
+    lists, background = division.split, division.background
+    train, valid, _ = (
+        _named(tracks, names, settings.data) for names in (lists.train, lists.valid, lists.test)
+    )
+    background_train, background_valid = (
+        [replace(sound, genre=NOT_MUSIC) for sound in _named(sounds, names, folder)]
+        for names in (background.train, background.valid)
+    )
+    return TrainingData(
+        spec,
+        division,
+        load_songs(train, division.labels),
+        load_songs(valid, division.labels),
+        load_songs(background_train, division.labels),
+        load_songs(background_valid, division.labels),
+    )
+
+
+def _divide(
+    settings: FitSettings,
+    earlier: Path | None,
+    tracks: Sequence[Track],
+    skipped: Sequence[Skipped],
+    sounds: Sequence[Track],
+) -> Division:
+    """Divide tracks and sounds for a new run."""
+    before = read_run(earlier).trained_tracks if earlier else frozenset()
     check_genres(tracks, skipped)
     split = split_tracks(
         tracks, settings.split, seed=settings.seed, exclude_faults=settings.exclude_faults
     )
-    _check_split(split, tracks, settings.data)
-    held_back = [track.name for track in [*split.valid, *split.test]]
-    leaks = leak_notes(held_back, before, f"{settings.weights}, where this run starts")
-    split = replace(split, notes=[*split.notes, *leaks])
-    labels = labels_of(tracks, settings.background is not None)
-    background: tuple[Sequence[Track], Sequence[Track]] = ((), ())
-    if settings.background:
-        background = divide_background(find_background(settings.background)[0])
-    return _loaded(spec, labels, split, background, before)
-
-
-def reload_data(settings: FitSettings, run: Run) -> TrainingData:
-    """Load the data of a run that is continued, divided as when it began.
-
-    Files that were added to the folders since then are not used.
-
-    Raises
-    ------
-    DatasetError
-        If the data cannot be used.
-    RunError
-        If tracks or sounds of the run are gone.
-    """
-    spec = read_spec(settings.data)
-    _check_background_grid(settings, spec)
-    lists = run.split
-    tracks, _ = find_tracks(settings.data)
-    train, valid, test = (
-        _named(tracks, names, settings.data) for names in (lists.train, lists.valid, lists.test)
-    )
-    split = Split(
-        train,
-        valid,
-        test,
-        name=lists.name,
-        protocol=lists.protocol,
-        missing=list(lists.missing),
-        notes=list(lists.notes),
-    )
-    background: tuple[Sequence[Track], Sequence[Track]] = ((), ())
-    if folder := settings.background:
-        sounds, _ = find_background(folder)
-        background = (
-            _named(sounds, run.background.train, folder),
-            _named(sounds, run.background.valid, folder),
-        )
-    return _loaded(spec, list(run.labels), split, background, frozenset(run.trained_on_before))
-
-
-def _loaded(
-    spec: SpectrogramSpec,
-    labels: list[str],
-    split: Split,
-    background: tuple[Sequence[Track], Sequence[Track]],
-    before: frozenset[str],
-) -> TrainingData:
-    background_train, background_valid = (
-        load_songs([replace(sound, genre=NOT_MUSIC) for sound in sounds], labels)
-        for sounds in background
-    )
-    return TrainingData(
-        spec,
-        labels,
-        split,
-        load_songs(split.train, labels),
-        load_songs(split.valid, labels),
-        background_train,
-        background_valid,
-        before,
-    )
-
-
-def _check_split(split: Split, tracks: Sequence[Track], folder: Path) -> None:
     if not split.train or not split.valid:
         raise DatasetError(
-            f"{folder}: the split {split.name} leaves {len(split.train)} tracks to train on and "
-            f"{len(split.valid)} to validate on; both need some"
+            f"{settings.data}: the split {split.name} leaves {len(split.train)} tracks to train on "
+            f"and {len(split.valid)} to validate on; both need some"
         )
     trained = {track.genre for track in split.train}
     if untrained := sorted({track.genre for track in tracks} - trained):
         raise DatasetError(
-            f"{folder}: the split {split.name} leaves no track of {', '.join(untrained)} to train "
-            "on; give another --split, or keep only the folders of genres to be learnt"
+            f"{settings.data}: the split {split.name} leaves no track of {', '.join(untrained)} to "
+            "train on; give another --split, or keep only the folders of genres to be learnt"
         )
+    train, valid, test = (_names(members) for members in split.sets().values())
+    where = f"{settings.weights}, where this run starts"
+    notes = (*split.notes, *leak_notes([*valid, *test], before, where))
+    lists = TrackLists(split.name, split.protocol, notes, tuple(split.missing), train, valid, test)
+    labels = tuple(labels_of(tracks, settings.background is not None))
+    background = BackgroundLists((), ())
+    if sounds:
+        background = BackgroundLists(*map(_names, divide_background(sounds)))
+    return Division(labels, lists, background, tuple(sorted(before)))
 
 
-def _check_background_grid(settings: FitSettings, spec: SpectrogramSpec) -> None:
-    if settings.background and read_spec(settings.background) != spec:
-        raise DatasetError(
-            f"--background {settings.background}: its pictures have another grid than "
-            f"{settings.data}; prepare both with the same --hop-ms, --n-fft and --mels"
-        )
+def _names(tracks: Iterable[Track]) -> tuple[str, ...]:
+    return tuple(track.name for track in tracks)
 
 
-def _named(tracks: Sequence[Track], names: Sequence[str], folder: Path) -> list[Track]:
+def _named(tracks: Sequence[Track], names: Sequence[str], folder: Path | None) -> list[Track]:
     """Return the tracks of these names; raise RunError if some are gone."""
     by_name = {track.name: track for track in tracks}
     if gone := [name for name in names if name not in by_name]:

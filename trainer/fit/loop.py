@@ -16,7 +16,7 @@ from rich.console import Console
 from streamer.core.spectrogram import SpectrogramSpec
 from trainer.dataset import NOT_MUSIC, TrainingWindows
 from trainer.fit.checkpoints import Checkpoints, EpochResult, History, Progress
-from trainer.fit.data import load_data, reload_data
+from trainer.fit.data import load_data
 from trainer.fit.settings import FitSettings
 from trainer.fit.validation import Validation, validate
 from trainer.interruption import Interruption
@@ -119,7 +119,6 @@ class _TrainingLoop:
     ) -> None:
         self.settings = settings
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-        self.interrupted = interrupted
         self.checkpoints = Checkpoints(settings.out)
         self.history = History(settings.out)
         self.progress = Progress()
@@ -128,17 +127,13 @@ class _TrainingLoop:
         """Phase that the network is compiled for; empty before the first epoch."""
         keras.utils.set_random_seed(settings.seed)
         keras.config.set_dtype_policy(settings.precision)
-        self.data = (
-            reload_data(settings, interrupted)
-            if interrupted
-            else load_data(settings, earlier_run(settings.weights))
-        )
+        self.data = load_data(settings, earlier_run(settings.weights), interrupted)
         self.frames = self.data.spec.frames_in(settings.window_seconds)
         self.windows = TrainingWindows(
             self.data.train,
             self.data.background_train,
             self.data.not_music,
-            len(self.data.labels),
+            len(self.data.division.labels),
             spec=self.data.spec,
             frames=self.frames,
             batch=settings.batch,
@@ -149,7 +144,7 @@ class _TrainingLoop:
         )
         self.learning_rate = _LearningRate(settings, self.windows.steps)
         self.image_network = build_image_network(
-            self.data.labels,
+            self.data.division.labels,
             # A checkpoint holds all weights; where the first ones came from may be gone.
             weights="none" if self.checkpoints.exist() else settings.weights,
             dropout=settings.dropout,
@@ -167,17 +162,22 @@ class _TrainingLoop:
             self.console.print(self._opening())
             self._restore()
             self._save_run()
-            board = _TensorBoard(settings.out) if settings.tensorboard else None
+            writer = None
+            if settings.tensorboard:
+                # Keras' callback would need TensorFlow as the backend.
+                from tensorboard.summary import Writer
+
+                writer = Writer(str(settings.out / "tensorboard"))
             while not self.progress.finished(settings):
                 result = self._run_epoch(self.progress.epoch)
                 self._print_result(result)
-                if board is not None:
-                    board.add(result)
+                if writer is not None:
+                    _log_result(writer, result)
                 self.interruption.check()
             if self.progress.out_of_patience(settings):
                 self.console.print(f"no better validation for {settings.patience} epochs: stopping")
-            if board is not None:
-                board.close()
+            if writer is not None:
+                writer.close()
             self._save_run()
         return settings.out
 
@@ -241,7 +241,7 @@ class _TrainingLoop:
         )
         # Variables created inside the first step would make TensorFlow trace it twice.
         optimizer.build(self.network.trainable_variables)
-        blank = np.zeros((1, len(self.data.labels)), np.float32)
+        blank = np.zeros((1, len(self.data.division.labels)), np.float32)
         self.network.compute_metrics(None, blank, blank, np.ones(1, np.float32))
         self.network.reset_metrics()
 
@@ -311,7 +311,7 @@ class _TrainingLoop:
             # The file is always plain float32, whatever the training computes in.
             keras.config.set_dtype_policy("float32")
             image_network = build_image_network(
-                self.data.labels, weights="none", dropout=self.settings.dropout
+                self.data.division.labels, weights="none", dropout=self.settings.dropout
             )
             image_network.set_weights(self.image_network.get_weights())
             keras.config.set_dtype_policy(self.settings.precision)
@@ -319,24 +319,25 @@ class _TrainingLoop:
 
     def _save_run(self) -> None:
         """Write `run.json`; what evaluations have added to it since stays."""
-        settings, data, progress = self.settings, self.data, self.progress
+        settings, division, progress = self.settings, self.data.division, self.progress
+        spec = self.data.spec
         made = provenance()
         if not (settings.out / RUN_FILE).exists():
             run = Run(
-                labels=tuple(data.labels),
+                labels=division.labels,
                 not_music=NOT_MUSIC if settings.background else None,
-                spec=data.spec,
+                spec=spec,
                 window_frames=self.frames,
-                min_frames=min(self.frames, _first_frames(data.spec, settings.input_scale)),
+                min_frames=min(self.frames, _first_frames(spec, settings.input_scale)),
                 input_scale=settings.input_scale,
                 seed=settings.seed,
-                split=data.track_lists(),
-                background=data.background_lists(),
+                split=division.split,
+                background=division.background,
                 settings=settings,
                 train_seconds=0.0,
                 temperature=1.0,
                 decision={},
-                trained_on_before=tuple(sorted(data.trained_on_before)),
+                trained_on_before=division.trained_on_before,
                 **made,
             )
             write_run(settings.out, run)
@@ -352,14 +353,14 @@ class _TrainingLoop:
         )
 
     def _opening(self) -> str:
-        settings, data, split = self.settings, self.data, self.data.split
+        settings, data, split = self.settings, self.data, self.data.division.split
         missing = f", {len(split.missing)} listed tracks not found" if split.missing else ""
         sounds = len(data.background_train) + len(data.background_valid)
         background = f"; {sounds} sounds that are not music" if settings.background else ""
         return (
             f"{len(split.train)} tracks to train on, {len(split.valid)} to validate on, "
             f"{len(split.test)} to test on{missing} ({split.name}){background}\n"
-            f"{len(data.labels)} labels, windows of {data.spec.n_mels} x {self.frames} "
+            f"{len(data.division.labels)} labels, windows of {data.spec.n_mels} x {self.frames} "
             f"({self.frames * data.spec.hop_seconds:.1f} s), scale {settings.input_scale:g}, "
             f"{self.windows.steps} steps of {settings.batch} an epoch, "
             f"Keras {keras.__version__} on {keras.backend.backend()}"
@@ -417,23 +418,12 @@ class _LearningRate:
         return float(self._schedule(self._steps * (epoch - self._settings.head_epochs) + step))
 
 
-class _TensorBoard:
-    """Logs for TensorBoard, by its own writer: Keras' callback needs TensorFlow as the backend."""
-
-    def __init__(self, run: Path) -> None:
-        from tensorboard.summary import Writer
-
-        self._writer: Any = Writer(str(run / "tensorboard"))
-
-    def add(self, result: EpochResult) -> None:
-        """Log all numbers of an epoch."""
-        for name, value in dataclasses.asdict(result).items():
-            if isinstance(value, float):
-                self._writer.add_scalar(name, value, step=result.epoch)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
+def _log_result(writer: Any, result: EpochResult) -> None:
+    """Log all numbers of an epoch for TensorBoard."""
+    for name, value in dataclasses.asdict(result).items():
+        if isinstance(value, float):
+            writer.add_scalar(name, value, step=result.epoch)
+    writer.flush()
 
 
 def _phase(settings: FitSettings, epoch: int) -> str:
