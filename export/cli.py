@@ -6,14 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from export.errors import ExportError, UsageError, check_utf8
+from export.errors import check_utf8
 from export.inspection import describe
-from export.place import check_writable
-from export.run import read_run
+from export.source import read_source
 from streamer.core.model import Classifier, ModelError
-from streamer.system.console import discard_standard_output
+from streamer.system.commandline import INTERRUPTED, ArgumentParser, UserError, run_program
+from streamer.system.files import check_writable
+from streamer.system.output import print_line
 
 PROGRAM = "genre-export"
 
@@ -26,40 +26,37 @@ milliseconds in the table.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports wrong usage as one line, like every other error."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 failed, 2 wrong usage."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        for argument in given:
-            check_utf8(argument, "give another name")
-        if given[:1] == ["inspect"]:
-            return _inspect(_inspect_parser().parse_args(given[1:]))
-        return _export(_export_parser().parse_args(given))
-    except (ExportError, ModelError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return error.status if isinstance(error, ExportError) else UsageError.status
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted, nothing was written", file=sys.stderr)
-        return 130
+    return run_program(
+        PROGRAM,
+        lambda: _run(given),
+        user_errors=(ModelError,),
+        interrupted=UserError("interrupted, nothing was written", exit_status=INTERRUPTED),
+    )
 
 
-def _inspect_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _run(arguments: list[str]) -> int:
+    for argument in arguments:
+        check_utf8(argument, "give another name")
+    if arguments[:1] == ["inspect"]:
+        options = _inspect_parser().parse_args(arguments[1:])
+        print_line(describe(options.file, Classifier.load(options.file).contract))
+        return 0
+    return _export(_export_parser().parse_args(arguments))
+
+
+def _inspect_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog=f"{PROGRAM} inspect", description="Print what a model file says about itself."
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the .onnx file")
     return parser
 
 
-def _export_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _export_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog=PROGRAM,
         description="Turn a training run into the one file that genre-stream loads.",
         epilog=EPILOG,
@@ -110,47 +107,33 @@ def _percentage(text: str) -> float:
     return value
 
 
-def _inspect(options: argparse.Namespace) -> int:
-    contract = Classifier.load(options.file).contract
-    _say(describe(options.file, contract))
-    return 0
-
-
 def _export(options: argparse.Namespace) -> int:
     if options.quantize and options.weights:
-        raise UsageError("--quantize static stores int8 weights: leave --weights out")
+        raise UserError("--quantize static stores int8 weights: leave --weights out")
     if bool(options.quantize) != bool(options.calibrate):
-        raise UsageError("--quantize static and --calibrate DIR are only of use together")
-    run = read_run(options.run, options.name, options.model_version, options.dataset)
-    check_writable(options.out)
-    # TensorFlow takes seconds to import: only now that nothing can be refused without it.
+        raise UserError("--quantize static and --calibrate DIR are only of use together")
+    source = read_source(options.run, options.name, options.model_version, options.dataset)
     try:
-        from export.steps import Order, export
+        check_writable(options.out)
+    except UserError as error:
+        raise UserError(f"--out {error}") from None
+    # Importing TensorFlow takes seconds, so everything that can be refused without it comes first.
+    try:
+        from export.exporter import ExportSettings, export
     except ImportError as error:
-        raise UsageError(
+        raise UserError(
             f"{error.name or error} is not installed: pip install 'genre-stream[export]'"
         ) from None
-    order = Order(
-        run=run,
+    settings = ExportSettings(
+        source=source,
         out=options.out,
         precision=options.quantize or options.weights or "int8",
         calibrate=options.calibrate,
         verify=options.verify,
         min_agreement=options.min_agreement / 100,
     )
-    export(order, _say)
+    export(settings, print_line)
     return 0
-
-
-def _say(line: str) -> None:
-    """Print a line at once; a reader who has gone does not stop the work."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        discard_standard_output()
-    except OSError as error:
-        discard_standard_output()
-        raise ExportError(f"standard output cannot be written ({error.strerror})") from None
 
 
 if __name__ == "__main__":

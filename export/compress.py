@@ -1,7 +1,7 @@
-"""Smaller files: weights as float16 or int8, or a whole graph that computes with integers.
+"""Smaller files: weights stored as float16 or int8, or a graph that computes with integers.
 
-float16 and int8 are ways to store. When such a file is loaded, onnxruntime turns the weights back
-into float32 once, so that the network runs exactly as fast as the float32 file does.
+float16 and int8 are only storage formats: when such a file is loaded, onnxruntime converts the
+weights back to float32 once, so that the network runs exactly as fast as the float32 file.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from onnx import helper, numpy_helper
 from streamer.core.model import INPUT
 
 SMALLEST = 1024
-"""Weights with fewer numbers than this stay float32: they are a thousandth of a file."""
+"""Weights with fewer numbers stay float32; together they are a thousandth of a file."""
 
 FINE_SHARE = 0.05
-"""Share of the weights, those nearest to the input, that an int8 file keeps as float16: rounding
-them to int8 caused nine tenths of all differences of an InceptionV3."""
+"""Share of the weights, nearest to the input, that an int8 file stores as float16: rounding them to
+int8 caused nine tenths of all differences of an InceptionV3."""
 
 FLOAT16_LARGEST = float(np.finfo(np.float16).max)
 
 Weights = NDArray[np.float32]
 
 Stored = tuple[list[onnx.TensorProto], onnx.NodeProto]
-"""Tensors as they stand in the file, and the node that makes float32 weights of them."""
+"""Tensors of the file, and the node that converts them to float32 weights."""
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -62,9 +62,9 @@ def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
 def quantise(weights: Weights, axis: int) -> tuple[NDArray[np.int8], Weights]:
     """Round weights to int8 levels with one scale for each index of `axis`.
 
-    Rounding errors of one sign would add up to a bias, since what a layer sees after a ReLU is
-    never negative. So some weights are rounded the other way, until the errors of each kernel and
-    of each output channel cancel. Source: Guo et al., "SQuant: On-the-Fly Data-Free Quantization
+    Rounding errors of one sign would add up to a bias, as inputs after a ReLU are never negative.
+    So some weights are rounded the other way, until the errors of each kernel and of each output
+    channel cancel. Source: Guo et al., "SQuant: On-the-Fly Data-Free Quantization
     via Diagonal Hessian Approximation", ICLR 2022.
 
     Parameters
@@ -84,7 +84,7 @@ def quantise(weights: Weights, axis: int) -> tuple[NDArray[np.int8], Weights]:
     channels = np.moveaxis(weights, axis, 0)
     rows = channels.reshape(len(channels), -1)
     largest = np.abs(rows).max(axis=1, keepdims=True)
-    # A channel of zeros, or of numbers so small that their scale would lose its precision.
+    # Zeros, or numbers so small that their scale would lose its precision, get scale 1.
     scale = np.where(largest > 1e-30, largest / 127, 1).astype(np.float32)
     exact = rows.astype(np.float64) / scale
     levels = np.rint(exact)
@@ -126,7 +126,7 @@ def _as_int8(name: str, values: Weights, axis: int) -> Stored:
 
 
 def _large_weights(model: onnx.ModelProto) -> dict[str, tuple[Weights, int]]:
-    """Return the weights worth storing smaller, from input to output, with their output axis."""
+    """Return the weights of at least `SMALLEST` numbers, from input to output, with output axis."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     found: dict[str, tuple[Weights, int]] = {}
     for node in model.graph.node:
@@ -138,7 +138,7 @@ def _large_weights(model: onnx.ModelProto) -> dict[str, tuple[Weights, int]]:
 
 
 def _replace(model: onnx.ModelProto, stored: Mapping[str, Stored]) -> onnx.ModelProto:
-    """Return the model with some weights replaced by how they are stored."""
+    """Return the model with some weights replaced by their stored form."""
     smaller = onnx.ModelProto()
     smaller.CopyFrom(model)
     graph = smaller.graph
@@ -153,14 +153,14 @@ def _replace(model: onnx.ModelProto, stored: Mapping[str, Stored]) -> onnx.Model
 
 
 def to_static(model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]]) -> onnx.ModelProto:
-    """Return a graph that computes with 8-bit integers, ranges taken from real spectrograms.
+    """Return a graph that computes with 8-bit integers, calibrated on real spectrograms.
 
     Parameters
     ----------
     model : onnx.ModelProto
         The float32 model.
     batches : iterable of float32, shape (batch, n_mels, frames)
-        Spectrograms as the network sees them.
+        Spectrograms in the network's input format, dB in `[-top_db, 0]`.
     """
     from onnxruntime import quantization
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zipfile
-import zlib
 
 # TensorFlow reads this once, when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -17,66 +15,58 @@ import tensorflow as tf
 import tf2onnx
 from numpy.typing import NDArray
 
-from export.errors import ExportError, UsageError
-from export.run import Run
+from export.errors import ExportError
+from export.source import ExportSource
 from streamer.core.model import INPUT, OUTPUT
+from streamer.system.commandline import UserError
+from trainer.run import DAMAGED_FILE_ERRORS
 
 OPSET, IR_VERSION = 18, 8
-"""The ONNX dialect of the files: every onnxruntime that `pyproject.toml` allows reads it."""
-
-
-DAMAGES = (
-    ValueError,
-    OSError,
-    KeyError,
-    TypeError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What Keras lets through of a damaged file, which is a zip archive of JSON and HDF5."""
+"""ONNX versions of the files; every onnxruntime that `pyproject.toml` allows reads them."""
 
 
 class Network:
-    """The network of a run, from spectrograms to logits as contract 4.2 words it.
+    """The Keras network of a run, from spectrograms to logits (contract 4.2).
 
     Parameters
     ----------
-    run : Run
-        Where `model.keras` lies and which grid and scale it was trained with.
+    source : ExportSource
+        The run.
 
     Raises
     ------
-    UsageError
-        If the Keras file is damaged or answers with another number of classes.
+    UserError
+        If the Keras file is damaged or has another number of classes than the run has labels.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, source: ExportSource) -> None:
+        self._source = source
         try:
-            self._images = keras.saving.load_model(run.network, compile=False)
-        except DAMAGES as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise UsageError(f"{run.network} is damaged ({reason}): train again") from None
-        classes, labels = self._images.output_shape[-1], len(run.contract.labels)
+            self._images = keras.saving.load_model(source.network, compile=False)
+        except DAMAGED_FILE_ERRORS as error:
+            raise UserError(
+                f"{source.network} is damaged ({_reason(error)}): train again"
+            ) from None
+        classes, labels = self._images.output_shape[-1], len(source.contract.labels)
         if classes != labels:
-            raise UsageError(f"{run.network} has {classes} classes and run.json {labels} labels")
-        bands = run.contract.spectrogram.n_mels
+            raise UserError(f"{source.network} has {classes} classes and run.json {labels} labels")
+        bands = source.contract.spectrogram.n_mels
         self._signature = [tf.TensorSpec((None, bands, None), tf.float32, name=INPUT)]
-        self._function = tf.function(self._answer, input_signature=self._signature)
+        self._function = tf.function(self._predict, input_signature=self._signature)
 
-    def _answer(self, spectrograms: tf.Tensor) -> dict[str, tf.Tensor]:
-        levels = 2 * spectrograms / self._run.contract.spectrogram.top_db + 1
+    def _predict(self, spectrograms: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Do what `trainer.network.with_preprocessing` does, for any number of frames."""
+        levels = 2 * spectrograms / self._source.contract.spectrogram.top_db + 1
         images = levels[..., tf.newaxis]
-        if self._run.input_scale != 1:
-            size = tf.cast(tf.shape(levels)[1:], tf.float32) * self._run.input_scale
+        scale = self._source.run.input_scale
+        if scale != 1:
+            size = tf.cast(tf.shape(levels)[1:], tf.float32) * scale
             images = tf.image.resize(images, tf.cast(tf.round(size), tf.int32))
         images = tf.concat([images] * 3, axis=-1)
         return {OUTPUT: self._images(images, training=False)}
 
     def logits(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what Keras answers.
+        """Predict with Keras.
 
         Parameters
         ----------
@@ -103,8 +93,9 @@ class Network:
                 self._function, input_signature=self._signature, opset=OPSET
             )
         except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise ExportError(f"tf2onnx cannot convert {self._run.network} ({reason})") from None
+            raise ExportError(
+                f"tf2onnx cannot convert {self._source.network} ({_reason(error)})"
+            ) from None
         model.ir_version = IR_VERSION
         del model.opset_import[:]
         model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
@@ -115,6 +106,11 @@ class Network:
             for axis, name in zip(node.type.tensor_type.shape.dim, names.split(","), strict=True):
                 if name:
                     axis.dim_param = name
-        model.graph.name = self._run.contract.name
+        model.graph.name = self._source.contract.name
         model.doc_string = "Made by genre-export; its contract is the metadata entry genre_stream."
         return model
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error's message, not too long for one line to the user."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,31 +1,28 @@
-"""What the exporter says when nothing was written."""
+"""Errors of the exporter; wrong usage is a `UserError` as in the other programs."""
 
 from __future__ import annotations
 
-
-class ExportError(Exception):
-    """The export failed; the message is one sentence with the way out."""
-
-    status = 1
+from streamer.system.commandline import UserError
 
 
-class UsageError(ExportError):
-    """The export cannot even begin with what was given on the command line."""
+class ExportError(UserError):
+    """An export that failed while running; nothing was written."""
 
-    status = 2
+    exit_status = 1
 
 
 def check_utf8(text: str, advice: str) -> None:
-    """Refuse what neither a model file nor a terminal can hold.
+    """Refuse a text with surrogates, which stand for bytes that are not UTF-8.
 
-    Bytes of a command line or of a file's name that are not UTF-8 are half surrogate pairs here.
+    Python decodes such bytes of a command line or a file's name to surrogates, which neither a
+    model file nor a terminal can hold.
 
     Raises
     ------
-    UsageError
-        If there are such; the message ends with the advice.
+    UserError
+        If there are any; the message ends with `advice`.
     """
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{text!a} is not UTF-8: {advice}") from None
+        raise UserError(f"{text!a} is not UTF-8: {advice}") from None

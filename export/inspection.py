@@ -1,4 +1,4 @@
-"""The contract of a model file as a person would read it."""
+"""Readable description of a model file's contract."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streamer.core.contract import CONTRACT, ModelContract
 
 
 def describe(path: Path, contract: ModelContract) -> str:
-    """Return the contract of the file at `path`, one topic a line."""
+    """Return a description of the contract of the file at `path`, one topic a line."""
     spec, training = contract.spectrogram, contract.training
     hop = spec.hop_seconds
     topics = {
@@ -36,18 +36,14 @@ def describe(path: Path, contract: ModelContract) -> str:
             f"{contract.golden.spectrogram_sha256[:12]}...)"
         ),
     }
-    more = {
-        name: training[name]
-        for name in training
-        if name not in ("dataset", "split", "seed", "metrics")
-    }
-    if more:
+    shown = ("dataset", "split", "seed", "metrics")
+    if more := {name: value for name, value in training.items() if name not in shown}:
         topics["Training"] = _pairs(more)
     return "\n".join(f"{topic:<12} {text}" for topic, text in topics.items())
 
 
 def _pairs(values: object, prefix: str = "") -> str:
-    """Return nested numbers and texts as `name value`, separated by commas."""
+    """Return nested entries as `outer.inner value`, separated by commas."""
     if not isinstance(values, Mapping):
         return str(values)
     parts = []
@@ -55,11 +51,11 @@ def _pairs(values: object, prefix: str = "") -> str:
         if isinstance(value, Mapping):
             parts.append(_pairs(value, f"{prefix}{name}."))
         else:
-            parts.append(f"{prefix}{name} {_shown(value)}")
+            parts.append(f"{prefix}{name} {_text(value)}")
     return ", ".join(part for part in parts if part)
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     if isinstance(value, list):
-        return f"[{', '.join(_shown(part) for part in value)}]"
+        return f"[{', '.join(_text(part) for part in value)}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Windows cut from a folder of spectrogram pictures, as the daemon would show them to a model."""
+"""Windows cut from a folder of spectrogram pictures, as the daemon feeds them to a model."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from export.errors import UsageError
 from streamer.core.contract import ModelContract
 from streamer.core.spectrogram import SpecError, SpectrogramSpec, from_levels, relative_to_peak
+from streamer.system.commandline import UserError
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
+class TrackWindows:
     """All whole windows of one track."""
 
     track: str
-    """Its name in `run.json`: `blues.00012` if it starts with its genre, else `genre/stem`."""
+    """Name in `run.json`: the file's stem if it starts with the genre (`blues.00012`), else
+    `genre/stem`."""
     genre: str
-    """The folder it lies in."""
+    """Name of the folder."""
     spectrograms: NDArray[np.float32]
     """Shape (k, n_mels, frames): dB relative to each window's loudest cell."""
 
 
 def read_windows(
     folder: Path, contract: ModelContract, *, leave_out: Collection[str] = ()
-) -> list[Windows]:
-    """Cut every picture of a folder into windows, one after the other without overlap.
+) -> list[TrackWindows]:
+    """Cut every picture of a folder into consecutive windows without overlap.
 
     Parameters
     ----------
@@ -40,25 +41,25 @@ def read_windows(
     contract : ModelContract
         Grid and length of the windows. A picture shorter than a window is one short window.
     leave_out : collection of str
-        Names, as in `Windows.track`, that are not read. If nothing would be left, all are read.
+        Names, as in `TrackWindows.track`, to leave out; if no track would be left, all are read.
 
     Returns
     -------
-    list of Windows
+    list of TrackWindows
         Sorted by genre and track.
 
     Raises
     ------
-    UsageError
+    UserError
         If the folder holds no pictures on the model's grid.
     """
     _check_grid(folder, contract.spectrogram)
     paths = sorted(folder.glob("*/*.png"))
     paths = [path for path in paths if _name(path) not in leave_out] or paths
-    tracks = [Windows(_name(path), path.parent.name, _cut(path, contract)) for path in paths]
+    tracks = [TrackWindows(_name(path), path.parent.name, _cut(path, contract)) for path in paths]
     tracks = [track for track in tracks if len(track.spectrograms)]
     if not tracks:
-        raise UsageError(
+        raise UserError(
             f"{folder} holds no picture of {contract.min_frames} columns or more at "
             "GENRE/TRACK.png: make pictures with genre-train prepare"
         )
@@ -75,15 +76,15 @@ def _check_grid(folder: Path, wanted: SpectrogramSpec) -> None:
     try:
         spec = SpectrogramSpec.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise UsageError(
+        raise UserError(
             f"{folder} is not a folder of spectrogram pictures: spectrogram.json cannot be read "
             f"({error.strerror})"
         ) from None
     except (ValueError, TypeError) as error:
         reason = f": {error}" if isinstance(error, SpecError) else ""
-        raise UsageError(f"{path} is not a spectrogram specification{reason}") from None
+        raise UserError(f"{path} is not a spectrogram specification{reason}") from None
     if spec != wanted:
-        raise UsageError(
+        raise UserError(
             f"the pictures in {folder} are on another grid than the model: make them again with "
             "genre-train prepare and the run's settings"
         )
@@ -94,9 +95,9 @@ def _cut(path: Path, contract: ModelContract) -> NDArray[np.float32]:
     try:
         picture = tf.io.decode_png(path.read_bytes(), channels=1).numpy()[::-1, :, 0]
     except (OSError, tf.errors.InvalidArgumentError):
-        raise UsageError(f"{path} cannot be read as a PNG picture: delete or replace it") from None
+        raise UserError(f"{path} cannot be read as a PNG picture: delete or replace it") from None
     if picture.shape[0] != spec.n_mels:
-        raise UsageError(f"{path} has {picture.shape[0]} rows and the model {spec.n_mels} bands")
+        raise UserError(f"{path} has {picture.shape[0]} rows and the model {spec.n_mels} bands")
     width = picture.shape[1]
     frames = min(contract.window_frames, width)
     if frames < contract.min_frames:

@@ -1,4 +1,4 @@
-"""Measures an exported graph against the Keras network that it was made from."""
+"""Compares an exported graph with the Keras network that it was made from."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from export.embedding import open_session
 from export.errors import ExportError
-from export.pictures import Windows
-from export.seal import open_session
+from export.pictures import TrackWindows
 from streamer.core.contract import ModelContract
 from streamer.core.model import INPUT, OUTPUT, golden_spectrogram, softmax
 from streamer.system.processors import processors
@@ -22,60 +22,60 @@ CONVERSION_TOLERANCE = 1e-4
 """Largest difference of a probability between Keras and the float32 graph."""
 
 TIMED_RUNS = 15
-"""Windows that are timed, after one that is not; the median counts."""
+"""Timed predictions, after one to warm up; the median counts."""
 
-Ask = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Spectrograms, shape (batch, n_mels, frames), to logits, shape (batch, classes)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
-    """How well the answers of a graph match those of the Keras network on real windows."""
+class Agreement:
+    """How well a graph's predictions agree with those of the Keras network on real windows."""
 
-    agreement: float
+    same_genre: float
     """Share of windows with the same top genre, 0 to 1."""
     largest: float
-    """Largest difference of a probability."""
+    """Largest absolute difference of a probability."""
     mean: float
-    """Mean difference of the probabilities."""
+    """Mean absolute difference of the probabilities."""
     accuracy: float | None
     """Share of windows whose top genre is the folder's name; None without such folders."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a graph costs to keep and to run."""
+    """Size and speed of a graph."""
 
     size: int
-    """Bytes of the file."""
+    """Size of the file, in bytes."""
     one_thread: float
-    """Milliseconds a window takes with one thread."""
+    """Time per window with one thread, in milliseconds."""
     all_threads: float
-    """Milliseconds a window takes with as many threads as there are processors."""
+    """Time per window with as many threads as there are processors, in milliseconds."""
 
 
-def asker(content: bytes, precision: str = "float32", threads: int = 1) -> Ask:
-    """Return a function that asks the graph in `content`."""
+def predictor(content: bytes, precision: str = "float32", threads: int = 1) -> Predictor:
+    """Return a function that predicts with the graph in `content`."""
     session: onnxruntime.InferenceSession = open_session(content, precision, threads)
     return lambda spectrograms: np.asarray(session.run([OUTPUT], {INPUT: spectrograms})[0])
 
 
-def check_conversion(keras: Ask, converted: Ask, contract: ModelContract) -> float:
+def check_conversion(keras: Predictor, converted: Predictor, contract: ModelContract) -> float:
     """Return the largest difference of a probability over windows of three lengths.
 
     Raises
     ------
     ExportError
-        If it is `CONVERSION_TOLERANCE` or more, or an answer is not finite.
+        If it is `CONVERSION_TOLERANCE` or more, or a logit is not finite.
     """
     largest = 0.0
     for frames in (contract.min_frames, contract.window_frames, 2 * contract.window_frames):
         window = golden_spectrogram(contract.spectrogram, frames, seed=1)
         batch = np.concatenate([window, window / 2])
-        wanted, got = keras(batch), converted(batch)
-        if not (np.isfinite(wanted).all() and np.isfinite(got).all()):
+        expected, actual = keras(batch), converted(batch)
+        if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
             raise ExportError("the network answers with NaN or infinity: train again")
-        difference = softmax(wanted, contract.temperature) - softmax(got, contract.temperature)
+        difference = softmax(expected, contract.temperature) - softmax(actual, contract.temperature)
         largest = max(largest, float(np.abs(difference).max()))
     if largest >= CONVERSION_TOLERANCE:
         raise ExportError(
@@ -86,31 +86,33 @@ def check_conversion(keras: Ask, converted: Ask, contract: ModelContract) -> flo
     return largest
 
 
-def answers(ask: Ask, tracks: Sequence[Windows], temperature: float) -> NDArray[np.float32]:
+def predict(
+    logits: Predictor, tracks: Sequence[TrackWindows], temperature: float
+) -> NDArray[np.float32]:
     """Return the probabilities of all windows, shape (windows, classes)."""
-    return np.concatenate([softmax(ask(track.spectrograms), temperature) for track in tracks])
+    return np.concatenate([softmax(logits(track.spectrograms), temperature) for track in tracks])
 
 
 def compare(
-    wanted: NDArray[np.float32],
-    got: NDArray[np.float32],
-    tracks: Sequence[Windows],
+    expected: NDArray[np.float32],
+    actual: NDArray[np.float32],
+    tracks: Sequence[TrackWindows],
     labels: Sequence[str],
-) -> Likeness:
-    """Compare two sets of `answers` for the same tracks."""
-    difference = np.abs(wanted - got)
-    return Likeness(
-        agreement=float((wanted.argmax(axis=1) == got.argmax(axis=1)).mean()),
+) -> Agreement:
+    """Compare two results of `predict` for the same tracks."""
+    difference = np.abs(expected - actual)
+    return Agreement(
+        same_genre=float((expected.argmax(axis=1) == actual.argmax(axis=1)).mean()),
         largest=float(difference.max()),
         mean=float(difference.mean()),
-        accuracy=accuracy(got, tracks, labels),
+        accuracy=accuracy(actual, tracks, labels),
     )
 
 
 def accuracy(
-    probabilities: NDArray[np.float32], tracks: Sequence[Windows], labels: Sequence[str]
+    probabilities: NDArray[np.float32], tracks: Sequence[TrackWindows], labels: Sequence[str]
 ) -> float | None:
-    """Return the share of windows named like their folder; None if no folder is a label."""
+    """Return the share of windows whose top genre is their folder; None if no folder is a label."""
     truth = np.concatenate(
         [
             np.full(
@@ -125,11 +127,13 @@ def accuracy(
     return float((probabilities.argmax(axis=1) == truth)[known].mean())
 
 
-def costs(graphs: Mapping[str, bytes], contract: ModelContract) -> dict[str, Cost]:
-    """Measure size and speed of graphs, named by precision, on one window of the trained length."""
+def measure_costs(graphs: Mapping[str, bytes], contract: ModelContract) -> dict[str, Cost]:
+    """Measure graphs, named by their precision, on one window of the training's length."""
     window = golden_spectrogram(contract.spectrogram, contract.window_frames)
     one, many = (
-        _milliseconds({name: asker(graph, name, threads) for name, graph in graphs.items()}, window)
+        _milliseconds(
+            {name: predictor(graph, name, threads) for name, graph in graphs.items()}, window
+        )
         for threads in (1, processors())
     )
     return {
@@ -138,41 +142,35 @@ def costs(graphs: Mapping[str, bytes], contract: ModelContract) -> dict[str, Cos
     }
 
 
-def _milliseconds(asks: Mapping[str, Ask], window: NDArray[np.float32]) -> dict[str, float]:
-    """Time the graphs in turns, so that whatever else the machine does meets all of them."""
-    times: dict[str, list[float]] = {name: [] for name in asks}
+def _milliseconds(
+    predictors: Mapping[str, Predictor], window: NDArray[np.float32]
+) -> dict[str, float]:
+    """Time predictors alternately, so that other load on the machine affects all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in predictors}
     for _ in range(1 + TIMED_RUNS):
-        for name, ask in asks.items():
+        for name, logits in predictors.items():
             start = time.perf_counter()
-            ask(window)
+            logits(window)
             times[name].append(time.perf_counter() - start)
     return {name: 1000 * statistics.median(taken[1:]) for name, taken in times.items()}
 
 
-def table(rows: Sequence[tuple[str, Cost | None, Likeness | None]]) -> str:
-    """Return a table with a line for each graph; what was not measured is a dash."""
-    heads = ["weights", "size", "ms, 1 thread", f"ms, {processors()} threads"]
-    heads += ["same genre", "largest diff", "mean diff", "accuracy"]
-    lines = [heads]
-    for name, price, likeness in rows:
-        line = [name]
-        if price is None:
-            line += ["-"] * 3
-        else:
-            line += [f"{price.size / 1e6:.1f} MB", f"{price.one_thread:.1f}"]
-            line += [f"{price.all_threads:.1f}"]
-        if likeness is None:
+def table(rows: Sequence[tuple[str, Cost, Agreement | None]]) -> str:
+    """Return a table with a line for each graph; a dash stands for what was not measured."""
+    lines = [["weights", "size", "ms, 1 thread", f"ms, {processors()} threads"]]
+    lines[0] += ["same genre", "largest diff", "mean diff", "accuracy"]
+    for name, cost, agreement in rows:
+        line = [name, f"{cost.size / 1e6:.1f} MB", f"{cost.one_thread:.1f}"]
+        line.append(f"{cost.all_threads:.1f}")
+        if agreement is None:
             line += ["-"] * 4
         else:
-            line += [f"{likeness.agreement:.2%}", f"{likeness.largest:.1e}"]
-            line += [f"{likeness.mean:.1e}"]
-            line += ["-" if likeness.accuracy is None else f"{likeness.accuracy:.2%}"]
+            line += [f"{agreement.same_genre:.2%}", f"{agreement.largest:.1e}"]
+            line.append(f"{agreement.mean:.1e}")
+            line.append("-" if agreement.accuracy is None else f"{agreement.accuracy:.2%}")
         lines.append(line)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
         for line in lines
     )

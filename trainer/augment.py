@@ -6,9 +6,7 @@ sums of power, so equalisers, band limits, reverberation and noise need no audio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,11 +63,6 @@ class Augmentation:
         lower, upper = self.noise_snr_db
         if lower > upper:
             raise ValueError(f"noise_snr_db must be a range, not from {lower:g} to {upper:g}")
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Augmentation:
-        """Return the augmentation that is stored in `run.json`, as JSON has no tuples."""
-        return cls(**{**fields, "noise_snr_db": tuple(fields["noise_snr_db"])})
 
 
 RANGES: dict[str, tuple[float, float]] = {

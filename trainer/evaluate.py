@@ -25,6 +25,7 @@ from streamer.core.spectrogram import (
     log_mel,
     relative_to_peak,
 )
+from streamer.system.files import write_file, write_json
 from trainer.audio import AudioError, read_audio
 from trainer.evaluation_sets import EvaluationSets
 from trainer.loading import RunClassifier
@@ -43,7 +44,6 @@ from trainer.metrics import (
 from trainer.pictures import read_picture
 from trainer.progress import progress_bar
 from trainer.tracks import DatasetError, Skipped, Track
-from trainer.writing import write_json, write_table
 
 BATCH = 16
 """Crops in one call of the network."""
@@ -382,16 +382,18 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     }
     write_json(folder / "metrics.json", content)
     for name, metrics in evaluation.sets.items():
-        write_table(folder / f"tracks_{name}.csv", evaluation.track_tables[name])
-        write_table(folder / f"genres_{name}.csv", pd.DataFrame(metrics.genres))
+        write_file(folder / f"tracks_{name}.csv", evaluation.track_tables[name].to_csv(index=False))
+        write_file(folder / f"genres_{name}.csv", pd.DataFrame(metrics.genres).to_csv(index=False))
         matrix = pd.DataFrame(metrics.confusion, index=labels, columns=labels).rename_axis("true")
-        write_table(folder / f"confusion_{name}.csv", matrix, index=True)
+        write_file(folder / f"confusion_{name}.csv", matrix.to_csv())
         bins = pd.concat(
             [pd.DataFrame(metrics.reliability_before), pd.DataFrame(metrics.reliability_after)],
             keys=["before", "after"],
             names=["temperature", None],
         )
-        write_table(folder / f"reliability_{name}.csv", bins.reset_index("temperature"))
+        write_file(
+            folder / f"reliability_{name}.csv", bins.reset_index("temperature").to_csv(index=False)
+        )
 
 
 def as_text(evaluation: Evaluation) -> str:

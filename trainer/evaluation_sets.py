@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from streamer.core.model import Classifier
 from trainer.discovery import find_background, find_tracks
 from trainer.loading import RunClassifier
 from trainer.pictures import check_grid
+from trainer.run import Run, TrackLists
 from trainer.splits import divide_background, split_tracks
 from trainer.tracks import DatasetError, Skipped, Track, is_picture_folder
 
@@ -70,21 +70,19 @@ def find_evaluation_sets(
     DatasetError
         If a folder is missing or cannot be used.
     """
-    facts = classifier.facts if isinstance(classifier, RunClassifier) else None
+    run = classifier.run if isinstance(classifier, RunClassifier) else None
     own_background = background is None
-    if facts:
-        settings = facts["settings"]
-        data = data or Path(settings["data"])
-        if background is None and settings.get("background"):
-            background = Path(settings["background"])
+    if run:
+        data = data or run.settings.data
+        background = background or run.settings.background
     if data is None:
         raise DatasetError("--data is missing: give the folder of audio or pictures to judge on")
     tracks, skipped = find_tracks(data)
     if is_picture_folder(data):
         check_grid(data, classifier.contract.spectrogram)
-    if facts:
-        music, notes = _run_sets(tracks, facts["split"], data)
-        protocol = facts["split"]["protocol"]
+    if run:
+        music, notes = _run_sets(tracks, run.split, data)
+        protocol = run.split.protocol
     elif list(split) == ["all"]:
         music, notes, protocol = {"all": tracks}, [], f"all tracks of {data}"
     else:
@@ -99,7 +97,7 @@ def find_evaluation_sets(
             f"no sound of {background} is used: the model has no label for what is not music"
         )
     elif background is not None:
-        clips, skipped_clips = _background_sets(classifier, background, facts, own_background)
+        clips, skipped_clips = _background_sets(classifier, background, run, own_background)
         skipped = skipped + skipped_clips
         if not any(clips.values()):
             notes.append(
@@ -109,32 +107,32 @@ def find_evaluation_sets(
 
 
 def _run_sets(
-    tracks: Sequence[Track], split: Mapping[str, Any], data: Path
+    tracks: Sequence[Track], split: TrackLists, data: Path
 ) -> tuple[dict[str, list[Track]], list[str]]:
     """Return the held-out sets of a run, and a note for each set of which tracks are missing."""
     by_name = {track.name: track for track in tracks}
-    notes = list(split["notes"])
+    notes = list(split.notes)
     sets = {}
-    for name in HELD_OUT:
-        sets[name] = [by_name[track] for track in split[name] if track in by_name]
-        if lost := len(split[name]) - len(sets[name]):
-            notes.append(f"{lost} of the run's {len(split[name])} {name} tracks are not in {data}")
+    for name, listed in (("valid", split.valid), ("test", split.test)):
+        sets[name] = [by_name[track] for track in listed if track in by_name]
+        if lost := len(listed) - len(sets[name]):
+            notes.append(f"{lost} of the run's {len(listed)} {name} tracks are not in {data}")
     return sets, notes
 
 
 def _background_sets(
-    classifier: Classifier, folder: Path, facts: Mapping[str, Any] | None, own: bool
+    classifier: Classifier, folder: Path, run: Run | None, own: bool
 ) -> tuple[dict[str, list[Track]], list[Skipped]]:
     """Return the background clips by set, labelled `not_music`; `own` is a run's own folder."""
     if is_picture_folder(folder):
         check_grid(folder, classifier.contract.spectrogram)
     clips, skipped = find_background(folder)
-    if facts and own:
-        names = set(facts["background"]["valid"])
+    if run and own:
+        names = set(run.background.valid)
         sets = {"valid": [clip for clip in clips if clip.name in names]}
-    elif facts:
+    elif run:
         # By name: the folder may hold the audio of which the run was trained on the pictures.
-        trained_on = set(facts["background"]["train"])
+        trained_on = set(run.background.train)
         unused = [clip for clip in clips if clip.name not in trained_on]
         sets = {"valid": unused, "test": unused}
     else:

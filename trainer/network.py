@@ -5,23 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# TensorFlow prints a page about its build on import unless told before.
+# TensorFlow reads this when it is imported, before it logs about its build.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
 
 from streamer.core.spectrogram import SpectrogramSpec
-from trainer.run_folder import read_facts
-from trainer.writing import replacing
+from streamer.system.commandline import UserError
+from streamer.system.files import atomic_write
+from trainer.run import DAMAGED_FILE_ERRORS, NETWORK_FILE, Run, read_run
 
-# It writes paragraphs about functions that it traces again, which tell a user nothing.
+# TensorFlow warns at length about retraced functions.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -30,36 +29,23 @@ IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 BACKBONE = "inception_v3"
 """Name of the layer in `model.keras` that holds the pretrained part."""
 
+SMALLEST_IMAGE = 75
+"""Height and width, in pixels, that InceptionV3 needs at least."""
 
 FILE_BYTES_PER_VARIABLE = 6000
-"""Room for the name and place of a variable in a file of Keras."""
+"""Estimated overhead of one variable in a Keras file, in bytes."""
 
 
-DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What Keras, h5py and the archive raise for a file that was changed."""
-
-
-class NetworkError(Exception):
-    """The network cannot be made as asked; the message is one sentence with the way out."""
+class NetworkError(UserError):
+    """A network that cannot be built or loaded; the message is one sentence and names a remedy."""
 
 
 @keras.saving.register_keras_serializable(package="genre_stream")
 class SpectrogramToImage(keras.layers.Layer):  # type: ignore[misc]
-    """Turn log-mel windows into the images that InceptionV3 was pretrained on.
+    """Convert log-mel windows to images in the format that InceptionV3 was pretrained on.
 
-    `x = 2 * dB / top_db + 1` lies in [-1, 1]; then a bilinear resize by `input_scale` and three
-    equal channels. The exporter puts the same steps into the ONNX graph.
+    `x = 2 * dB / top_db + 1` lies in [-1, 1]; then follow a bilinear resize by `input_scale` and
+    three equal channels. `export.convert` builds the same steps into the ONNX graph.
 
     Parameters
     ----------
@@ -85,7 +71,7 @@ class SpectrogramToImage(keras.layers.Layer):  # type: ignore[misc]
         return keras.ops.repeat(images, 3, axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        """Return what Keras needs to make this layer again."""
+        """Return the constructor's arguments, for Keras' serialisation."""
         return {
             **super().get_config(),
             "top_db": self.top_db,
@@ -94,15 +80,15 @@ class SpectrogramToImage(keras.layers.Layer):  # type: ignore[misc]
 
 
 def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) -> keras.Model:
-    """Return InceptionV3 with a mean over the image and one dense layer, images to logits.
+    """Build InceptionV3 with global average pooling and one dense layer, images to logits.
 
     Parameters
     ----------
     labels : sequence of str
-        What the network will tell apart.
+        The classes.
     weights : str
         `none` (random), `imagenet` (Keras downloads it), the path of a notop weights file, or the
-        folder of an earlier run, whose new layer is taken over too where its labels are the same.
+        folder of an earlier run, whose dense layer is copied too if its labels are the same.
     dropout : float
         Share of features dropped in training, 0 to 1.
 
@@ -115,7 +101,7 @@ def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) 
     Raises
     ------
     NetworkError
-        If the weights cannot be had or do not fit.
+        If the weights cannot be downloaded or read, or do not fit.
     """
     backbone = keras.applications.InceptionV3(
         weights=None, include_top=False, input_shape=(None, None, 3), name=BACKBONE
@@ -123,27 +109,27 @@ def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) 
     images = keras.Input((None, None, 3), name="images")
     features = keras.layers.GlobalAveragePooling2D(name="mean")(backbone(images))
     features = keras.layers.Dropout(dropout, name="dropout")(features)
-    # float32 also under mixed precision: the loss needs it.
+    # The loss needs float32, also under mixed precision.
     logits = keras.layers.Dense(len(labels), dtype="float32", name="logits")(features)
     network = keras.Model(images, logits, name="image_network")
-    earlier = earlier_run(weights)
-    if earlier is None:
+    folder = earlier_run(weights)
+    if folder is None:
         _load_pretrained(backbone, weights)
     else:
-        _take_over(network, labels, earlier)
+        _copy_weights(network, labels, folder)
     return network
 
 
 def earlier_run(weights: str) -> Path | None:
-    """Return the folder of the run whose network `--weights` names, None if it names no run."""
+    """Return the run folder that `--weights` names; None if it names anything else."""
     folder = Path(weights)
     return folder if weights not in ("none", "imagenet") and folder.is_dir() else None
 
 
-def _take_over(network: keras.Model, labels: Sequence[str], run: Path) -> None:
-    """Start from what an earlier run has learnt."""
-    earlier, facts = load_image_network(run)
-    if facts["labels"] == list(labels):
+def _copy_weights(network: keras.Model, labels: Sequence[str], folder: Path) -> None:
+    """Copy the weights of an earlier run: all if its labels are the same, else the backbone's."""
+    earlier, run = load_image_network(folder)
+    if run.labels == tuple(labels):
         network.set_weights(earlier.get_weights())
     else:
         backbone = earlier.get_layer(BACKBONE)
@@ -173,7 +159,7 @@ def _load_pretrained(backbone: keras.Model, weights: str) -> None:
         )
     try:
         backbone.load_weights(path)
-    except DAMAGE as error:
+    except DAMAGED_FILE_ERRORS as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise NetworkError(
             f"--weights {weights}: not weights of InceptionV3 without its top ({reason})"
@@ -183,7 +169,7 @@ def _load_pretrained(backbone: keras.Model, weights: str) -> None:
 def with_preprocessing(
     image_network: keras.Model, spec: SpectrogramSpec, frames: int, input_scale: float
 ) -> keras.Model:
-    """Return the network from log-mel windows to logits, sharing `image_network`'s weights.
+    """Put the conversion to images in front of a network, whose weights are shared.
 
     Parameters
     ----------
@@ -207,10 +193,11 @@ def with_preprocessing(
         If the image would be smaller than the 75 x 75 pixels that InceptionV3 takes.
     """
     height, width = (round(size * input_scale) for size in (spec.n_mels, frames))
-    if min(height, width) < 75:
+    if min(height, width) < SMALLEST_IMAGE:
         raise NetworkError(
             f"a window of {spec.n_mels} bands x {frames} frames at input scale {input_scale:g} is "
-            f"{height} x {width} pixels and InceptionV3 needs 75 x 75; raise --input-scale, "
+            f"{height} x {width} pixels and InceptionV3 needs {SMALLEST_IMAGE} x {SMALLEST_IMAGE}; "
+            "raise --input-scale, "
             "--window-seconds or --mels"
         )
     spectrograms = keras.Input((spec.n_mels, frames), name="spectrogram")
@@ -218,80 +205,56 @@ def with_preprocessing(
     return keras.Model(spectrograms, image_network(images), name="genre_network")
 
 
-def save_image_network(image_network: keras.Model, run: Path) -> None:
-    """Write the network of a run so that a reader sees all of it or the one before.
+def save_image_network(image_network: keras.Model, folder: Path) -> None:
+    """Write the network of a run atomically.
 
     Raises
     ------
     OSError
-        If there is no room for it; the message is one line.
+        If it cannot be written, or the disk has too little room; the message is one line.
     """
-    with replacing(run / "model.keras", bytes_of(image_network.variables)) as partial:
+    with atomic_write(folder / NETWORK_FILE, file_size(image_network.variables)) as partial:
         image_network.save(partial)
 
 
-def bytes_of(variables: Iterable[Any]) -> int:
-    """Return what variables take in a file, with some room for what surrounds them."""
+def file_size(variables: Iterable[Any]) -> int:
+    """Return an upper estimate of the size of a Keras file with these variables, in bytes."""
     variables = list(variables)
     values = sum(math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in variables)
     return int(values) + FILE_BYTES_PER_VARIABLE * len(variables)
 
 
-def load_image_network(run: Path) -> tuple[keras.Model, dict[str, Any]]:
-    """Load the network of a run as it was saved, images to logits.
-
-    Parameters
-    ----------
-    run : Path
-        Folder with `run.json` and `model.keras`.
-
-    Returns
-    -------
-    model : keras.Model
-        As `build_image_network` returned it.
-    facts : dict
-        The content of `run.json`.
+def load_image_network(folder: Path) -> tuple[keras.Model, Run]:
+    """Load the network of a run as `build_image_network` returned it, and the run itself.
 
     Raises
     ------
     NetworkError
-        If the run has no network or a damaged one.
-    DatasetError
-        If the folder is no run.
+        If the run has no network yet or a damaged one.
+    RunError
+        If the folder is not a run.
     """
-    facts = read_facts(run)
-    path = run / "model.keras"
+    run = read_run(folder)
+    path = folder / NETWORK_FILE
     if not path.is_file():
-        raise NetworkError(f"{run}: the run has no model.keras yet; continue it with --resume")
+        raise NetworkError(
+            f"{folder}: the run has no {NETWORK_FILE} yet; continue it with --resume"
+        )
     try:
-        return keras.saving.load_model(path, compile=False), facts
-    except DAMAGE as error:
+        return keras.saving.load_model(path, compile=False), run
+    except DAMAGED_FILE_ERRORS as error:
         raise NetworkError(
             f"{path}: damaged or not made by genre-train: restore it from a copy, or train again"
         ) from error
 
 
-def load_run(run: Path) -> tuple[keras.Model, dict[str, Any]]:
-    """Load a finished run.
-
-    Parameters
-    ----------
-    run : Path
-        Folder with `run.json` and `model.keras`.
-
-    Returns
-    -------
-    model : keras.Model
-        Log-mel windows, as long as those of the training, to logits.
-    facts : dict
-        The content of `run.json`.
+def load_network(folder: Path) -> tuple[keras.Model, Run]:
+    """Load the network of a run from log-mel windows of the training's length to logits.
 
     Raises
     ------
-    NetworkError, DatasetError
-        If the folder is not a finished run.
+    NetworkError, RunError
+        As `load_image_network`.
     """
-    image_network, facts = load_image_network(run)
-    spec = SpectrogramSpec.from_dict(facts["spec"])
-    frames, scale = int(facts["window_frames"]), float(facts["input_scale"])
-    return with_preprocessing(image_network, spec, frames, scale), facts
+    image_network, run = load_image_network(folder)
+    return with_preprocessing(image_network, run.spec, run.window_frames, run.input_scale), run

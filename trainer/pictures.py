@@ -11,8 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from streamer.core.spectrogram import SpecError, SpectrogramSpec
+from streamer.system.files import atomic_write
 from trainer.tracks import MIN_SECONDS, SPEC_FILE, DatasetError
-from trainer.writing import replacing
 
 Levels = NDArray[np.uint8]
 
@@ -86,7 +86,7 @@ def write_picture(path: Path, levels: Levels, origin: str | None = None) -> None
     about = PngInfo()
     if origin is not None:
         about.add_text(ORIGIN_KEY, origin)
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         Image.fromarray(np.ascontiguousarray(levels[::-1])).save(partial, "PNG", pnginfo=about)
 
 

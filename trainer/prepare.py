@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamer.core.spectrogram import SpectrogramSpec, log_mel, relative_to_peak, to_levels
+from streamer.system.files import write_json
 from streamer.system.processors import processors
 from trainer.audio import AudioError, read_audio
 from trainer.discovery import MANIFEST_FILE, find_background, find_tracks
 from trainer.pictures import Levels, read_origin, read_picture, write_picture
 from trainer.progress import progress_bar
 from trainer.tracks import SPEC_FILE, DatasetError, Skipped, is_picture_folder
-from trainer.writing import write_json
 
 
 @dataclass(frozen=True, slots=True)

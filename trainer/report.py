@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import html
 import io
 import json
@@ -18,14 +19,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from streamer.core.spectrogram import SpectrogramSpec, from_levels, relative_to_peak
+from streamer.core.spectrogram import from_levels, relative_to_peak
+from streamer.system.files import write_file
 from trainer import figures
-from trainer.augment import Augmentation, augment
+from trainer.augment import augment
 from trainer.discovery import find_background, find_tracks
 from trainer.pictures import read_picture
-from trainer.run_folder import read_facts
+from trainer.run import Run, read_run
 from trainer.tracks import DatasetError, Skipped, Track
-from trainer.writing import write_file, write_table
 
 EXAMPLES = 3
 """Number of tracks whose spectrograms are shown."""
@@ -82,12 +83,12 @@ ROBUSTNESS_COLUMNS = {
 """Formats of the fields of `trainer.robustness.RobustnessResult`."""
 
 
-def write_report(run: Path) -> Path:
+def write_report(folder: Path) -> Path:
     """Write `RUN/report/index.html`.
 
     Parameters
     ----------
-    run : Path
+    folder : Path
         Run folder; evaluations that are missing in it are left out.
 
     Returns
@@ -97,33 +98,35 @@ def write_report(run: Path) -> Path:
 
     Raises
     ------
+    RunError
+        If the folder is not a run.
     DatasetError
-        If the folder is not a run or the files of an evaluation in it are damaged.
+        If the files of an evaluation in it are damaged.
     """
-    facts = read_facts(run)
-    results = run / "evaluation"
-    report = _Report(run / "report")
-    tracks, skipped = _tracks_of(facts)
+    run = read_run(folder)
+    results = folder / "evaluation"
+    report = _Report(folder / "report")
+    tracks, skipped = _tracks_of(run)
     metrics = results / "metrics.json"
     evaluation = _read_json(metrics) if metrics.is_file() else {}
     sections = [
-        _header(run, facts),
-        _headline(facts, evaluation),
-        _training_section(run, report),
+        _header(folder, run),
+        _headline(run, evaluation),
+        _training_section(folder, report),
         *(_set_section(results, name, evaluation, report) for name in evaluation.get("sets", {})),
         *(
-            _stream_section(results, _read_json(path), facts["labels"], report)
+            _stream_section(results, _read_json(path), run.labels, report)
             for path in sorted(results.glob("stream_*.json"))
         ),
         *(
             _robustness_section(_read_json(path), report)
             for path in sorted(results.glob("robustness_*.json"))
         ),
-        _examples_section(facts, tracks, report),
-        _skipped_section(facts, skipped),
-        _settings_section(facts),
+        _examples_section(run, tracks, report),
+        _skipped_section(run, skipped),
+        _settings_section(run),
     ]
-    return report.write_page(f"genre-train: {run.resolve().name}", sections)
+    return report.write_page(f"genre-train: {folder.resolve().name}", sections)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -145,13 +148,12 @@ def _damage_reported(path: Path) -> Iterator[None]:
         raise DatasetError(f"{path} is damaged or gone: evaluate again, or delete it") from error
 
 
-def _tracks_of(facts: Mapping[str, Any]) -> tuple[list[Track], list[Skipped]]:
+def _tracks_of(run: Run) -> tuple[list[Track], list[Skipped]]:
     """Return the tracks and the skipped files of a run's folders; none if a folder is gone."""
-    settings = facts["settings"]
     try:
-        tracks, skipped = find_tracks(Path(settings["data"]))
-        if settings["background"]:
-            skipped = skipped + find_background(Path(settings["background"]))[1]
+        tracks, skipped = find_tracks(run.settings.data)
+        if run.settings.background:
+            skipped = skipped + find_background(run.settings.background)[1]
     except DatasetError:
         return [], []
     return tracks, skipped
@@ -170,7 +172,7 @@ class _Report:
         """Write a figure and return it as an HTML element with an embedded SVG image."""
         write_file(self._folder / f"{name}.png", _image(figure, format="png", dpi=160))
         if numbers is not None:
-            write_table(self._folder / f"{name}.csv", numbers, index=True)
+            write_file(self._folder / f"{name}.csv", numbers.to_csv())
         svg = base64.b64encode(_image(figure, format="svg", metadata={"Date": None})).decode()
         return (
             f'<figure><img alt="{_text(caption)}" src="data:image/svg+xml;base64,{svg}">'
@@ -234,19 +236,19 @@ def _rows(formats: Mapping[str, str], values: Mapping[str, Any]) -> list[tuple[s
     return [(title, template.format(**values)) for title, template in formats.items()]
 
 
-def _header(run: Path, facts: Mapping[str, Any]) -> str:
-    seconds = facts["window_frames"] * SpectrogramSpec.from_dict(facts["spec"]).hop_seconds
-    return f"<h1>{_text(run.resolve().name)}</h1>" + _soft(
-        f"InceptionV3 on windows of {seconds:.1f} s, {len(facts['labels'])} labels, "
-        f"{len(facts['split']['train'])} training tracks, seed {facts['seed']}."
+def _header(folder: Path, run: Run) -> str:
+    seconds = run.window_frames * run.spec.hop_seconds
+    return f"<h1>{_text(folder.resolve().name)}</h1>" + _soft(
+        f"InceptionV3 on windows of {seconds:.1f} s, {len(run.labels)} labels, "
+        f"{len(run.split.train)} training tracks, seed {run.seed}."
     )
 
 
-def _headline(facts: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+def _headline(run: Run, evaluation: Mapping[str, Any]) -> str:
     if not evaluation:
         return (
             _note("Not evaluated yet: run <code>genre-train evaluate</code>.")
-            + f"<p>Split: {_text(facts['split']['protocol'])}.</p>"
+            + f"<p>Split: {_text(run.split.protocol)}.</p>"
         )
     cards = ""
     for name, result in evaluation["sets"].items():
@@ -275,8 +277,8 @@ def _headline(facts: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _training_section(run: Path, report: _Report) -> str:
-    path = run / "history.csv"
+def _training_section(folder: Path, report: _Report) -> str:
+    path = folder / "history.csv"
     if not path.is_file():
         return ""
     history = _read_table(path)
@@ -387,18 +389,17 @@ def _robustness_section(content: Mapping[str, Any], report: _Report) -> str:
     )
 
 
-def _examples_section(facts: Mapping[str, Any], tracks: Sequence[Track], report: _Report) -> str:
-    trained_on = set(facts["split"]["train"])
+def _examples_section(run: Run, tracks: Sequence[Track], report: _Report) -> str:
+    trained_on = set(run.split.train)
     first_of_genre = {track.genre: track for track in reversed(tracks) if track.name in trained_on}
     chosen = sorted(first_of_genre.values(), key=lambda track: track.name)[:EXAMPLES]
     if not chosen:
         return ""
-    spec = SpectrogramSpec.from_dict(facts["spec"])
-    strength = Augmentation.from_dict(facts["settings"]["augmentation"])
-    random = np.random.default_rng(facts["seed"])
+    spec, strength = run.spec, run.settings.augmentation
+    random = np.random.default_rng(run.seed)
     examples = []
     for track in chosen:
-        levels = read_picture(track.path)[:, : facts["window_frames"]]
+        levels = read_picture(track.path)[:, : run.window_frames]
         window = relative_to_peak(from_levels(levels, spec.top_db), spec.top_db)
         augmented = [augment(window, random, spec, strength) for _ in range(AUGMENTED)]
         examples.append((track.name, [window, *augmented]))
@@ -411,8 +412,8 @@ def _examples_section(facts: Mapping[str, Any], tracks: Sequence[Track], report:
     return f"<h2>Input of the network</h2>{_figures(drawing)}"
 
 
-def _skipped_section(facts: Mapping[str, Any], skipped: Sequence[Skipped]) -> str:
-    missing = facts["split"]["missing"]
+def _skipped_section(run: Run, skipped: Sequence[Skipped]) -> str:
+    missing = run.split.missing
     content = ""
     if missing:
         names = ", ".join(missing[:MAX_LISTED]) + (" …" if len(missing) > MAX_LISTED else "")
@@ -428,15 +429,15 @@ def _skipped_section(facts: Mapping[str, Any], skipped: Sequence[Skipped]) -> st
     return f"<h2>Skipped</h2>{content}"
 
 
-def _settings_section(facts: Mapping[str, Any]) -> str:
-    settings = dict(facts["settings"])
+def _settings_section(run: Run) -> str:
+    settings = dataclasses.asdict(run.settings)
     strengths = settings.pop("augmentation")
     rows = [*settings.items(), *((f"augmentation {name}", strengths[name]) for name in strengths)]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     return (
         "<h2>How it was made</h2>"
-        f"<pre>{_text(facts['command'])}</pre>"
-        f"<p>Commit {_text(facts['git'] or 'unknown')}; {_text(versions)}; "
-        f"{facts['train_seconds'] / 60:.0f} minutes of training.</p>"
+        f"<pre>{_text(run.command)}</pre>"
+        f"<p>Commit {_text(run.git or 'unknown')}; {_text(versions)}; "
+        f"{run.train_seconds / 60:.0f} minutes of training.</p>"
         f"<details><summary>All settings</summary>{_table(rows)}</details>"
     )

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from streamer.core.model import Classifier
 from streamer.core.spectrogram import Columns, Samples, SpectrogramSpec, log_mel
+from streamer.system.files import write_file, write_json
 from trainer.audio import AudioError, decode_with_ffmpeg, read_audio
 from trainer.evaluate import compute_metrics, predict
 from trainer.tracks import DatasetError, Track
-from trainer.writing import write_json, write_table
 
 Random = np.random.Generator
 Degradation = Callable[[Samples, int, Random], Samples]
@@ -317,6 +317,6 @@ def write_robustness(
     """Write the results as CSV and JSON into a folder, created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [asdict(result) for result in results]
-    write_table(folder / f"robustness_{set_name}.csv", pd.DataFrame(rows))
+    write_file(folder / f"robustness_{set_name}.csv", pd.DataFrame(rows).to_csv(index=False))
     content = {"set": set_name, "protocol": protocol, "ways": rows}
     write_json(folder / f"robustness_{set_name}.json", content)

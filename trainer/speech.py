@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from streamer.system.files import write_file
 from trainer.progress import progress_bar
 from trainer.tracks import MIN_SECONDS, DatasetError
-from trainer.writing import write_file
 
 Random = np.random.Generator
 

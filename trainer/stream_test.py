@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from streamer.core.contract import ModelContract
 from streamer.core.decision import Decision, State
 from streamer.core.model import Classifier
+from streamer.system.files import write_file, write_json
 from trainer.evaluation_sets import EvaluationSets
 from trainer.metrics import calibration_error
 from trainer.progress import progress_bar
 from trainer.synthetic_stream import SyntheticStream, TrueSegment, make_stream, play
 from trainer.tracks import DatasetError
-from trainer.writing import write_json, write_table
 
 ACCURACY_SECONDS = (1, 3, 5, 10, 30)
 """Seconds since the start of a song at which `accuracy_after` is computed."""
@@ -354,7 +354,10 @@ def write_stream_test(test: StreamTest, folder: Path, name: str, sets: Evaluatio
         "result": dataclasses.asdict(test.result),
     }
     write_json(folder / f"stream_{name}.json", content)
-    write_table(folder / f"stream_{name}_programme.csv", pd.DataFrame(test.stream.segments))
+    write_file(
+        folder / f"stream_{name}_programme.csv",
+        pd.DataFrame(test.stream.segments).to_csv(index=False),
+    )
     columns = ("position", "hop_seconds", "state", "genre", "confidence")
     rows = [{column: getattr(d, column) for column in columns} for d in test.decisions]
-    write_table(folder / f"stream_{name}_decisions.csv", pd.DataFrame(rows))
+    write_file(folder / f"stream_{name}_decisions.csv", pd.DataFrame(rows).to_csv(index=False))

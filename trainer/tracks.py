@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamer.system.commandline import UserError
+
 AUDIO_SUFFIXES = frozenset({".au", ".wav", ".flac", ".mp3", ".ogg", ".m4a"})
 """Suffixes, in lower case, of audio files."""
 
@@ -19,7 +21,7 @@ MIN_SECONDS = 3.0
 """Shortest usable track, in seconds: it fills the smallest window."""
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A folder, list or picture that cannot be trained on; the message is one line for the user."""
 
 

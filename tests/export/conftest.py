@@ -1,4 +1,4 @@
-"""One small run and one folder of pictures, made once for all tests of the exporter."""
+"""A small run and a folder of pictures for the tests of the exporter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a finished run around a network of a few thousand weights."""
+    """Return a finished run with a network of a few thousand weights."""
     return support.run.write_run(
         tmp_path_factory.mktemp("runs") / "tiny", support.run.tiny_network()
     )
@@ -24,7 +24,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of pictures: smooth noise, 10 tracks of 200 columns in two genres."""
     root = tmp_path_factory.mktemp("pictures")
     draw = np.random.default_rng(11)
-    (root / "spectrogram.json").write_text(json.dumps(support.run.FACTS["spec"]))
+    (root / "spectrogram.json").write_text(json.dumps(support.run.RUN["spec"]))
     for genre in ("blues", "rock"):
         (root / genre).mkdir()
         for number in range(5):

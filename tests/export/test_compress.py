@@ -1,4 +1,4 @@
-"""Weights become smaller without becoming much different."""
+"""Smaller weights, and how much they differ."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def types(model: onnx.ModelProto) -> dict[str, type]:
     }
 
 
-def test_the_first_layers_stay_finer_and_small_ones_stay_as_they_are() -> None:
+def test_the_first_layers_are_float16_and_small_ones_stay_float32() -> None:
     draw = np.random.default_rng(0)
     first = draw.normal(size=(32, 64)).astype(np.float32)
     middle = draw.normal(size=(64, 1024)).astype(np.float32)
@@ -86,7 +86,7 @@ def test_the_first_layers_stay_finer_and_small_ones_stay_as_they_are() -> None:
     }
 
 
-def test_weights_beyond_the_range_of_float16_are_left_alone() -> None:
+def test_weights_beyond_the_range_of_float16_stay_float32() -> None:
     weights = np.full((32, 32), 1e5, np.float32)
     assert types(to_float16(network(weights, weights / 10))) == {
         "w0": np.float32,
@@ -94,7 +94,7 @@ def test_weights_beyond_the_range_of_float16_are_left_alone() -> None:
     }
 
 
-def test_the_model_that_is_given_stays_as_it_is() -> None:
+def test_the_given_model_is_not_changed() -> None:
     model = network(np.ones((64, 64), np.float32))
     before = model.SerializeToString()
     to_int8(model)

@@ -1,4 +1,4 @@
-"""The graph answers what Keras answers, and a file of any precision is used like any other."""
+"""An exported graph predicts what Keras predicts, in every precision."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from onnx import numpy_helper
 
 from export.cli import main
 from export.convert import Network
-from export.errors import ExportError, UsageError
+from export.errors import ExportError
+from export.exporter import ExportSettings, export
 from export.pictures import read_windows
-from export.place import check_writable, write
-from export.run import read_run
-from export.steps import Order, export
+from export.source import read_source
 from streamer.core.contract import METADATA_KEY
 from streamer.core.model import Classifier, ModelError, golden_spectrogram
+from streamer.system.commandline import UserError
 from trainer.discovery import find_tracks
 from trainer.network import with_preprocessing
 
@@ -36,7 +36,7 @@ PRECISIONS = ["float32", "float16", "int8", "static"]
 
 
 def silent(_line: str) -> None:
-    pass
+    """Discard progress."""
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,16 @@ def files(
     for precision in PRECISIONS:
         calibrate = pictures if precision == "static" else None
         out = folder / f"{precision}.onnx"
-        export(Order(read_run(tiny_run), out, precision=precision, calibrate=calibrate), silent)
+        export(
+            ExportSettings(read_source(tiny_run), out, precision=precision, calibrate=calibrate),
+            silent,
+        )
     return {precision: folder / f"{precision}.onnx" for precision in PRECISIONS}
 
 
 @pytest.fixture(scope="module")
 def network(tiny_run: Path) -> Network:
-    return Network(read_run(tiny_run))
+    return Network(read_source(tiny_run))
 
 
 @pytest.mark.parametrize("frames", [39, 40, 65, 129, 387])
@@ -68,21 +71,21 @@ def test_the_float32_file_equals_keras_for_every_length(
 
 
 @pytest.mark.parametrize("scale", [1, 1.2, 2])
-def test_the_exporter_prepares_images_exactly_as_the_trainer_does(
+def test_the_exporter_makes_the_same_images_as_the_trainer(
     tiny_run: Path, tmp_path: Path, scale: float
 ) -> None:
     images = keras.saving.load_model(tiny_run / "model.keras")
-    run = read_run(support.run.write_run(tmp_path / "run", images, input_scale=scale))
+    run = read_source(support.run.write_run(tmp_path / "run", images, input_scale=scale))
     spec = run.contract.spectrogram
     for frames in (77, 90):
         trained = with_preprocessing(images, spec, frames, scale)
         window = golden_spectrogram(spec, frames, seed=4)
-        wanted = np.asarray(trained(window, training=False))
-        assert np.abs(Network(run).logits(window) - wanted).max() < 1e-4
+        expected = np.asarray(trained(window, training=False))
+        assert np.abs(Network(run).logits(window) - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize(("precision", "largest"), [("float16", 0.01), ("int8", 0.1)])
-def test_smaller_weights_change_logits_only_a_little(
+def test_smaller_weights_change_logits_little(
     files: dict[str, Path], network: Network, precision: str, largest: float
 ) -> None:
     classifier = Classifier.load(files[precision])
@@ -90,7 +93,7 @@ def test_smaller_weights_change_logits_only_a_little(
     assert 0 < np.abs(classifier.logits(window) - network.logits(window)).max() < largest
 
 
-def test_a_window_is_answered_alike_alone_and_in_a_batch(files: dict[str, Path]) -> None:
+def test_a_window_gets_the_same_logits_alone_and_in_a_batch(files: dict[str, Path]) -> None:
     for precision in PRECISIONS:
         classifier = Classifier.load(files[precision], threads=2)
         spec = classifier.contract.spectrogram
@@ -138,16 +141,16 @@ def test_the_static_file_computes_with_integers(files: dict[str, Path]) -> None:
     assert Classifier.load(files["static"]).contract.precision == "static"
 
 
-def test_the_contract_is_the_run_s_and_holds_no_paths(files: dict[str, Path]) -> None:
+def test_the_contract_is_that_of_the_run_and_holds_no_paths(files: dict[str, Path]) -> None:
     contract = Classifier.load(files["int8"]).contract
-    facts = support.run.FACTS
+    run = support.run.RUN
     assert contract.name == "tiny"
     assert contract.precision == "int8"
-    assert list(contract.labels) == facts["labels"]
-    assert contract.spectrogram.to_dict() == facts["spec"]
+    assert list(contract.labels) == run["labels"]
+    assert contract.spectrogram.to_dict() == run["spec"]
     assert (contract.window_frames, contract.min_frames) == (65, 39)
-    assert contract.temperature == facts["temperature"]
-    assert contract.decision == facts["decision"]
+    assert contract.temperature == run["temperature"]
+    assert contract.decision == run["decision"]
     assert contract.training == {
         "dataset": "noise",
         "split": "lists",
@@ -160,7 +163,7 @@ def test_the_contract_is_the_run_s_and_holds_no_paths(files: dict[str, Path]) ->
     assert b"/home/somebody" not in files["int8"].read_bytes()
 
 
-def test_swapping_two_labels_of_an_exported_file_is_noticed(
+def test_an_exported_file_with_swapped_labels_is_refused(
     files: dict[str, Path], tmp_path: Path
 ) -> None:
     model = onnx.load(files["int8"])
@@ -189,35 +192,33 @@ def test_an_exported_file_loads_where_no_framework_is_installed(files: dict[str,
     assert (done.returncode, done.stdout, done.stderr) == (0, "tiny\n", "")
 
 
-def test_everybody_may_read_the_file_that_the_umask_lets_read(files: dict[str, Path]) -> None:
+def test_the_permissions_of_a_file_follow_the_umask(files: dict[str, Path]) -> None:
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE(files["int8"].stat().st_mode) == 0o666 & ~umask
 
 
-def test_a_link_stays_and_the_file_that_it_leads_to_is_replaced(
-    files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_the_file_that_a_link_leads_to_is_replaced(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     file, link = tmp_path / "models" / "new.onnx", tmp_path / "model.onnx"
     file.write_bytes(b"the old one")
     link.symlink_to(file)
-    check_writable(link)
-    write(link, files["int8"].read_bytes())
+    export(ExportSettings(read_source(tiny_run), link), silent)
     assert link.is_symlink()
     assert Classifier.load(file).contract.name == "tiny"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["model.onnx", "models", "new.onnx"]
 
 
-def test_a_table_compares_the_file_with_keras_on_tracks_it_was_not_trained_on(
+def test_verify_compares_the_file_with_keras_on_unseen_tracks(
     tiny_run: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    split = {**support.run.FACTS["split"], "train": ["blues.00000", "rock.00004"]}
+    split = {**support.run.RUN["split"], "train": ["blues.00000", "rock.00004"]}
     images = keras.saving.load_model(tiny_run / "model.keras")
     run = support.run.write_run(tmp_path / "run", images, split=split)
     lines: list[str] = []
     export(
-        Order(read_run(run), tmp_path / "a.onnx", verify=pictures, min_agreement=0.8), lines.append
+        ExportSettings(read_source(run), tmp_path / "a.onnx", verify=pictures, min_agreement=0.8),
+        lines.append,
     )
     start = lines.index("Comparing on 24 windows of 8 tracks in " + str(pictures))
     head, *rows = [line.split() for line in lines[start + 1].splitlines()]
@@ -228,21 +229,22 @@ def test_a_table_compares_the_file_with_keras_on_tracks_it_was_not_trained_on(
     assert rows[0][-1].endswith("%")
 
 
-def test_a_comparison_on_nothing_but_training_tracks_says_so(
+def test_verify_reports_if_there_are_only_training_tracks(
     tiny_run: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    names = [track.track for track in read_windows(pictures, read_run(tiny_run).contract)]
+    names = [track.track for track in read_windows(pictures, read_source(tiny_run).contract)]
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
-    support.run.write_facts(run, split={**support.run.FACTS["split"], "train": names})
+    support.run.write_run_file(run, split={**support.run.RUN["split"], "train": names})
     lines: list[str] = []
     export(
-        Order(read_run(run), tmp_path / "a.onnx", verify=pictures, min_agreement=0.8), lines.append
+        ExportSettings(read_source(run), tmp_path / "a.onnx", verify=pictures, min_agreement=0.8),
+        lines.append,
     )
     assert f"Comparing on 30 windows of 10 tracks in {pictures}, all of them trained on" in lines
 
 
-def test_tracks_of_one_s_own_music_that_were_trained_on_are_left_out(
+def test_training_tracks_of_any_names_are_left_out(
     tiny_run: Path, pictures: Path, tmp_path: Path
 ) -> None:
     own = tmp_path / "own"
@@ -250,31 +252,31 @@ def test_tracks_of_one_s_own_music_that_were_trained_on_are_left_out(
     for number, path in enumerate(sorted(own.glob("rock/*.png"))):
         path.rename(path.with_name(f"song {number}.png"))
     names = [track.name for track in find_tracks(own)[0]]
-    contract = read_run(tiny_run).contract
+    contract = read_source(tiny_run).contract
     assert [track.track for track in read_windows(own, contract)] == names
     assert names[4:6] == ["blues.00004", "rock/song 0"]
 
-    split = {**support.run.FACTS["split"], "train": names[2:8]}
-    run = support.run.write_facts(tmp_path / "run", split=split, learnt_before=names[:2])
+    split = {**support.run.RUN["split"], "train": names[2:8]}
+    run = support.run.write_run_file(tmp_path / "run", split=split, learnt_before=names[:2])
     (run / "model.keras").touch()
-    left = read_windows(own, contract, leave_out=read_run(run).trained_on)
-    assert [track.track for track in left] == names[8:]
+    remaining = read_windows(own, contract, leave_out=read_source(run).run.trained_tracks)
+    assert [track.track for track in remaining] == names[8:]
 
 
-def test_a_file_that_agrees_too_little_is_not_written_and_the_old_one_stays(
+def test_a_file_that_agrees_too_little_is_not_written(
     tiny_run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "model.onnx"
     out.write_bytes(b"the old one")
-    monkeypatch.setattr("export.steps.to_int8", _ruin)
+    monkeypatch.setattr("export.exporter.to_int8", _negate_head)
     with pytest.raises(ExportError, match=r"^int8 keeps the top genre of only .* nothing was wri"):
-        export(Order(read_run(tiny_run), out, verify=pictures), silent)
+        export(ExportSettings(read_source(tiny_run), out, verify=pictures), silent)
     assert out.read_bytes() == b"the old one"
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def _ruin(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with all answers turned round."""
+def _negate_head(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with negated weights of the last layer."""
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
         if values.shape[-1:] == (len(support.run.LABELS),):
@@ -282,7 +284,7 @@ def _ruin(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def test_a_reader_who_leaves_does_not_stop_the_export(
+def test_a_closed_standard_output_does_not_stop_the_export(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "model.onnx"
@@ -295,7 +297,7 @@ def test_a_reader_who_leaves_does_not_stop_the_export(
     assert Classifier.load(out).contract.name == "tiny"
 
 
-def test_a_network_that_answers_nan_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_network_that_predicts_nan_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     images = keras.saving.load_model(tiny_run / "model.keras")
     kernel, bias = images.layers[-1].get_weights()
     images.layers[-1].set_weights([kernel * np.nan, bias])
@@ -303,26 +305,28 @@ def test_a_network_that_answers_nan_is_refused(tiny_run: Path, tmp_path: Path) -
     with pytest.raises(
         ExportError, match=r"^the network answers with NaN or infinity: train again"
     ):
-        export(Order(read_run(run), tmp_path / "model.onnx"), silent)
+        export(ExportSettings(read_source(run), tmp_path / "model.onnx"), silent)
 
 
-def test_a_run_whose_network_has_other_classes_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_network_with_another_number_of_classes_is_refused(
+    tiny_run: Path, tmp_path: Path
+) -> None:
     images = keras.saving.load_model(tiny_run / "model.keras")
     run = support.run.write_run(tmp_path / "run", images, labels=["one", "two"])
-    with pytest.raises(UsageError, match=r"model\.keras has 10 classes and run\.json 2 labels"):
-        export(Order(read_run(run), tmp_path / "model.onnx"), silent)
+    with pytest.raises(UserError, match=r"model\.keras has 10 classes and run\.json 2 labels"):
+        export(ExportSettings(read_source(run), tmp_path / "model.onnx"), silent)
 
 
-def _cut(network: bytearray) -> None:
+def _truncate(network: bytearray) -> None:
     del network[5000:]
 
 
-def _spoil_content(network: bytearray) -> None:
+def _flip_byte(network: bytearray) -> None:
     network[len(network) // 2] ^= 0xFF
 
 
-def _spoil_method(network: bytearray, method: int) -> None:
-    """Change how the archive says that each of its files is compressed."""
+def _change_compression_method(network: bytearray, method: int) -> None:
+    """Replace the compression method in every header of the archive."""
     for signature, place in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
         start = network.find(signature)
         while start >= 0:
@@ -331,30 +335,30 @@ def _spoil_method(network: bytearray, method: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
-        _cut,
-        _spoil_content,
-        partial(_spoil_method, method=zipfile.ZIP_DEFLATED),
-        partial(_spoil_method, method=99),
+        _truncate,
+        _flip_byte,
+        partial(_change_compression_method, method=zipfile.ZIP_DEFLATED),
+        partial(_change_compression_method, method=99),
     ],
-    ids=["cut", "content", "known method", "unknown method"],
+    ids=["truncated", "flipped byte", "known method", "unknown method"],
 )
 def test_a_damaged_keras_file_is_refused(
-    tiny_run: Path, tmp_path: Path, spoil: Callable[[bytearray], None]
+    tiny_run: Path, tmp_path: Path, damage: Callable[[bytearray], None]
 ) -> None:
-    run = support.run.write_facts(tmp_path / "run")
+    run = support.run.write_run_file(tmp_path / "run")
     network = bytearray((tiny_run / "model.keras").read_bytes())
-    spoil(network)
+    damage(network)
     (run / "model.keras").write_bytes(network)
-    with pytest.raises(UsageError, match=r"model\.keras is damaged \(.*\): train again"):
-        export(Order(read_run(run), tmp_path / "model.onnx"), silent)
+    with pytest.raises(UserError, match=r"model\.keras is damaged \(.*\): train again"):
+        export(ExportSettings(read_source(run), tmp_path / "model.onnx"), silent)
 
 
-def test_windows_lie_one_after_the_other_and_are_relative_to_their_own_peak(
+def test_windows_are_consecutive_and_relative_to_their_own_peak(
     tiny_run: Path, pictures: Path
 ) -> None:
-    contract = read_run(tiny_run).contract
+    contract = read_source(tiny_run).contract
     tracks = read_windows(pictures, contract)
     assert [track.track for track in tracks[4:6]] == ["blues.00004", "rock.00000"]
     assert tracks[0].genre == "blues"
@@ -365,7 +369,7 @@ def test_windows_lie_one_after_the_other_and_are_relative_to_their_own_peak(
 
 
 def _empty(folder: Path) -> str:
-    (folder / "spectrogram.json").write_text(json.dumps(support.run.FACTS["spec"]))
+    (folder / "spectrogram.json").write_text(json.dumps(support.run.RUN["spec"]))
     return r"holds no picture of 39 columns or more at GENRE/TRACK\.png: make pictures with"
 
 
@@ -374,7 +378,7 @@ def _no_grid(_folder: Path) -> str:
 
 
 def _other_grid(folder: Path) -> str:
-    spec = {**support.run.FACTS["spec"], "hop_length": 512}
+    spec = {**support.run.RUN["spec"], "hop_length": 512}
     (folder / "spectrogram.json").write_text(json.dumps(spec))
     return r"^the pictures in .* are on another grid than the model: make them again with"
 
@@ -391,10 +395,10 @@ def _text_as_picture(folder: Path) -> str:
     return r"blues\.png cannot be read as a PNG picture: delete or replace it"
 
 
-@pytest.mark.parametrize("spoil", [_empty, _no_grid, _other_grid, _broken_grid, _text_as_picture])
-def test_folders_without_pictures_on_the_model_s_grid_are_refused(
-    tiny_run: Path, tmp_path: Path, spoil: Callable[[Path], str]
+@pytest.mark.parametrize("prepare", [_empty, _no_grid, _other_grid, _broken_grid, _text_as_picture])
+def test_folders_without_pictures_on_the_models_grid_are_refused(
+    tiny_run: Path, tmp_path: Path, prepare: Callable[[Path], str]
 ) -> None:
-    told = spoil(tmp_path)
-    with pytest.raises(UsageError, match=told):
-        read_windows(tmp_path, read_run(tiny_run).contract)
+    message = prepare(tmp_path)
+    with pytest.raises(UserError, match=message):
+        read_windows(tmp_path, read_source(tiny_run).contract)

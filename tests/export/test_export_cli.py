@@ -1,4 +1,4 @@
-"""genre-export tells a person in one line what is wrong, and what a file contains."""
+"""genre-export: one line for each wrong use, and the contents of a file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from export.inspection import describe
 from streamer.core.model import Classifier
 
 
-def tell(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    """Run genre-export and return its status and the only line it wrote on stderr."""
+def run_failing(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Run genre-export; return its exit status and its only line on standard error."""
     status = main([str(argument) for argument in arguments])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
@@ -28,17 +28,17 @@ def tell(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
 
 
 def fake_run(folder: Path, **changes: Any) -> Path:
-    """Write a run whose network is never opened."""
+    """Write a run with an empty network file, without the fields that are "left out"."""
     folder.mkdir()
-    facts = {**support.run.FACTS, **changes}
-    kept = {name: value for name, value in facts.items() if value != "left out"}
+    fields = {**support.run.RUN, **changes}
+    kept = {name: value for name, value in fields.items() if value != "left out"}
     (folder / "run.json").write_text(json.dumps(kept))
     (folder / "model.keras").touch()
     return folder
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "the following arguments are required: RUN, --out; see genre-export --help"),
         (
@@ -74,91 +74,107 @@ def fake_run(folder: Path, **changes: Any) -> Path:
     ],
 )
 def test_wrong_usage_is_one_line(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert tell(capsys, *arguments) == (2, told)
+    assert run_failing(capsys, *arguments) == (2, message)
 
 
-def test_a_folder_that_is_no_run_is_refused(
+def test_a_folder_that_is_not_a_run_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "model.onnx"
-    assert tell(capsys, tmp_path / "none", "--out", out) == (
+    assert run_failing(capsys, tmp_path / "none", "--out", out) == (
         2,
-        f"run {tmp_path / 'none'} is not a folder: name the run that genre-train made",
+        f"{tmp_path / 'none'} is not a training run: run.json cannot be read (No such file or "
+        "directory)",
     )
-    assert tell(capsys, tmp_path, "--out", out) == (
+    assert run_failing(capsys, tmp_path, "--out", out) == (
         2,
         f"{tmp_path} is not a training run: run.json cannot be read (No such file or directory)",
     )
     (tmp_path / "run.json").write_text("{")
-    assert tell(capsys, tmp_path, "--out", out) == (
+    assert run_failing(capsys, tmp_path, "--out", out) == (
         2,
-        f"{tmp_path / 'run.json'} is not JSON: train again or restore the file",
+        f"{tmp_path / 'run.json'} is not JSON: restore it from a copy, or train again",
     )
     (tmp_path / "run.json").write_text("[]")
-    assert tell(capsys, tmp_path, "--out", out) == (
+    assert run_failing(capsys, tmp_path, "--out", out) == (
         2,
         f"{tmp_path / 'run.json'} does not describe a training run",
     )
-    (tmp_path / "run.json").write_text(json.dumps(support.run.FACTS))
-    assert tell(capsys, tmp_path, "--out", out) == (
+    (tmp_path / "run.json").write_text(json.dumps(support.run.RUN))
+    assert run_failing(capsys, tmp_path, "--out", out) == (
         2,
         f"run {tmp_path} has no model.keras yet: finish the run with --resume",
     )
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
-        ({"temperature": "left out"}, " lacks temperature: finish the run with --resume"),
+        ({"temperature": "left out"}, " lacks temperature: restore it from a copy, or train again"),
         (
             {"labels": "left out", "seed": "left out"},
-            " lacks labels, seed: finish the run with --resume",
+            " lacks labels, seed: restore it from a copy, or train again",
         ),
         (
             {"temperature": float("nan")},
-            ": temperature must be a number from 0.01 to 100, not None",
+            ": temperature must be a valid number, not None: restore it from a copy, ",
         ),
-        ({"labels": 3}, ": labels must be a list of two or more different names, not 3"),
+        ({"labels": 3}, ": labels must be a list, not 3: restore it from a copy, or train again"),
+        (
+            {"labels": ["rock", "rock"]},
+            ": labels must be a list of two or more different names, not ['rock', 'rock']",
+        ),
+        ({"temperature": 1000}, ": temperature must be a number from 0.01 to 100, not 1000"),
         (
             {"window_frames": "x"},
-            ": window_frames must be a whole number from 1 to 100000, not 'x'",
+            ": window_frames must be a valid integer, unable to parse string as an integer, not ",
         ),
         ({"spec": {}}, ": spectrogram lacks fmax, fmin, hop_length, n_fft, n_mels, sample_rate, "),
-        ({"input_scale": 0}, ": input_scale must be a positive number, not 0"),
-        ({"split": {"train": None}}, ": split must hold lists of track names"),
-        ({"split": {"train": [["a"]]}}, ": split must hold lists of track names"),
-        ({"learnt_before": "a"}, ": learnt_before must be a list of track names"),
+        ({"input_scale": 0}, ": input_scale must be greater than 0, not 0"),
+        (
+            {"split": {"train": []}},
+            " lacks split.name, split.protocol, split.notes, split.missing, ",
+        ),
+        (
+            {"split": {**support.run.RUN["split"], "train": None}},
+            ": split.train must be a list, not None",
+        ),
+        (
+            {"split": {**support.run.RUN["split"], "train": [["a"]]}},
+            ": split.train.0 must be a valid string, not ['a']",
+        ),
+        ({"learnt_before": "a"}, ": learnt_before must be a list, not 'a'"),
     ],
 )
-def test_a_run_with_incomplete_facts_is_refused_by_their_names(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], told: str
+def test_a_wrong_field_of_a_run_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
 ) -> None:
     run = fake_run(tmp_path / "run", **changes)
-    status, line = tell(capsys, run, "--out", tmp_path / "model.onnx")
+    status, line = run_failing(capsys, run, "--out", tmp_path / "model.onnx")
     assert status == 2
-    assert line.startswith(f"{run / 'run.json'}{told}")
+    assert line.startswith(f"{run / 'run.json'}{message}")
 
 
-def test_a_place_where_no_file_can_be_written_is_refused_before_the_work(
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = fake_run(tmp_path / "run")
     file = tmp_path / "file"
     file.touch()
-    for out, told in (
+    for out, message in (
         (tmp_path, f"--out {tmp_path} is a folder: name a file in it"),
         (file / "a.onnx", f"--out {file / 'a.onnx'} cannot be written (Not a directory): name an"),
         (tmp_path / "no" / "a.onnx", f"--out {tmp_path / 'no' / 'a.onnx'} cannot be written (No "),
         (Path("/proc/a.onnx"), "--out /proc/a.onnx cannot be written ("),
     ):
-        status, line = tell(capsys, run, "--out", out)
+        status, line = run_failing(capsys, run, "--out", out)
         assert status == 2
-        assert line.startswith(told)
+        assert line.startswith(message)
 
 
-def test_what_is_no_file_is_refused_and_stays_what_it_is(
+def test_a_pipe_is_refused_as_output_and_stays(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = fake_run(tmp_path / "run")
@@ -166,7 +182,7 @@ def test_what_is_no_file_is_refused_and_stays_what_it_is(
     os.mkfifo(pipe)
     link.symlink_to(pipe)
     for out in (pipe, link):
-        assert tell(capsys, run, "--out", out) == (
+        assert run_failing(capsys, run, "--out", out) == (
             2,
             f"--out {out} is not a regular file: name another file",
         )
@@ -179,55 +195,53 @@ def test_a_name_longer_than_the_disk_allows_is_refused(
 ) -> None:
     run = fake_run(tmp_path / "run")
     long = tmp_path / ("a" * 256)
-    assert tell(capsys, run, "--out", long) == (
+    assert run_failing(capsys, run, "--out", long) == (
         2,
         f"--out {long} cannot be written (File name too long): name another file",
     )
-    assert tell(capsys, long, "--out", tmp_path / "model.onnx") == (
+    assert run_failing(capsys, long, "--out", tmp_path / "model.onnx") == (
         2,
         f"{long} is not a training run: run.json cannot be read (File name too long)",
     )
-    assert tell(capsys, "inspect", long) == (
+    assert run_failing(capsys, "inspect", long) == (
         2,
         f"model {long} cannot be read (File name too long): check the path and its permissions",
     )
 
 
-def test_what_is_not_utf_8_is_refused(
+def test_names_that_are_not_utf_8_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = os.fsdecode(b"caf\xe9")
     out = ["--out", tmp_path / "model.onnx"]
     run = fake_run(tmp_path / "run")
-    told = r"'caf\udce9' is not UTF-8: "
-    assert tell(capsys, run, *out, "--name", name) == (2, told + "give another name")
-    assert tell(capsys, "inspect", name) == (2, told + "give another name")
+    message = r"'caf\udce9' is not UTF-8: "
+    assert run_failing(capsys, run, *out, "--name", name) == (2, message + "give another name")
+    assert run_failing(capsys, "inspect", name) == (2, message + "give another name")
     unnamed = fake_run(tmp_path / name)
     monkeypatch.chdir(unnamed)
-    assert tell(capsys, ".", *out) == (2, told + "give a --name")
-    strange = fake_run(tmp_path / "strange", settings={"data": f"/music/{name}"})
-    assert tell(capsys, strange, *out) == (2, told + "give a --dataset")
+    assert run_failing(capsys, ".", *out) == (2, message + "give a --name")
+    strange = fake_run(tmp_path / "strange", settings={"data": f"/music/{name}", "out": "runs"})
+    assert run_failing(capsys, strange, *out) == (2, message + "give a --dataset")
 
 
-def test_without_the_extra_the_exporter_names_the_package_to_install(
+def test_a_missing_package_is_named_with_the_extra_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    for name in ("export.steps", "export.compress", "export.seal"):
+    for name in ("export.exporter", "export.compress", "export.embedding"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     run = fake_run(tmp_path / "run")
-    status, line = tell(capsys, run, "--out", tmp_path / "model.onnx")
+    status, line = run_failing(capsys, run, "--out", tmp_path / "model.onnx")
     assert (status, line) == (2, "onnx is not installed: pip install 'genre-stream[export]'")
 
 
-def test_inspect_prints_the_contract_as_a_person_would_read_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_prints_the_contract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = make_model(tmp_path / "thirds.onnx", noise=True, decision={"smoothing": "ema"})
     assert main(["inspect", str(path)]) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    topics = dict(line.split(maxsplit=1) for line in said.out.splitlines())
+    output = capsys.readouterr()
+    assert output.err == ""
+    topics = dict(line.split(maxsplit=1) for line in output.out.splitlines())
     assert topics["Model"] == "thirds 1 (contract 1)"
     assert topics["File"].startswith(f"{path}, ")
     assert topics["Labels"] == "low, middle, high, noise"
@@ -240,7 +254,7 @@ def test_inspect_prints_the_contract_as_a_person_would_read_it(
     assert topics["Decision"] == "smoothing ema"
 
 
-def test_inspect_rounds_the_numbers_of_an_interval_too(tmp_path: Path) -> None:
+def test_inspect_rounds_the_numbers_of_an_interval(tmp_path: Path) -> None:
     path = make_model(tmp_path / "thirds.onnx")
     contract = Classifier.load(path).contract
     metrics = {"valid": {"accuracy": 0.7157360406, "interval": [0.6497461929, 0.7766497462]}}
@@ -249,15 +263,15 @@ def test_inspect_rounds_the_numbers_of_an_interval_too(tmp_path: Path) -> None:
     assert topics["Metrics"] == "valid.accuracy 0.7157, valid.interval [0.6497, 0.7766]"
 
 
-def test_a_full_disk_under_standard_output_is_told_in_one_line(
+def test_a_full_disk_under_standard_output_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_model(tmp_path / "thirds.onnx")
     with Path("/dev/full").open("w") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        assert tell(capsys, "inspect", path) == (
+        assert run_failing(capsys, "inspect", path) == (
             1,
-            "standard output cannot be written (No space left on device)",
+            "cannot write the output: No space left on device",
         )
 
 
@@ -266,7 +280,7 @@ def test_inspect_refuses_a_file_that_the_daemon_would_refuse(
 ) -> None:
     path = tmp_path / "model.onnx"
     path.touch()
-    assert tell(capsys, "inspect", path) == (
+    assert run_failing(capsys, "inspect", path) == (
         2,
         f"model {path} is an empty file: copy or export it again",
     )

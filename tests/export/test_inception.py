@@ -1,4 +1,4 @@
-"""The network that is shipped, exported: InceptionV3 on real music."""
+"""Export of InceptionV3, the architecture that is shipped, on real music."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 import support.run
 from PIL import Image
 
+from export.exporter import ExportSettings, export
 from export.pictures import read_windows
-from export.run import read_run
-from export.steps import Order, export
+from export.source import read_source
 from streamer.core.model import Classifier
 
 TRACKS = 10
-"""Tracks of each genre that the head is fitted to. The file is judged on the same ones: there the
-network is as sure as a trained one, so that agreement says something about the export alone."""
+"""Tracks of each genre that the head is fitted to. Agreement is measured on them too, where the
+network is as confident as a trained one."""
 
 
 def copy_windows(source: Path, target: Path) -> Path:
@@ -33,13 +33,13 @@ def copy_windows(source: Path, target: Path) -> Path:
 
 
 @pytest.mark.shared
-def test_inception_keeps_its_answers_on_a_hundred_real_pictures(
+def test_exported_inception_agrees_with_keras_on_a_hundred_pictures(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures = shared / "gtzan" / "spectrograms"
     windows = copy_windows(pictures, tmp_path / "windows")
     anything = support.run.write_run(tmp_path / "anything", support.run.tiny_network())
-    tracks = read_windows(windows, read_run(anything).contract)
+    tracks = read_windows(windows, read_source(anything).contract)
     network = support.run.inception_network(
         shared / "inception_v3" / "inception_v3_notop.weights.h5",
         np.concatenate([track.spectrograms for track in tracks]),
@@ -49,7 +49,7 @@ def test_inception_keeps_its_answers_on_a_hundred_real_pictures(
 
     lines: list[str] = []
     out = tmp_path / "model.onnx"
-    export(Order(read_run(run), out, verify=windows), lines.append)
+    export(ExportSettings(read_source(run), out, verify=windows), lines.append)
     with capsys.disabled():
         print("", *lines, sep="\n")
 

@@ -1,6 +1,6 @@
-"""A real model file small enough for every test: it hears in which third of the bands sound lies.
+"""A small real model file, which classifies sounds by the third of the mel bands they lie in.
 
-Not a stand-in for `Classifier` but a file for it: contract, golden answer and all.
+It has a contract and a golden answer, so that tests use the real `Classifier`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from streamer.core.spectrogram import SpectrogramSpec
 LABELS = ("low", "middle", "high")
 NOISE = "noise"
 SHARPNESS = 0.25
-"""Logits per dB; 40 dB between two thirds leave no doubt."""
+"""Logits per dB: 40 dB between two thirds make a certain prediction."""
 NOISE_LEAD = 2.0
-"""By how many logits noise leads when all thirds are equally loud."""
+"""Logits by which noise leads when all thirds are equally loud."""
 
 
 def make_model(
@@ -36,18 +36,18 @@ def make_model(
     min_seconds: float = 3.0,
     decision: Mapping[str, float | str] | None = None,
 ) -> Path:
-    """Write a model that tells low, middle and high sounds apart, and noise if asked to.
+    """Write a model with the labels low, middle and high.
 
-    `noise` adds the label "noise" as the model's `not_music`: it wins when all thirds are alike.
+    `noise` adds the label "noise" as the model's `not_music`, predicted when all thirds are alike.
     """
     spec = spec or SpectrogramSpec()
     labels = (*LABELS, NOISE) if noise else LABELS
     weights, bias = _weights(spec.n_mels, noise)
     model = _graph(weights, bias)
     frames = spec.frames_in(window_seconds)
-    question = golden_spectrogram(spec, frames)
+    spectrogram = golden_spectrogram(spec, frames)
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    (answer,) = session.run(["logits"], {"spectrogram": question})
+    (logits,) = session.run(["logits"], {"spectrogram": spectrogram})
     contract = ModelContract(
         name="thirds",
         version="1",
@@ -59,7 +59,7 @@ def make_model(
         temperature=1.0,
         decision=dict(decision or {}),
         training={"dataset": "none", "split": "none", "seed": 0, "metrics": {}},
-        golden=Golden(spectrogram_digest(question), frames, tuple(map(float, answer[0]))),
+        golden=Golden(spectrogram_digest(spectrogram), frames, tuple(map(float, logits[0]))),
     )
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps(contract.to_metadata())
@@ -70,9 +70,9 @@ def make_model(
 def band_noise(
     third: str, seconds: float, rate: int = 22050, *, level_dbfs: float = -20.0, seed: int = 0
 ) -> NDArray[np.float32]:
-    """Return noise, shape (n,), that the model of `make_model` takes for `third`.
+    """Return noise, shape (n,), that the model of `make_model` classifies as `third`.
 
-    "low", "middle" and "high" stand for the thirds of the mel bands; "noise" is in all of them.
+    "low", "middle" and "high" are thirds of the mel bands; "noise" is in all of them.
     """
     edges = {
         "low": (50.0, 700.0),

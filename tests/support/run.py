@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from support.waiting import LONGEST_WAIT_SECONDS
+
 LABELS = [
     "blues",
     "classical",
@@ -21,7 +23,10 @@ LABELS = [
     "rock",
 ]
 
-FACTS: dict[str, Any] = {
+LONGEST_TRAINING_SECONDS = 60 * LONGEST_WAIT_SECONDS
+"""Time limit of a training or evaluation in a test, which only ends one that hangs."""
+
+RUN: dict[str, Any] = {
     "labels": LABELS,
     "not_music": None,
     "spec": {
@@ -39,7 +44,7 @@ FACTS: dict[str, Any] = {
     "temperature": 1.5,
     "decision": {"smoothing": "ema"},
     "seed": 7,
-    "settings": {"data": "/home/somebody/noise"},
+    "settings": {"data": "/home/somebody/noise", "out": "runs/noise"},
     "split": {
         "name": "lists",
         "protocol": "by hand",
@@ -56,22 +61,22 @@ FACTS: dict[str, Any] = {
 }
 
 
-def write_run(folder: Path, network: Any, **facts: Any) -> Path:
-    """Write a run folder around a Keras network from images to logits."""
-    write_facts(folder, **facts)
+def write_run(folder: Path, network: Any, **changes: Any) -> Path:
+    """Write a run folder with a Keras network from images to logits."""
+    write_run_file(folder, **changes)
     network.save(folder / "model.keras")
     return folder
 
 
-def write_facts(folder: Path, **facts: Any) -> Path:
-    """Write the `run.json` of a run folder."""
+def write_run_file(folder: Path, **changes: Any) -> Path:
+    """Write the `run.json` of a run folder: `RUN` with changes."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps({**FACTS, **facts}))
+    (folder / "run.json").write_text(json.dumps({**RUN, **changes}))
     return folder
 
 
 def tiny_network(classes: int = len(LABELS)) -> Any:
-    """Return a random network with the kinds of layers that InceptionV3 has, 6 thousand weights."""
+    """Return a random network with the same types of layers as InceptionV3 and 6000 weights."""
     import keras
 
     keras.utils.set_random_seed(3)
@@ -86,7 +91,7 @@ def tiny_network(classes: int = len(LABELS)) -> Any:
     features = keras.layers.GlobalAveragePooling2D()(features)
     features = keras.layers.Dropout(0.3)(features)
     network = keras.Model(images, keras.layers.Dense(classes, name="logits")(features))
-    _unsettle(network)
+    _randomise(network)
     return network
 
 
@@ -102,7 +107,7 @@ def inception_network(weights: Path, windows: Any, genres: list[str]) -> Any:
     )
     backbone.load_weights(weights)
     levels = np.repeat((windows / 40 + 1)[..., np.newaxis], 3, axis=-1)
-    height, width = (FACTS["input_scale"] * size for size in windows.shape[1:])
+    height, width = (RUN["input_scale"] * size for size in windows.shape[1:])
     images = keras.ops.image.resize(levels, (height, width))
     features = backbone.predict(images, batch_size=10, verbose=0)
     wanted = np.equal.outer(genres, LABELS).astype(np.float32) - 1 / len(LABELS)
@@ -117,8 +122,8 @@ def inception_network(weights: Path, windows: Any, genres: list[str]) -> Any:
     return network
 
 
-def _unsettle(network: Any) -> None:
-    """Give batch norms statistics and the head weights that make answers differ by input."""
+def _randomise(network: Any) -> None:
+    """Set batch norms and the head so that predictions differ clearly between inputs."""
     draw = np.random.default_rng(5)
     for layer in network.layers:
         if "batch_normalization" in layer.name:

@@ -1,4 +1,4 @@
-"""Averaging runs: the mean of their weights, and everything that must be known about it."""
+"""Averaging runs: the mean of their weights and its run.json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import resource
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from support.pictures import write_pictures
-from support.run import FACTS, tiny_network, write_run
+from support.run import RUN, tiny_network, write_run
 
 from trainer.cli import main
-from trainer.writing import replacing, write_json
 
 
 def split(train: list[str], valid: list[str]) -> dict[str, Any]:
-    return {**FACTS["split"], "notes": ["by ear"], "train": train, "valid": valid}
+    return {**RUN["split"], "notes": ["by ear"], "train": train, "valid": valid}
 
 
 MADE: dict[str, Any] = {
@@ -33,14 +31,14 @@ MADE: dict[str, Any] = {
 }
 
 
-def made_run(folder: Path, factor: float = 1.0, **facts: Any) -> Path:
-    """Return a run whose weights are those of another one times a factor."""
+def made_run(folder: Path, factor: float = 1.0, **changes: Any) -> Path:
+    """Write a run whose weights are those of `tiny_network` times a factor."""
     network = tiny_network()
     network.set_weights([factor * weights for weights in network.get_weights()])
-    return write_run(folder, network, **{**MADE, **facts})
+    return write_run(folder, network, **{**MADE, **changes})
 
 
-def test_an_average_has_the_mean_of_the_weights_and_a_run_named_twice_counts_twice(
+def test_an_average_has_the_mean_weights_and_counts_repeated_runs_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from trainer.network import load_image_network
@@ -54,7 +52,7 @@ def test_an_average_has_the_mean_of_the_weights_and_a_run_named_twice_counts_twi
         np.testing.assert_allclose(new, 2 * old, rtol=1e-6)
 
 
-def test_an_average_is_a_run_that_can_be_judged_and_says_what_it_was_made_of(
+def test_an_average_is_a_run_that_records_its_sources(
     tmp_path: Path,
 ) -> None:
     from trainer.loading import RunClassifier
@@ -65,29 +63,29 @@ def test_an_average_is_a_run_that_can_be_judged_and_says_what_it_was_made_of(
     candidate = RunClassifier(out)
     window = np.zeros((1, 128, 65), np.float32)
     assert candidate.predict(window).sum() == pytest.approx(1, abs=1e-5)
-    facts = json.loads((out / "run.json").read_text())
-    assert facts["averaged"] == [
+    content = json.loads((out / "run.json").read_text())
+    assert content["averaged"] == [
         {"run": str(run), "command": "genre-train fit"} for run in [*runs, runs[0]]
     ]
-    # Nothing of this was found for the average.
-    assert (facts["temperature"], facts["decision"], facts["metrics"]) == (1.0, {}, {})
-    assert facts["train_seconds"] == 120
-    assert facts["finished"]
+    # Results of its sources are not results of the average.
+    assert (content["temperature"], content["decision"], content["metrics"]) == (1.0, {}, {})
+    assert content["train_seconds"] == 120
+    assert content["finished"]
 
 
-def test_what_one_of_the_runs_has_learnt_is_not_held_back_from_the_average(tmp_path: Path) -> None:
+def test_tracks_that_any_source_was_trained_on_are_not_held_back(tmp_path: Path) -> None:
     one = made_run(tmp_path / "one")
-    heard = {"train": ["dog", "rain"], "valid": ["wind", "voice"]}
+    background = {"train": ["dog", "rain"], "valid": ["wind", "voice"]}
     two = made_run(
-        tmp_path / "two", split=split(["c"], ["a"]), background=heard, learnt_before=["z"]
+        tmp_path / "two", split=split(["c"], ["a"]), background=background, learnt_before=["z"]
     )
     out = tmp_path / "mean"
     assert main(["average", str(one), str(two), "--out", str(out)]) == 0
-    facts = json.loads((out / "run.json").read_text())
-    assert facts["split"]["valid"] == ["c", "d"]
-    assert facts["learnt_before"] == ["a", "b", "c", "z"]
-    assert facts["background"] == {"train": ["dog", "rain"], "valid": ["voice", "wind"]}
-    assert facts["split"]["notes"] == [
+    content = json.loads((out / "run.json").read_text())
+    assert content["split"]["valid"] == ["c", "d"]
+    assert content["learnt_before"] == ["a", "b", "c", "z"]
+    assert content["background"] == {"train": ["dog", "rain"], "valid": ["voice", "wind"]}
+    assert content["split"]["notes"] == [
         "by ear",
         "1 of the 2 valid and test tracks were trained on in one of the runs of this average: "
         "expect less on unknown music",
@@ -106,7 +104,11 @@ def test_runs_that_cannot_be_averaged_are_refused_in_one_line(
             f"{other} and {one} differ in window_frames (129 and 65): only networks of one kind "
             "can be averaged",
         ),
-        ([one, tmp_path / "none"], f"{tmp_path}/none is no run: it has no readable run.json"),
+        (
+            [one, tmp_path / "none"],
+            f"{tmp_path}/none is not a training run: run.json cannot be read (No such file or "
+            "directory)",
+        ),
     ):
         assert main(["average", *map(str, runs), "--out", str(tmp_path / "mean")]) == 2
         assert capsys.readouterr().err == f"genre-train: {sentence}\n"
@@ -115,7 +117,7 @@ def test_runs_that_cannot_be_averaged_are_refused_in_one_line(
     assert "already holds a run; choose another folder" in capsys.readouterr().err
 
 
-def test_a_damaged_network_is_one_line_that_says_what_helps(
+def test_a_damaged_network_is_one_line_with_a_remedy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = made_run(tmp_path / "run")
@@ -144,10 +146,18 @@ def archived(files: dict[str, bytes]) -> bytes:
     return content.getvalue()
 
 
-@pytest.mark.parametrize("content", ["{}", "[1]", '{"labels": 3}'])
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{}", " lacks labels, not_music, spec, window_frames, "),
+        ("[1]", " does not describe a training run"),
+        ('{"labels": 3}', " lacks not_music, spec, window_frames, "),
+        ("nonsense", " is not JSON: restore it from a copy, or train again"),
+    ],
+)
 @pytest.mark.parametrize("command", ["average", "evaluate", "report", "fit"])
-def test_facts_that_are_not_those_of_a_run_are_one_line(
-    content: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_file_that_is_not_the_run_json_of_a_run_is_one_line(
+    content: str, problem: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, out = tmp_path / "run", str(tmp_path / "out")
     run.mkdir()
@@ -162,13 +172,10 @@ def test_facts_that_are_not_those_of_a_run_are_one_line(
         options[command] += ["--weights", str(run)]
     assert main([command, *options[command]]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"genre-train: {run}/run.json lacks labels, spec, window_frames, ")
-    assert last.endswith(": restore it from a copy, or train again")
+    assert last.startswith(f"genre-train: {run}/run.json{problem}")
 
 
-def test_an_average_has_nothing_to_resume(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_average_cannot_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, out = made_run(tmp_path / "one"), tmp_path / "mean"
     assert main(["average", str(one), str(one), "--out", str(out)]) == 0
     before = (out / "run.json").read_bytes()
@@ -181,25 +188,9 @@ def test_an_average_has_nothing_to_resume(
     assert (out / "run.json").read_bytes() == before
 
 
-def test_a_file_for_which_there_is_no_room_is_not_begun_and_the_one_before_stays(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "model.keras"
-    path.write_text("before")
-    free = shutil.disk_usage(tmp_path).free
-    with (
-        pytest.raises(
-            OSError, match=r"model.keras: .* MB are needed and .* MB are free: make room"
-        ),
-        replacing(path, 2 * free),
-    ):
-        pytest.fail("it was begun")
-    assert path.read_text() == "before"
-
-
 @contextlib.contextmanager
 def files_of_a_kilobyte() -> Iterator[None]:
-    """Let no file grow further, as if the disk were full."""
+    """Let writes beyond 1000 bytes fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
@@ -208,20 +199,15 @@ def files_of_a_kilobyte() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_what_cannot_be_written_whole_leaves_what_was_there_before(tmp_path: Path) -> None:
+def test_a_network_that_does_not_fit_on_the_disk_leaves_the_old_one(tmp_path: Path) -> None:
     from trainer.network import save_image_network
 
-    network = tiny_network()
-    for name, write in (
-        ("model.keras", lambda: save_image_network(network, tmp_path)),
-        ("metrics.json", lambda: write_json(tmp_path / "metrics.json", list(range(1000)))),
+    (tmp_path / "model.keras").write_text("before")
+    with (
+        pytest.raises(OSError, match=r"cannot be written \(.*\); .* is kept$") as caught,
+        files_of_a_kilobyte(),
     ):
-        (tmp_path / name).write_text("before")
-        with (
-            pytest.raises(OSError, match=r"cannot be written \(.*\); .* is kept$") as caught,
-            files_of_a_kilobyte(),
-        ):
-            write()
-        assert "\n" not in str(caught.value)
-        assert (tmp_path / name).read_text() == "before"
-    assert {path.name for path in tmp_path.iterdir()} == {"model.keras", "metrics.json"}
+        save_image_network(tiny_network(), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "model.keras").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.model import band_noise, make_model
-from support.run import FACTS, tiny_network, write_run
+from support.run import RUN, tiny_network, write_run
 from support.songs import write_audio, write_songs
 
 from streamer.core.model import Classifier
@@ -142,7 +142,7 @@ def test_a_run_is_evaluated_on_clips_that_it_was_not_trained_on(
     facts = {
         "labels": ["low", "not_music"],
         "not_music": "not_music",
-        "split": {**FACTS["split"], **music},
+        "split": {**RUN["split"], **music},
         "background": {"train": names[:1], "valid": names[1:2]},
         "settings": {"data": str(songs), "background": str(sounds)},
     }
@@ -171,7 +171,7 @@ def test_results_on_other_data_or_on_a_part_do_not_replace_those_of_the_run(
     lists = {"train": ["low.00000"], "valid": ["low.00001", "high.00001"], "test": []}
     facts = {
         "labels": ["high", "low", "middle"],
-        "split": {**FACTS["split"], **lists},
+        "split": {**RUN["split"], **lists},
         "settings": {"data": str(songs)},
         "metrics": {},
     }

@@ -1,4 +1,4 @@
-"""Training: repeatable, never lost, the same on every backend."""
+"""Training: reproducible, resumable, on every backend."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 from support.pictures import write_pictures
+from support.run import LONGEST_TRAINING_SECONDS
 
-from trainer.writing import write_json
+from streamer.system.files import write_json
 
 TRAIN = [sys.executable, "-m", "trainer.cli"]
-LATEST = 600
-"""Seconds after which a training that should have reached a point counts as stuck."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fit_command(data: Path, out: Path) -> list[str]:
-    """Return a training of seconds: InceptionV3 on small images, two epochs after the head."""
+    """Return the command of a short training: small images, one head epoch and two others."""
     options = "--split stratified --weights none --epochs 2 --head-epochs 1 --batch 4 --seed 7 "
     options += "--tensorboard --keep last"
     size = "--input-scale 2 --window-seconds 3 --windows-per-song 1"
@@ -41,18 +40,20 @@ def fit_command(data: Path, out: Path) -> list[str]:
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=LATEST, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=LONGEST_TRAINING_SECONDS, check=False
+    )
 
 
 def fit_here(command: list[str]) -> int:
-    """Run a command in this process, where TensorFlow is loaded already."""
+    """Run a command in this process, where TensorFlow is already loaded."""
     from trainer.cli import main
 
     return main(command[len(TRAIN) :])
 
 
 def small_backbone(name: str, **options: Any) -> Any:
-    """Return a network of two layers where InceptionV3 would only take time."""
+    """Return a small network that replaces InceptionV3 for speed."""
     import keras
 
     images = keras.Input(options["input_shape"])
@@ -76,22 +77,22 @@ def history(out: Path) -> list[dict[str, str]]:
 
 
 def start_and_signal_after_an_epoch(command: list[str], out: Path, number: int) -> int:
-    """Start a training, send it a signal once the first epoch is kept; return its exit status."""
+    """Start a training, send it a signal after the first checkpoint; return its exit status."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    latest = time.monotonic() + LATEST
+    deadline = time.monotonic() + LONGEST_TRAINING_SECONDS
     while not (out / "checkpoints" / "state.json").exists():
         assert process.poll() is None, process.stdout and process.stdout.read().decode()
-        assert time.monotonic() < latest
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=LATEST)
+    output, _ = process.communicate(timeout=LONGEST_TRAINING_SECONDS)
     assert b"Traceback" not in output, output.decode()
     return process.returncode
 
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run that nobody interrupted."""
+    """Return an uninterrupted run."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     done = run(fit_command(data, out))
     assert done.returncode == 0, done.stderr
@@ -100,7 +101,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def head(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run of the new layer alone, which learns nothing, until patience ended it."""
+    """Return a run of head epochs without progress, ended by --patience."""
     out = tmp_path_factory.mktemp("runs") / "head"
     options = "--epochs 0 --head-epochs 9 --keep best --patience 1 --head-learning-rate 0"
     assert fit_small([*fit_command(data, out), *options.split(), "--averaging", "0"]) == 0
@@ -109,7 +110,7 @@ def head(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def continued(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the same run, killed after its first epoch and continued."""
+    """Return the same run as `whole`, killed after its first epoch and continued."""
     out = tmp_path_factory.mktemp("runs") / "continued"
     command = fit_command(data, out)
     assert start_and_signal_after_an_epoch(command, out, signal.SIGKILL) == -signal.SIGKILL
@@ -119,54 +120,56 @@ def continued(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_run_is_a_folder_that_says_how_it_was_made(whole: Path) -> None:
-    facts = json.loads((whole / "run.json").read_text())
-    assert facts["labels"] == ["rows", "steps"]
-    assert facts["finished"]
-    assert facts["seed"] == 7
-    assert {"keras", "tensorflow", "numpy", "python"} <= set(facts["versions"])
-    assert "fit --data" in facts["command"]
-    split = facts["split"]
+def test_run_json_records_how_a_run_was_made(whole: Path) -> None:
+    content = json.loads((whole / "run.json").read_text())
+    assert content["labels"] == ["rows", "steps"]
+    assert content["finished"]
+    assert content["seed"] == 7
+    assert {"keras", "tensorflow", "numpy", "python"} <= set(content["versions"])
+    assert "fit --data" in content["command"]
+    split = content["split"]
     names = [set(split[name]) for name in ("train", "valid", "test")]
     assert sum(map(len, names)) == len(set.union(*names)) == 12
     assert [row["phase"] for row in history(whole)] == ["head", "whole", "whole"]
     assert (whole / "model.keras").is_file()
-    assert facts["metrics"]["fit"]["epoch"] == 3, "--keep last"
+    assert content["metrics"]["fit"]["epoch"] == 3, "--keep last"
 
 
-def test_other_sounds_count_as_one_more_genre_where_the_network_to_keep_is_chosen() -> None:
-    from trainer.fit import Validation
+def test_background_sounds_count_as_one_more_genre_in_choosing_the_best_epoch() -> None:
+    from trainer.fit.validation import Validation
 
-    deaf = Validation(accuracy=0.701, nll=0.98, not_music=0.924)
-    sound = Validation(accuracy=0.695, nll=1.0, not_music=0.99)
-    assert sound.better_than(deaf, genres=10)
-    assert not deaf.better_than(sound, genres=10)
-    # Of many genres, one weighs less.
-    assert deaf.better_than(sound, genres=50)
-    assert sound.better_than(None, genres=10)
-    # As often right: the surer one. Without other sounds: the songs alone.
+    accurate = Validation(accuracy=0.701, nll=0.98, not_music=0.924)
+    balanced = Validation(accuracy=0.695, nll=1.0, not_music=0.99)
+    assert balanced.better_than(accurate, genres=10)
+    assert not accurate.better_than(balanced, genres=10)
+    # Among many genres, one counts less.
+    assert accurate.better_than(balanced, genres=50)
+    assert balanced.better_than(None, genres=10)
+    # Equal accuracy: the higher likelihood. No background: the accuracy of the songs alone.
     assert Validation(0.7, 0.9, 0.9).better_than(Validation(0.7, 1.0, 0.9), genres=10)
     assert Validation(0.7, 1.0, None).better_than(Validation(0.69, 0.9, None), genres=10)
 
 
-def test_patience_begins_with_the_whole_network_and_ends_the_run() -> None:
-    from trainer.fit import FitSettings, Progress
+def test_patience_counts_from_the_first_epoch_of_the_whole_network() -> None:
+    from trainer.fit.checkpoints import Progress
+    from trainer.fit.settings import FitSettings
 
     settings = FitSettings(Path("data"), Path("out"), head_epochs=3, epochs=9, patience=2)
-    for epoch, best_epoch, gave_up in ((3, 0, False), (4, 4, False), (5, 4, False), (6, 4, True)):
+    for epoch, best_epoch, ended in ((3, 0, False), (4, 4, False), (5, 4, False), (6, 4, True)):
         progress = Progress(epoch=epoch, best_epoch=best_epoch)
-        assert (progress.gave_up(settings), progress.finished(settings)) == (gave_up, gave_up)
+        assert (progress.out_of_patience(settings), progress.finished(settings)) == (ended, ended)
     assert Progress(epoch=12, best_epoch=11).finished(settings)
     assert not Progress(epoch=11, best_epoch=11).finished(settings)
 
 
-def test_of_a_head_alone_the_best_network_is_kept_and_what_patience_ended_stays_ended(
-    head: Path, tmp_path: Path
-) -> None:
+def test_a_run_of_head_epochs_alone_keeps_its_best_network(head: Path) -> None:
     assert (head / "model.keras").is_file()
     assert [row["phase"] for row in history(head)] == ["head", "head"]
-    facts = json.loads((head / "run.json").read_text())
-    assert (facts["finished"], facts["metrics"]["fit"]["epoch"]) == (True, 1)
+    content = json.loads((head / "run.json").read_text())
+    assert (content["finished"], content["metrics"]["fit"]["epoch"]) == (True, 1)
+
+
+def test_a_run_that_patience_has_ended_is_not_continued(head: Path, tmp_path: Path) -> None:
     out = shutil.copytree(head, tmp_path / "run")
     assert fit_small([*TRAIN, "fit", "--resume", str(out)]) == 0
     assert len(history(out)) == 2
@@ -185,13 +188,13 @@ def test_a_damaged_checkpoint_is_one_line_that_names_it(
     )
 
 
-def test_a_training_that_diverges_stops_in_one_line_and_keeps_what_it_had(
+def test_a_training_that_diverges_stops_and_keeps_its_last_good_state(
     head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = shutil.copytree(head, tmp_path / "run")
-    facts = json.loads((out / "run.json").read_text())
-    facts["settings"] |= {"patience": 0, "head_learning_rate": 1e30}
-    write_json(out / "run.json", facts)
+    content = json.loads((out / "run.json").read_text())
+    content["settings"] |= {"patience": 0, "head_learning_rate": 1e30}
+    write_json(out / "run.json", content)
     before = (out / "model.keras").read_bytes(), (out / "checkpoints/state.json").read_bytes()
     assert fit_small([*TRAIN, "fit", "--resume", str(out)]) == 2
     assert re.fullmatch(
@@ -205,16 +208,16 @@ def test_a_training_that_diverges_stops_in_one_line_and_keeps_what_it_had(
 
 @pytest.fixture
 def moved(data: Path, head: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """Return copies of the head's run and of its data, to be changed."""
+    """Return copies of the data and of the run `head`, to be changed."""
     pictures = shutil.copytree(data, tmp_path / "pictures")
     out = shutil.copytree(head, tmp_path / "run")
-    facts = json.loads((out / "run.json").read_text())
-    facts["settings"] |= {"data": str(pictures), "patience": 0, "head_epochs": 2}
-    write_json(out / "run.json", facts)
+    content = json.loads((out / "run.json").read_text())
+    content["settings"] |= {"data": str(pictures), "patience": 0, "head_epochs": 2}
+    write_json(out / "run.json", content)
     return pictures, out
 
 
-def test_a_continued_run_keeps_its_division_whatever_came_to_its_data(
+def test_a_continued_run_ignores_tracks_that_were_added_since(
     moved: tuple[Path, Path], tmp_path: Path
 ) -> None:
     pictures, out = moved
@@ -243,14 +246,14 @@ def test_a_run_whose_tracks_are_gone_is_not_continued(
     assert (out / "run.json").read_bytes() == before
 
 
-def test_the_rate_falls_from_its_highest_along_a_cosine_to_a_hundredth(whole: Path) -> None:
+def test_the_learning_rate_falls_along_a_cosine_to_a_hundredth(whole: Path) -> None:
     _, *of_whole = [float(row["learning_rate"]) for row in history(whole)]
-    # The last of two steps in each of two epochs; four steps are too few for a warm-up.
+    # The second of two steps in each of two epochs; four steps are too few for a warm-up.
     expected = [3e-4 * (0.01 + 0.99 * (1 + math.cos(math.pi * done / 4)) / 2) for done in (1, 3)]
     assert of_whole == pytest.approx(expected, rel=1e-4)
 
 
-def test_tensorboard_reads_the_curves_that_the_history_has(whole: Path) -> None:
+def test_tensorboard_reads_the_same_curves_as_the_history(whole: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = EventAccumulator(str(whole / "tensorboard"))
@@ -262,7 +265,7 @@ def test_tensorboard_reads_the_curves_that_the_history_has(whole: Path) -> None:
         ]
 
 
-def test_two_runs_with_one_seed_give_the_same_weights_even_across_an_interruption(
+def test_the_same_seed_gives_the_same_weights_even_across_an_interruption(
     whole: Path, continued: Path
 ) -> None:
     import keras
@@ -278,28 +281,26 @@ def test_two_runs_with_one_seed_give_the_same_weights_even_across_an_interruptio
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("step", ["_append_history", "_checkpoint"])
-def test_a_run_that_ended_between_two_files_has_each_epoch_once_when_it_is_continued(
-    data: Path, tmp_path: Path, step: str
+@pytest.mark.parametrize(("owner", "method"), [("History", "append"), ("Checkpoints", "save")])
+def test_a_run_interrupted_between_two_files_has_each_epoch_once_when_continued(
+    data: Path, tmp_path: Path, owner: str, method: str
 ) -> None:
-    from trainer import fit
+    from trainer.fit import checkpoints
 
-    def end(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit._Training, step, end)
+        patch.setattr(getattr(checkpoints, owner), method, interrupt)
         assert fit_small(fit_command(data, out)) == 1
     assert fit_small([*TRAIN, "fit", "--resume", str(out)]) == 0
     assert [row["epoch"] for row in history(out)] == ["1", "2", "3"]
 
 
-def test_ctrl_c_ends_in_one_line_and_a_run_that_can_be_continued(
-    data: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_leaves_a_run_that_can_be_continued(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    # Of epochs in which the new layer learns alone each is over in a moment.
+    # Head epochs are short, so that the signal comes in between.
     command = [*fit_command(data, out), "--head-epochs", "1000"]
     assert start_and_signal_after_an_epoch(command, out, signal.SIGINT) == 1
     state = json.loads((out / "checkpoints" / "state.json").read_text())
@@ -314,7 +315,7 @@ def test_a_second_training_into_the_same_folder_is_refused(
     assert re.fullmatch(r"genre-train: .*already holds a run; .*--resume.*\n", error)
 
 
-def test_to_stop_after_the_best_epoch_and_to_keep_the_last_is_refused(
+def test_patience_with_keep_last_is_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -326,7 +327,7 @@ def test_to_stop_after_the_best_epoch_and_to_keep_the_last_is_refused(
     assert not out.exists()
 
 
-def test_frozen_batch_norms_stay_as_they_came_while_the_rest_learns(
+def test_frozen_batch_norms_stay_unchanged_while_the_rest_is_trained(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
     import keras
@@ -347,7 +348,7 @@ def test_frozen_batch_norms_stay_as_they_came_while_the_rest_learns(
 
 
 @pytest.mark.parametrize("share", ["0", "1"])
-def test_a_share_of_other_sounds_that_leaves_nothing_of_one_kind_is_refused(
+def test_a_background_share_of_nothing_or_everything_is_refused(
     share: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fit_here([*fit_command(data, tmp_path / "run"), "--background-share", share]) == 2
@@ -357,7 +358,7 @@ def test_a_share_of_other_sounds_that_leaves_nothing_of_one_kind_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_split_that_leaves_a_genre_nothing_to_learn_from_is_refused_with_its_name(
+def test_a_split_without_training_tracks_of_a_genre_is_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, *others = sorted(folder.name for folder in data.iterdir() if folder.is_dir())
@@ -373,7 +374,7 @@ def test_a_split_that_leaves_a_genre_nothing_to_learn_from_is_refused_with_its_n
     )
 
 
-def test_frozen_batch_norms_without_statistics_to_keep_are_refused(
+def test_frozen_batch_norms_with_random_weights_are_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fit_here([*fit_command(data, tmp_path / "run"), "--freeze-batch-norms"]) == 2
@@ -384,14 +385,12 @@ def test_frozen_batch_norms_without_statistics_to_keep_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_from_the_internet_without_internet_name_the_file_to_bring(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_failed_download_of_weights_names_the_file_to_copy(data: Path, tmp_path: Path) -> None:
     command = [*fit_command(data, tmp_path / "run"), "--weights", "imagenet"]
-    # An empty home has no cached download; a proxy that nobody answers is no internet.
-    closed = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path), "https_proxy": "http://[::1]:9"}
+    # An empty home has no cached download, and the proxy does not exist.
+    offline = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path), "https_proxy": "http://[::1]:9"}
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **closed}
+        command, capture_output=True, text=True, check=False, env={**os.environ, **offline}
     )
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
@@ -408,7 +407,7 @@ def test_weights_from_the_internet_without_internet_name_the_file_to_bring(
         (["--input-scale", "1"], "InceptionV3 needs 75 x 75"),
     ],
 )
-def test_a_network_that_cannot_be_made_is_one_line(
+def test_a_network_that_cannot_be_built_is_one_line(
     data: Path,
     tmp_path: Path,
     options: list[str],
@@ -425,7 +424,8 @@ from pathlib import Path
 import keras
 import numpy as np
 from trainer.augment import Augmentation
-from trainer.fit import FitSettings, fit
+from trainer.fit.loop import fit
+from trainer.fit.settings import FitSettings
 
 fit(FitSettings(
     Path(sys.argv[1]), Path(sys.argv[2]), weights="none", split=("stratified",), epochs=1,
@@ -436,7 +436,7 @@ assert keras.backend.backend() == sys.argv[3], keras.backend.backend()
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
-def test_the_model_that_trains_under_tensorflow_trains_two_steps_under(
+def test_a_training_runs_under_another_backend(
     backend: str, data: Path, whole: Path, tmp_path: Path
 ) -> None:
     assert json.loads((whole / "run.json").read_text())["versions"]["backend"] == "tensorflow"
@@ -456,7 +456,7 @@ def test_the_model_that_trains_under_tensorflow_trains_two_steps_under(
     assert (out / "model.keras").is_file()
 
 
-def test_a_network_starts_from_an_earlier_run_its_head_too_where_the_labels_are_the_same(
+def test_weights_of_an_earlier_run_include_its_head_if_the_labels_are_equal(
     whole: Path,
 ) -> None:
     from trainer.network import BACKBONE, build_image_network, load_image_network
@@ -470,17 +470,17 @@ def test_a_network_starts_from_an_earlier_run_its_head_too_where_the_labels_are_
             np.testing.assert_array_equal(first, second)
 
 
-def test_a_run_from_an_earlier_one_says_which_tracks_to_judge_on_it_knows_already(
+def test_evaluation_tracks_that_an_earlier_run_was_trained_on_are_noted(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
-    # Another seed divides the tracks anew.
+    # Another seed divides the tracks differently.
     options = ["--weights", str(whole), "--seed", "8", "--epochs", "0", "--head-epochs", "0"]
     out = tmp_path / "run"
     assert fit_here([*fit_command(data, out), *options]) == 0
-    facts = json.loads((out / "run.json").read_text())
+    content = json.loads((out / "run.json").read_text())
     known = set(json.loads((whole / "run.json").read_text())["split"]["train"])
-    assert set(facts["learnt_before"]) == known
-    leaking = known.intersection([*facts["split"]["valid"], *facts["split"]["test"]])
+    assert set(content["learnt_before"]) == known
+    leaking = known.intersection([*content["split"]["valid"], *content["split"]["test"]])
     assert leaking
-    (note,) = (note for note in facts["split"]["notes"] if "trained on" in note)
+    (note,) = (note for note in content["split"]["notes"] if "trained on" in note)
     assert note.startswith(f"{len(leaking)} of the 4 valid and test tracks")

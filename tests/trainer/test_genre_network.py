@@ -1,4 +1,4 @@
-"""The network: what it makes of a spectrogram, and what it refuses."""
+"""Images that the network gets from spectrograms, and windows that it refuses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ keras = pytest.importorskip("keras")
 from trainer.network import NetworkError, SpectrogramToImage, with_preprocessing  # noqa: E402
 
 
-def test_the_floor_becomes_minus_one_and_the_loudest_cell_one_in_three_channels() -> None:
+def test_levels_become_values_from_minus_one_to_one_in_three_channels() -> None:
     window = np.full((1, 8, 10), -80, np.float32)
     window[0, 3, 4] = 0
     image = keras.ops.convert_to_numpy(SpectrogramToImage(80, 1)(window))
@@ -31,7 +31,7 @@ def test_a_scaled_image_has_half_pixel_centres() -> None:
     assert image.mean() == pytest.approx(0, abs=1e-5)
 
 
-def test_a_window_too_small_for_the_backbone_is_refused_with_the_ways_out() -> None:
+def test_a_window_too_small_for_the_backbone_is_refused_with_remedies() -> None:
     images = keras.Input((None, None, 3))
     network = keras.Model(images, keras.layers.GlobalAveragePooling2D()(images))
     with pytest.raises(NetworkError, match=r"--input-scale, --window-seconds or --mels"):

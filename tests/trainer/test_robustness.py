@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from support.model import band_noise, make_model
 from support.pictures import write_pictures
-from support.run import FACTS
+from support.run import RUN
 from support.songs import write_audio, write_songs
 
+from streamer.system.files import write_json
 from trainer.cli import main
 from trainer.report import write_report
 from trainer.robustness import (
@@ -28,7 +29,6 @@ from trainer.robustness import (
     write_robustness,
 )
 from trainer.tracks import Track
-from trainer.writing import write_json
 
 RATE = 22050
 
@@ -150,7 +150,7 @@ def evaluated(tmp_path: Path) -> Path:
     settings = {"data": str(tmp_path / "gone"), "background": None, "augmentation": {}}
     run.mkdir()
     made = {"versions": {}, "git": None}
-    write_json(run / "run.json", {**FACTS, **made, "settings": settings})
+    write_json(run / "run.json", {**RUN, **made, "settings": settings})
     ways = [
         RobustnessResult("clean", 40, 0.75, 0.6, 0.85, 0.8, 0.04, 1.0, 0.025),
         RobustnessResult("a tunnel", 40, 0.5, 0.35, 0.65, 1.2, 0.09, 0.6, 0.175),

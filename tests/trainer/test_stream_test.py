@@ -10,12 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from support.model import band_noise, make_model
-from support.run import FACTS
+from support.run import RUN
 from support.songs import write_audio, write_songs
 
 from streamer.core.decision import Decision, DecisionSettings, State
 from streamer.core.model import Classifier
 from streamer.core.spectrogram import SpectrogramSpec
+from streamer.system.files import write_json
 from trainer.discovery import find_background, find_tracks
 from trainer.evaluation_sets import EvaluationSets, find_evaluation_sets
 from trainer.loading import load_classifier
@@ -32,7 +33,6 @@ from trainer.stream_test import (
 from trainer.synthetic_stream import SyntheticStream, TrueSegment, make_stream, play
 from trainer.tracks import DatasetError
 from trainer.tuning import decide_again, observations_of, tune
-from trainer.writing import write_json
 
 SPEC = SpectrogramSpec()
 
@@ -287,7 +287,7 @@ def test_a_missing_delay_is_null_in_json_and_never_in_the_report(
     assert (written["result"]["delay_median"], written["result"]["delay_p95"]) == (None, None)
     made = {"labels": LABELS, "versions": {}, "git": None}
     settings = {"data": str(tmp_path / "gone"), "background": None, "augmentation": {}}
-    write_json(tmp_path / "run.json", {**FACTS, **made, "settings": settings})
+    write_json(tmp_path / "run.json", {**RUN, **made, "settings": settings})
     page = write_report(tmp_path).read_text()
     assert re.search(r"Seconds to the right label, median / 95th percentile</td>.*?>never<", page)
 

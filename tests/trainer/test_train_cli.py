@@ -1,8 +1,7 @@
-"""genre-train from a folder of audio to a report in a browser, and every wrong use in one line."""
+"""genre-train: from audio to a report in a browser, and one line for each wrong use."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -17,14 +16,13 @@ import pytest
 from PIL import Image
 from support.model import LABELS, band_noise, make_model
 from support.pictures import write_pictures
+from support.run import LONGEST_TRAINING_SECONDS
 from support.songs import SUFFIXES, write_audio, write_songs
 
 from trainer.augment import Augmentation
-from trainer.cli import AUGMENTATIONS, FIT_OPTIONS, _augmentation, main
-from trainer.fit import FitSettings
-
-LATEST = 3600
-"""Seconds after which a command that should have ended counts as stuck."""
+from trainer.cli import main
+from trainer.commands.training import default_strengths, parse_augmentation
+from trainer.fit.settings import NUMBERS, FitSettings
 
 QUICK = [
     "--split",
@@ -66,7 +64,7 @@ def genre_train(*options: object, cache: Path | None = None) -> subprocess.Compl
         [sys.executable, "-m", "trainer.cli", *map(str, options)],
         capture_output=True,
         text=True,
-        timeout=LATEST,
+        timeout=LONGEST_TRAINING_SECONDS,
         check=False,
         env=environment,
     )
@@ -77,7 +75,7 @@ def browse(page: Path, profile: Path, *options: str) -> str:
         [*CHROMIUM, f"--user-data-dir={profile}", *options, page.as_uri()],
         capture_output=True,
         text=True,
-        timeout=LATEST,
+        timeout=LONGEST_TRAINING_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -86,7 +84,7 @@ def browse(page: Path, profile: Path, *options: str) -> str:
 
 @pytest.fixture(scope="module")
 def own_music(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of one's own: three genres, every format, every kind of bad file."""
+    """Return a folder of music: three genres, every format, every kind of unusable file."""
     folder = write_songs(tmp_path_factory.mktemp("music"), tracks=8, suffixes=SUFFIXES)
     (folder / "low" / "text.wav").write_text("this is no audio at all\n" * 100)
     (folder / "low" / "empty.mp3").touch()
@@ -109,7 +107,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(
     own_music: Path, sounds: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Return a run made the whole way from audio, and what the program said."""
+    """Return a run made by all steps from audio, and the output of the program."""
     run = tmp_path_factory.mktemp("runs") / "own"
     cache = tmp_path_factory.mktemp("cache")
     done = genre_train(
@@ -121,22 +119,22 @@ def finished(
     return run, done
 
 
-def test_a_folder_of_ones_own_becomes_a_run_with_a_report(
+def test_a_folder_of_music_becomes_a_run_with_a_report(
     finished: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     run, done = finished
-    facts = json.loads((run / "run.json").read_text())
-    assert facts["labels"] == [*sorted(LABELS), "not_music"]
-    assert facts["spec"]["n_mels"] == 40
-    assert facts["temperature"] != 1.0
-    assert set(facts["metrics"]) >= {"fit", "valid", "test", "protocol"}
-    assert facts["metrics"]["valid"]["tracks"] == 3
+    content = json.loads((run / "run.json").read_text())
+    assert content["labels"] == [*sorted(LABELS), "not_music"]
+    assert content["spec"]["n_mels"] == 40
+    assert content["temperature"] != 1.0
+    assert set(content["metrics"]) >= {"fit", "valid", "test", "protocol"}
+    assert content["metrics"]["valid"]["tracks"] == 3
     assert "split: stratified by genre, 80/10/10, seed 3" in done.stdout
     assert (run / "report" / "index.html").is_file()
     assert "Traceback" not in done.stderr
 
 
-def test_bad_files_are_listed_with_their_reason_on_the_way_and_in_the_report(
+def test_skipped_files_are_printed_and_listed_in_the_report(
     finished: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     run, done = finished
@@ -147,7 +145,7 @@ def test_bad_files_are_listed_with_their_reason_on_the_way_and_in_the_report(
     assert "5 files were skipped" in page
 
 
-def test_the_report_states_the_split_beside_every_accuracy_and_loads_nothing(
+def test_the_report_states_the_split_with_every_accuracy_and_loads_nothing(
     finished: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     page = (finished[0] / "report" / "index.html").read_text()
@@ -185,7 +183,7 @@ addEventListener("load", () => {
 
 
 @pytest.mark.parametrize("width", [500, 1400])
-def test_the_report_opens_in_a_browser_as_wide_as_it_is(
+def test_the_report_fits_the_width_of_a_browser(
     finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, width: int
 ) -> None:
     page = (finished[0] / "report" / "index.html").read_text()
@@ -218,7 +216,7 @@ def test_a_screenshot_of_the_report_is_not_blank(
         assert len(np.unique(np.asarray(shown.convert("L")))) > 50
 
 
-def test_a_run_is_stream_tested_and_tuned_and_its_report_shows_it(
+def test_a_tuned_stream_test_of_a_run_is_in_its_report(
     finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -226,17 +224,17 @@ def test_a_run_is_stream_tested_and_tuned_and_its_report_shows_it(
     done = genre_train("stream-test", run, "--tune", "--limit", 3)
     assert done.returncode == 0, done.stderr
     assert "valid as a stream (stratified" in done.stdout
-    facts = json.loads((run / "run.json").read_text())
-    assert "smoothing" in facts["decision"]
-    assert facts["metrics"]["stream_valid"]["songs"] == 3
-    assert "valid" in facts["metrics"]
+    content = json.loads((run / "run.json").read_text())
+    assert "smoothing" in content["decision"]
+    assert content["metrics"]["stream_valid"]["songs"] == 3
+    assert "valid" in content["metrics"]
     assert main(["report", str(run)]) == 0
     page = (run / "report" / "index.html").read_text()
     assert "valid as a stream" in page
     assert (run / "report" / "timeline_valid.png").is_file()
 
 
-def test_a_run_is_evaluated_on_audio_as_on_its_pictures(
+def test_a_run_is_evaluated_alike_on_audio_and_on_its_pictures(
     finished: tuple[Path, subprocess.CompletedProcess[str]], own_music: Path, tmp_path: Path
 ) -> None:
     run, _ = finished
@@ -275,7 +273,7 @@ def test_a_model_file_is_stream_tested(tmp_path: Path, own_music: Path) -> None:
     assert (out / "stream_all.json").is_file()
 
 
-def test_prepare_sets_the_grid_and_says_what_it_did(tmp_path: Path, own_music: Path) -> None:
+def test_prepare_sets_the_grid_and_prints_counts(tmp_path: Path, own_music: Path) -> None:
     options = ("--hop-ms", 20, "--n-fft", 1024, "--mels", 64)
     done = genre_train("prepare", "--data", own_music, "--out", tmp_path / "pictures", *options)
     assert done.returncode == 0, done.stderr
@@ -284,7 +282,7 @@ def test_prepare_sets_the_grid_and_says_what_it_did(tmp_path: Path, own_music: P
     assert (spec["hop_length"], spec["n_fft"], spec["n_mels"]) == (441, 1024, 64)
 
 
-def test_a_song_whose_name_no_terminal_can_print_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_does_not_stop_the_other_tracks(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs", tracks=1)
     shutil.copy(songs / "low" / "low.00000.wav", songs / "low" / os.fsdecode(b"can\xe7\xe3o.wav"))
     out = tmp_path / os.fsdecode(b"m\xfasica")
@@ -301,25 +299,31 @@ def test_help_needs_no_tensorflow() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_help_tells_the_defaults_that_hold() -> None:
-    defaults = {field.name: field.default for field in dataclasses.fields(FitSettings)}
-    for option, *_, text in FIT_OPTIONS:
-        assert text.endswith(f"({defaults[option[2:].replace('-', '_')]:g})"), option
-    assert [change.split("=")[0] for change in AUGMENTATIONS] == [
-        field.name for field in dataclasses.fields(Augmentation)
-    ]
-    assert _augmentation(AUGMENTATIONS) == Augmentation()
+def test_help_states_defaults_and_strengths(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for sentence in (
+        "--head-epochs N passes before them in which only the new layer learns (1)",
+        "--learning-rate N highest rate of the whole network (0.0003)",
+        "equaliser_db=5, band_limit=0.2, reverberation=0.2, noise=0.25, noise_snr_db=0,30,",
+    ):
+        assert sentence in text
+    assert parse_augmentation(default_strengths()) == Augmentation()
 
 
-def said_by(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    """Run the program here; return its exit status and its one line on stderr."""
-    try:
-        status = main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    said = capsys.readouterr().err
-    assert re.fullmatch(r"genre-train: [^\n]+\n", said), said
-    return status, said
+def test_defaults_are_within_their_limits() -> None:
+    settings = FitSettings(Path("data"), Path("out"))
+    for field in NUMBERS:
+        assert field.metadata["least"] <= getattr(settings, field.name) <= field.metadata["most"]
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Run the program in this process; return its exit status and its one line on stderr."""
+    status = main([str(argument) for argument in arguments])
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"genre-train: [^\n]+\n", error), error
+    return status, error
 
 
 @pytest.mark.parametrize(
@@ -353,7 +357,7 @@ def said_by(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
         (["evaluate"], "name one run folder or .onnx file"),
         (["evaluate", "/nowhere"], "no such run or model: /nowhere"),
         (["evaluate", "a", "--model", "b"], "name one run folder or .onnx file"),
-        (["report", "/nowhere"], "/nowhere is no run"),
+        (["report", "/nowhere"], "/nowhere is not a training run"),
         (["stream-test", "/", "--tune", "--set", "test"], "--tune needs a run folder"),
         (["stream-test", "/", "--right-of-claimed", "0.9"], "add --tune"),
         (["stream-test", "/", "--right-of-claimed", "90"], "at most 1, not 90"),
@@ -374,26 +378,26 @@ def said_by(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 def test_wrong_use_is_one_line_and_status_two(
     capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
-    status, said = said_by(capsys, *arguments)
+    status, error = error_of(capsys, *arguments)
     assert status == 2
-    assert sentence in said
+    assert sentence in error
 
 
-def test_audio_where_fit_wants_pictures_is_told_how_to_make_them(
+def test_audio_for_fit_is_refused_with_the_command_to_prepare_it(
     capsys: pytest.CaptureFixture[str], own_music: Path
 ) -> None:
-    status, said = said_by(capsys, "fit", "--data", own_music)
+    status, error = error_of(capsys, "fit", "--data", own_music)
     assert status == 2
-    assert "make them with genre-train prepare" in said
+    assert "make them with genre-train prepare" in error
 
 
-def test_a_grid_for_pictures_that_are_made_already_is_refused(
+def test_grid_options_for_existing_pictures_are_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     pictures = write_pictures(tmp_path / "pictures")
-    status, said = said_by(capsys, "--data", pictures, "--mels", 64)
+    status, error = error_of(capsys, "--data", pictures, "--mels", 64)
     assert status == 2
-    assert "--hop-ms, --n-fft and --mels need audio" in said
+    assert "--hop-ms, --n-fft and --mels need audio" in error
 
 
 @pytest.mark.parametrize(
@@ -409,24 +413,24 @@ def test_a_grid_for_pictures_that_are_made_already_is_refused(
         "noise_snr_db=30,0",
     ],
 )
-def test_an_augmentation_that_there_is_not_is_refused(
+def test_a_wrong_augmentation_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, change: str
 ) -> None:
     pictures = write_pictures(tmp_path / "pictures")
-    status, said = said_by(
+    status, error = error_of(
         capsys, "fit", "--data", pictures, "--out", tmp_path / "run", "--augment", change
     )
     assert status == 2
-    assert f"--augment {change}" in said
+    assert f"--augment {change}" in error
 
 
 def test_a_picture_folder_with_one_genre_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     pictures = write_pictures(tmp_path / "pictures", genres=("rows",))
-    status, said = said_by(capsys, "fit", "--data", pictures, "--out", tmp_path / "run")
+    status, error = error_of(capsys, "fit", "--data", pictures, "--out", tmp_path / "run")
     assert status == 2
-    assert "only one genre found (rows); at least 2 are needed" in said
+    assert "only one genre found (rows); at least 2 are needed" in error
 
 
 def test_a_genre_with_the_name_of_the_backgrounds_label_is_refused(
@@ -435,9 +439,9 @@ def test_a_genre_with_the_name_of_the_backgrounds_label_is_refused(
     pictures = write_pictures(tmp_path / "pictures", genres=("not_music", "rows"))
     sounds = write_pictures(tmp_path / "sounds", genres=("rain",))
     options = ("--data", pictures, "--background", sounds, "--out", tmp_path / "run")
-    status, said = said_by(capsys, "fit", *options)
+    status, error = error_of(capsys, "fit", *options)
     assert status == 2
-    assert "the genre not_music has the name of the label of --background" in said
+    assert "the genre not_music has the name of the label of --background" in error
 
 
 def test_a_genre_with_too_few_tracks_is_refused_by_name(
@@ -446,13 +450,13 @@ def test_a_genre_with_too_few_tracks_is_refused_by_name(
     pictures = write_pictures(tmp_path / "pictures")
     for number in range(2):
         (pictures / "rows" / f"rows.{number:05}.png").write_bytes(b"damaged")
-    status, said = said_by(capsys, "fit", "--data", pictures, "--out", tmp_path / "run")
+    status, error = error_of(capsys, "fit", "--data", pictures, "--out", tmp_path / "run")
     assert status == 2
-    assert "genre rows has 4 usable tracks (2 more were skipped); at least 5" in said
+    assert "genre rows has 4 usable tracks (2 more were skipped); at least 5" in error
 
 
 @pytest.mark.parametrize("command", [["fit"], []])
-def test_damaged_pictures_are_listed_with_their_reason_on_the_way(
+def test_damaged_pictures_are_printed_with_their_reason(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str]
 ) -> None:
     pictures = write_pictures(tmp_path / "pictures", tracks=5)
@@ -461,14 +465,14 @@ def test_damaged_pictures_are_listed_with_their_reason_on_the_way(
     for path in damaged:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"damaged")
-    # Too few tracks of a genre end it before anything is trained.
+    # Too few tracks of a genre end the program before anything is trained.
     options = ["--data", pictures, "--background", sounds, "--out", tmp_path / "run"]
     arguments = [str(argument) for argument in (*command, *options)]
     assert main(arguments) == 2
-    said = capsys.readouterr()
-    assert "genre rain has 0 usable tracks (1 more were skipped)" in said.err
+    output = capsys.readouterr()
+    assert "genre rain has 0 usable tracks (1 more were skipped)" in output.err
     for path in damaged:
-        assert f"skipped {path}: damaged picture" in said.out
+        assert f"skipped {path}: damaged picture" in output.out
 
 
 def test_a_run_folder_that_cannot_be_made_is_one_line(
@@ -476,9 +480,9 @@ def test_a_run_folder_that_cannot_be_made_is_one_line(
 ) -> None:
     pictures = write_pictures(tmp_path / "pictures")
     (tmp_path / "file").write_text("in the way")
-    status, said = said_by(capsys, "fit", "--data", pictures, "--out", tmp_path / "file" / "run")
+    status, error = error_of(capsys, "fit", "--data", pictures, "--out", tmp_path / "file" / "run")
     assert status == 2
-    assert "cannot be written (Not a directory)" in said
+    assert "cannot be written (Not a directory)" in error
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
@@ -488,25 +492,27 @@ def test_no_permission_to_write_is_one_line(
     pictures = write_pictures(tmp_path / "pictures")
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
-    status, said = said_by(capsys, "fit", "--data", pictures, "--out", locked / "run")
+    status, error = error_of(capsys, "fit", "--data", pictures, "--out", locked / "run")
     assert status == 2
-    assert "cannot be written (Permission denied)" in said
+    assert "cannot be written (Permission denied)" in error
 
 
 def test_a_folder_where_a_file_is_in_the_way_is_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, own_music: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    status, said = said_by(capsys, "prepare", "--data", own_music, "--out", tmp_path / "file" / "x")
+    status, error = error_of(
+        capsys, "prepare", "--data", own_music, "--out", tmp_path / "file" / "x"
+    )
     assert status == 1
-    assert "Not a directory" in said
+    assert "Not a directory" in error
 
 
 @pytest.mark.parametrize("content", [b"", b"no model"])
-def test_a_file_that_is_no_model_is_one_line(
+def test_a_file_that_is_not_a_model_is_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "a.onnx").write_bytes(content)
-    status, said = said_by(capsys, "evaluate", tmp_path / "a.onnx", "--data", tmp_path)
+    status, error = error_of(capsys, "evaluate", tmp_path / "a.onnx", "--data", tmp_path)
     assert status == 2
-    assert "a.onnx" in said
+    assert "a.onnx" in error

@@ -1,4 +1,4 @@
-"""Puts the contract and its golden answer into a converted model."""
+"""Embeds the contract and its golden answer into a converted model."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from streamer.core.model import (
 )
 
 
-def seal(model: onnx.ModelProto, contract: ModelContract) -> bytes:
-    """Ask the finished graph its golden question and write question, answer and contract into it.
+def embed_contract(model: onnx.ModelProto, contract: ModelContract) -> bytes:
+    """Return a model file: the graph with the contract and its golden answer in the metadata.
 
     Parameters
     ----------
@@ -29,41 +29,36 @@ def seal(model: onnx.ModelProto, contract: ModelContract) -> bytes:
     contract : ModelContract
         Its contract; `golden` is replaced.
 
-    Returns
-    -------
-    bytes
-        The content of the file.
-
     Raises
     ------
     ExportError
         If the graph is not valid ONNX.
     """
-    question = golden_spectrogram(contract.spectrogram, contract.window_frames)
+    spectrogram = golden_spectrogram(contract.spectrogram, contract.window_frames)
     session = open_session(model.SerializeToString(), contract.precision, threads=1)
-    answer = session.run([OUTPUT], {INPUT: question})[0][0]
+    logits = session.run([OUTPUT], {INPUT: spectrogram})[0][0]
     golden = Golden(
-        spectrogram_sha256=spectrogram_digest(question),
+        spectrogram_sha256=spectrogram_digest(spectrogram),
         frames=contract.window_frames,
-        logits=tuple(float(logit) for logit in answer),
+        logits=tuple(float(logit) for logit in logits),
         contract_sha256=contract.digest,
     )
     contract = dataclasses.replace(contract, golden=golden)
-    sealed = onnx.ModelProto()
-    sealed.CopyFrom(model)
-    # RFC 8259 knows no NaN; a network that answers NaN is refused before it comes here.
+    embedded = onnx.ModelProto()
+    embedded.CopyFrom(model)
+    # RFC 8259 has no NaN; check_conversion refuses a network that predicts NaN before this.
     text = json.dumps(contract.to_metadata(), allow_nan=False)
-    onnx.helper.set_model_props(sealed, {METADATA_KEY: text})
+    onnx.helper.set_model_props(embedded, {METADATA_KEY: text})
     try:
-        onnx.checker.check_model(sealed, full_check=True)
+        onnx.checker.check_model(embedded, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the converted graph is not valid ONNX: {error}") from None
-    content: bytes = sealed.SerializeToString()
+    content: bytes = embedded.SerializeToString()
     return content
 
 
 def open_session(content: bytes, precision: str, threads: int) -> onnxruntime.InferenceSession:
-    """Open a graph under the options that `Classifier` would use for a file of this precision."""
+    """Open a graph with the options that `Classifier` uses for a file of this precision."""
     return onnxruntime.InferenceSession(
         content,
         session_options(threads, integers=precision == "static"),

@@ -1,0 +1,163 @@
+"""From a training run to a model file: convert, compress, verify, write."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from export.compress import to_float16, to_int8, to_static
+from export.embedding import embed_contract
+from export.errors import ExportError
+from export.source import ExportSource
+from streamer.core.model import Classifier, ModelError
+from streamer.system.files import atomic_write
+from streamer.system.output import silenced_stderr
+
+with silenced_stderr():
+    from export.convert import Network
+    from export.pictures import TrackWindows, read_windows
+    from export.verify import (
+        Cost,
+        accuracy,
+        check_conversion,
+        compare,
+        measure_costs,
+        predict,
+        predictor,
+        table,
+    )
+
+CALIBRATION_TRACKS = 100
+"""Tracks, spread evenly over the folder, whose first windows give the ranges of activations."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """Settings of one export."""
+
+    source: ExportSource
+    out: Path
+    """The file to write."""
+    precision: str = "int8"
+    """One of `streamer.core.contract.PRECISIONS`."""
+    calibrate: Path | None = None
+    """Pictures to take the ranges of activations from; needed for `static`."""
+    verify: Path | None = None
+    """Pictures to compare with Keras on."""
+    min_agreement: float = 0.99
+    """Smallest allowed share of windows that keep their top genre, 0 to 1."""
+
+
+def export(settings: ExportSettings, report: Callable[[str], None]) -> None:
+    """Make a model file from a run. If anything fails, the file at `settings.out` is unchanged.
+
+    Parameters
+    ----------
+    settings : ExportSettings
+        What to export, and how.
+    report : callable
+        Called with each line of progress.
+
+    Raises
+    ------
+    ExportError
+        If the export fails.
+    UserError
+        If the run or the pictures cannot be used.
+    """
+    source = settings.source
+    contract = dataclasses.replace(source.contract, precision=settings.precision)
+    calibration = read_windows(settings.calibrate, contract) if settings.calibrate else []
+    tracks: list[TrackWindows] = []
+    if settings.verify:
+        tracks = read_windows(settings.verify, contract, leave_out=source.run.trained_tracks)
+
+    if not source.run.finished:
+        report("The run is not finished: this is its best network so far")
+    report(f"Converting {source.network} (about a minute)")
+    with silenced_stderr():
+        network = Network(source)
+        converted = network.to_onnx()
+    converted_file = converted.SerializeToString()
+    difference = check_conversion(network.logits, predictor(converted_file), contract)
+    report(f"float32 equals Keras within {difference:.1e} in every probability")
+    file = embed_contract(_compress(converted, settings.precision, calibration), contract)
+
+    graphs = {"float32": converted_file, settings.precision: file}
+    costs = measure_costs(graphs, contract)
+    if tracks:
+        _verify(settings, network, graphs, costs, tracks, report)
+    else:
+        report(table([(name, costs[name], None) for name in graphs]))
+    _write_model(settings.out, file)
+    report(f"Wrote {settings.out}: {contract.name} {contract.version}, {len(file) / 1e6:.1f} MB")
+
+
+def _compress(
+    model: onnx.ModelProto, precision: str, calibration: list[TrackWindows]
+) -> onnx.ModelProto:
+    if precision == "float16":
+        return to_float16(model)
+    if precision == "int8":
+        return to_int8(model)
+    if precision == "static":
+        every = max(1, len(calibration) // CALIBRATION_TRACKS)
+        batches = (track.spectrograms[:1] for track in calibration[::every])
+        with silenced_stderr():
+            return to_static(model, batches)
+    return model
+
+
+def _verify(
+    settings: ExportSettings,
+    network: Network,
+    graphs: Mapping[str, bytes],
+    costs: Mapping[str, Cost],
+    tracks: list[TrackWindows],
+    report: Callable[[str], None],
+) -> None:
+    """Report how well the graphs agree with Keras.
+
+    Raises
+    ------
+    ExportError
+        If the graph of `settings.precision` agrees too little.
+    """
+    contract = settings.source.contract
+    count = sum(len(track.spectrograms) for track in tracks)
+    # read_windows leaves out tracks that were trained on unless there are no others.
+    trained_on = tracks[0].track in settings.source.run.trained_tracks
+    known = ", all of them trained on" if trained_on else ""
+    report(f"Comparing on {count} windows of {len(tracks)} tracks in {settings.verify}{known}")
+    expected = predict(network.logits, tracks, contract.temperature)
+    agreements = {}
+    for name, graph in graphs.items():
+        predicted = predict(predictor(graph, name), tracks, contract.temperature)
+        agreements[name] = compare(expected, predicted, tracks, contract.labels)
+    report(table([(name, costs[name], agreements[name]) for name in graphs]))
+    right = accuracy(expected, tracks, contract.labels)
+    if right is not None:
+        report(f"accuracy of the Keras network on the same windows: {right:.2%}")
+    same = agreements[settings.precision].same_genre
+    if same < settings.min_agreement:
+        raise ExportError(
+            f"{settings.precision} keeps the top genre of only {same:.2%} of the windows and "
+            f"--min-agreement is {settings.min_agreement:.2%}: nothing was written; try --weights "
+            "float16 or a lower --min-agreement"
+        )
+
+
+def _write_model(path: Path, content: bytes) -> None:
+    """Write a model file atomically, if the daemon could load it."""
+    try:
+        with atomic_write(path, len(content), sync=True) as partial:
+            partial.write_bytes(content)
+            Classifier.load(partial)
+    except OSError as error:
+        raise ExportError(f"--out {error}") from None
+    except ModelError as error:
+        raise ExportError(f"the file would be refused: {error}") from None

@@ -1,0 +1,235 @@
+"""genre-train evaluate, stream-test, robustness and report."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamer.system.commandline import UserError
+from streamer.system.output import print_line
+from trainer.commands import options
+from trainer.commands.output import import_keras, print_notes, print_skipped
+
+if TYPE_CHECKING:
+    from streamer.core.model import Classifier
+    from trainer.evaluation_sets import EvaluationSets
+
+
+def _run_evaluate(given: argparse.Namespace) -> int:
+    path = _run_or_model(given)
+    model = _load(path)
+    sets = _sets(model, given)
+    print_skipped(sets.skipped)
+    own = not (given.data or given.background)
+    run = path if own and path.is_dir() else None
+    _evaluate(model, sets, _results_folder(given, path, own), run, given.seed)
+    return 0
+
+
+def evaluate_run(run: Path) -> None:
+    """Evaluate a run on its own lists."""
+    from trainer.evaluation_sets import find_evaluation_sets
+
+    model = _load(run)
+    _evaluate(model, find_evaluation_sets(model), run / "evaluation", run, seed=0)
+
+
+def _evaluate(
+    model: Classifier, sets: EvaluationSets, folder: Path, run: Path | None, seed: int
+) -> None:
+    """Evaluate, print and write the result; record summary and temperature in `run`."""
+    from trainer.evaluate import as_text, evaluate, summary, write_evaluation
+    from trainer.run import update_run
+
+    evaluation = evaluate(model, sets, seed=seed)
+    print_line(as_text(evaluation))
+    write_evaluation(evaluation, folder)
+    if run is not None:
+        update_run(run, summary(evaluation), temperature=evaluation.temperature)
+
+
+def _add_stream_options(parser: argparse.ArgumentParser) -> None:
+    options.add_evaluation(parser)
+    options.add_set(parser)
+    parser.add_argument(
+        "--limit", type=options.number(int, 1), metavar="N", help="play only N tracks"
+    )
+    parser.add_argument(
+        "--gap-seconds",
+        type=options.number(float, 0.1, 600),
+        default=4.0,
+        help="silence where there is some (4)",
+    )
+    parser.add_argument(
+        "--hop-seconds",
+        type=options.number(float, 0.1, 600),
+        default=1.0,
+        help="between decisions (1)",
+    )
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="search smoothing and thresholds on the valid list and keep the best in run.json",
+    )
+    parser.add_argument(
+        "--right-of-claimed",
+        type=options.share,
+        metavar="SHARE",
+        help="with --tune: claim as much as possible while so many of the claims are right, "
+        "such as 0.9",
+    )
+
+
+def _run_stream_test(given: argparse.Namespace) -> int:
+    from trainer.run import update_run
+    from trainer.stream_test import as_text, stream_test, write_stream_test
+    from trainer.tuning import tune
+
+    path = _run_or_model(given)
+    name = _set_name(given)
+    if given.tune and (not path.is_dir() or name != "valid"):
+        raise UserError("--tune needs a run folder, into which it writes, and the valid list")
+    if given.right_of_claimed is not None and not given.tune:
+        raise UserError("--right-of-claimed says what --tune is to look for; add --tune")
+    model = _load(path)
+    sets = _sets(model, given)
+    test = stream_test(
+        model,
+        sets,
+        name,
+        limit=given.limit,
+        gap_seconds=given.gap_seconds,
+        hop_seconds=given.hop_seconds,
+        seed=given.seed,
+    )
+    print_skipped([*sets.skipped, *test.stream.skipped])
+    print_notes(sets.notes)
+    print_line(as_text(test.result, name, sets.protocol))
+    if given.tune:
+        test = tune(test, model.contract, given.right_of_claimed)
+        chosen = ", ".join(f"{setting} {value}" for setting, value in test.settings.items())
+        print_line(f"tuned: {chosen}\n{as_text(test.result, name, sets.protocol)}")
+    whole = given.limit is None or given.limit >= len(sets.music[name])
+    own = whole and not (given.data or given.background)
+    write_stream_test(test, _results_folder(given, path, own), name, sets)
+    if path.is_dir():
+        metrics = {f"stream_{name}": dataclasses.asdict(test.result)} if own else {}
+        update_run(path, metrics, **({"decision": test.settings} if given.tune else {}))
+    return 0
+
+
+def _add_robustness_options(parser: argparse.ArgumentParser) -> None:
+    options.add_evaluation(parser)
+    options.add_set(parser)
+
+
+def _run_robustness(given: argparse.Namespace) -> int:
+    from trainer.robustness import as_text, robustness, write_robustness
+    from trainer.run import update_run
+
+    path = _run_or_model(given)
+    name = _set_name(given)
+    model = _load(path)
+    sets = _sets(model, given)
+    print_skipped(sets.skipped)
+    print_notes(sets.notes)
+    tracks = sets.music.get(name)
+    if not tracks:
+        raise UserError(f"--set {name}: none of its tracks is in the data folder")
+    # The background of a run's training may be pictures, which cannot be mixed with audio.
+    sounds = sets.background.get(name, []) if given.background else []
+    results = robustness(model, tracks, sounds, seed=given.seed)
+    print_line(as_text(results, name, sets.protocol))
+    write_robustness(results, _results_folder(given, path), name, sets.protocol)
+    if path.is_dir():
+        update_run(path, {f"robustness_{name}": [dataclasses.asdict(each) for each in results]})
+    return 0
+
+
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+
+
+def _run_report(given: argparse.Namespace) -> int:
+    write_run_report(given.run)
+    return 0
+
+
+def write_run_report(run: Path) -> None:
+    """Write the report of a run and print where it is."""
+    from trainer.report import write_report
+
+    print_line(f"report: {write_report(run)}")
+
+
+def _run_or_model(given: argparse.Namespace) -> Path:
+    """Return the run folder or model file that the command names."""
+    path: Path | None = given.run or given.model
+    if path is None or (given.run and given.model):
+        raise UserError("name one run folder or .onnx file")
+    if not path.exists():
+        raise UserError(f"no such run or model: {path}")
+    if given.split and path.is_dir():
+        raise UserError(
+            f"--split {' '.join(given.split)}: a run is judged on its own lists, which stand in "
+            "its run.json; leave it out, or export the run and judge the file"
+        )
+    return path
+
+
+def _set_name(given: argparse.Namespace) -> str:
+    """Return the list to evaluate on; with `--split all` there is only one."""
+    everything = given.split == ["all"]
+    name: str = given.set or ("all" if everything else "valid")
+    if everything and name != "all":
+        raise UserError(
+            f"--set {name}: --split all is one list of everything; leave out one of the two"
+        )
+    if name == "all" and not everything:
+        raise UserError(
+            "--set all: only --split all has that list, for an exported file; name both"
+        )
+    return name
+
+
+def _load(path: Path) -> Classifier:
+    from trainer.loading import load_classifier
+
+    if path.is_dir():
+        import_keras()
+    return load_classifier(path)
+
+
+def _sets(model: Classifier, given: argparse.Namespace) -> EvaluationSets:
+    from trainer.evaluation_sets import find_evaluation_sets
+
+    return find_evaluation_sets(
+        model, data=given.data, background=given.background, split=given.split, seed=given.seed
+    )
+
+
+def _results_folder(given: argparse.Namespace, path: Path, own: bool = True) -> Path:
+    """Return the folder of the results.
+
+    `RUN/evaluation`, which the report shows, holds only results of a run on its `own` data and
+    whole lists; others go to a folder in it.
+    """
+    if given.out:
+        return Path(given.out)
+    if not path.is_dir():
+        return Path(f"{path.stem}-evaluation")
+    return path / "evaluation" if own else path / "evaluation" / "other"
+
+
+COMMANDS: dict[str, options.Command] = {
+    "evaluate": (_run_evaluate, options.add_evaluation, "judge a run or a model by its tracks"),
+    "stream-test": (_run_stream_test, _add_stream_options, "judge what a listener would get"),
+    "robustness": (
+        _run_robustness,
+        _add_robustness_options,
+        "judge what microphones, rooms and radios cost",
+    ),
+    "report": (_run_report, _add_report_options, "write a run's report again"),
+}

@@ -1,0 +1,103 @@
+"""Options that several commands share, and the types of option values."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from trainer.fit.settings import MAX_SEED
+
+Command = tuple[Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str]
+"""Function that runs a command and returns the exit status, function that adds its options, and
+help."""
+
+
+def number(
+    kind: type[int] | type[float], least: float, most: float = math.inf
+) -> Callable[[str], float]:
+    """Return an argparse type for numbers from `least` to `most`."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not value >= least:  # also refuses NaN
+            raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most}, not {text}")
+        return value
+
+    # argparse shows the function's name in "invalid ... value".
+    parse.__name__ = {int: "whole number", float: "number"}[kind]
+    return parse
+
+
+def share(text: str) -> float:
+    """Parse a share above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a share above 0 and at most 1, not {text}")
+    return value
+
+
+share.__name__ = "number"
+
+
+def add_seed(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add `--seed`, 0 by default."""
+    parser.add_argument("--seed", type=number(int, 0, MAX_SEED), default=0, help=f"{text} (0)")
+
+
+def add_grid(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the spectrograms that are made of audio."""
+    grid = parser.add_argument_group("spectrogram, where the data is audio")
+    grid.add_argument(
+        "--hop-ms", type=number(float, 1, 1000), help="time between two columns (77.6)"
+    )
+    grid.add_argument(
+        "--n-fft", type=number(int, 2, 2**18), help="length of the Fourier transform (2048)"
+    )
+    grid.add_argument("--mels", type=number(int, 1, 2048), help="mel bands (128)")
+    grid.add_argument(
+        "--workers", type=number(int, 1, 1024), help="processes that read audio (one a core)"
+    )
+
+
+def add_split(parser: argparse.ArgumentParser, before: str = "") -> None:
+    """Add `--split`; `before` starts its help."""
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        default=[],
+        metavar="SPLIT",
+        help=f"{before}fault-filtered (default for GTZAN), stratified (default else), a CSV of "
+        "track,artist, or three files with the names of the train, valid and test tracks",
+    )
+
+
+def add_evaluation(parser: argparse.ArgumentParser) -> None:
+    """Add what every evaluation takes: the run or model, the data and the folder of results."""
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run folder or .onnx file")
+    parser.add_argument("--model", type=Path, metavar="FILE.onnx", help="the same as RUN")
+    parser.add_argument(
+        "--data", type=Path, help="audio or pictures (default: what the run was trained on)"
+    )
+    parser.add_argument("--background", type=Path, metavar="DIR", help="sounds that are not music")
+    add_split(
+        parser, "for an .onnx file (a run is judged on its own lists): all for everything in DATA, "
+    )
+    add_seed(parser, "of everything left to chance")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where results go (default: RUN/evaluation; for NAME.onnx NAME-evaluation)",
+    )
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """Add `--set`, the list to evaluate on."""
+    parser.add_argument(
+        "--set",
+        choices=("valid", "test", "all"),
+        help="which list (valid; with --split all there is only one, all)",
+    )

@@ -1,0 +1,323 @@
+"""genre-train prepare, speak, fit, average, and all steps in one."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamer.system.commandline import UserError
+from streamer.system.output import print_line
+from trainer.augment import NONE, Augmentation
+from trainer.commands import evaluation, options
+from trainer.commands.output import import_keras, print_skipped, print_skipped_pictures
+from trainer.fit.settings import KEPT_EPOCHS, NUMBERS, PRECISIONS, FitSettings
+
+if TYPE_CHECKING:
+    from streamer.core.spectrogram import SpectrogramSpec
+
+
+def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="audio, one folder a genre")
+    parser.add_argument("--out", type=Path, help="picture folder (default: in the user's cache)")
+    parser.add_argument(
+        "--sounds",
+        action="store_true",
+        help="the data are sounds that are not music, in folders nested in any way",
+    )
+    options.add_grid(parser)
+
+
+def _run_prepare(given: argparse.Namespace) -> int:
+    _prepare(given.data, given.out, given, background=given.sounds)
+    return 0
+
+
+def _prepare(data: Path, out: Path | None, given: argparse.Namespace, *, background: bool) -> Path:
+    from trainer.prepare import cache_folder, prepare
+
+    spec = _spec(given)
+    out = out or cache_folder(data, spec)
+    prepared = prepare(data, out, spec, background=background, workers=given.workers)
+    print_skipped(prepared.skipped)
+    print_line(
+        f"{prepared.made} pictures made, {prepared.kept} kept, {prepared.removed} removed, "
+        f"{len(prepared.skipped)} tracks skipped: {prepared.folder}"
+    )
+    return prepared.folder
+
+
+def _spec(given: argparse.Namespace) -> SpectrogramSpec:
+    from streamer.core.spectrogram import SpectrogramSpec
+
+    spec = SpectrogramSpec()
+    changes: dict[str, Any] = {}
+    if given.hop_ms is not None:
+        changes["hop_length"] = round(given.hop_ms * spec.sample_rate / 1000)
+    if given.n_fft is not None:
+        changes["n_fft"] = given.n_fft
+    if given.mels is not None:
+        changes["n_mels"] = given.mels
+    return dataclasses.replace(spec, **changes)
+
+
+def _add_speak_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="folder of the clips")
+    parser.add_argument(
+        "--clips", type=options.number(int, 1), default=200, metavar="N", help="how many (200)"
+    )
+    options.add_seed(parser, "of words, speeds and pitches")
+
+
+def _run_speak(given: argparse.Namespace) -> int:
+    from trainer.speech import installed_voices, speak
+
+    voices = installed_voices()
+    clips = speak(given.out, given.clips, voices, seed=given.seed)
+    print_line(f"{len(clips)} clips of {min(len(voices), len(clips))} voices: {given.out}")
+    return 0
+
+
+def _add_fit_options(
+    parser: argparse.ArgumentParser, kinds: str = "pictures (audio: prepare it first)"
+) -> None:
+    """Add the options of a training; `kinds` says in the help what the folders may hold.
+
+    Limits, defaults and help of the numbers come from `FitSettings`. Options that are not given are
+    None, an empty list or False, which `_refuse_options_of_resumed` relies on.
+    """
+    parser.add_argument("--data", type=Path, help=f"{kinds}, one folder a genre")
+    parser.add_argument("--out", type=Path, help="folder of the run (runs/DATE-TIME)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a stopped run")
+    options.add_split(parser)
+    parser.add_argument(
+        "--exclude-faults", action="store_true", help="drop GTZAN's 70 known faulty tracks"
+    )
+    parser.add_argument(
+        "--background",
+        type=Path,
+        metavar="DIR",
+        help=f"sounds that are not music, as {kinds}; they become the label not_music",
+    )
+    parser.add_argument(
+        "--weights",
+        help="imagenet (default), none, the path of InceptionV3 notop weights, or the folder of an "
+        "earlier run to start from",
+    )
+    for field in NUMBERS:
+        default: Any = field.default
+        limits = field.metadata
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=options.number(type(default), limits["least"], limits["most"]),
+            metavar="SEED" if field.name == "seed" else "N",
+            help=f"{limits['help']} ({default:g})",
+        )
+    parser.add_argument(
+        "--keep",
+        choices=KEPT_EPOCHS,
+        help="the epoch whose averaged weights are kept: the best by validation (default), or the "
+        "last",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the computation (float32); mixed ones are for accelerators",
+    )
+    parser.add_argument(
+        "--augment",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="strength of one kind of variation, or none for no variation; may be repeated "
+        f"({', '.join(default_strengths())})",
+    )
+    parser.add_argument(
+        "--freeze-batch-norms",
+        action="store_true",
+        help="train all but the batch norms, whose statistics stay: cheaper steps",
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs")
+
+
+def default_strengths() -> list[str]:
+    """Return the defaults of all augmentations as `--augment` takes them."""
+    strengths = dataclasses.asdict(Augmentation())
+    return [
+        f"{name}={','.join(f'{part:g}' for part in value)}"
+        if isinstance(value, tuple)
+        else f"{name}={value:g}"
+        for name, value in strengths.items()
+    ]
+
+
+def _run_fit(given: argparse.Namespace) -> int:
+    from trainer.tracks import is_picture_folder
+
+    _refuse_options_of_resumed(given)
+    for option in ("data", "background"):
+        folder = getattr(given, option)
+        if folder is not None and folder.is_dir() and not is_picture_folder(folder):
+            raise UserError(
+                f"--{option} {folder} holds no spectrogram.json: fit needs pictures; make them "
+                "with genre-train prepare, or leave out the word fit to do both"
+            )
+    if given.resume is None:
+        if given.data is None:
+            raise UserError("--data is missing: give a folder of pictures, or --resume RUN")
+        print_skipped_pictures(given.data, background=False)
+        if given.background:
+            print_skipped_pictures(given.background, background=True)
+    _fit(given)
+    return 0
+
+
+def _refuse_options_of_resumed(given: argparse.Namespace) -> None:
+    """Refuse options beside `--resume`, which continues with the run's own settings."""
+    names = [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(given).items()
+        if name not in ("command", "resume") and value not in (None, []) and value is not False
+    ]
+    if given.resume is not None and names:
+        raise UserError(
+            f"--resume {given.resume} goes on with the run's own settings: leave out "
+            f"{', '.join(names)}, or start another run with --weights {given.resume}"
+        )
+
+
+def _fit(given: argparse.Namespace) -> Path:
+    import_keras()
+    from trainer.fit.loop import fit, resume
+
+    if given.resume is not None:
+        return resume(given.resume)
+    # Absolute paths, so that the run can be evaluated from any working directory.
+    fields: dict[str, Any] = {
+        "data": given.data.resolve(),
+        "out": given.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"),
+        "background": given.background and given.background.resolve(),
+        "split": tuple(given.split),
+        "exclude_faults": given.exclude_faults,
+        "freeze_batch_norms": given.freeze_batch_norms,
+        "tensorboard": given.tensorboard,
+        "augmentation": parse_augmentation(given.augment),
+    }
+    for name in [*(field.name for field in NUMBERS), "keep", "precision", "weights"]:
+        if getattr(given, name) is not None:
+            fields[name] = getattr(given, name)
+    return fit(FitSettings(**fields))
+
+
+def parse_augmentation(changes: Sequence[str]) -> Augmentation:
+    """Return the default strengths with the changes of `--augment`, in their order.
+
+    Raises
+    ------
+    UserError
+        If a strength is unknown or its value is not allowed.
+    """
+    strength = Augmentation()
+    defaults = dataclasses.asdict(strength)
+    for change in changes:
+        if change == "none":
+            strength = NONE
+            continue
+        name, _, text = change.partition("=")
+        if name not in defaults or not text:
+            raise UserError(
+                f"--augment {change}: give none or NAME=VALUE with one of {', '.join(defaults)}"
+            )
+        value = _strength(change, text, defaults[name])
+        try:
+            strength = dataclasses.replace(strength, **{name: value})
+        except ValueError as error:
+            raise UserError(f"--augment {change}: {error}") from None
+    return strength
+
+
+def _strength(change: str, text: str, default: Any) -> Any:
+    """Parse a value of the type of its default."""
+    try:
+        if not isinstance(default, tuple):
+            return type(default)(text)
+        value = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--augment {change}: {text} is no number such as {default}") from None
+    if len(value) != len(default):
+        raise UserError(f"--augment {change}: give {len(default)} numbers with a comma between")
+    return value
+
+
+def _add_average_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="runs that go back to the same one; one that is named twice counts twice",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the new run")
+
+
+def _run_average(given: argparse.Namespace) -> int:
+    import_keras()
+    from trainer.average import average
+
+    print_line(f"average of {len(given.runs)} runs: {average(given.runs, given.out)}")
+    return 0
+
+
+def _add_all_options(parser: argparse.ArgumentParser) -> None:
+    _add_fit_options(parser, kinds="audio or pictures")
+    options.add_grid(parser)
+    parser.add_argument(
+        "--pictures", type=Path, help="where the pictures of audio go (in the user's cache)"
+    )
+
+
+def _run_all(given: argparse.Namespace) -> int:
+    from trainer.tracks import is_picture_folder
+
+    _refuse_options_of_resumed(given)
+    if given.resume is None:
+        if given.data is None:
+            raise UserError(
+                "--data is missing: give a folder with one folder a genre, or --resume RUN"
+            )
+        if not is_picture_folder(given.data):
+            given.data = _prepare(given.data, given.pictures, given, background=False)
+        elif given.hop_ms or given.n_fft or given.mels:
+            raise UserError(
+                f"--hop-ms, --n-fft and --mels need audio and {given.data} holds pictures"
+            )
+        else:
+            print_skipped_pictures(given.data, background=False)
+        if given.background and not is_picture_folder(given.background):
+            given.background = _prepare(given.background, None, given, background=True)
+        elif given.background:
+            print_skipped_pictures(given.background, background=True)
+    run = _fit(given)
+    evaluation.evaluate_run(run)
+    evaluation.write_run_report(run)
+    return 0
+
+
+COMMANDS: dict[str, options.Command] = {
+    "all": (_run_all, _add_all_options, "prepare, fit, evaluate and report (the default)"),
+    "prepare": (_run_prepare, _add_prepare_options, "make spectrogram pictures of audio"),
+    "speak": (
+        _run_speak,
+        _add_speak_options,
+        "make clips of speech with the synthesisers that are installed",
+    ),
+    "fit": (_run_fit, _add_fit_options, "train on pictures"),
+    "average": (
+        _run_average,
+        _add_average_options,
+        "average the weights of runs that started from the same one",
+    ),
+}

@@ -1,0 +1,1 @@
+"""Fine-tuning a network on spectrogram windows: settings, data, training loop, checkpoints."""

@@ -1,0 +1,436 @@
+"""The training loop: first the new layer alone, then the whole network."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+
+from streamer.core.spectrogram import SpectrogramSpec
+from trainer.dataset import NOT_MUSIC, TrainingWindows
+from trainer.fit.checkpoints import Checkpoints, EpochResult, History, Progress
+from trainer.fit.data import load_data
+from trainer.fit.settings import FitSettings
+from trainer.fit.validation import Validation, validate
+from trainer.interruption import Interruption
+from trainer.network import (
+    BACKBONE,
+    SMALLEST_IMAGE,
+    build_image_network,
+    earlier_run,
+    save_image_network,
+    with_preprocessing,
+)
+from trainer.provenance import provenance
+from trainer.run import RUN_FILE, Run, RunError, read_run, update_run, write_run
+
+FIRST_SECONDS = 3.0
+"""Audio after which a stream gets its first prediction, in seconds: the model's `min_frames`."""
+
+
+def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
+    """Train a network, keep its best state by validation, and return the run folder.
+
+    Parameters
+    ----------
+    settings : FitSettings
+        What to train on, and how.
+    console : rich.console.Console, optional
+        Where progress is printed; standard error by default.
+
+    Returns
+    -------
+    Path
+        The run: `run.json`, `history.csv`, `model.keras`, `checkpoints/`.
+
+    Raises
+    ------
+    RunError
+        If the settings contradict each other, the folder already holds a run or cannot be written,
+        or the loss is not finite.
+    DatasetError
+        If the data cannot be used.
+    NetworkError
+        If the network cannot be built.
+    KeyboardInterrupt
+        If interrupted; `resume` continues after the last finished epoch.
+    """
+    if problem := settings.problem():
+        raise RunError(problem)
+    if (settings.out / RUN_FILE).exists():
+        raise RunError(
+            f"--out {settings.out}: already holds a run; continue it with --resume or choose "
+            "another folder"
+        )
+    _make_run_folder(settings.out)
+    # Absolute paths, since the run may be continued from another working directory.
+    split = tuple(
+        str(Path(part).resolve()) if Path(part).is_file() else part for part in settings.split
+    )
+    return _TrainingLoop(replace(settings, split=split), console).run()
+
+
+def resume(out: Path, *, console: Console | None = None) -> Path:
+    """Continue an interrupted run with its own settings; see `fit`."""
+    run = read_run(out)
+    if run.averaged:
+        raise RunError(
+            f"--resume {out}: an average has no epochs to continue; start a run from it with "
+            f"--weights {out}"
+        )
+    return _TrainingLoop(replace(run.settings, out=out), console, run).run()
+
+
+def _make_run_folder(out: Path) -> None:
+    """Make a run's folder; raise RunError if it cannot be written."""
+    try:
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(
+            f"--out {out}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
+
+
+class _TrainingLoop:
+    """Trains one run from wherever it stands to its end.
+
+    Parameters
+    ----------
+    settings : FitSettings
+        Settings of the run.
+    console : Console or None
+        Where progress is printed; standard error by default.
+    interrupted : Run, optional
+        The run, if it is continued.
+    """
+
+    def __init__(
+        self, settings: FitSettings, console: Console | None, interrupted: Run | None = None
+    ) -> None:
+        self.settings = settings
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.checkpoints = Checkpoints(settings.out)
+        self.history = History(settings.out)
+        self.progress = Progress()
+        self.interruption = Interruption()
+        self.phase = ""
+        """Phase that the network is compiled for; empty before the first epoch."""
+        keras.utils.set_random_seed(settings.seed)
+        keras.config.set_dtype_policy(settings.precision)
+        self.data = load_data(settings, earlier_run(settings.weights), interrupted)
+        self.frames = self.data.spec.frames_in(settings.window_seconds)
+        self.windows = TrainingWindows(
+            self.data.train,
+            self.data.background_train,
+            self.data.not_music,
+            len(self.data.division.labels),
+            spec=self.data.spec,
+            frames=self.frames,
+            batch=settings.batch,
+            windows_per_song=settings.windows_per_song,
+            background_share=settings.background_share,
+            augmentation=settings.augmentation,
+            seed=settings.seed,
+        )
+        self.learning_rate = _LearningRate(settings, self.windows.steps)
+        self.image_network = build_image_network(
+            self.data.division.labels,
+            # A checkpoint holds all weights; where the first ones came from may be gone.
+            weights="none" if self.checkpoints.exist() else settings.weights,
+            dropout=settings.dropout,
+        )
+        self.network = with_preprocessing(
+            self.image_network, self.data.spec, self.frames, settings.input_scale
+        )
+        self.averaged_weights = keras.callbacks.SwapEMAWeights()
+        self.averaged_weights.set_model(self.network)
+
+    def run(self) -> Path:
+        """Train the remaining epochs and return the run folder."""
+        settings = self.settings
+        with self.interruption:
+            self.console.print(self._opening())
+            self._restore()
+            self._save_run()
+            writer = None
+            if settings.tensorboard:
+                # Keras' callback would need TensorFlow as the backend.
+                from tensorboard.summary import Writer
+
+                writer = Writer(str(settings.out / "tensorboard"))
+            while not self.progress.finished(settings):
+                result = self._run_epoch(self.progress.epoch)
+                self._print_result(result)
+                if writer is not None:
+                    _log_result(writer, result)
+                self.interruption.check()
+            if self.progress.out_of_patience(settings):
+                self.console.print(f"no better validation for {settings.patience} epochs: stopping")
+            if writer is not None:
+                writer.close()
+            self._save_run()
+        return settings.out
+
+    def _restore(self) -> None:
+        """Continue from the last checkpoint, if there is one."""
+        if not self.checkpoints.exist():
+            self.history.truncate(0)
+            return
+        self.progress = self.checkpoints.read_progress()
+        done = self.progress.epoch
+        self._compile(done - 1)
+        self.checkpoints.load_weights(self.network, done)
+        self.history.truncate(done)
+        self.console.print(f"continuing after epoch {done}")
+
+    def _run_epoch(self, epoch: int) -> EpochResult:
+        """Train and validate one epoch, counted from 0; append its row and save a checkpoint."""
+        if _phase(self.settings, epoch) != self.phase:
+            self._compile(epoch)
+        trained = self._train(epoch)
+        validation = self._validate(epoch)
+        result = EpochResult(
+            epoch=epoch + 1,
+            phase=self.phase,
+            valid_accuracy=validation.accuracy,
+            valid_nll=validation.nll,
+            valid_not_music=validation.not_music,
+            **trained,
+        )
+        # The row goes first: `_restore` drops a row without a checkpoint, but could not add one.
+        self.history.append(result)
+        self.progress.epoch = epoch + 1
+        self.checkpoints.save(self.network, self.progress)
+        return result
+
+    def _compile(self, epoch: int) -> None:
+        """Compile the network with a new optimiser for the phase of `epoch`."""
+        settings = self.settings
+        self.phase = _phase(settings, epoch)
+        backbone = self.image_network.get_layer(BACKBONE)
+        backbone.trainable = self.phase == "whole"
+        if settings.freeze_batch_norms:
+            for layer in backbone.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.trainable = False
+        optimizer = keras.optimizers.AdamW(
+            # Overwritten before every step: TensorFlow would trace a schedule for every variable.
+            settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            clipnorm=1.0,
+            use_ema=True,
+            ema_momentum=settings.averaging,
+            ema_overwrite_frequency=None,
+        )
+        self.network.compile(
+            optimizer,
+            keras.losses.CategoricalCrossentropy(
+                from_logits=True, label_smoothing=settings.label_smoothing
+            ),
+            weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        )
+        # Variables created inside the first step would make TensorFlow trace it twice.
+        optimizer.build(self.network.trainable_variables)
+        blank = np.zeros((1, len(self.data.division.labels)), np.float32)
+        self.network.compute_metrics(None, blank, blank, np.ones(1, np.float32))
+        self.network.reset_metrics()
+
+    def _train(self, epoch: int) -> dict[str, float]:
+        """Run the training steps of an epoch; return its part of an `EpochResult`."""
+        self._seed_dropout(epoch)
+        started = time.perf_counter()
+        step_seconds = 0.0
+        steps: list[dict[str, float]] = []
+        for number, batch in enumerate(self.windows.epoch(epoch), start=1):
+            before = time.perf_counter()
+            self.network.optimizer.learning_rate = self.learning_rate.at(epoch, number - 1)
+            logs = self.network.train_on_batch(
+                batch.windows, batch.targets, sample_weight=batch.weights, return_dict=True
+            )
+            step_seconds += time.perf_counter() - before
+            # train_on_batch resets the metrics, so these are of this step alone.
+            steps.append({name: float(value) for name, value in logs.items()})
+            self._check_finite("loss", steps[-1]["loss"], epoch)
+            self._print_step(epoch, number, steps[-1]["loss"])
+            self.interruption.check()
+        seconds = time.perf_counter() - started
+        self.progress.seconds += seconds
+        rate = keras.ops.convert_to_numpy(self.network.optimizer.learning_rate)
+        return {
+            "loss": float(np.mean([step["loss"] for step in steps])),
+            "accuracy": float(np.mean([step["accuracy"] for step in steps])),
+            "learning_rate": float(rate),
+            "seconds": seconds,
+            "step_seconds": step_seconds,
+        }
+
+    def _seed_dropout(self, epoch: int) -> None:
+        """Seed dropout from seed and epoch, so that a continued run draws the same masks."""
+        if self.settings.dropout:
+            state = self.image_network.get_layer("dropout").seed_generator.state
+            state.assign(np.array([self.settings.seed, epoch], state.dtype))
+
+    def _check_finite(self, name: str, value: float, epoch: int) -> None:
+        """Raise RunError for a loss that is not finite, before bad weights replace good ones."""
+        if math.isfinite(value):
+            return
+        head = _phase(self.settings, epoch) == "head"
+        option = "--head-learning-rate" if head else "--learning-rate"
+        rate = self.settings.head_learning_rate if head else self.settings.learning_rate
+        raise RunError(
+            f"the {name} of epoch {epoch + 1} is {value}: the training diverged; start a new run "
+            f"with less than {option} {rate:g}"
+        )
+
+    def _validate(self, epoch: int) -> Validation:
+        """Validate the averaged weights, and save them if they are the ones to keep so far."""
+        settings, progress = self.settings, self.progress
+        self.averaged_weights.on_test_begin()
+        validation = validate(self.network, self.data, self.frames, settings.batch)
+        self._check_finite("validation loss", validation.nll, epoch)
+        better = settings.keep == "last" or validation.better_than(progress.best, self.data.genres)
+        if better and epoch >= settings.unjudged_epochs:
+            progress.best, progress.best_epoch = validation, epoch + 1
+            self._save_network()
+        self.averaged_weights.on_test_end()
+        return validation
+
+    def _save_network(self) -> None:
+        image_network = self.image_network
+        if self.settings.precision != "float32":
+            # The file is always plain float32, whatever the training computes in.
+            keras.config.set_dtype_policy("float32")
+            image_network = build_image_network(
+                self.data.division.labels, weights="none", dropout=self.settings.dropout
+            )
+            image_network.set_weights(self.image_network.get_weights())
+            keras.config.set_dtype_policy(self.settings.precision)
+        save_image_network(image_network, self.settings.out)
+
+    def _save_run(self) -> None:
+        """Write `run.json`; what evaluations have added to it since stays."""
+        settings, division, progress = self.settings, self.data.division, self.progress
+        spec = self.data.spec
+        made = provenance()
+        if not (settings.out / RUN_FILE).exists():
+            run = Run(
+                labels=division.labels,
+                not_music=NOT_MUSIC if settings.background else None,
+                spec=spec,
+                window_frames=self.frames,
+                min_frames=min(self.frames, _first_frames(spec, settings.input_scale)),
+                input_scale=settings.input_scale,
+                seed=settings.seed,
+                split=division.split,
+                background=division.background,
+                settings=settings,
+                train_seconds=0.0,
+                temperature=1.0,
+                decision={},
+                trained_on_before=division.trained_on_before,
+                **made,
+            )
+            write_run(settings.out, run)
+        best = progress.best
+        update_run(
+            settings.out,
+            {"fit": {**dataclasses.asdict(best), "epoch": progress.best_epoch}} if best else {},
+            settings=settings,
+            finished=progress.finished(settings),
+            train_seconds=progress.seconds,
+            versions=made["versions"],
+            git=made["git"],
+        )
+
+    def _opening(self) -> str:
+        settings, data, split = self.settings, self.data, self.data.division.split
+        missing = f", {len(split.missing)} listed tracks not found" if split.missing else ""
+        sounds = len(data.background_train) + len(data.background_valid)
+        background = f"; {sounds} sounds that are not music" if settings.background else ""
+        return (
+            f"{len(split.train)} tracks to train on, {len(split.valid)} to validate on, "
+            f"{len(split.test)} to test on{missing} ({split.name}){background}\n"
+            f"{len(data.division.labels)} labels, windows of {data.spec.n_mels} x {self.frames} "
+            f"({self.frames * data.spec.hop_seconds:.1f} s), scale {settings.input_scale:g}, "
+            f"{self.windows.steps} steps of {settings.batch} an epoch, "
+            f"Keras {keras.__version__} on {keras.backend.backend()}"
+        )
+
+    def _print_step(self, epoch: int, step: int, loss: float) -> None:
+        if self.console.is_terminal:
+            self.console.print(
+                f"epoch {epoch + 1}/{self.settings.total_epochs}  step {step}/{self.windows.steps}"
+                f"  loss {loss:.3f}   ",
+                end="\r",
+            )
+
+    def _print_result(self, result: EpochResult) -> None:
+        total = self.settings.total_epochs
+        remaining = (total - result.epoch) * result.seconds
+        mark = "  best" if result.epoch == self.progress.best_epoch else ""
+        other = result.valid_not_music
+        self.console.print(
+            f"epoch {result.epoch}/{total}  loss {result.loss:.3f}  "
+            f"accuracy {result.accuracy:.1%}  valid {result.valid_accuracy:.1%}"
+            + (f"  not music {other:.1%}" if other is not None else "")
+            + f"  nll {result.valid_nll:.3f}  {remaining / 60:.0f} min left{mark}"
+        )
+
+
+class _LearningRate:
+    """Learning rate of every step: constant for the head, then warm-up and a cosine to 1 %.
+
+    Parameters
+    ----------
+    settings : FitSettings
+        Highest rates and epochs of the two phases.
+    steps : int
+        Steps in an epoch.
+    """
+
+    def __init__(self, settings: FitSettings, steps: int) -> None:
+        self._settings = settings
+        self._steps = steps
+        total = steps * settings.epochs
+        warm_up = min(total // 10, 2 * steps)
+        self._schedule = keras.optimizers.schedules.CosineDecay(
+            0.01 * settings.learning_rate,
+            max(1, total - warm_up),
+            alpha=0.01,
+            warmup_target=settings.learning_rate,
+            warmup_steps=warm_up,
+        )
+
+    def at(self, epoch: int, step: int) -> float:
+        """Return the rate of a step of an epoch, both counted from 0."""
+        if _phase(self._settings, epoch) == "head":
+            return self._settings.head_learning_rate
+        return float(self._schedule(self._steps * (epoch - self._settings.head_epochs) + step))
+
+
+def _log_result(writer: Any, result: EpochResult) -> None:
+    """Log all numbers of an epoch for TensorBoard."""
+    for name, value in dataclasses.asdict(result).items():
+        if isinstance(value, float):
+            writer.add_scalar(name, value, step=result.epoch)
+    writer.flush()
+
+
+def _phase(settings: FitSettings, epoch: int) -> str:
+    """Return the phase of an epoch, counted from 0: `head` or `whole`."""
+    return "head" if epoch < settings.head_epochs else "whole"
+
+
+def _first_frames(spec: SpectrogramSpec, input_scale: float) -> int:
+    """Return the columns of about 3 s, and no fewer than the network's smallest image needs."""
+    return max(spec.frames_in(FIRST_SECONDS), math.ceil(SMALLEST_IMAGE / input_scale))

@@ -1,0 +1,70 @@
+"""How well a network does on the tracks that are held back from training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.core.model import softmax
+from trainer.dataset import Song, even_windows
+from trainer.fit.data import TrainingData
+
+WINDOWS_PER_TRACK = 2
+"""Windows of each track that are evaluated after an epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Results on the validation tracks."""
+
+    accuracy: float
+    """Share of music tracks whose mean probabilities are highest at their genre."""
+    nll: float
+    """Mean negative log-likelihood of the music tracks, in nats."""
+    not_music: float | None
+    """Share of background sounds classified as `not_music`; None without them."""
+
+    def better_than(self, other: Validation | None, genres: int) -> bool:
+        """Compare by accuracy, then by likelihood.
+
+        Background sounds count as one more class beside the `genres`, so that a network which takes
+        speech for hip-hop does not win by half a per cent of the music.
+        """
+        if other is None:
+            return True
+        return (self._mean_recall(genres), -self.nll) > (other._mean_recall(genres), -other.nll)
+
+    def _mean_recall(self, genres: int) -> float:
+        if self.not_music is None:
+            return self.accuracy
+        return (genres * self.accuracy + self.not_music) / (genres + 1)
+
+
+def validate(network: keras.Model, data: TrainingData, frames: int, batch: int) -> Validation:
+    """Evaluate a network on windows of `frames` columns, `batch` at a time."""
+    probabilities = _track_probabilities(network, data.valid, data, frames, batch)
+    truth = np.array([song.label for song in data.valid])
+    likelihood = probabilities[np.arange(len(truth)), truth]
+    not_music = None
+    if data.background_valid:
+        sounds = _track_probabilities(network, data.background_valid, data, frames, batch)
+        not_music = float(np.mean(sounds.argmax(axis=1) == data.not_music))
+    return Validation(
+        accuracy=float(np.mean(probabilities.argmax(axis=1) == truth)),
+        nll=float(-np.mean(np.log(np.maximum(likelihood, 1e-12)))),
+        not_music=not_music,
+    )
+
+
+def _track_probabilities(
+    network: keras.Model, songs: Sequence[Song], data: TrainingData, frames: int, batch: int
+) -> NDArray[np.float64]:
+    """Return the mean probabilities of each song's windows, shape (songs, labels)."""
+    windows = [even_windows(song, data.spec, frames, WINDOWS_PER_TRACK) for song in songs]
+    logits = network.predict(np.concatenate(windows), batch_size=batch, verbose=0)
+    ends = np.cumsum([len(own) for own in windows])[:-1]
+    return np.array([own.mean(axis=0) for own in np.split(softmax(logits, 1.0), ends)], np.float64)

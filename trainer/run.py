@@ -1,0 +1,249 @@
+"""Run folders: `run.json` as a typed record, shared by genre-train and genre-export; no Keras."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+
+from streamer.core.contract import CONTRACT, ModelContract
+from streamer.core.spectrogram import SpecError, SpectrogramSpec
+from streamer.system.commandline import UserError
+from streamer.system.files import write_json
+from trainer.fit.settings import FitSettings
+
+RUN_FILE = "run.json"
+NETWORK_FILE = "model.keras"
+
+DAMAGED_FILE_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""Raised by Keras, h5py and zipfile for a damaged model or weights file."""
+
+
+class RunError(UserError):
+    """A run that cannot be read, started or continued; the message is one sentence."""
+
+
+def _spec(fields: Any) -> SpectrogramSpec:
+    if not isinstance(fields, Mapping):
+        raise SpecError(f"spectrogram must be an object, not {fields!r}")
+    return SpectrogramSpec.from_dict(fields)
+
+
+@dataclass(frozen=True, slots=True)
+class TrackLists:
+    """Division of a run's music into lists of track names."""
+
+    name: str
+    """`fault-filtered`, `stratified`, `grouped` or `lists`."""
+    protocol: str
+    """What the reader of an accuracy must know about the division, as one sentence."""
+    notes: tuple[str, ...]
+    """Warnings to repeat wherever an accuracy is stated."""
+    missing: tuple[str, ...]
+    """Names in the lists without a track in the data folder."""
+    train: tuple[str, ...]
+    valid: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundLists:
+    """Names of the background sounds that were trained on, and of those held back."""
+
+    train: tuple[str, ...]
+    valid: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything known about a training run but its weights: the content of `run.json`."""
+
+    labels: tuple[str, ...]
+    """Class names in the order of the logits."""
+    not_music: str | None
+    """The label of the background sounds, if the run has one."""
+    spec: Annotated[SpectrogramSpec, pydantic.BeforeValidator(_spec)]
+    """Grid of the windows."""
+    window_frames: int
+    """Columns of a training window."""
+    min_frames: int
+    """Fewest columns that give a useful prediction."""
+    input_scale: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+    """Factor on both axes from the spectrogram to the image that the network gets."""
+    seed: int
+    split: TrackLists
+    background: BackgroundLists
+    settings: FitSettings
+    """Settings of the training; of an average, those of its first run."""
+    command: str
+    """Command line that made the run."""
+    train_seconds: float
+    """Time spent in training epochs, in seconds."""
+    temperature: float
+    """Logits are divided by this before the softmax; fitted by `genre-train evaluate`."""
+    decision: Mapping[str, float | str]
+    """Decision settings found by `genre-train stream-test --tune`; empty for the defaults."""
+    trained_on_before: Annotated[tuple[str, ...], pydantic.Field(alias="learnt_before")] = ()
+    """Tracks that earlier runs, which this one started from, were trained on."""
+    finished: bool = True
+    """Whether no epoch is left to train."""
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Results of training and evaluations, by name."""
+    averaged: tuple[Mapping[str, str], ...] = ()
+    """Of an average: `run` (folder) and `command` of each run in it."""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Versions of Python, Keras' backend and the packages that compute, by name."""
+    git: str | None = None
+    """Commit of the code, if it was a git checkout."""
+
+    @property
+    def trained_tracks(self) -> frozenset[str]:
+        """Names of the tracks that the network was trained on, in this run or in earlier ones."""
+        return frozenset((*self.split.train, *self.trained_on_before))
+
+    def contract(
+        self, name: str = "run", version: str = "0", dataset: str | None = None
+    ) -> ModelContract:
+        """Return the contract of a model made from this run, with a golden answer of zeros.
+
+        Parameters
+        ----------
+        name, version : str
+            What the model is called.
+        dataset : str, optional
+            What it was trained on; the name of the data folder by default.
+
+        Raises
+        ------
+        ModelError
+            If a value is out of range; the message names field and value.
+        """
+        content = _ADAPTER.dump_python(self, mode="json", by_alias=True)
+        return ModelContract.from_metadata(
+            {
+                **content,
+                "contract": CONTRACT,
+                "name": name,
+                "version": version,
+                "spectrogram": content["spec"],
+                # Names and numbers only: paths may tell who trained it.
+                "training": {
+                    "dataset": dataset or self.settings.data.name or "unknown",
+                    "split": self.split.name,
+                    "protocol": self.split.protocol,
+                    "tracks": {
+                        part: len(content["split"][part]) for part in ("train", "valid", "test")
+                    },
+                    "seed": self.seed,
+                    "metrics": content["metrics"],
+                },
+                "golden": {
+                    "spectrogram_sha256": "0" * 64,
+                    "frames": self.window_frames,
+                    "logits": [0.0] * len(self.labels),
+                },
+            }
+        )
+
+
+_ADAPTER = pydantic.TypeAdapter(Run)
+
+
+def read_run(folder: Path) -> Run:
+    """Read the `run.json` of a run folder. NaN, which JSON does not have, becomes None.
+
+    Raises
+    ------
+    RunError
+        If the file cannot be read, or a field is missing or of the wrong type.
+    """
+    path = folder / RUN_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except OSError as error:
+        raise RunError(
+            f"{folder} is not a training run: {RUN_FILE} cannot be read ({error.strerror})"
+        ) from error
+    except ValueError as error:
+        raise RunError(f"{path} is not JSON: restore it from a copy, or train again") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} does not describe a training run")
+    try:
+        return _ADAPTER.validate_python(content)
+    except pydantic.ValidationError as error:
+        raise RunError(f"{path}{_problem(error)}: restore it from a copy, or train again") from None
+
+
+def _problem(error: pydantic.ValidationError) -> str:
+    """Return all missing fields, or else the first wrong one, as a phrase after the path."""
+    errors = error.errors()
+    names = [".".join(map(str, each["loc"])) for each in errors]
+    missing = [name for name, each in zip(names, errors, strict=True) if each["type"] == "missing"]
+    if missing:
+        return f" lacks {', '.join(missing)}"
+    first = errors[0]
+    if first["type"] == "value_error":  # raised by one of our classes; names the field
+        return f": {first['ctx']['error']}"
+    rule = {"tuple_type": "must be a list", "dataclass_type": "must be an object"}.get(
+        first["type"], first["msg"].replace("Input should", "must")
+    )
+    return f": {names[0]} {rule}, not {first['input']!r}"
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """Replace the `run.json` of a folder atomically."""
+    content = _ADAPTER.dump_python(run, mode="json", by_alias=True)
+    if not run.averaged:
+        del content["averaged"]
+    write_json(folder / RUN_FILE, content)
+
+
+def update_run(folder: Path, metrics: Mapping[str, Any], **changes: Any) -> None:
+    """Add metrics to a run and replace some of its other fields.
+
+    Raises
+    ------
+    RunError
+        If the folder is not a run.
+    """
+    run = read_run(folder)
+    write_run(folder, dataclasses.replace(run, metrics={**run.metrics, **metrics}, **changes))
+
+
+def leak_notes(held_back: Sequence[str], trained: Iterable[str], where: str) -> list[str]:
+    """Return a note for the reader if evaluation tracks were trained on, else nothing.
+
+    Parameters
+    ----------
+    held_back : sequence of str
+        Tracks of the valid and test lists.
+    trained : iterable of str
+        Tracks that the network was trained on.
+    where : str
+        The run that did, for the note.
+    """
+    known = len(set(trained).intersection(held_back))
+    if not known:
+        return []
+    return [
+        f"{known} of the {len(held_back)} valid and test tracks were trained on in {where}: "
+        "expect less on unknown music"
+    ]
