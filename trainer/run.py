@@ -17,7 +17,7 @@ from streamer.core.contract import CONTRACT, ModelContract
 from streamer.core.spectrogram import SpecError, SpectrogramSpec
 from streamer.system.commandline import UserError
 from streamer.system.files import write_json
-from trainer.fit.settings import FitSettings
+from trainer.fit_settings import FitSettings
 
 RUN_FILE = "run.json"
 NETWORK_FILE = "model.keras"

@@ -152,7 +152,7 @@ def test_background_sounds_count_as_one_more_genre_in_choosing_the_best_epoch() 
 
 def test_patience_counts_from_the_first_epoch_of_the_whole_network() -> None:
     from trainer.fit.checkpoints import Progress
-    from trainer.fit.settings import FitSettings
+    from trainer.fit_settings import FitSettings
 
     settings = FitSettings(Path("data"), Path("out"), head_epochs=3, epochs=9, patience=2)
     for epoch, best_epoch, ended in ((3, 0, False), (4, 4, False), (5, 4, False), (6, 4, True)):
@@ -425,7 +425,7 @@ import keras
 import numpy as np
 from trainer.augment import Augmentation
 from trainer.fit.loop import fit
-from trainer.fit.settings import FitSettings
+from trainer.fit_settings import FitSettings
 
 fit(FitSettings(
     Path(sys.argv[1]), Path(sys.argv[2]), weights="none", split=("stratified",), epochs=1,

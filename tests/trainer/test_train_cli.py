@@ -22,7 +22,7 @@ from support.songs import SUFFIXES, write_audio, write_songs
 from trainer.augment import Augmentation
 from trainer.cli import main
 from trainer.commands.training import default_strengths, parse_augmentation
-from trainer.fit.settings import NUMBERS, FitSettings
+from trainer.fit_settings import NUMBERS, FitSettings
 
 QUICK = [
     "--split",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.fit.settings import MAX_SEED
+from trainer.fit_settings import MAX_SEED
 
 Command = tuple[Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str]
 """Function that runs a command and returns the exit status, function that adds its options, and

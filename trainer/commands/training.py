@@ -14,7 +14,7 @@ from streamer.system.output import print_line
 from trainer.augment import NONE, Augmentation
 from trainer.commands import evaluation, options
 from trainer.commands.output import import_keras, print_skipped, print_skipped_pictures
-from trainer.fit.settings import KEPT_EPOCHS, NUMBERS, PRECISIONS, FitSettings
+from trainer.fit_settings import KEPT_EPOCHS, NUMBERS, PRECISIONS, FitSettings
 
 if TYPE_CHECKING:
     from streamer.core.spectrogram import SpectrogramSpec

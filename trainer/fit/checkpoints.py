@@ -13,8 +13,8 @@ from typing import Any
 import keras
 
 from streamer.system.files import atomic_write, write_file, write_json
-from trainer.fit.settings import FitSettings
 from trainer.fit.validation import Validation
+from trainer.fit_settings import FitSettings
 from trainer.network import file_size
 from trainer.run import DAMAGED_FILE_ERRORS, RunError
 

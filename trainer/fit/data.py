@@ -9,7 +9,7 @@ from pathlib import Path
 from streamer.core.spectrogram import SpectrogramSpec
 from trainer.dataset import NOT_MUSIC, Song, labels_of, load_songs
 from trainer.discovery import check_genres, find_background, find_tracks
-from trainer.fit.settings import FitSettings
+from trainer.fit_settings import FitSettings
 from trainer.pictures import read_spec
 from trainer.run import BackgroundLists, Run, RunError, TrackLists, leak_notes, read_run
 from trainer.splits import divide_background, split_tracks

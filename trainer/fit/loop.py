@@ -17,8 +17,8 @@ from streamer.core.spectrogram import SpectrogramSpec
 from trainer.dataset import NOT_MUSIC, TrainingWindows
 from trainer.fit.checkpoints import Checkpoints, EpochResult, History, Progress
 from trainer.fit.data import load_data
-from trainer.fit.settings import FitSettings
 from trainer.fit.validation import Validation, validate
+from trainer.fit_settings import FitSettings
 from trainer.interruption import Interruption
 from trainer.network import (
     BACKBONE,
