@@ -103,8 +103,9 @@ class Pipeline:
 
     @property
     def position(self) -> float:
-        """Seconds of sound since the first sample."""
-        return self._received / self._rate
+        """Seconds of sound since the first sample, with those that the resampler holds back."""
+        held = self._resampler.held_seconds if self._resampler else 0.0
+        return self._received / self._rate + held
 
     @property
     def inferences(self) -> int:

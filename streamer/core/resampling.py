@@ -99,6 +99,9 @@ class Resampler:
         for rate in (source_rate, target_rate):
             if rate < 1:
                 raise ValueError(f"a sample rate must be positive, not {rate}")
+        self.held_seconds = 0.0
+        """Seconds of sound that were pushed but not returned yet."""
+        self._rates = source_rate, target_rate
         self._stream: soxr.ResampleStream | None = None
         if source_rate != target_rate:
             self._stream = soxr.ResampleStream(source_rate, target_rate, 1, dtype="float32")
@@ -117,4 +120,7 @@ class Resampler:
 
     def _resample(self, samples: Samples, *, last: bool = False) -> Samples:
         assert self._stream is not None
-        return np.asarray(self._stream.resample_chunk(samples, last), np.float32)
+        complete = np.asarray(self._stream.resample_chunk(samples, last), np.float32)
+        source_rate, target_rate = self._rates
+        self.held_seconds += len(samples) / source_rate - len(complete) / target_rate
+        return complete

@@ -434,6 +434,13 @@ def test_a_source_too_short_for_a_window_gets_one_decision(
     assert (ended.start, ended.end, ended.final) == (0.0, 1.0, True)
 
 
+def test_the_position_includes_what_the_resampler_holds_back(classifier: Classifier) -> None:
+    pipeline = Pipeline(classifier)
+    for second in range(1, 4):
+        pipeline.feed(silence(1, 48000), 48000)
+        assert pipeline.position == pytest.approx(second)
+
+
 def test_a_source_without_samples_has_no_events(classifier: Classifier) -> None:
     pipeline = Pipeline(classifier)
     assert pipeline.feed(silence(0), RATE) == []
