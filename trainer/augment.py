@@ -228,10 +228,10 @@ def insert_change(
         to 6 dB.
     """
     frames = window_db.shape[1]
-    latest = max(1, frames - spec.frames_in(1.0))
-    begin = int(random.integers(1, latest + 1))
+    longest = max(1, frames - spec.frames_in(1.0))
+    length = int(random.integers(1, longest + 1))
     changed = window_db.copy()
-    changed[:, :begin] = earlier_db[:, frames - begin :] + random.uniform(-6, 6)
+    changed[:, :length] = earlier_db[:, frames - length :] + random.uniform(-6, 6)
     return changed
 
 

@@ -154,7 +154,7 @@ def _check_tracks(found: Iterable[Track], folder: Path) -> tuple[list[Track], li
 
 
 def _file_fault(path: Path) -> str:
-    """Return why a file cannot be used, judged without opening it, or an empty string."""
+    """Return why a file cannot be used, without opening it, or an empty string."""
     if str(path) != str(_printable(path)):
         return "its name or its folder's is not UTF-8, perhaps from an old archive: rename it"
     if path.name.startswith("._"):

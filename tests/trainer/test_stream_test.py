@@ -200,7 +200,7 @@ def test_tuning_for_right_claims_reaches_the_share_or_comes_near(
     assert never_wrong.result.right_of_claimed >= sure.result.right_of_claimed
 
 
-def test_what_was_played_and_said_is_written(
+def test_the_truth_and_the_decisions_are_written(
     model: Classifier, songs: Path, tmp_path: Path
 ) -> None:
     sets = find_evaluation_sets(model, data=songs, split=["all"])
