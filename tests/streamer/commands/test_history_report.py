@@ -10,9 +10,12 @@ from support.history import PlacingHistory
 from support.published import prediction
 
 from streamer.commands import run as cli
-from streamer.commands.history import main
 
 NIGHT = datetime(2026, 5, 1, 21, 30, tzinfo=UTC)
+
+
+def main(arguments):
+    return cli.main(["history", *arguments])
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +127,7 @@ def test_an_error_is_one_line(heard, arguments, status, said, capsys):
 )
 def test_wrong_usage_is_one_line(heard, arguments, said, capsys):
     arguments = [part.replace("{heard}", str(heard)) for part in arguments]
-    assert cli.main(["history", *arguments]) == 2
+    assert main(arguments) == 2
     assert capsys.readouterr().err == (f"genre-stream: {said}; see genre-stream history --help\n")
 
 
@@ -147,7 +150,7 @@ def test_a_closed_pipe_is_no_error(heard, tmp_path):
 def test_a_missing_package_is_named_with_its_installation(heard, form, package):
     script = (
         f"import sys; sys.modules[{package!r}] = None\n"
-        "from streamer.commands.history import main; sys.exit(main(sys.argv[1:]))"
+        "from streamer.commands.run import main; sys.exit(main(['history', *sys.argv[1:]]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, heard, form], capture_output=True, text=True, check=False
