@@ -261,7 +261,7 @@ def load(
     try:
         settings = Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError(_sentence(error, values, origins)) from None
+        raise SettingsError(_error_sentence(error, values, origins)) from None
     _check_consistency(settings, origins)
     return Effective(settings, origins)
 
@@ -346,7 +346,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {nearest[0]}?)" if nearest else ""
 
 
-def _sentence(
+def _error_sentence(
     error: ValidationError, values: Mapping[str, object], origins: Mapping[str, str]
 ) -> str:
     first = error.errors(include_url=False, include_input=False)[0]

@@ -6,6 +6,7 @@ import argparse
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import shtab
 
@@ -14,8 +15,6 @@ from streamer.commands import run
 from streamer.system.commandline import ArgumentParser
 
 SHELLS = ("bash", "zsh", "fish")
-
-FILE_SETTINGS = ("source", "model", "token_file", "tls_cert", "tls_key", "history")
 
 INSTALLATION = """\
 where the output belongs:
@@ -53,10 +52,12 @@ def _combined_parser() -> argparse.ArgumentParser:
         commands.add_parser(
             name, parents=[own], add_help=False, conflict_handler="resolve", help=own.description
         )
-    for action in (a for each in (parser, *commands.choices.values()) for a in each._actions):
+    parsers = (parser, *commands.choices.values())
+    for action in (action for each in parsers for action in each._actions):
         field = schema.Settings.model_fields.get(action.dest)
         if field is not None and schema.choices(field):
             action.choices = schema.choices(field)
-        if action.dest in FILE_SETTINGS or action.type is Path:
+        is_file = field is not None and schema.File in get_args(field.annotation)
+        if is_file or action.type is Path or action.dest == "source":
             action.complete = shtab.FILE  # type: ignore[attr-defined]
     return parser

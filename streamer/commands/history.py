@@ -24,8 +24,9 @@ def build_parser() -> argparse.ArgumentParser:
     csv_help = "write seconds per hour and genre on standard output"
     form.add_argument("--csv", action="store_true", help=csv_help)
     parser.add_argument("--source", metavar="NAME", help="only this source")
-    parser.add_argument("--from", dest="from_", metavar="MOMENT", help="ISO 8601, UTC unless told")
-    parser.add_argument("--to", metavar="MOMENT", help="ISO 8601, UTC unless told")
+    time_help = "ISO 8601, in UTC unless it has an offset"
+    parser.add_argument("--from", dest="from_", metavar="MOMENT", help=time_help)
+    parser.add_argument("--to", metavar="MOMENT", help=time_help)
     return parser
 
 

@@ -152,11 +152,13 @@ def _run(arguments: list[str]) -> int:
     return run(settings, reload=lambda: schema.load(given, config=config).settings)
 
 
-def _unknown_argument(parser: argparse.ArgumentParser, word: str) -> str:
-    if not word.startswith("-"):
-        command = schema.suggestion(word, COMMANDS)
-        return f"unexpected argument '{word}'" + (command or f"; to hear it say --source {word}")
-    flag = word.split("=", 1)[0]
+def _unknown_argument(parser: argparse.ArgumentParser, argument: str) -> str:
+    if not argument.startswith("-"):
+        command = schema.suggestion(argument, COMMANDS)
+        return f"unexpected argument '{argument}'" + (
+            command or f"; to hear it say --source {argument}"
+        )
+    flag = argument.split("=", 1)[0]
     known = [name for name in parser._option_string_actions if name.startswith("--")]
     return f"unknown option {flag}{schema.suggestion(flag, known)}; see genre-stream --help"
 

@@ -35,7 +35,7 @@ DIM = "\x1b[2m"
 
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What showing a frame may raise that does not keep to the protocol."""
+"""Raised while a frame that does not follow the protocol is decoded or shown."""
 
 
 class WatchError(UserError):

@@ -95,34 +95,34 @@ def test_the_plot_is_a_picture(history_file, tmp_path):
     [
         (["none.db", "--csv"], 1, "cannot read the history none.db: unable to open database file"),
         (
-            ["{history_file}", "--csv", "--source", "nix"],
+            ["{file}", "--csv", "--source", "nix"],
             1,
             "holds nothing of the time and source asked",
         ),
         (
-            ["{history_file}", "--csv", "--from", "then"],
+            ["{file}", "--csv", "--from", "then"],
             2,
             "--from must be a moment such as 2026-05-01T12",
         ),
         (
-            ["{history_file}", "--csv", "--to", "0001-01-01"],
+            ["{file}", "--csv", "--to", "0001-01-01"],
             1,
             "holds nothing of the time and source",
         ),
         (
-            ["{history_file}", "--plot", "/nowhere/x.png"],
+            ["{file}", "--plot", "/nowhere/x.png"],
             1,
             "cannot write /nowhere/x.png: No such file or directory\n",
         ),
         (
-            ["{history_file}", "--plot", "x.docx"],
+            ["{file}", "--plot", "x.docx"],
             1,
             "cannot write x.docx: Format 'docx' is not supported",
         ),
     ],
 )
 def test_an_error_is_one_line(history_file, arguments, status, message, capsys):
-    assert main([part.replace("{history_file}", str(history_file)) for part in arguments]) == status
+    assert main([part.replace("{file}", str(history_file)) for part in arguments]) == status
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("genre-stream: ")
@@ -134,11 +134,11 @@ def test_an_error_is_one_line(history_file, arguments, status, message, capsys):
     ("arguments", "message"),
     [
         ([], "the following arguments are required: FILE"),
-        (["{history_file}"], "one of the arguments --plot --csv is required"),
+        (["{file}"], "one of the arguments --plot --csv is required"),
     ],
 )
 def test_wrong_usage_is_one_line(history_file, arguments, message, capsys):
-    arguments = [part.replace("{history_file}", str(history_file)) for part in arguments]
+    arguments = [part.replace("{file}", str(history_file)) for part in arguments]
     assert main(arguments) == 2
     assert capsys.readouterr().err == (
         f"genre-stream: {message}; see genre-stream history --help\n"
