@@ -154,10 +154,8 @@ def _run(arguments: list[str]) -> int:
 
 def _unknown_argument(parser: argparse.ArgumentParser, argument: str) -> str:
     if not argument.startswith("-"):
-        command = schema.suggestion(argument, COMMANDS)
-        return f"unexpected argument '{argument}'" + (
-            command or f"; to hear it say --source {argument}"
-        )
+        hint = schema.suggestion(argument, COMMANDS) or f"; to hear it say --source {argument}"
+        return f"unexpected argument '{argument}'{hint}"
     flag = argument.split("=", 1)[0]
     known = [name for name in parser._option_string_actions if name.startswith("--")]
     return f"unknown option {flag}{schema.suggestion(flag, known)}; see genre-stream --help"

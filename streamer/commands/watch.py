@@ -33,7 +33,6 @@ INACTIVITY_SECONDS = 45.0
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 DIM = "\x1b[2m"
 
-
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """Raised while a frame that does not follow the protocol is decoded or shown."""
 
