@@ -1,4 +1,4 @@
-"""The start of the program, which imports nothing until it can be interrupted."""
+"""Entry point, which imports everything else where an interrupt is handled."""
 
 from __future__ import annotations
 

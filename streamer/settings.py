@@ -1,10 +1,9 @@
 """The typed schema of all settings, and the layers that their values come from.
 
 A setting has the same name everywhere: ``hop_seconds`` in a TOML file, ``--hop-seconds`` on the
-command line and ``GENRE_STREAM_HOP_SECONDS`` in the environment. Layers, each of which overrides
-the ones before: defaults, ``/etc/genre-stream/config.toml``,
-``~/.config/genre-stream/config.toml``, the file given by ``--config``, the environment, the command
-line.
+command line and ``GENRE_STREAM_HOP_SECONDS`` in the environment. Each layer overrides the ones
+before: defaults, ``/etc/genre-stream/config.toml``, ``~/.config/genre-stream/config.toml``, the
+file given by ``--config``, the environment, the command line.
 
 For a setting that takes a list, a file may give one string or an array of strings. A variable of
 the environment is split as a shell would split it, or read as a JSON array if it begins with a
@@ -21,6 +20,7 @@ import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -33,6 +33,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 from streamer.core.decision_settings import DecisionSettings, Smoothing
@@ -82,20 +83,21 @@ StringList = Annotated[tuple[str, ...], BeforeValidator(_string_list)]
 File = Annotated[Path, BeforeValidator(_file)]
 
 
-def _setting(default: object, group: str, metavar: str, help_text: str, **limits: Any) -> Any:
-    return Field(
-        default,
-        description=help_text,
-        json_schema_extra={"group": group, "metavar": metavar},
-        **limits,
-    )
+def _setting(group: str, default: object, metavar: str, help_text: str, **limits: Any) -> Any:
+    own: JsonDict = {"group": group, "metavar": metavar}
+    return Field(default, description=help_text, json_schema_extra=own, **limits)
+
+
+_input, _model, _serving, _record = (
+    partial(_setting, group) for group in (INPUTS, MODEL, SERVING, RECORDS)
+)
 
 
 def _decision_setting(name: str) -> Any:
     """Return the field for a setting of `DecisionSettings`; None means the model's own value."""
     metadata = DecisionSettings.__dataclass_fields__[name].metadata
     limits = dict(zip(("ge", "le"), metadata.get("range", ()), strict=False))
-    return _setting(None, DECISIONS, metadata["metavar"], metadata["help"], **limits)
+    return _setting(DECISIONS, None, metadata["metavar"], metadata["help"], **limits)
 
 
 class Settings(BaseModel):
@@ -103,38 +105,35 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    device: StringList = _setting(
+    device: StringList = _input(
         (),
-        INPUTS,
         "[NAME=]DEVICE",
         "a microphone: 'mic' (the default input), 'loopback' (what the computer is playing), "
         "an index, or a part of a device's name; may be repeated and given a name",
     )
-    source: StringList = _setting(
+    source: StringList = _input(
         (),
-        INPUTS,
         "[NAME=]LOCATION",
         "a file, an internet stream or playlist (http, https, rtsp, udp), '-' for standard input, "
         "or 'demo'; may be repeated and given a name",
     )
-    loop: bool = _setting(False, INPUTS, "", "start files again when they end")
-    fast: bool = _setting(False, INPUTS, "", "read files as fast as possible, not in real time")
-    rate: int | None = _setting(
+    loop: bool = _input(False, "", "start files again when they end")
+    fast: bool = _input(False, "", "read files as fast as possible, not in real time")
+    rate: int | None = _input(
         None,
-        INPUTS,
         "HZ",
         "sample rate of raw s16le samples on standard input; without it a container is expected",
         ge=8000,
         le=192_000,
     )
-    channels: int | None = _setting(
-        None, INPUTS, "N", "channels of raw samples on standard input", ge=1, le=8
+    channels: int | None = _input(
+        None, "N", "channels of raw samples on standard input", ge=1, le=8
     )
 
-    model: File | None = _setting(None, MODEL, "FILE", "model file; without it the embedded one")
-    threads: int = _setting(1, MODEL, "N", "threads that one inference may use", ge=1, le=64)
-    hop_seconds: float = _setting(
-        1.0, MODEL, "S", "seconds of audio between two predictions", ge=0.1, le=60.0
+    model: File | None = _model(None, "FILE", "model file; without it the embedded one")
+    threads: int = _model(1, "N", "threads that one inference may use", ge=1, le=64)
+    hop_seconds: float = _model(
+        1.0, "S", "seconds of audio between two predictions", ge=0.1, le=60.0
     )
 
     smoothing: Smoothing | None = _decision_setting("smoothing")
@@ -149,34 +148,25 @@ class Settings(BaseModel):
     margin_hysteresis: float | None = _decision_setting("margin_hysteresis")
     look_back_seconds: float | None = _decision_setting("look_back_seconds")
 
-    host: str = _setting("127.0.0.1", SERVING, "ADDRESS", "address to serve on", min_length=1)
-    port: int = _setting(
-        8765, SERVING, "PORT", "port to serve on; 0 takes any free one", ge=0, le=65535
-    )
-    token_file: File | None = _setting(
-        None, SERVING, "FILE", "file with the token that clients must know"
-    )
-    tls_cert: File | None = _setting(None, SERVING, "FILE", "certificate chain (PEM) for TLS")
-    tls_key: File | None = _setting(None, SERVING, "FILE", "private key (PEM) for TLS")
-    origin: StringList = _setting(
+    host: str = _serving("127.0.0.1", "ADDRESS", "address to serve on", min_length=1)
+    port: int = _serving(8765, "PORT", "port to serve on; 0 takes any free one", ge=0, le=65535)
+    token_file: File | None = _serving(None, "FILE", "file with the token that clients must know")
+    tls_cert: File | None = _serving(None, "FILE", "certificate chain (PEM) for TLS")
+    tls_key: File | None = _serving(None, "FILE", "private key (PEM) for TLS")
+    origin: StringList = _serving(
         (),
-        SERVING,
         "ORIGIN",
         "origin of a web page elsewhere that may connect, such as https://example.org; "
         "may be repeated",
     )
-    max_clients: int = _setting(
-        500, SERVING, "N", "WebSocket clients that are let in at once", ge=1, le=100_000
+    max_clients: int = _serving(
+        500, "N", "WebSocket clients that are let in at once", ge=1, le=100_000
     )
 
-    history: File | None = _setting(
-        None, RECORDS, "FILE.db", "keep segments and minutes in this SQLite file"
-    )
-    retention_days: float = _setting(
-        90.0, RECORDS, "DAYS", "days that the history is kept", gt=0, le=36_500
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
-        "info", RECORDS, "LEVEL", "least important message that is logged"
+    history: File | None = _record(None, "FILE.db", "keep segments and minutes in this SQLite file")
+    retention_days: float = _record(90.0, "DAYS", "days that the history is kept", gt=0, le=36_500)
+    log_level: Literal["debug", "info", "warning", "error"] = _record(
+        "info", "LEVEL", "least important message that is logged"
     )
 
     @field_validator("*", mode="before")
@@ -217,10 +207,8 @@ class Settings(BaseModel):
     @property
     def decision(self) -> dict[str, object]:
         """The decision settings that were given; they override the model's own."""
-        values = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(DecisionSettings)
-        }
-        return {name: value for name, value in values.items() if value is not None}
+        names = {field.name for field in dataclasses.fields(DecisionSettings)}
+        return self.model_dump(include=names, exclude_none=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +231,7 @@ def load(
     Parameters
     ----------
     command_line
-        Values given as options; they override all other layers.
+        Values given as options.
     config
         A TOML file that must exist, read after the system's and the user's.
     environment
@@ -263,25 +251,23 @@ def load(
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
     for origin, layer in layers:
-        if any(name in layer for name in SOURCE_SETTINGS):
-            for name in SOURCE_SETTINGS:
-                values.pop(name, None)
         for name, value in layer.items():
             _check_known(origin, name, value)
-            values[name] = value
-            origins[name] = origin
+        if any(name in layer for name in SOURCE_SETTINGS):
+            values = {name: values[name] for name in values if name not in SOURCE_SETTINGS}
+        values |= layer
+        origins |= dict.fromkeys(layer, origin)
     origins = {name: origins[name] for name in values}
     try:
         settings = Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError(_sentence(error, values, origins)) from None
-    effective = Effective(settings, origins)
-    _check_consistency(effective)
-    return effective
+        raise SettingsError(_error_sentence(error, values, origins)) from None
+    _check_consistency(settings, origins)
+    return Effective(settings, origins)
 
 
 def config_files(config: Path | None, environment: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the TOML files to read, the weakest first; `config`, if given, must exist.
+    """Yield the TOML files to read, in the order of the layers; `config`, if given, must exist.
 
     The service's own settings may hold passwords, so other users may not be able to read them; a
     file that this user cannot read is left out.
@@ -323,15 +309,14 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, object]:
             continue
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         _check_known("environment", name, text)
-        if not text:
-            continue
-        values[name] = text
-        if is_list(Settings.model_fields[name]):
+        if text and is_list(Settings.model_fields[name]):
+            is_json = text.lstrip().startswith("[")
             try:
-                is_json = text.lstrip().startswith("[")
                 values[name] = json.loads(text) if is_json else shlex.split(text)
             except ValueError as error:
                 raise SettingsError(f"{_spelled('environment', name, text)}: {error}") from None
+        elif text:
+            values[name] = text
     return values
 
 
@@ -361,7 +346,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {nearest[0]}?)" if nearest else ""
 
 
-def _sentence(
+def _error_sentence(
     error: ValidationError, values: Mapping[str, object], origins: Mapping[str, str]
 ) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
@@ -370,9 +355,7 @@ def _sentence(
     return f"{_spelled(origins[name], name, values[name])}: {problem[:1].lower()}{problem[1:]}"
 
 
-def _check_consistency(effective: Effective) -> None:
-    settings, origins = effective.settings, effective.origins
-
+def _check_consistency(settings: Settings, origins: Mapping[str, str]) -> None:
     def error(name: str, problem: str) -> SettingsError:
         value = getattr(settings, name)
         value = list(value) if isinstance(value, tuple) else value
@@ -415,5 +398,4 @@ def is_list(field: FieldInfo) -> bool:
 def choices(field: FieldInfo) -> list[str]:
     """Return the only values that a setting can have, or an empty list if it is free."""
     kinds = (field.annotation, *get_args(field.annotation))
-    literals = [kind for kind in kinds if get_origin(kind) is Literal]
-    return [word for literal in literals for word in get_args(literal)]
+    return [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]

@@ -6,14 +6,15 @@ import argparse
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
+
+import shtab
 
 from streamer import settings as schema
 from streamer.commands import run
 from streamer.system.commandline import ArgumentParser
 
 SHELLS = ("bash", "zsh", "fish")
-
-FILE_SETTINGS = ("source", "model", "token_file", "tls_cert", "tls_key", "history")
 
 INSTALLATION = """\
 where the output belongs:
@@ -37,15 +38,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Print the completions; return the exit status."""
-    import shtab
-
     shell = build_parser().parse_args(argv).shell
     print(shtab.complete(_combined_parser(), shell))
     return 0
 
 
 def _combined_parser() -> argparse.ArgumentParser:
-    """Return a parser of the daemon's options and all sub-commands, as shtab needs it."""
+    """Return one parser of the daemon's options and all sub-commands, for shtab."""
     parser = run.build_parser()
     commands = parser.add_subparsers()
     for name, module in run.COMMANDS.items():
@@ -53,18 +52,12 @@ def _combined_parser() -> argparse.ArgumentParser:
         commands.add_parser(
             name, parents=[own], add_help=False, conflict_handler="resolve", help=own.description
         )
-    for each in (parser, *commands.choices.values()):
-        for action in each._actions:
-            _add_values(action)
+    parsers = (parser, *commands.choices.values())
+    for action in (action for each in parsers for action in each._actions):
+        field = schema.Settings.model_fields.get(action.dest)
+        if field is not None and schema.choices(field):
+            action.choices = schema.choices(field)
+        is_file = field is not None and schema.File in get_args(field.annotation)
+        if is_file or action.type is Path or action.dest == "source":
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
     return parser
-
-
-def _add_values(action: argparse.Action) -> None:
-    """Give an option the choices or the file names that may follow it."""
-    import shtab
-
-    field = schema.Settings.model_fields.get(action.dest)
-    if field is not None and schema.choices(field):
-        action.choices = schema.choices(field)
-    if action.dest in FILE_SETTINGS or action.type is Path:
-        action.complete = shtab.FILE  # type: ignore[attr-defined]

@@ -11,28 +11,20 @@ import textwrap
 
 from pydantic.fields import FieldInfo
 
+from streamer import settings as schema
 from streamer.core.decision_settings import DecisionSettings
-from streamer.settings import (
-    DECISIONS,
-    Effective,
-    Settings,
-    choices,
-    extra,
-    fields_by_group,
-    unreadable_config,
-)
 from streamer.system.urls import redact
 
 
-def describe(effective: Effective) -> str:
+def describe(effective: schema.Effective) -> str:
     """Return the merged settings as TOML, each with its origin; credentials are left out."""
     lines = []
-    for name, field in Settings.model_fields.items():
+    for name, field in schema.Settings.model_fields.items():
         value = getattr(effective.settings, name)
         text = f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
-        default = "the model's" if extra(field, "group") == DECISIONS else "default"
+        default = "the model's" if schema.extra(field, "group") == schema.DECISIONS else "default"
         lines.append(f"{text:<40}  # {effective.origins.get(name, default)}")
-    if path := unreadable_config():
+    if path := schema.unreadable_config():
         lines.append(f"# {path} may not be read by this user")
     return "\n".join(lines) + "\n"
 
@@ -77,9 +69,9 @@ def sample_config() -> str:
     embedded = DecisionSettings.from_mapping(Classifier.load().contract.decision)
     shown = EXAMPLES | {name: _toml(value) for name, value in dataclasses.asdict(embedded).items()}
     lines = [SAMPLE_HEADING.rstrip("\n")]
-    for group, fields in fields_by_group().items():
+    for group, fields in schema.fields_by_group().items():
         lines += ["", f"## {group}"]
-        if group == DECISIONS:
+        if group == schema.DECISIONS:
             lines += ["", "# The values shown are those of the embedded model."]
         for name, field in fields:
             help_text = textwrap.wrap(_help_with_limits(field), 96)
@@ -96,7 +88,7 @@ def _help_with_limits(field: FieldInfo) -> str:
         for attribute, sign in signs.items()
         if hasattr(limit, attribute)
     ]
-    limits += [repr(word) for word in choices(field)]
+    limits += [repr(word) for word in schema.choices(field)]
     return f"{field.description} ({', '.join(limits)})" if limits else str(field.description)
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from streamer.sinks.history.database import HistoryError
 from streamer.sinks.history.report import plot, seconds_by_hour
-from streamer.system.commandline import ArgumentParser
-from streamer.system.console import print_error
+from streamer.system.commandline import ArgumentParser, UserError
 from streamer.system.timestamps import parse_timestamp
 
 
@@ -22,12 +21,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("file", type=Path, metavar="FILE", help="what --history has written")
     form = parser.add_mutually_exclusive_group(required=True)
     form.add_argument("--plot", type=Path, metavar="PICTURE", help="draw it, as .png, .svg or .pdf")
-    form.add_argument(
-        "--csv", action="store_true", help="write seconds per hour and genre on standard output"
-    )
+    csv_help = "write seconds per hour and genre on standard output"
+    form.add_argument("--csv", action="store_true", help=csv_help)
     parser.add_argument("--source", metavar="NAME", help="only this source")
-    parser.add_argument("--from", dest="from_", metavar="MOMENT", help="ISO 8601, UTC unless told")
-    parser.add_argument("--to", metavar="MOMENT", help="ISO 8601, UTC unless told")
+    time_help = "ISO 8601, in UTC unless it has an offset"
+    parser.add_argument("--from", dest="from_", metavar="MOMENT", help=time_help)
+    parser.add_argument("--to", metavar="MOMENT", help=time_help)
     return parser
 
 
@@ -38,27 +37,24 @@ def main(argv: Sequence[str]) -> int:
         from_ = parse_timestamp("--from", arguments.from_) if arguments.from_ else None
         to = parse_timestamp("--to", arguments.to) if arguments.to else None
     except ValueError as error:
-        print_error(str(error))
-        return 2
+        raise UserError(str(error)) from None
     try:
-        heard = seconds_by_hour(arguments.file, from_, to, arguments.source)
+        seconds = seconds_by_hour(arguments.file, from_, to, arguments.source)
         if arguments.csv:
             # In milliseconds, as the history keeps them, without the error of adding floats.
-            print(heard.round(3).to_csv(date_format="%Y-%m-%d %H:%M"), end="", flush=True)
+            print(seconds.round(3).to_csv(date_format="%Y-%m-%d %H:%M"), end="", flush=True)
         else:
-            plot(heard, arguments.plot)
+            plot(seconds, arguments.plot)
     except ModuleNotFoundError as error:
-        print_error(
+        raise UserError(
             f"this needs {error.name}; install it with: pip install 'genre-stream[history]'"
-        )
-        return 2
+        ) from None
     except HistoryError as error:
-        print_error(str(error))
-        return 1
-    except BrokenPipeError:  # handled by the front door
+        raise UserError(str(error), exit_status=1) from None
+    except BrokenPipeError:  # handled by `run_program`
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        print_error(f"cannot write {arguments.plot or 'the table'}: {reason}")
-        return 1
+        place = arguments.plot or "the table"
+        raise UserError(f"cannot write {place}: {reason}", exit_status=1) from None
     return 0

@@ -53,16 +53,11 @@ def build_parser() -> argparse.ArgumentParser:
         prog="genre-stream install-service",
         description="Install the systemd units of this installation.",
     )
-    parser.add_argument(
-        "--user", action="store_true", help="for this user only, where PipeWire is the user's"
-    )
+    user_help = "for this user only, where PipeWire is the user's"
+    parser.add_argument("--user", action="store_true", help=user_help)
     parser.add_argument("--print", action="store_true", help="print the files, install nothing")
-    parser.add_argument(
-        "--root",
-        type=Path,
-        metavar="DIR",
-        help="install below this folder, and leave systemd alone",
-    )
+    root_help = "install below this folder, and leave systemd alone"
+    parser.add_argument("--root", type=Path, metavar="DIR", help=root_help)
     return parser
 
 
@@ -82,21 +77,25 @@ def main(argv: Sequence[str]) -> int:
         return 0
     folder = arguments.root or (Path.home() if arguments.user else Path("/"))
     _write(files, folder)
-    _write_config(USER_CONFIG if arguments.user else SYSTEM_CONFIG, folder)
+    config = USER_CONFIG if arguments.user else SYSTEM_CONFIG
+    if (folder / config).exists():
+        print(f"kept {folder / config}")
+    else:
+        _write({config: shipped("config.toml")}, folder)
+    systemctl = "systemctl --user" if arguments.user else "systemctl"
     if arguments.root is None:
-        _activate(arguments.user)
-    _print_next_steps(arguments.user)
+        if not arguments.user:
+            _run("systemd-sysusers")
+        _run(f"{systemctl} daemon-reload")
+        if not arguments.user:
+            _restrict_config()
+    home = "~" if arguments.user else ""
+    print(f"now say in {home}/{config} what to hear, then: {systemctl} enable --now genre-stream")
     return 0
 
 
 def this_program() -> Path:
-    """Return the path of this installation's genre-stream command.
-
-    Raises
-    ------
-    InstallError
-        If there is none.
-    """
+    """Return the path of this installation's genre-stream command, or raise `InstallError`."""
     beside_python = Path(sys.executable).parent / "genre-stream"
     found = beside_python if beside_python.is_file() else shutil.which("genre-stream")
     if found is None:
@@ -125,20 +124,13 @@ def unit_files(program: Path, *, user: bool, systemd_version: int) -> dict[str, 
     command = as_command(program)
     files = {path: shipped(name).replace(PROGRAM, command) for name, path in names.items()}
     if systemd_version >= GROWING_DELAY_SINCE:
-        for path in list(files):
-            if path.endswith(".service"):
-                files[f"{path}.d/growing-delay.conf"] = GROWING_DELAY
+        services = [path for path in files if path.endswith(".service")]
+        files |= {f"{path}.d/growing-delay.conf": GROWING_DELAY for path in services}
     return files
 
 
 def as_command(program: Path) -> str:
-    """Quote a path for ExecStart=, as systemd.service(5) requires.
-
-    Raises
-    ------
-    InstallError
-        If the path has characters that cannot be quoted.
-    """
+    """Quote a path for ExecStart=, as systemd.service(5) requires, or raise `InstallError`."""
     path = str(program)
     if not path.isprintable() or set(path) & set("\"'\\"):
         raise InstallError(
@@ -161,29 +153,10 @@ def _write(files: Mapping[str, str], folder: Path) -> None:
         print(f"wrote {path}")
 
 
-def _write_config(name: str, folder: Path) -> None:
-    """Write the sample settings, unless the file exists."""
-    path = folder / name
-    if path.exists():
-        print(f"kept {path}")
-    else:
-        _write({name: shipped("config.toml")}, folder)
-
-
-def _systemctl(user: bool) -> list[str]:
-    return ["systemctl", "--user"] if user else ["systemctl"]
-
-
-def _activate(user: bool) -> None:
-    """Create the service's user, make systemd read the units, and protect the settings."""
-    commands = [[*_systemctl(user), "daemon-reload"]]
-    if not user:
-        commands.insert(0, ["systemd-sysusers"])
-    for command in commands:
-        if shutil.which(command[0]) is None or subprocess.run(command).returncode:
-            print(f"failed: {' '.join(command)}", file=sys.stderr)
-    if not user:
-        _restrict_config()
+def _run(command: str) -> None:
+    words = command.split()
+    if shutil.which(words[0]) is None or subprocess.run(words).returncode:
+        print(f"failed: {command}", file=sys.stderr)
 
 
 def _restrict_config() -> None:
@@ -194,9 +167,3 @@ def _restrict_config() -> None:
         config.chmod(0o640)
     except (LookupError, OSError) as error:
         print(f"cannot restrict {config} to the group genre-stream: {error}", file=sys.stderr)
-
-
-def _print_next_steps(user: bool) -> None:
-    config = f"~/{USER_CONFIG}" if user else f"/{SYSTEM_CONFIG}"
-    enable = " ".join([*_systemctl(user), "enable --now genre-stream"])
-    print(f"now say in {config} what to hear, then: {enable}")

@@ -1,4 +1,4 @@
-"""genre-stream: the command line of the daemon, and the way to the sub-commands.
+"""genre-stream: the command line of the daemon, which also starts the sub-commands.
 
 Libraries are imported only when they are needed, so that ``--help`` is quick.
 """
@@ -25,6 +25,15 @@ COMMANDS = {
 }
 """Sub-command -> its module, which has `build_parser()` and `main(argv) -> int`."""
 
+REQUESTS = {
+    "version": "show the version",
+    "list_devices": "show the microphones there are",
+    "check": "try settings, model, files and port, then stop",
+    "print_config": "show every setting and where it was given",
+}
+"""What the program can do instead of listening, with its help."""
+
+JSON_HELP = "serve nothing; write what clients would get as JSON lines on standard output"
 USAGE = "genre-stream (--device DEVICE | --source LOCATION)... [options]"
 
 EXAMPLES = """\
@@ -61,28 +70,18 @@ def build_parser() -> argparse.ArgumentParser:
         add_help=False,
         argument_default=argparse.SUPPRESS,
     )
-    ask = parser.add_argument_group("instead of listening")
-    ask.add_argument("-h", "--help", action="help", help="show this help")
-    ask.add_argument("--version", action="store_true", help="show the version")
-    ask.add_argument("--list-devices", action="store_true", help="show the microphones there are")
-    ask.add_argument(
-        "--check", action="store_true", help="try settings, model, files and port, then stop"
-    )
-    ask.add_argument(
-        "--print-config", action="store_true", help="show every setting and where it was given"
-    )
+    group = parser.add_argument_group("instead of listening")
+    group.add_argument("-h", "--help", action="help", help="show this help")
+    for request, help_text in REQUESTS.items():
+        group.add_argument(schema.option(request), action="store_true", help=help_text)
     for heading, fields in schema.fields_by_group().items():
         group = parser.add_argument_group(heading)
         for name, field in fields:
             _add_option(group, name, field)
         if heading == schema.INPUTS:
-            group.add_argument(
-                "--json",
-                action="store_true",
-                help="serve nothing; write what clients would get as JSON lines on standard output",
-            )
-    last = parser.add_argument_group("settings")
-    last.add_argument("--config", type=Path, metavar="FILE", help="read this TOML file as well")
+            group.add_argument("--json", action="store_true", help=JSON_HELP)
+    group = parser.add_argument_group("settings")
+    group.add_argument("--config", type=Path, metavar="FILE", help="read this TOML file as well")
     return parser
 
 
@@ -116,11 +115,13 @@ def _run(arguments: list[str]) -> int:
     if unknown:
         raise UserError(_unknown_argument(parser, unknown[0]))
     given = vars(known)
-    requests = ("version", "list_devices", "check", "print_config", "json")
-    requested = {name for name in requests if given.pop(name, False)}
+    requested = {name for name in (*REQUESTS, "json") if given.pop(name, False)}
     config = given.pop("config", None)
     if "version" in requested:
-        return _print_version()
+        from importlib.metadata import version
+
+        print(f"genre-stream {version('genre-stream')}")
+        return 0
     if "list_devices" in requested:
         return _list_devices()
     effective = schema.load(given, config=config)
@@ -131,7 +132,9 @@ def _run(arguments: list[str]) -> int:
         print(describe(effective), end="")
         return 0
     if not settings.device and not settings.source:
-        raise UserError(f"nothing to hear; usage: {USAGE}{_unreadable_config_hint()}")
+        unreadable = schema.unreadable_config()
+        hint = f" (this user may not read {unreadable})" if unreadable else ""
+        raise UserError(f"nothing to hear; usage: {USAGE}{hint}")
     if "check" in requested:
         from streamer.commands.check import check
 
@@ -149,25 +152,13 @@ def _run(arguments: list[str]) -> int:
     return run(settings, reload=lambda: schema.load(given, config=config).settings)
 
 
-def _unknown_argument(parser: argparse.ArgumentParser, word: str) -> str:
-    if not word.startswith("-"):
-        command = schema.suggestion(word, COMMANDS)
-        return f"unexpected argument '{word}'" + (command or f"; to hear it say --source {word}")
-    flag = word.split("=", 1)[0]
+def _unknown_argument(parser: argparse.ArgumentParser, argument: str) -> str:
+    if not argument.startswith("-"):
+        hint = schema.suggestion(argument, COMMANDS) or f"; to hear it say --source {argument}"
+        return f"unexpected argument '{argument}'{hint}"
+    flag = argument.split("=", 1)[0]
     known = [name for name in parser._option_string_actions if name.startswith("--")]
     return f"unknown option {flag}{schema.suggestion(flag, known)}; see genre-stream --help"
-
-
-def _unreadable_config_hint() -> str:
-    path = schema.unreadable_config()
-    return f" (this user may not read {path})" if path else ""
-
-
-def _print_version() -> int:
-    from importlib.metadata import version
-
-    print(f"genre-stream {version('genre-stream')}")
-    return 0
 
 
 def _list_devices() -> int:

@@ -10,6 +10,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,23 +18,23 @@ from urllib.parse import urlsplit
 from streamer.core.colours import COLOURS, ansi, colours
 from streamer.core.decision import Decision
 from streamer.core.segments import State
+from streamer.sinks.messages import PROTOCOL
 from streamer.sinks.terminal import Terminal, decision_line, status_line
 from streamer.system.backoff import Backoff
 from streamer.system.commandline import ArgumentParser, UserError
 from streamer.system.console import print_error, unreadable_reason
 from streamer.system.urls import redact
 
-PROTOCOL = 1
 DEFAULT_URL = "ws://127.0.0.1:8765/"
 LONGEST_DELAY_SECONDS = 30.0
 """Longest delay between two attempts to connect."""
 INACTIVITY_SECONDS = 45.0
-"""Three heartbeats: a server that sends nothing for so long is taken for dead."""
+"""Three intervals of the heartbeat, after which a server is taken for dead."""
 MAX_FRAME_BYTES = 16 * 1024 * 1024
-
-NOT_OUR_SERVER = "the server is not a genre-stream"
 DIM = "\x1b[2m"
-Show = Callable[[str], None]
+
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""Raised while a frame that does not follow the protocol is decoded or shown."""
 
 
 class WatchError(UserError):
@@ -51,13 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="genre-stream watch", description="Follow a running genre-stream in the terminal."
     )
-    parser.add_argument(
-        "url",
-        nargs="?",
-        default=DEFAULT_URL,
-        metavar="URL",
-        help="of the server, as ws://, http:// or HOST:PORT (default: %(default)s)",
-    )
+    url_help = "of the server, as ws://, http:// or HOST:PORT (default: %(default)s)"
+    parser.add_argument("url", nargs="?", default=DEFAULT_URL, metavar="URL", help=url_help)
     parser.add_argument(
         "--source", action="append", metavar="NAME", help="only this source; may be repeated"
     )
@@ -123,7 +119,9 @@ def _read_token(file: Path | None) -> str | None:
         raise UserError(f"cannot read the token file {file}: {reason}") from None
 
 
-async def _watch(url: str, token: str | None, sources: list[str] | None, show: Show) -> None:
+async def _watch(
+    url: str, token: str | None, sources: list[str] | None, show: Callable[[str], None]
+) -> None:
     """Show the frames of a server, and connect again whenever the connection is lost."""
     backoff = Backoff(longest=LONGEST_DELAY_SECONDS)
     while True:
@@ -134,8 +132,8 @@ async def _watch(url: str, token: str | None, sources: list[str] | None, show: S
                     show(frame)
                 except UnicodeEncodeError:  # the terminal cannot display a character
                     raise
-                except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-                    raise WatchError(NOT_OUR_SERVER) from None
+                except MALFORMED:
+                    raise WatchError("the server is not a genre-stream") from None
         except _ConnectionLostError as error:
             delay = backoff.failed()
             print_error(f"{_shown(url)}: {error}; trying again in {delay:.0f} s")
@@ -143,15 +141,7 @@ async def _watch(url: str, token: str | None, sources: list[str] | None, show: S
 
 
 async def _frames(url: str, token: str | None, sources: list[str] | None) -> AsyncIterator[str]:
-    """Connect and yield each frame that is received.
-
-    Raises
-    ------
-    _ConnectionLostError
-        If the connection cannot be made now, or breaks.
-    WatchError
-        If the server refuses the client or its certificate is not trusted.
-    """
+    """Connect and yield each frame; raise `_ConnectionLostError` if trying again may help."""
     from websockets.asyncio.client import connect
     from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
@@ -208,23 +198,13 @@ def _shown(url: str) -> str:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """Decode a frame.
-
-    Raises
-    ------
-    WatchError
-        If it is not a frame of our protocol, or reports an error.
-    """
-    try:
-        frame = json.loads(text)
-        kind = frame["type"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise WatchError(NOT_OUR_SERVER) from None
-    if kind == "hello" and frame["protocol"] != PROTOCOL:
+    """Decode a frame; raise `WatchError` if it is of another protocol or reports an error."""
+    frame: dict[str, Any] = json.loads(text)
+    if frame["type"] == "hello" and frame["protocol"] != PROTOCOL:
         raise WatchError(f"the server speaks protocol {frame['protocol']}; update genre-stream")
-    if kind == "error":
+    if frame["type"] == "error":
         raise WatchError(f"the server says: {frame['message']}")
-    return dict(frame)
+    return frame
 
 
 def _print_frame(text: str) -> None:
@@ -237,16 +217,8 @@ def _line(frame: Mapping[str, Any]) -> str:
     """Return the line that shows a `prediction` or `source` frame."""
     if frame["type"] == "source":
         return status_line(frame["source"], frame["state"], frame["detail"])
-    decision = Decision(
-        position=frame["position"],
-        hop_seconds=frame["hop_seconds"],
-        state=State(frame["state"]),
-        genre=frame["genre"],
-        confidence=frame["confidence"],
-        probabilities=frame["probabilities"],
-        window_probabilities=frame["window_probabilities"],
-        level_dbfs=frame["level_dbfs"],
-    )
+    values = {field.name: frame[field.name] for field in fields(Decision)}
+    decision = Decision(**values | {"state": State(frame["state"])})
     return decision_line(frame["source"], decision)
 
 
@@ -254,33 +226,27 @@ class _Screen:
     """One coloured line a source on a terminal; elsewhere a line for every change."""
 
     def __init__(self) -> None:
-        self._labels: list[str] = []
+        self._colours: dict[str, str] = {}
         self._terminal = Terminal(sys.stdout) if sys.stdout.isatty() else None
         self._last: dict[str, tuple[str | None, ...]] = {}
 
     def show(self, text: str) -> None:
         """Show a frame, if it is of a type that is shown."""
         frame = _parse(text)
-        if frame["type"] == "hello":
-            self._labels = frame["labels"]
-        elif frame["type"] not in ("prediction", "source"):
-            return
-        elif self._terminal is not None:
-            self._terminal.show(frame["source"], _line(frame), self._colour(frame))
-        else:
-            self._print_change(frame)
+        genre = frame.get("genre")
+        match frame["type"]:
+            case "hello":
+                self._colours = colours(frame["labels"])
+            case "prediction" | "source" if self._terminal:
+                colour = DIM if genre is None else ansi(self._colours.get(genre, COLOURS[0]))
+                self._terminal.show(frame["source"], _line(frame), colour)
+            case "prediction" | "source":
+                shown = (frame["type"], frame["state"], genre, frame.get("detail"))
+                if self._last.get(frame["source"]) != shown:
+                    self._last[frame["source"]] = shown
+                    print(_line(frame), flush=True)
 
     def finish(self) -> None:
-        """Wait until the terminal has taken what it was shown last."""
-        if self._terminal is not None:
+        """Wait until the terminal has been written to."""
+        if self._terminal:
             self._terminal.drain()
-
-    def _colour(self, frame: Mapping[str, Any]) -> str:
-        genre = frame.get("genre")
-        return DIM if genre is None else ansi(colours(self._labels).get(genre, COLOURS[0]))
-
-    def _print_change(self, frame: Mapping[str, Any]) -> None:
-        now = (frame["type"], frame["state"], frame.get("genre"), frame.get("detail"))
-        if self._last.get(frame["source"]) != now:
-            self._last[frame["source"]] = now
-            print(_line(frame), flush=True)

@@ -35,18 +35,18 @@ def test_each_layer_wins_over_the_one_below(tmp_path, environment):
     layers = {
         "etc": lambda: write(tmp_path / "etc" / "config.toml", "port = 1"),
         "home": lambda: write(tmp_path / "home/.config/genre-stream/config.toml", "port = 2"),
-        "asked": lambda: write(tmp_path / "asked.toml", "port = 3"),
+        "requested": lambda: write(tmp_path / "requested.toml", "port = 3"),
     }
     assert load({}, environment=environment).settings.port == 8765
     layers["etc"]()
     assert load({}, environment=environment).settings.port == 1
     layers["home"]()
     assert load({}, environment=environment).settings.port == 2
-    asked = layers["asked"]()
-    assert load({}, config=asked, environment=environment).settings.port == 3
+    requested = layers["requested"]()
+    assert load({}, config=requested, environment=environment).settings.port == 3
     environment["GENRE_STREAM_PORT"] = "4"
-    assert load({}, config=asked, environment=environment).settings.port == 4
-    effective = load({"port": "5"}, config=asked, environment=environment)
+    assert load({}, config=requested, environment=environment).settings.port == 4
+    effective = load({"port": "5"}, config=requested, environment=environment)
     assert effective.settings.port == 5
     assert effective.origins["port"] == "command line"
 
