@@ -19,16 +19,7 @@ logger = logging.getLogger(__name__)
 class Reloader:
     """Reads the settings again and applies what can change without a restart.
 
-    Parameters
-    ----------
-    settings
-        The settings in force.
-    read_settings
-        Reads the settings again.
-    inputs
-        The sources in use, as `make_inputs` returned them.
-    supervisor
-        Runs their listeners.
+    `settings` are those in force, `inputs` the sources in use, as `make_inputs` returned them.
     """
 
     def __init__(

@@ -31,13 +31,14 @@ from streamer.inputs import (
 from streamer.reload import Reloader
 from streamer.settings import Settings
 from streamer.sinks import messages
-from streamer.sinks.history.writer import History, HistoryError
+from streamer.sinks.history.writer import History
 from streamer.sinks.metrics import Metrics
 from streamer.sinks.terminal import Terminal
 from streamer.sinks.websocket.hub import Hub
 from streamer.sinks.websocket.server import Server, ServerError
 from streamer.system import logs
 from streamer.system.background_writer import BackgroundWriter
+from streamer.system.commandline import UserError
 from streamer.system.console import print_error, unreadable_reason
 from streamer.system.memory import TRIM_SECONDS, return_freed_memory, share_one_heap
 from streamer.system.notify import Notifier, ignore_requests, inherited_sockets
@@ -56,21 +57,8 @@ logger = logging.getLogger(__name__)
 class Service:
     """The daemon, from start to stop.
 
-    Parameters
-    ----------
-    settings
-        Validated settings.
-    read_settings
-        Reads the settings again, on SIGHUP.
-    notifier
-        Receives systemd status notifications.
-    terminal
-        Shows a live line for each source; None if standard error is not a terminal.
-
-    Raises
-    ------
-    InputError, HistoryError, ServerError
-        If the settings ask for something that cannot be had.
+    `read_settings` reads the settings again on SIGHUP; there is a `terminal` if standard error is
+    one. A `UserError` is raised if the settings ask for something that cannot be had.
     """
 
     def __init__(
@@ -94,19 +82,18 @@ class Service:
         self._history = (
             History(settings.history, settings.retention_days) if settings.history else None
         )
-        metrics = Metrics(
-            version=version("genre-stream"),
-            model={"name": contract.name, "version": contract.version},
-            health=lambda: self._supervisor.health(),
-        )
         statuses = [
             SourceStatus(name, source.kind, SourceState.CONNECTING, "")
             for name, (_, source) in self._inputs.items()
         ]
         self._hub = Hub(messages.hello(contract, statuses, hop_seconds=settings.hop_seconds))
-        metrics.watch_clients(self._hub)
-        if self._history:
-            metrics.watch_history(self._history)
+        metrics = Metrics(
+            version=version("genre-stream"),
+            model={"name": contract.name, "version": contract.version},
+            health=lambda: self._supervisor.health(),
+            clients=self._hub,
+            history=self._history,
+        )
         sinks: list[Sink | None] = [self._hub, metrics, self._history, terminal]
         self._publisher = Publisher(sink for sink in sinks if sink is not None)
         self._supervisor = Supervisor(
@@ -130,18 +117,15 @@ class Service:
             tls_cert=settings.tls_cert,
             tls_key=settings.tls_key,
             health=self._supervisor.health,
-            history=self._history,
-            metrics=metrics,
+            history=self._history.read if self._history else None,
+            metrics=metrics.registry,
         )
         self._reloader = Reloader(settings, read_settings, self._inputs, self._supervisor)
 
     async def run(self) -> int:
         """Serve until every source is over or a signal arrives; return the exit status.
 
-        Raises
-        ------
-        ServerError
-            If the port cannot be opened.
+        `ServerError` is raised if the port cannot be opened.
         """
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
@@ -179,12 +163,9 @@ class Service:
 
     def _receive(self, event: ListenerEvent) -> None:
         """Queue an event of a listener, on its thread; spectrograms only if a client wants them."""
-        if (
-            isinstance(event, PipelineEvent)
-            and isinstance(event.event, SpectrogramColumns)
-            and not self._spectrogram_wanted
-        ):
-            return
+        match event:
+            case PipelineEvent(event=SpectrogramColumns()) if not self._spectrogram_wanted:
+                return
         self._mailbox.put(event)
 
     def _deliver(self, event: ListenerEvent) -> None:
@@ -286,25 +267,21 @@ async def _trim_memory() -> None:
 def read_token(settings: Settings) -> str | None:
     """Return the token that clients must present, from `token_file` or systemd's credentials.
 
-    Raises
-    ------
-    InputError
-        If a file cannot be read, or `token_file` is empty.
+    `InputError` is raised if a file cannot be read, or `token_file` is empty.
     """
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    path, is_configured = settings.token_file, settings.token_file is not None
-    if path is None and credentials:
+    path = settings.token_file
+    if path is None and (credentials := os.environ.get("CREDENTIALS_DIRECTORY")):
         path = Path(credentials) / "token"
     if path is None:
         return None
     try:
         token = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, FileNotFoundError) and not is_configured:
+        if isinstance(error, FileNotFoundError) and not settings.token_file:
             return None
         reason = unreadable_reason(error)
         raise InputError(f"token_file {path} cannot be read: {reason}") from None
-    if is_configured and not token:
+    if settings.token_file and not token:
         raise InputError(f"token_file {path} is empty; write a long random word into it")
     return token or None
 
@@ -330,7 +307,7 @@ def _serve(settings: Settings, reload: Callable[[], Settings], terminal: Termina
     notifier.status("loading the model")
     try:
         service = Service(settings, reload, notifier=notifier, terminal=terminal)
-    except (InputError, HistoryError, ServerError) as error:
+    except UserError as error:
         print_error(str(error))
         return 2
     try:

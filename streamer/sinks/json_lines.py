@@ -10,22 +10,12 @@ from streamer.sinks.messages import encode, message
 
 
 class JsonLines(Sink):
-    """Writes every event to a stream at once.
-
-    Parameters
-    ----------
-    stream : binary file
-        Written in UTF-8, whatever the locale, as JSON has to be.
-
-    Attributes
-    ----------
-    error : OSError or None
-        Why the stream can no longer be written to; what is published after it is discarded.
-    """
+    """Writes every event to a stream at once, in UTF-8 whatever the locale, as JSON has to be."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.error: OSError | None = None
+        """Why the stream can no longer be written to; what is published after it is discarded."""
 
     def publish(self, published: Published) -> None:
         """Write the message of an event."""
