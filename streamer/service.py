@@ -35,10 +35,9 @@ from streamer.sinks.history.writer import History
 from streamer.sinks.metrics import Metrics
 from streamer.sinks.terminal import Terminal
 from streamer.sinks.websocket.hub import Hub
-from streamer.sinks.websocket.server import Server, ServerError
+from streamer.sinks.websocket.server import Server
 from streamer.system import logs
 from streamer.system.background_writer import BackgroundWriter
-from streamer.system.commandline import UserError
 from streamer.system.console import print_error, unreadable_reason
 from streamer.system.memory import TRIM_SECONDS, return_freed_memory, share_one_heap
 from streamer.system.notify import Notifier, ignore_requests, inherited_sockets
@@ -58,7 +57,7 @@ class Service:
     """The daemon, from start to stop.
 
     `read_settings` reads the settings again on SIGHUP; there is a `terminal` if standard error is
-    one. A `UserError` is raised if the settings ask for something that cannot be had.
+    one.
     """
 
     def __init__(
@@ -123,10 +122,7 @@ class Service:
         self._reloader = Reloader(settings, read_settings, self._inputs, self._supervisor)
 
     async def run(self) -> int:
-        """Serve until every source is over or a signal arrives; return the exit status.
-
-        `ServerError` is raised if the port cannot be opened.
-        """
+        """Serve until every source is over or a signal arrives; return the exit status."""
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -287,7 +283,10 @@ def read_token(settings: Settings) -> str | None:
 
 
 def run(settings: Settings, reload: Callable[[], Settings]) -> int:
-    """Run the daemon; return the exit status."""
+    """Run the daemon; return the exit status.
+
+    A `UserError` is raised if the settings ask for something that cannot be had.
+    """
     faulthandler.enable()
     share_one_heap()
     terminal = Terminal(sys.stderr) if sys.stderr.isatty() else None
@@ -297,23 +296,9 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
     logs.configure(level, stream=console)
     with contextlib.redirect_stderr(console):
         try:
-            return _serve(settings, reload, terminal)
+            notifier = Notifier()
+            notifier.status("loading the model")
+            service = Service(settings, reload, notifier=notifier, terminal=terminal)
+            return asyncio.run(service.run())
         finally:
             console.drain()
-
-
-def _serve(settings: Settings, reload: Callable[[], Settings], terminal: Terminal | None) -> int:
-    notifier = Notifier()
-    notifier.status("loading the model")
-    try:
-        service = Service(settings, reload, notifier=notifier, terminal=terminal)
-    except UserError as error:
-        print_error(str(error))
-        return 2
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            return asyncio.run(service.run())
-        return 130
-    except ServerError as error:
-        print_error(str(error))
-        return 1

@@ -227,16 +227,8 @@ class Hub(Sink):
         state = self.hello()
         del state["type"]
         state["time"] = messages.timestamp(datetime.now(UTC))
-        state["sources"] = [
-            {
-                "name": name,
-                "kind": source.kind,
-                "state": source.state,
-                "detail": source.detail,
-                "prediction": source.prediction,
-            }
-            for name, source in self._sources.items()
-        ]
+        for listed, source in zip(state["sources"], self._sources.values(), strict=True):
+            listed.update(detail=source.detail, prediction=source.prediction)
         segments = list(self._recent)
         for source in self._sources.values():
             segments += [source.segments[number] for number in sorted(source.segments)]

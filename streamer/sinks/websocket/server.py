@@ -138,7 +138,8 @@ class Server:
         except OSError as error:
             raise ServerError(
                 f"cannot listen on {self._host}:{self._port}: {error.strerror or error}; "
-                "choose another --host or --port"
+                "choose another --host or --port",
+                exit_status=1,
             ) from None
 
     async def close(self) -> None:
