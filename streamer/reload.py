@@ -52,7 +52,7 @@ class Reloader:
             logger.error("settings not read again: %s: %s", type(error).__name__, error)
 
     def _reusable_sources(self) -> dict[SourceSettings, Source]:
-        """Return the sources that are kept if their settings have not changed, by these settings.
+        """Return the sources that can be kept, by their settings.
 
         A source that has failed is made anew; one that has ended is not played again.
         """

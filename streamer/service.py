@@ -46,7 +46,7 @@ from streamer.system.stop_signals import StopSignals, call_on_loop, exit_deadlin
 STOP_SECONDS = 2.0
 """Longest duration of an orderly stop; after it the process exits with status 1."""
 SOURCE_STOP_SECONDS = 0.6
-"""The part of it that the sources may take; the server limits the part of the clients."""
+"""The sources' share of it; the server limits the clients' share."""
 WATCH_SECONDS = 1.0
 """Interval at which progress is checked and reported to the service manager."""
 
@@ -76,7 +76,7 @@ class Service:
         factory = pipeline_factory(settings, classifier, spectrogram=True)
         scheduler = shared_scheduler(settings)
         self._status_words: dict[str, str] = {}
-        """What the service manager's status line says of each source."""
+        """State or genre of each source, for the service manager's status line."""
         self._spectrogram_wanted = False
         self._history = (
             History(settings.history, settings.retention_days) if settings.history else None
@@ -186,7 +186,7 @@ class Service:
             self._over.set()
 
     async def _watch(self) -> None:
-        """Report to the service manager what is heard, and that decisions are made."""
+        """Send the service manager the status, and watchdog pings while decisions are made."""
         interval = min(WATCH_SECONDS, (self._notifier.watchdog_seconds or WATCH_SECONDS) / 2)
         while True:
             if not self._supervisor.needs_restart() and self._notifier.watchdog_seconds:

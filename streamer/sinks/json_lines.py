@@ -1,4 +1,4 @@
-"""Events as JSON lines: the messages of protocol 1, one a line."""
+"""Events as JSON lines: the messages of protocol 1, one per line."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ Message = dict[str, Any]
 def hello(
     contract: ModelContract, sources: Iterable[SourceStatus], *, hop_seconds: float
 ) -> Message:
-    """Return the message that greets a client; `hop_seconds` are those of the settings."""
+    """Return the message that greets a client; `hop_seconds` is the configured interval."""
     return {
         "type": "hello",
         "protocol": PROTOCOL,
@@ -89,7 +89,7 @@ def _segment(source: str, segment: Segment) -> Message:
 
 
 def _spectrogram(source: str, columns: SpectrogramColumns) -> Message:
-    """Encode the levels as base64 of one byte a cell, column after column."""
+    """Encode the levels as base64 of one byte per cell, column after column."""
     mels, count = columns.levels.shape
     return {
         "type": "spectrogram",

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: log lines, and below them one live line a source."""
+"""The terminal sink: log lines, and below them one live line per source."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BAR_CELLS = 10
 
 
 class Terminal(BackgroundWriter, Sink):
-    """Keeps one line a source at the bottom of a terminal, and lets log lines scroll above them.
+    """Keeps one line per source at the bottom of a terminal, and lets log lines scroll above them.
 
     It is a text stream itself, so that a log handler can write to it.
     """

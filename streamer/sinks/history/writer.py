@@ -69,7 +69,7 @@ the wait for a lock of another program."""
 
 
 class _PendingRows:
-    """Rows to be written, of each the newest version; the oldest give way to `PENDING_LIMIT`."""
+    """The newest version of each row to be written; beyond `PENDING_LIMIT` the oldest are lost."""
 
     def __init__(self) -> None:
         self.urgent = False

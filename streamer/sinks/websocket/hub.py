@@ -1,4 +1,4 @@
-"""The latest of every source, and the frames that each client has still to be sent.
+"""Distributes events to WebSocket clients: the latest of every source, a queue for each client.
 
 The hub knows no socket. The server gives every client an `Outbox` with a function that writes a
 frame at once or says that the client is behind; the hub encodes every message once and hands the
@@ -159,7 +159,7 @@ class Hub(Sink):
             for source in hello["sources"]
         }
         self.outboxes: dict[Outbox, None] = {}
-        """Those of all clients, in the order of their arrival."""
+        """The outboxes of all clients, oldest client first."""
         self.slow_clients_closed = 0
         """Clients closed because they stayed behind."""
         self._skipped_by_former_clients = 0
