@@ -6,6 +6,7 @@ themselves are read when Prometheus scrapes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, Protocol
 
@@ -115,6 +116,7 @@ class Metrics(Sink, Collector):
         self._decisions: dict[str, Decision] = {}
         self._read_health = health
         self._clients = clients
+        self._started = time.time()
         self._history = history
         registry.register(self)
 
@@ -128,7 +130,7 @@ class Metrics(Sink, Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics that are read when Prometheus scrapes."""
         yield from _source_metrics(list(self._read_health()), self._decisions)
-        yield from _client_metrics(self._clients)
+        yield from _client_metrics(self._clients, self._started)
         if self._history:
             yield from _history_metrics(self._history)
 
@@ -163,13 +165,14 @@ def _source_metrics(
     yield _by_source(InfoMetricFamily, "heard", text, genres)
 
 
-def _client_metrics(clients: Clients) -> Iterator[Metric]:
+def _client_metrics(clients: Clients, started: float) -> Iterator[Metric]:
     depths = [len(outbox) for outbox in clients.outboxes]
     yield GaugeMetricFamily("genre_stream_clients", "WebSocket clients connected.", len(depths))
     yield CounterMetricFamily(
         "genre_stream_slow_clients_closed",
         "Clients closed because they stayed behind.",
         clients.slow_clients_closed,
+        created=started,
     )
     yield GaugeMetricFamily(
         "genre_stream_client_queue_depth",
