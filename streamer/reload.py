@@ -19,16 +19,7 @@ logger = logging.getLogger(__name__)
 class Reloader:
     """Reads the settings again and applies what can change without a restart.
 
-    Parameters
-    ----------
-    settings
-        The settings in force.
-    read_settings
-        Reads the settings again.
-    inputs
-        The sources in use, as `make_inputs` returned them.
-    supervisor
-        Runs their listeners.
+    `settings` are those in force, `inputs` the sources in use, as `make_inputs` returned them.
     """
 
     def __init__(
@@ -61,7 +52,7 @@ class Reloader:
             logger.error("settings not read again: %s: %s", type(error).__name__, error)
 
     def _reusable_sources(self) -> dict[SourceSettings, Source]:
-        """Return the sources that are kept if their settings have not changed, by these settings.
+        """Return the sources that can be kept, by their settings.
 
         A source that has failed is made anew; one that has ended is not played again.
         """

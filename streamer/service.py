@@ -31,11 +31,11 @@ from streamer.inputs import (
 from streamer.reload import Reloader
 from streamer.settings import Settings
 from streamer.sinks import messages
-from streamer.sinks.history.writer import History, HistoryError
+from streamer.sinks.history.writer import History
 from streamer.sinks.metrics import Metrics
 from streamer.sinks.terminal import Terminal
 from streamer.sinks.websocket.hub import Hub
-from streamer.sinks.websocket.server import Server, ServerError
+from streamer.sinks.websocket.server import Server
 from streamer.system import logs
 from streamer.system.background_writer import BackgroundWriter
 from streamer.system.console import print_error, unreadable_reason
@@ -46,7 +46,7 @@ from streamer.system.stop_signals import StopSignals, call_on_loop, exit_deadlin
 STOP_SECONDS = 2.0
 """Longest duration of an orderly stop; after it the process exits with status 1."""
 SOURCE_STOP_SECONDS = 0.6
-"""The part of it that the sources may take; the server limits the part of the clients."""
+"""The sources' share of it; the server limits the clients' share."""
 WATCH_SECONDS = 1.0
 """Interval at which progress is checked and reported to the service manager."""
 
@@ -56,21 +56,8 @@ logger = logging.getLogger(__name__)
 class Service:
     """The daemon, from start to stop.
 
-    Parameters
-    ----------
-    settings
-        Validated settings.
-    read_settings
-        Reads the settings again, on SIGHUP.
-    notifier
-        Receives systemd status notifications.
-    terminal
-        Shows a live line for each source; None if standard error is not a terminal.
-
-    Raises
-    ------
-    InputError, HistoryError, ServerError
-        If the settings ask for something that cannot be had.
+    `read_settings` reads the settings again on SIGHUP; there is a `terminal` if standard error is
+    one.
     """
 
     def __init__(
@@ -89,24 +76,23 @@ class Service:
         factory = pipeline_factory(settings, classifier, spectrogram=True)
         scheduler = shared_scheduler(settings)
         self._status_words: dict[str, str] = {}
-        """What the service manager's status line says of each source."""
+        """State or genre of each source, for the service manager's status line."""
         self._spectrogram_wanted = False
         self._history = (
             History(settings.history, settings.retention_days) if settings.history else None
-        )
-        metrics = Metrics(
-            version=version("genre-stream"),
-            model={"name": contract.name, "version": contract.version},
-            health=lambda: self._supervisor.health(),
         )
         statuses = [
             SourceStatus(name, source.kind, SourceState.CONNECTING, "")
             for name, (_, source) in self._inputs.items()
         ]
         self._hub = Hub(messages.hello(contract, statuses, hop_seconds=settings.hop_seconds))
-        metrics.watch_clients(self._hub)
-        if self._history:
-            metrics.watch_history(self._history)
+        metrics = Metrics(
+            version=version("genre-stream"),
+            model={"name": contract.name, "version": contract.version},
+            health=lambda: self._supervisor.health(),
+            clients=self._hub,
+            history=self._history,
+        )
         sinks: list[Sink | None] = [self._hub, metrics, self._history, terminal]
         self._publisher = Publisher(sink for sink in sinks if sink is not None)
         self._supervisor = Supervisor(
@@ -130,19 +116,13 @@ class Service:
             tls_cert=settings.tls_cert,
             tls_key=settings.tls_key,
             health=self._supervisor.health,
-            history=self._history,
-            metrics=metrics,
+            history=self._history.read if self._history else None,
+            metrics=metrics.registry,
         )
         self._reloader = Reloader(settings, read_settings, self._inputs, self._supervisor)
 
     async def run(self) -> int:
-        """Serve until every source is over or a signal arrives; return the exit status.
-
-        Raises
-        ------
-        ServerError
-            If the port cannot be opened.
-        """
+        """Serve until every source is over or a signal arrives; return the exit status."""
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -179,12 +159,9 @@ class Service:
 
     def _receive(self, event: ListenerEvent) -> None:
         """Queue an event of a listener, on its thread; spectrograms only if a client wants them."""
-        if (
-            isinstance(event, PipelineEvent)
-            and isinstance(event.event, SpectrogramColumns)
-            and not self._spectrogram_wanted
-        ):
-            return
+        match event:
+            case PipelineEvent(event=SpectrogramColumns()) if not self._spectrogram_wanted:
+                return
         self._mailbox.put(event)
 
     def _deliver(self, event: ListenerEvent) -> None:
@@ -209,7 +186,7 @@ class Service:
             self._over.set()
 
     async def _watch(self) -> None:
-        """Report to the service manager what is heard, and that decisions are made."""
+        """Send the service manager the status, and watchdog pings while decisions are made."""
         interval = min(WATCH_SECONDS, (self._notifier.watchdog_seconds or WATCH_SECONDS) / 2)
         while True:
             if not self._supervisor.needs_restart() and self._notifier.watchdog_seconds:
@@ -286,31 +263,30 @@ async def _trim_memory() -> None:
 def read_token(settings: Settings) -> str | None:
     """Return the token that clients must present, from `token_file` or systemd's credentials.
 
-    Raises
-    ------
-    InputError
-        If a file cannot be read, or `token_file` is empty.
+    `InputError` is raised if a file cannot be read, or `token_file` is empty.
     """
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    path, is_configured = settings.token_file, settings.token_file is not None
-    if path is None and credentials:
+    path = settings.token_file
+    if path is None and (credentials := os.environ.get("CREDENTIALS_DIRECTORY")):
         path = Path(credentials) / "token"
     if path is None:
         return None
     try:
         token = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, FileNotFoundError) and not is_configured:
+        if isinstance(error, FileNotFoundError) and not settings.token_file:
             return None
         reason = unreadable_reason(error)
         raise InputError(f"token_file {path} cannot be read: {reason}") from None
-    if is_configured and not token:
+    if settings.token_file and not token:
         raise InputError(f"token_file {path} is empty; write a long random word into it")
     return token or None
 
 
 def run(settings: Settings, reload: Callable[[], Settings]) -> int:
-    """Run the daemon; return the exit status."""
+    """Run the daemon; return the exit status.
+
+    A `UserError` is raised if the settings ask for something that cannot be had.
+    """
     faulthandler.enable()
     share_one_heap()
     terminal = Terminal(sys.stderr) if sys.stderr.isatty() else None
@@ -320,23 +296,9 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
     logs.configure(level, stream=console)
     with contextlib.redirect_stderr(console):
         try:
-            return _serve(settings, reload, terminal)
+            notifier = Notifier()
+            notifier.status("loading the model")
+            service = Service(settings, reload, notifier=notifier, terminal=terminal)
+            return asyncio.run(service.run())
         finally:
             console.drain()
-
-
-def _serve(settings: Settings, reload: Callable[[], Settings], terminal: Terminal | None) -> int:
-    notifier = Notifier()
-    notifier.status("loading the model")
-    try:
-        service = Service(settings, reload, notifier=notifier, terminal=terminal)
-    except (InputError, HistoryError, ServerError) as error:
-        print_error(str(error))
-        return 2
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            return asyncio.run(service.run())
-        return 130
-    except ServerError as error:
-        print_error(str(error))
-        return 1

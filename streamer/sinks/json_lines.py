@@ -1,4 +1,4 @@
-"""Events as JSON lines: the messages of protocol 1, one a line."""
+"""Events as JSON lines: the messages of protocol 1, one per line."""
 
 from __future__ import annotations
 
@@ -10,22 +10,12 @@ from streamer.sinks.messages import encode, message
 
 
 class JsonLines(Sink):
-    """Writes every event to a stream at once.
-
-    Parameters
-    ----------
-    stream : binary file
-        Written in UTF-8, whatever the locale, as JSON has to be.
-
-    Attributes
-    ----------
-    error : OSError or None
-        Why the stream can no longer be written to; what is published after it is discarded.
-    """
+    """Writes every event to a stream at once, in UTF-8 whatever the locale, as JSON has to be."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.error: OSError | None = None
+        """Why the stream can no longer be written to; what is published after it is discarded."""
 
     def publish(self, published: Published) -> None:
         """Write the message of an event."""

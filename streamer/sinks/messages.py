@@ -1,7 +1,4 @@
-"""Events as the JSON messages of protocol 1, for every sink that writes JSON.
-
-The functions that make a message return a dict with a `type`, ready for `encode`.
-"""
+"""Events as the JSON messages of protocol 1, for every sink that writes JSON."""
 
 from __future__ import annotations
 
@@ -29,17 +26,7 @@ Message = dict[str, Any]
 def hello(
     contract: ModelContract, sources: Iterable[SourceStatus], *, hop_seconds: float
 ) -> Message:
-    """Return the message that greets a client.
-
-    Parameters
-    ----------
-    contract : ModelContract
-        The model in use.
-    sources : iterable of SourceStatus
-        The state of every source.
-    hop_seconds : float
-        Configured seconds from one prediction to the next.
-    """
+    """Return the message that greets a client; `hop_seconds` is the configured interval."""
     return {
         "type": "hello",
         "protocol": PROTOCOL,
@@ -62,13 +49,8 @@ def message(published: Published) -> Message:
             return _prediction(published, decision)
         case Segment() as segment:
             return _segment(published.source, segment)
-        case SourceStatus(state=state, detail=detail):
-            return {
-                "type": "source",
-                "source": published.source,
-                "state": state.value,
-                "detail": detail,
-            }
+        case SourceStatus(source=source, state=state, detail=detail):
+            return {"type": "source", "source": source, "state": state.value, "detail": detail}
         case SpectrogramColumns() as columns:
             return _spectrogram(published.source, columns)
 
@@ -107,7 +89,7 @@ def _segment(source: str, segment: Segment) -> Message:
 
 
 def _spectrogram(source: str, columns: SpectrogramColumns) -> Message:
-    """Encode the levels as base64 of one byte a cell, column after column."""
+    """Encode the levels as base64 of one byte per cell, column after column."""
     mels, count = columns.levels.shape
     return {
         "type": "spectrogram",

@@ -6,11 +6,11 @@ themselves are read when Prometheus scrapes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -49,14 +49,20 @@ _SOURCE_GAUGES: tuple[tuple[str, str, Callable[[SourceHealth], float]], ...] = (
         lambda h: h.inference_seconds / h.audio_seconds if h.audio_seconds else 0.0,
     ),
 )
+_DECISION_GAUGES: tuple[tuple[str, str, Callable[[Decision], float]], ...] = (
+    ("level_dbfs", "Level of the last hop, in dB relative to full scale.", lambda d: d.level_dbfs),
+    ("confidence_ratio", "Confidence of the last prediction, 0 to 1.", lambda d: d.confidence),
+)
 
 
-class ClientQueues(Protocol):
-    """The frames that wait for clients, as the WebSocket hub exposes them."""
+class Clients(Protocol):
+    """The WebSocket clients, as the hub exposes them."""
+
+    slow_clients_closed: int
 
     @property
     def outboxes(self) -> Iterable[Sized]:
-        """The queue of each client."""
+        """The queued frames of each client."""
 
     @property
     def skipped(self) -> int:
@@ -77,33 +83,26 @@ class WriterCounters(Protocol):
         """Events and rows lost since the start."""
 
 
-class Metrics(Sink):
-    """Counts events and clients, and exposes the counters of the other parts.
+class Metrics(Sink, Collector):
+    """Counts events, and exposes the counters of sources, clients and history.
 
-    Parameters
-    ----------
-    version
-        Version of this program.
-    model
-        `name` and `version` of the model.
-    health
-        Reads the counters of every source.
-
-    Attributes
-    ----------
-    registry : CollectorRegistry
-        All of the metrics.
+    `health` reads the counters of every source.
     """
 
     def __init__(
-        self, *, version: str, model: Mapping[str, str], health: HealthReader = tuple
+        self,
+        *,
+        version: str,
+        model: Mapping[str, str],
+        health: HealthReader,
+        clients: Clients,
+        history: WriterCounters | None = None,
     ) -> None:
         self.registry = registry = CollectorRegistry()
+        """All of the metrics."""
         ProcessCollector(registry=registry)
         Info("genre_stream_build", "This program.", registry=registry).info({"version": version})
-        Info("genre_stream_model", "The model in use.", registry=registry).info(
-            {"name": model["name"], "version": model["version"]}
-        )
+        Info("genre_stream_model", "The model in use.", registry=registry).info(dict(model))
         self._latency = Histogram(
             "genre_stream_prediction_latency_seconds",
             "From the last sample heard to the prediction sent.",
@@ -114,16 +113,12 @@ class Metrics(Sink):
         self._messages = Counter(
             "genre_stream_messages", "Messages published.", ("type",), registry=registry
         )
-        self._clients = Gauge(
-            "genre_stream_clients", "WebSocket clients connected.", registry=registry
-        )
-        self._slow_clients = Counter(
-            "genre_stream_slow_clients_closed",
-            "Clients closed because they stayed behind.",
-            registry=registry,
-        )
         self._decisions: dict[str, Decision] = {}
-        registry.register(_Scraped(lambda: _source_metrics(list(health()), self._decisions)))
+        self._read_health = health
+        self._clients = clients
+        self._started = time.time()
+        self._history = history
+        registry.register(self)
 
     def publish(self, published: Published) -> None:
         """Count an event."""
@@ -132,31 +127,12 @@ class Metrics(Sink):
             self._latency.labels(published.source).observe(published.latency)
             self._decisions[published.source] = published.event
 
-    def client(self) -> AbstractContextManager[object]:
-        """Return a context manager that counts a client while it is entered."""
-        return self._clients.track_inprogress()
-
-    def slow_client_closed(self) -> None:
-        """Count a client that was closed because it stayed behind."""
-        self._slow_clients.inc()
-
-    def watch_clients(self, queues: ClientQueues) -> None:
-        """Also expose how many frames wait for clients."""
-        self.registry.register(_Scraped(lambda: _client_metrics(queues)))
-
-    def watch_history(self, history: WriterCounters) -> None:
-        """Also expose the counters of the history."""
-        self.registry.register(_Scraped(lambda: _history_metrics(history)))
-
-
-class _Scraped(Collector):
-    """Metrics that a function reads at the time of a scrape."""
-
-    def __init__(self, read: Callable[[], Iterator[Metric]]) -> None:
-        self._read = read
-
     def collect(self) -> Iterator[Metric]:
-        return self._read()
+        """Yield the metrics that are read when Prometheus scrapes."""
+        yield from _source_metrics(list(self._read_health()), self._decisions)
+        yield from _client_metrics(self._clients, self._started)
+        if self._history:
+            yield from _history_metrics(self._history)
 
 
 def _source_metrics(
@@ -164,39 +140,40 @@ def _source_metrics(
 ) -> Iterator[Metric]:
     """Yield the counters and the last decision of the sources that exist."""
     for name, text, read in _SOURCE_COUNTERS:
-        counter = CounterMetricFamily(f"genre_stream_{name}", text, labels=["source"])
-        for one in health:
-            counter.add_metric([one.source], read(one))
-        yield counter
+        values = {one.source: read(one) for one in health}
+        yield _by_source(CounterMetricFamily, name, text, values)
     for name, text, read in _SOURCE_GAUGES:
-        yield _gauge(name, text, {one.source: read(one) for one in health})
+        yield _by_source(GaugeMetricFamily, name, text, {one.source: read(one) for one in health})
     summary = SummaryMetricFamily(
         "genre_stream_inference_seconds", "Time to classify one window.", labels=["source"]
     )
     for one in health:
         summary.add_metric([one.source], one.inferences, one.inference_seconds)
     yield summary
-    states = {one.source: one.state for one in health}
-    yield _states("source_state", "State of the source.", SourceState, states)
+    states = {one.source: _state_set(one.state, SourceState) for one in health}
+    yield _by_source(StateSetMetricFamily, "source_state", "State of the source.", states)
     last = {source: decisions[source] for source in sorted(states) if source in decisions}
-    levels = {source: decision.level_dbfs for source, decision in last.items()}
-    yield _gauge("level_dbfs", "Level of the last hop, in dB relative to full scale.", levels)
-    confidences = {source: decision.confidence for source, decision in last.items()}
-    yield _gauge("confidence_ratio", "Confidence of the last prediction, 0 to 1.", confidences)
-    heard = {source: decision.state for source, decision in last.items()}
-    yield _states("state", "What the last prediction says is heard.", State, heard)
-    genre = InfoMetricFamily(
-        "genre_stream_heard",
-        "Genre of the last prediction, empty unless it is music.",
-        labels=["source"],
+    for name, text, read_decision in _DECISION_GAUGES:
+        values = {source: read_decision(decision) for source, decision in last.items()}
+        yield _by_source(GaugeMetricFamily, name, text, values)
+    heard = {source: _state_set(decision.state, State) for source, decision in last.items()}
+    yield _by_source(
+        StateSetMetricFamily, "state", "What the last prediction says is heard.", heard
     )
-    for source, decision in last.items():
-        genre.add_metric([source], {"genre": decision.genre or ""})
-    yield genre
+    text = "Genre of the last prediction, empty unless it is music."
+    genres = {source: {"genre": decision.genre or ""} for source, decision in last.items()}
+    yield _by_source(InfoMetricFamily, "heard", text, genres)
 
 
-def _client_metrics(queues: ClientQueues) -> Iterator[Metric]:
-    depths = [len(outbox) for outbox in queues.outboxes]
+def _client_metrics(clients: Clients, started: float) -> Iterator[Metric]:
+    depths = [len(outbox) for outbox in clients.outboxes]
+    yield GaugeMetricFamily("genre_stream_clients", "WebSocket clients connected.", len(depths))
+    yield CounterMetricFamily(
+        "genre_stream_slow_clients_closed",
+        "Clients closed because they stayed behind.",
+        clients.slow_clients_closed,
+        created=started,
+    )
     yield GaugeMetricFamily(
         "genre_stream_client_queue_depth",
         "Frames that wait for the client that is furthest behind.",
@@ -205,7 +182,7 @@ def _client_metrics(queues: ClientQueues) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "genre_stream_client_frames_skipped",
         "Predictions and spectrograms that clients missed because they were behind.",
-        queues.skipped,
+        clients.skipped,
     )
     yield GaugeMetricFamily(
         "genre_stream_clients_behind",
@@ -230,19 +207,13 @@ def _history_metrics(history: WriterCounters) -> Iterator[Metric]:
     )
 
 
-def _gauge(name: str, text: str, values: Mapping[str, float]) -> GaugeMetricFamily:
-    """Return a gauge with a value for each source."""
-    family = GaugeMetricFamily(f"genre_stream_{name}", text, labels=["source"])
+def _by_source(kind: Callable[..., Any], name: str, text: str, values: Mapping[str, object]) -> Any:
+    """Return a metric family with a value for each source."""
+    family = kind(f"genre_stream_{name}", text, labels=["source"])
     for source, value in values.items():
         family.add_metric([source], value)
     return family
 
 
-def _states(
-    name: str, text: str, known: Iterable[str], states: Mapping[str, str]
-) -> StateSetMetricFamily:
-    """Return a state set that is 1 for the state of each source and 0 for the others."""
-    family = StateSetMetricFamily(f"genre_stream_{name}", text, labels=["source"])
-    for source, state in states.items():
-        family.add_metric([source], {one: one == state for one in known})
-    return family
+def _state_set(state: str, known: Iterable[str]) -> dict[str, bool]:
+    return {one: one == state for one in known}

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: log lines, and below them one live line a source."""
+"""The terminal sink: log lines, and below them one live line per source."""
 
 from __future__ import annotations
 
@@ -21,14 +21,9 @@ BAR_CELLS = 10
 
 
 class Terminal(BackgroundWriter, Sink):
-    """Keeps one line a source at the bottom of a terminal, and lets log lines scroll above them.
+    """Keeps one line per source at the bottom of a terminal, and lets log lines scroll above them.
 
     It is a text stream itself, so that a log handler can write to it.
-
-    Parameters
-    ----------
-    stream : TextIO
-        The terminal.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -42,10 +37,8 @@ class Terminal(BackgroundWriter, Sink):
         match published.event:
             case Decision() as decision:
                 self.show(published.source, decision_line(published.source, decision))
-            case SourceStatus() as status:
-                self.show(
-                    published.source, status_line(published.source, status.state, status.detail)
-                )
+            case SourceStatus(source=source, state=state, detail=detail):
+                self.show(source, status_line(source, state, detail))
 
     def remove_source(self, name: str, segments: Sequence[PlacedSegment] = ()) -> None:
         """Remove a source's line."""

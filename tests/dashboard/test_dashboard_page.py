@@ -73,10 +73,12 @@ def test_label_and_bars_follow_every_prediction(page: Page, radio: Broadcast) ->
     page.open(radio.url)
     seen = []
     for seq, genre in ((1, "Blues"), (11, "Classical"), (21, "Country")):
-        told = prediction(seq)
-        radio.publish(told)
+        published = prediction(seq)
+        radio.publish(published)
         page.until_text("now-genre", genre)
-        assert bars(page) == pytest.approx(list(message(told)["probabilities"].values()), abs=1e-3)
+        assert bars(page) == pytest.approx(
+            list(message(published)["probabilities"].values()), abs=1e-3
+        )
         seen.append(bars(page))
     assert seen[0] != seen[1] != seen[2]
     assert page.texts(".chosen .genre-name") == ["Country"]
@@ -361,8 +363,8 @@ def test_segments_older_than_a_day_are_removed(page: Page, radio: Broadcast) -> 
 
 
 def test_a_url_without_a_known_source_selects_the_first(page: Page, radio: Broadcast) -> None:
-    for nobody in ("#%", "#cellar"):
-        page.open(f"{radio.url}{nobody}")
+    for unknown in ("#%", "#cellar"):
+        page.open(f"{radio.url}{unknown}")
         page.until_text("now-source", "radio")
         assert page.driver.current_url.endswith("#radio")
 

@@ -196,7 +196,7 @@ class Broadcast:
         self._loop = asyncio.new_event_loop()
         self._history = None if history is None else History(history)
         self.hub = PlacingHub(greeting, [] if self._history is None else [self._history])
-        self._server = Server(self.hub, history=self._history, **settings)
+        self._server = Server(self.hub, history=self._history and self._history.read, **settings)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._on_loop(self._server.start())

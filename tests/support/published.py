@@ -171,13 +171,13 @@ class PlacingHub(Hub):
     def __init__(self, hello: Mapping[str, Any], sinks: Iterable[Sink] = ()) -> None:
         super().__init__(hello)
         self._place = Placer()
-        self._sinks = tuple(sinks)
+        self.sinks = list(sinks)
 
     def publish(self, published: Published) -> None:
         """Place an event's segments and hand it to the clients and the sinks."""
         placed = self._place(published)
         super().publish(placed)
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.publish(placed)
 
     def remove_source(self, name: str, segments: Sequence[PlacedSegment] = ()) -> None:
@@ -203,12 +203,16 @@ async def running_server(
     def health() -> list[SourceHealth]:
         return [SourceHealth(name, "live") for name in names]
 
-    metrics = Metrics(version="test", model=MODEL, health=health)
     kept = None if history is None else History(history)
-    sinks: list[Sink] = [_SchemaCheck(), metrics]
-    hub = PlacingHub(hello(*names), sinks if kept is None else [*sinks, kept])
-    parts: dict[str, Any] = {"port": 0, "health": health, "history": kept, "metrics": metrics}
-    server = Server(hub, **(parts | settings))
+    hub = PlacingHub(hello(*names), [_SchemaCheck()] if kept is None else [_SchemaCheck(), kept])
+    metrics = Metrics(version="test", model=MODEL, health=health, clients=hub, history=kept)
+    hub.sinks.append(metrics)
+    parts: dict[str, Any] = {
+        "health": health,
+        "history": kept and kept.read,
+        "metrics": metrics.registry,
+    }
+    server = Server(hub, **({"port": 0} | parts | settings))
     await server.start()
     try:
         yield hub, server

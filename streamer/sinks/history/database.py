@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -88,22 +88,14 @@ CORRUPTION_ERRORS = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class HistoryError(UserError):
-    """The file cannot be used.
-
-    Parameters
-    ----------
-    message
-        One sentence that names it.
-    transient
-        Whether the cause may go away by itself: a full disk, a lock of another program.
-    damaged
-        Whether it is a history, but corrupt.
-    """
+    """The file cannot be used."""
 
     def __init__(self, message: str, *, transient: bool = False, damaged: bool = False) -> None:
         super().__init__(message)
         self.transient = transient
+        """Whether the cause may go away by itself: a full disk, a lock of another program."""
         self.damaged = damaged
+        """Whether it is a history, but corrupt."""
 
 
 @dataclass(slots=True)
@@ -121,11 +113,25 @@ class HistoryQuery:
 
     def segments(self) -> Iterator[dict[str, Any]]:
         """Yield rows of `SEGMENT_COLUMNS`, oldest first; times are ISO 8601, `end` None if open."""
-        return (_segment(row) for row in self._rows(READ_SEGMENTS))
+        for row in self._rows(READ_SEGMENTS):
+            cells = dict(zip(SEGMENT_COLUMNS, row, strict=True))
+            yield cells | {
+                "start": _iso(cells["start"]),
+                "end": None if cells["end"] is None else _iso(cells["end"]),
+                "confidence": round(cells["confidence"], 4),
+            }
 
     def minutes(self) -> Iterator[dict[str, Any]]:
         """Yield rows of `MINUTE_COLUMNS`, oldest first; `minute` is ISO 8601."""
-        return (_minute(row) for row in self._rows(READ_MINUTES))
+        for row in self._rows(READ_MINUTES):
+            cells = dict(zip(MINUTE_COLUMNS, row, strict=True))
+            yield cells | {
+                "minute": _iso(cells["minute"]),
+                "genre": cells["genre"] or None,
+                "seconds": round(cells["seconds"], 3),
+                "confidence": round(cells["confidence"], 4),
+                "level_dbfs": round(cells["level_dbfs"], 1),
+            }
 
     def seconds_by_minute(self) -> Iterator[tuple[datetime, str, float]]:
         """Yield minute, genre or else state, and seconds in it, oldest first."""
@@ -137,16 +143,15 @@ class HistoryQuery:
 
         Encoded row by row: as objects a day of rows would take ten times the memory of the text.
         """
-        answer = io.BytesIO()
-        span = {"from": timestamp(self.from_), "to": timestamp(self.to)}
-        answer.write(encode(span).removesuffix(b"}"))
-        for name, rows in (("segments", self.segments()), ("minutes", self.minutes())):
-            answer.write(f',"{name}":['.encode())
-            for number, row in enumerate(rows):
-                answer.write(b"," * (number > 0) + encode(row))
-            answer.write(b"]")
-        answer.write(b"," + encode({"truncated": self.truncated}).removeprefix(b"{"))
-        return answer.getvalue()
+        span = encode({"from": timestamp(self.from_), "to": timestamp(self.to)})
+        segments = b",".join(map(encode, self.segments()))
+        minutes = b",".join(map(encode, self.minutes()))
+        return b'%b,"segments":[%b],"minutes":[%b],%b' % (
+            span.removesuffix(b"}"),
+            segments,
+            minutes,
+            encode({"truncated": self.truncated}).removeprefix(b"{"),
+        )
 
     def csv(self, table: str) -> bytes:
         """Return one table, `segments` or `minutes`, as CSV with a line of column names."""
@@ -206,34 +211,17 @@ def open_query(
     """
     to = to or datetime.now(UTC)
     try:
+        from_ = from_ or to - DAY
+    except OverflowError:
+        raise ValueError(f"there is no day before {timestamp(to)}; say from, too") from None
+    try:
         with contextlib.closing(
             sqlite3.connect(f"file:{quote(bytes(path))}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
         ) as connection:
             _check_application(connection, path)
-            yield HistoryQuery(connection, from_ or day_before(to), to, source, running, limit)
+            yield HistoryQuery(connection, from_, to, source, running, limit)
     except sqlite3.Error as error:
         raise HistoryError(f"cannot read the history {path}: {error}") from None
-
-
-def _segment(row: Sequence[Any]) -> dict[str, Any]:
-    cells = dict(zip(SEGMENT_COLUMNS, row, strict=True))
-    end = cells["end"]
-    return cells | {
-        "start": _iso(cells["start"]),
-        "end": None if end is None else _iso(end),
-        "confidence": round(cells["confidence"], 4),
-    }
-
-
-def _minute(row: Sequence[Any]) -> dict[str, Any]:
-    cells = dict(zip(MINUTE_COLUMNS, row, strict=True))
-    return cells | {
-        "minute": _iso(cells["minute"]),
-        "genre": cells["genre"] or None,
-        "seconds": round(cells["seconds"], 3),
-        "confidence": round(cells["confidence"], 4),
-        "level_dbfs": round(cells["level_dbfs"], 1),
-    }
 
 
 def _iso(seconds: float) -> str:
@@ -241,27 +229,10 @@ def _iso(seconds: float) -> str:
     return timestamp(datetime.fromtimestamp(seconds, UTC))
 
 
-def day_before(to: datetime) -> datetime:
-    """Return the time 24 hours before another.
-
-    Raises
-    ------
-    ValueError
-        If the calendar has no such time.
-    """
-    try:
-        return to - DAY
-    except OverflowError:
-        raise ValueError(f"there is no day before {timestamp(to)}; say from, too") from None
-
-
 def open_history(path: Path) -> sqlite3.Connection:
     """Open the file for writing; create it if it does not exist.
 
-    Raises
-    ------
-    HistoryError
-        If the file cannot be created or used, or is not a history.
+    `HistoryError` is raised if it cannot be created or used, or is not a history.
     """
     if os.access(path, os.F_OK) and not path.is_file():
         raise HistoryError(f"the history {path} is not a file; choose another name")
@@ -291,13 +262,7 @@ def open_history(path: Path) -> sqlite3.Connection:
 
 
 class HistoryFile:
-    """The file as its writer uses it: reopened after errors and when its name is another file's.
-
-    Parameters
-    ----------
-    path
-        Its name.
-    """
+    """The file as its writer uses it: reopened after errors and when its name is another file's."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -309,23 +274,20 @@ class HistoryFile:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Open the file unless it is open; close it if anything fails within the context.
-
-        Raises
-        ------
-        HistoryError
-            If the file cannot be used.
-        """
+        """Open the file unless it is open; close it if anything fails within the context."""
         try:
-            if self._connection is not None and _identity(self._path) != self._identity:
+            if self._connection is not None and self._current_identity() != self._identity:
                 self._close_renamed(self._connection)
             if self._connection is None:
                 self._connection = open_history(self._path)
-                identity = _identity(self._path)
-                self._verified = self._verified and identity == self._identity
+                identity = self._current_identity()
+                self._verified &= identity == self._identity
                 self._identity = identity
             if not self._verified:
-                _check_integrity(self._connection, self._path)
+                # Reads every page of the file: half a second for 100 MB.
+                (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+                if found != "ok":
+                    raise _damaged(self._path, " ".join(found.split()))
                 self._verified = True
             yield self._connection
         except Exception as error:
@@ -362,21 +324,12 @@ class HistoryFile:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.close()
 
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of a file, None if there is none of that name."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
+    def _current_identity(self) -> tuple[int, int] | None:
+        """Return device and inode of the file of that name, None if there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            status = self._path.stat()
+            return status.st_dev, status.st_ino
         return None
-    return status.st_dev, status.st_ino
-
-
-def _check_integrity(connection: sqlite3.Connection, path: Path) -> None:
-    """Check every page of the file; takes about half a second for 100 MB."""
-    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        raise _damaged(path, " ".join(found.split()))
 
 
 def _damaged(path: Path, why: object) -> HistoryError:
@@ -408,10 +361,10 @@ def _is_writable(path: Path) -> bool:
     return os.access(target, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
 
 
-def _primary_code(error: sqlite3.Error) -> int | None:
-    """Return SQLite's primary result code; None if the error is not from SQLite itself."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
+def _primary_code(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code, 0 if the error is not from SQLite itself."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
 
 
 def _check_application(connection: sqlite3.Connection, path: Path) -> None:

@@ -27,12 +27,10 @@ def seconds_by_hour(
 
     Parameters
     ----------
-    file
-        The history.
+    file, source
+        The history, and the name of a source, None for all.
     from_, to
         Times with a time zone; by default everything until now.
-    source
-        Name of one source, None for all.
 
     Returns
     -------
@@ -69,19 +67,12 @@ def _local_hour(time: datetime) -> datetime:
 
 
 def plot(heard: pd.DataFrame, picture: Path) -> None:
-    """Draw the shares by day and by hour of the day.
-
-    Parameters
-    ----------
-    heard
-        What `seconds_by_hour` returns.
-    picture
-        The file to write, in the format of its suffix.
+    """Draw the shares by day and by hour of the day of what `seconds_by_hour` returns.
 
     Raises
     ------
     OSError, ValueError
-        If the file cannot be written, or matplotlib does not know its format.
+        If the file cannot be written, or matplotlib does not know the format of its suffix.
     ModuleNotFoundError
         If matplotlib is not installed.
     """

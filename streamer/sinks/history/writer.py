@@ -69,7 +69,7 @@ the wait for a lock of another program."""
 
 
 class _PendingRows:
-    """Rows to be written; of each only the newest version."""
+    """The newest version of each row to be written; beyond `PENDING_LIMIT` the oldest are lost."""
 
     def __init__(self) -> None:
         self.urgent = False
@@ -86,26 +86,20 @@ class _PendingRows:
         return len(self._segments) + len(self._minutes)
 
     def add(self, published: Published) -> None:
-        """Add what an event changes."""
         if isinstance(published.event, Decision):
             self._add_to_minute(published, published.event)
         for placed in published.segments:
-            self._add_segment(placed)
-        if len(self._minutes) > PENDING_LIMIT:
-            del self._minutes[next(iter(self._minutes))]
-            self.lost += 1
-
-    def _add_segment(self, placed: PlacedSegment) -> None:
-        key = (placed.source, placed.number)
-        self.urgent |= placed.final or key not in self._live
-        if placed.final:
-            self._live.discard(key)
-        else:
+            key = (placed.source, placed.number)
+            self.urgent |= placed.final or key not in self._live
             self._live.add(key)
-        self._segments[key] = placed
-        if len(self._segments) > PENDING_LIMIT:
-            del self._segments[next(iter(self._segments))]
-            self.lost += 1
+            if placed.final:
+                self._live.remove(key)
+            self._segments[key] = placed
+        tables: tuple[dict[Any, Any], ...] = (self._segments, self._minutes)
+        for rows in tables:
+            while len(rows) > PENDING_LIMIT:
+                del rows[next(iter(rows))]
+                self.lost += 1
 
     def _add_to_minute(self, published: Published, decision: Decision) -> None:
         minute = int(published.time.timestamp()) // 60 * 60
@@ -121,29 +115,19 @@ class _PendingRows:
 
     def write(self, connection: sqlite3.Connection, session: int) -> None:
         """Write all rows in one transaction; if it fails, all of them are kept."""
+        segments = [_row(session, placed) for placed in self._segments.values()]
+        minutes = [
+            (*key, seconds, confidence / seconds, level / seconds)
+            for key, (seconds, confidence, level) in self._minutes.items()
+            if seconds > 0
+        ]
         with connection:
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(
-                WRITE_SEGMENT, [_row(session, placed) for placed in self._segments.values()]
-            )
-            connection.executemany(
-                WRITE_MINUTE,
-                [
-                    (*key, seconds, confidence / seconds, level / seconds)
-                    for key, (seconds, confidence, level) in self._minutes.items()
-                    if seconds > 0
-                ],
-            )
-        self._clear()
+            connection.executemany(WRITE_SEGMENT, segments)
+            connection.executemany(WRITE_MINUTE, minutes)
+        self.clear()
 
-    def discard(self) -> int:
-        """Discard all rows; return how many there were."""
-        rows = len(self)
-        self.lost += rows
-        self._clear()
-        return rows
-
-    def _clear(self) -> None:
+    def clear(self) -> None:
         self._segments.clear()
         self._minutes.clear()
         self.urgent = False
@@ -159,11 +143,6 @@ class History(Sink):
     retention_days
         Age beyond which rows are removed.
 
-    Attributes
-    ----------
-    write_errors : int
-        Failed transactions since the start.
-
     Raises
     ------
     HistoryError
@@ -173,6 +152,7 @@ class History(Sink):
 
     def __init__(self, path: Path, retention_days: float = 90.0) -> None:
         self.write_errors = 0
+        """Failed transactions since the start."""
         self._path = path
         self._retention = timedelta(days=retention_days)
         self._session = time.time_ns() // 1_000_000
@@ -212,6 +192,13 @@ class History(Sink):
         """Open the file for reading, with this session's open segments; see `open_query`."""
         return open_query(self._path, from_, to, source, running=self._session)
 
+    def read(
+        self, from_: datetime | None, to: datetime | None, source: str | None, table: str | None
+    ) -> bytes:
+        """Return one table, `segments` or `minutes`, as CSV, or both as JSON; see `open_query`."""
+        with self.open_query(from_, to, source) as query:
+            return query.csv(table) if table else query.json()
+
     def close(self) -> None:
         """Write what is queued and stop, within `CLOSE_SECONDS` even if the disk hangs."""
         self._put(None)
@@ -219,11 +206,8 @@ class History(Sink):
         with self._queue.mutex:
             lost = sum(item is not None for item in self._queue.queue) + len(self._pending)
         if lost:
-            logger.error(
-                "the history %s could not be written before the end: %d rows are lost",
-                self._path,
-                lost,
-            )
+            text = "the history %s could not be written before the end: %d rows are lost"
+            logger.error(text, self._path, lost)
 
     def _put(self, item: Published | None) -> None:
         while True:
@@ -238,28 +222,28 @@ class History(Sink):
         next_write = time.monotonic()
         running = True
         while running:
+            delay = RETRY_SECONDS
             try:
                 running = self._receive(until=next_write)
                 self._write()
             except (sqlite3.Error, HistoryError, OSError) as error:
                 self._log_failure(error)
-                next_write = time.monotonic() + RETRY_SECONDS
             except Exception as error:
                 # A defect of ours, or a value that SQLite refuses: these rows would fail again.
                 self.write_errors += 1
+                rows = len(self._pending)
+                self._pending.lost += rows
+                self._pending.clear()
+                reason = f"{type(error).__name__}: {error}"
                 logger.error(
-                    "cannot write the history %s: %s: %s; %d rows are lost",
-                    self._path,
-                    type(error).__name__,
-                    error,
-                    self._pending.discard(),
+                    "cannot write the history %s: %s; %d rows are lost", self._path, reason, rows
                 )
-                next_write = time.monotonic() + RETRY_SECONDS
             else:
                 if self._failing:
                     logger.info("the history %s is written again", self._path)
                 self._failing = False
-                next_write = time.monotonic() + WRITE_SECONDS
+                delay = WRITE_SECONDS
+            next_write = time.monotonic() + delay
         self._file.close()
 
     def _receive(self, *, until: float) -> bool:

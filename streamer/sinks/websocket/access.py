@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 import socket
@@ -24,12 +25,8 @@ class RefusedError(Exception):
 class Access:
     """Decides which requests are answered.
 
-    Parameters
-    ----------
-    token
-        Secret that every client must send; None admits everybody who can reach the port.
-    origins
-        Origins of other web sites whose pages may connect, such as ``https://radio.example``.
+    Clients must send the `token`; None admits everybody who can reach the port. Pages of other web
+    sites may connect if their origin, such as ``https://radio.example``, is one of `origins`.
     """
 
     def __init__(self, token: str | None = None, origins: Iterable[str] = ()) -> None:
@@ -46,12 +43,7 @@ class Access:
         The Origin header names the site that a page is from. Without a token, the Host header must
         also be a name of this machine or an address: a site may let its own name resolve to our
         address (DNS rebinding), and its pages then have the same origin as ours. A site cannot do
-        that with an address.
-
-        Raises
-        ------
-        RefusedError
-            With status 400 or 403.
+        that with an address. The refusal is a `RefusedError` with status 400 or 403.
         """
         host = single(headers, "Host") or ""
         match = HOST_PATTERN.fullmatch(host)
@@ -62,7 +54,8 @@ class Access:
                 403, f"{host} is no name of this server; if it is, say --origin http://{host}"
             )
         origin = single(headers, "Origin")
-        if origin is not None and not self._is_allowed(origin.lower(), host.lower()):
+        own = {f"http://{host.lower()}", f"https://{host.lower()}"}
+        if origin is not None and origin.lower() not in own | self._origins:
             raise RefusedError(403, "pages of this origin may not connect; let them with --origin")
 
     def allowed_origin(self, headers: Headers) -> str | None:
@@ -83,26 +76,14 @@ class Access:
         return hmac.compare_digest(self._token, sent)
 
     def _is_own_host(self, name: str) -> bool:
-        if name in self._host_names:
-            return True
-        try:
+        with contextlib.suppress(ValueError):
             ipaddress.ip_address(name.strip("[]"))
-        except ValueError:
-            return False
-        return True
-
-    def _is_allowed(self, origin: str, host: str) -> bool:
-        return origin in (f"http://{host}", f"https://{host}") or origin in self._origins
+            return True
+        return name in self._host_names
 
 
 def single(headers: Headers, name: str) -> str | None:
-    """Return the value of a header that may occur at most once.
-
-    Raises
-    ------
-    RefusedError
-        With status 400, if it occurs more often.
-    """
+    """Return the value of a header; `RefusedError` if it occurs more than once."""
     values = headers.get_all(name)
     if len(values) > 1:
         raise RefusedError(400, f"the {name} header is there {len(values)} times")
@@ -110,13 +91,7 @@ def single(headers: Headers, name: str) -> str | None:
 
 
 def parameter(query: str, name: str) -> str | None:
-    """Return the last value of a parameter of a query string.
-
-    Raises
-    ------
-    RefusedError
-        With status 400, if there are too many parameters.
-    """
+    """Return the last value of a query's parameter; `RefusedError` if there are too many."""
     try:
         values = parse_qs(query, max_num_fields=16).get(name)
     except ValueError:

@@ -7,6 +7,7 @@ which a task of the client sends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import ssl
@@ -21,7 +22,6 @@ from websockets.server import ServerProtocol
 from streamer.sinks import messages
 from streamer.sinks.websocket.access import RefusedError
 from streamer.sinks.websocket.hub import Hub, Outbox, SubscriptionError
-from streamer.sinks.websocket.interfaces import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +65,7 @@ class ConnectionRegistry:
             oldest.transport.abort()
 
     def admit(self, connection: Connection) -> None:
-        """Make a pending connection a client.
-
-        Raises
-        ------
-        RefusedError
-            With status 503 if there are too many.
-        """
+        """Make a pending connection a client; `RefusedError` if there are too many."""
         if len(self.clients) >= self.max_clients:
             raise RefusedError(
                 503, f"there are {self.max_clients} clients already; try again later"
@@ -183,12 +177,9 @@ class Connection(wire.ServerConnection):
 class Client:
     """Serves one WebSocket client until it disconnects or is closed for being slow."""
 
-    def __init__(
-        self, connection: wire.ServerConnection, hub: Hub, metrics: Metrics | None
-    ) -> None:
+    def __init__(self, connection: wire.ServerConnection, hub: Hub) -> None:
         self._connection = connection
         self._hub = hub
-        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._last_sent = self._loop.time()
         self._outbox = Outbox(self._write)
@@ -229,24 +220,14 @@ class Client:
                 continue
             try:
                 async with asyncio.timeout(SLOW_CLIENT_SECONDS):
-                    await self._send_queued()
+                    while (queued := self._outbox.take()) is not None:
+                        await self._connection.send(queued, text=True)
+                        self._last_sent = self._loop.time()
+                        if self._outbox.overflowed:
+                            raise TimeoutError
             except TimeoutError:
                 await self._close_slow(f"behind for {SLOW_CLIENT_SECONDS:.0f} s")
                 return
-
-    async def _send_queued(self) -> None:
-        """Send until no frame is queued.
-
-        Raises
-        ------
-        TimeoutError
-            If the outbox has overflowed.
-        """
-        while (frame := self._outbox.take()) is not None:
-            await self._connection.send(frame, text=True)
-            self._last_sent = self._loop.time()
-            if self._outbox.overflowed:
-                raise TimeoutError
 
     async def _ping(self) -> None:
         """Detect a client that does not read, which the kernels' buffers hide for long."""
@@ -263,32 +244,27 @@ class Client:
         if self._closing:
             return
         self._closing = True
-        if self._metrics is not None:
-            self._metrics.slow_client_closed()
-        logger.info("client %s closed: %s", _peer(self._connection), reason)
+        self._hub.slow_clients_closed += 1
+        address = self._connection.remote_address
+        peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "(gone)"
+        logger.info("client %s closed: %s", peer, reason)
         await close_connection(self._connection, TRY_AGAIN_LATER, reason, CLIENT_CLOSE_SECONDS)
 
     async def _handle_requests(self) -> None:
-        async for request in self._connection:
+        async for frame in self._connection:
             try:
-                self._hub.subscribe(self._outbox, _parse_request(request))
+                self._hub.subscribe(self._outbox, _parse_request(frame))
             except SubscriptionError as error:
                 answer = messages.encode(messages.error(error.code, str(error)))
                 self._outbox.offer("error", None, answer)
 
 
-def _parse_request(text: str | bytes) -> dict[str, Any]:
-    """Return a subscribe request as a dict.
-
-    Raises
-    ------
-    SubscriptionError
-        If the frame is anything else.
-    """
-    if isinstance(text, bytes):
+def _parse_request(frame: str | bytes) -> dict[str, Any]:
+    """Return a subscribe request; `SubscriptionError` if the frame is anything else."""
+    if isinstance(frame, bytes):
         raise SubscriptionError("bad_frame", "send text frames, not binary ones")
     try:
-        request = json.loads(text)
+        request = json.loads(frame)
     except (ValueError, RecursionError):
         raise SubscriptionError("bad_json", "the frame is not JSON") from None
     if not isinstance(request, dict):
@@ -298,19 +274,13 @@ def _parse_request(text: str | bytes) -> dict[str, Any]:
     return request
 
 
-def _peer(connection: wire.ServerConnection) -> str:
-    address = connection.remote_address
-    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "(gone)"
-
-
 async def close_connection(
     connection: wire.ServerConnection, code: int, reason: str, seconds: float
 ) -> None:
     """Close a connection; abort it if the client does not answer within `seconds`."""
     try:
-        async with asyncio.timeout(seconds):
-            await connection.close(code, reason)
-    except TimeoutError:
-        pass
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await connection.close(code, reason)
     finally:
         connection.transport.abort()

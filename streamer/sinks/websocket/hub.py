@@ -1,4 +1,4 @@
-"""The latest of every source, and the frames that each client has still to be sent.
+"""Distributes events to WebSocket clients: the latest of every source, a queue for each client.
 
 The hub knows no socket. The server gives every client an `Outbox` with a function that writes a
 frame at once or says that the client is behind; the hub encodes every message once and hands the
@@ -34,15 +34,7 @@ RECENT_SEGMENTS = 1000
 
 
 class SubscriptionError(Exception):
-    """A subscribe request is malformed or names something unknown.
-
-    Parameters
-    ----------
-    code
-        Code of the `error` frame that answers it.
-    message
-        One sentence for its `message`.
-    """
+    """A subscribe request is malformed or names something unknown; answered by an `error` frame."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -64,13 +56,7 @@ class Subscription:
 
     @classmethod
     def from_request(cls, request: Message, known_sources: Iterable[str]) -> Subscription:
-        """Parse a subscribe request.
-
-        Raises
-        ------
-        SubscriptionError
-            If a field is not a list of names, or a name is unknown.
-        """
+        """Parse a subscribe request; `SubscriptionError` if a field or a name is unusable."""
         sources = _names(request, "sources", default=("*",))
         kinds = _names(request, "messages", default=sorted(DEFAULT_TYPES))
         known = set(known_sources)
@@ -97,22 +83,7 @@ def _names(request: Message, field: str, *, default: Iterable[str]) -> frozenset
 class Outbox:
     """The frames queued for one client: control frames in order, of predictions the newest.
 
-    Parameters
-    ----------
-    write
-        Writes a frame at once and returns True, or returns False because earlier frames have not
-        left yet.
-
-    Attributes
-    ----------
-    subscription : Subscription
-        What the client is sent.
-    waiting : asyncio.Event
-        Set while frames are queued.
-    overflowed : bool
-        Whether a control frame was discarded, so that the client can no longer be served.
-    skipped : int
-        Predictions and spectrograms that a newer one replaced before they were sent.
+    `write` writes a frame at once, or returns False because earlier frames have not left yet.
     """
 
     def __init__(self, write: Callable[[bytes], bool]) -> None:
@@ -121,8 +92,11 @@ class Outbox:
         self._latest: dict[tuple[str, str | None], bytes] = {}
         self.subscription = Subscription()
         self.waiting = asyncio.Event()
+        """Set while frames are queued."""
         self.overflowed = False
+        """Whether a control frame was discarded, so that the client can no longer be served."""
         self.skipped = 0
+        """Predictions and spectrograms that a newer one replaced before they were sent."""
 
     def __len__(self) -> int:
         return len(self._control) + len(self._latest)
@@ -175,10 +149,7 @@ class _SourceState:
 class Hub(Sink):
     """Distributes events to WebSocket clients and remembers the latest of every source.
 
-    Parameters
-    ----------
-    hello
-        The `hello` message; its `sources` are those that exist at the start.
+    The `sources` of the `hello` message are those that exist at the start.
     """
 
     def __init__(self, hello: Message) -> None:
@@ -187,19 +158,17 @@ class Hub(Sink):
             source["name"]: _SourceState(source["kind"], source["state"])
             for source in hello["sources"]
         }
-        self._outboxes: dict[Outbox, None] = {}
+        self.outboxes: dict[Outbox, None] = {}
+        """The outboxes of all clients, oldest client first."""
+        self.slow_clients_closed = 0
+        """Clients closed because they stayed behind."""
         self._skipped_by_former_clients = 0
         self._recent: deque[PlacedSegment] = deque(maxlen=RECENT_SEGMENTS)
 
     @property
-    def outboxes(self) -> Iterable[Outbox]:
-        """The outboxes of all clients."""
-        return self._outboxes
-
-    @property
     def skipped(self) -> int:
         """Predictions and spectrograms that clients missed because they were behind."""
-        return self._skipped_by_former_clients + sum(outbox.skipped for outbox in self._outboxes)
+        return self._skipped_by_former_clients + sum(outbox.skipped for outbox in self.outboxes)
 
     def add_source(self, name: str, kind: SourceKind) -> None:
         """Add a source, or reset one that is started again."""
@@ -212,36 +181,33 @@ class Hub(Sink):
 
     def wanted(self, kind: str) -> bool:
         """Return whether any client subscribes to this message type."""
-        return any(kind in outbox.subscription.messages for outbox in self._outboxes)
+        return any(kind in outbox.subscription.messages for outbox in self.outboxes)
 
     def publish(self, published: Published) -> None:
         """Send an event to every client that subscribes to it, without waiting for any of them."""
         message = messages.message(published)
         frame = messages.encode(message)
         self._remember(published, message, frame)
-        for outbox in self._outboxes:
+        for outbox in self.outboxes:
             if outbox.subscription.wants(published.type, published.source):
                 outbox.offer(published.type, published.source, frame)
 
     def join(self, outbox: Outbox) -> None:
         """Add a client and send it `hello` and the latest of every source."""
-        self._outboxes[outbox] = None
+        self.outboxes[outbox] = None
         outbox.offer("hello", None, messages.encode(self.hello()))
         self._send_latest(outbox, Subscription(messages=frozenset()))
 
     def leave(self, outbox: Outbox) -> None:
         """Remove a client."""
-        if outbox in self._outboxes:
-            del self._outboxes[outbox]
+        if outbox in self.outboxes:
+            del self.outboxes[outbox]
             self._skipped_by_former_clients += outbox.skipped
 
     def subscribe(self, outbox: Outbox, request: Message) -> None:
         """Apply a subscribe request and send the latest of what it adds.
 
-        Raises
-        ------
-        SubscriptionError
-            If the request is invalid; the subscription is unchanged.
+        `SubscriptionError` is raised if it is invalid; the subscription is unchanged then.
         """
         before = outbox.subscription
         outbox.subscribe(Subscription.from_request(request, self._sources))
@@ -261,38 +227,22 @@ class Hub(Sink):
         state = self.hello()
         del state["type"]
         state["time"] = messages.timestamp(datetime.now(UTC))
-        state["sources"] = [
-            {
-                "name": name,
-                "kind": source.kind,
-                "state": source.state,
-                "detail": source.detail,
-                "prediction": source.prediction,
-            }
-            for name, source in self._sources.items()
-        ]
-        live = [
-            source.segments[number]
-            for source in self._sources.values()
-            for number in sorted(source.segments)
-        ]
-        state["segments"] = [
-            messages.segment_in_clock_time(placed) for placed in [*self._recent, *live]
-        ]
+        for listed, source in zip(state["sources"], self._sources.values(), strict=True):
+            listed.update(detail=source.detail, prediction=source.prediction)
+        segments = list(self._recent)
+        for source in self._sources.values():
+            segments += [source.segments[number] for number in sorted(source.segments)]
+        state["segments"] = [messages.segment_in_clock_time(placed) for placed in segments]
         return state
 
     def _send_latest(self, outbox: Outbox, before: Subscription) -> None:
         """Offer the latest frames that a client's subscription includes and `before` did not."""
-        now = outbox.subscription
         for name, source in self._sources.items():
-            predictions = [source.prediction_frame] if source.prediction_frame else []
-            for kind, frames in (
-                ("prediction", predictions),
-                ("segment", source.segment_frames.values()),
-            ):
-                if now.wants(kind, name) and not before.wants(kind, name):
-                    for frame in frames:
-                        outbox.offer(kind, name, frame)
+            frames = [("prediction", source.prediction_frame)] if source.prediction_frame else []
+            frames += [("segment", frame) for frame in source.segment_frames.values()]
+            for kind, frame in frames:
+                if outbox.subscription.wants(kind, name) and not before.wants(kind, name):
+                    outbox.offer(kind, name, frame)
 
     def _remember(self, published: Published, message: Message, frame: bytes) -> None:
         source = self._sources.get(published.source)
@@ -305,15 +255,11 @@ class Hub(Sink):
         elif isinstance(published.event, Segment):
             source.segment_frames[published.segments[-1].number] = frame
         for placed in published.segments:
-            self._remember_segment(placed)
-
-    def _remember_segment(self, placed: PlacedSegment) -> None:
-        source = self._sources.get(placed.source)
-        if source is None:
-            return
-        if placed.final:
-            self._recent.append(placed)
-            source.segments.pop(placed.number, None)
-            source.segment_frames.pop(placed.number, None)
-        else:
-            source.segments[placed.number] = placed
+            if (source := self._sources.get(placed.source)) is None:
+                continue
+            if placed.final:
+                self._recent.append(placed)
+                source.segments.pop(placed.number, None)
+                source.segment_frames.pop(placed.number, None)
+            else:
+                source.segments[placed.number] = placed

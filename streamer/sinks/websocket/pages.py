@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import email.utils
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from streamer.core.health import HealthReader
 from streamer.sinks import messages
 from streamer.sinks.websocket.access import Access, RefusedError, parameter, single
+from streamer.sinks.websocket.hub import Hub
 from streamer.system.commandline import UserError
 from streamer.system.timestamps import parse_timestamp
 from streamer.system.urls import HOST_PATTERN
-
-if TYPE_CHECKING:
-    from streamer.core.health import HealthReader
-    from streamer.sinks.websocket.hub import Hub
-    from streamer.sinks.websocket.interfaces import History, Metrics
 
 DASHBOARD = Path(__file__).parent / "dashboard"
 MEDIA_TYPES = {
@@ -37,6 +34,8 @@ MEDIA_TYPES = {
     ".png": "image/png",
 }
 """Media types by suffix; files with another suffix are not served."""
+ReadHistory = Callable[[datetime | None, datetime | None, str | None, str | None], bytes]
+"""`History.read`, which takes up to seconds."""
 HISTORY_QUERIES = 2
 """History queries that run at the same time; further ones wait."""
 
@@ -52,50 +51,34 @@ class Page:
     """Headers beside those of every response."""
 
 
-def json_page(content: Mapping[str, Any], *, status: int = 200) -> Page:
-    """Return a page of JSON."""
-    return Page(messages.encode(content), "application/json", status)
-
-
 def text_page(status: int, text: str, headers: Mapping[str, str] | None = None) -> Page:
     """Return a page with one line of text."""
     return Page(f"{text}\n".encode(), "text/plain; charset=utf-8", status, headers or {})
 
 
-def read_files(folder: Path) -> dict[str, Page]:
-    """Return a page for each file of a folder that can be served, by URL path.
+def _read_dashboard() -> dict[str, Page]:
+    """Return the dashboard's files by URL path.
 
     Requests are answered from this mapping alone, so no path leads to any other file.
     """
     pages = {}
-    for file in sorted(folder.rglob("*")):
-        media_type = MEDIA_TYPES.get(file.suffix)
-        if media_type is None or not file.is_file():
-            continue
-        body = file.read_bytes()
-        tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-        page = Page(body, media_type, headers={"ETag": tag, "Cache-Control": "no-cache"})
-        name = file.relative_to(folder).as_posix()
-        pages["/" if name == "index.html" else f"/{name}"] = page
+    for file in DASHBOARD.iterdir():
+        if file.suffix in MEDIA_TYPES:
+            body = file.read_bytes()
+            headers = {
+                "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
+                "Cache-Control": "no-cache",
+            }
+            path = "/" if file.name == "index.html" else f"/{file.name}"
+            pages[path] = Page(body, MEDIA_TYPES[file.suffix], headers=headers)
     return pages
 
 
 class Pages:
-    """Answers HTTP requests.
+    """Answers HTTP requests; see `Server` for the parameters.
 
-    Parameters
-    ----------
-    hub
-        Provides ``/api/state``.
-    access
-        Checks requests. The files of the dashboard need no token: they are no secret, and a browser
-        sends none with a page's own requests for them.
-    health
-        Provides ``/healthz``.
-    history
-        Provides ``/api/history``; None if no history is kept.
-    metrics
-        Provides ``/metrics``; None if there are no metrics.
+    The files of the dashboard need no token: they are no secret, and a browser sends none with a
+    page's own requests for them.
     """
 
     def __init__(
@@ -104,26 +87,19 @@ class Pages:
         access: Access,
         *,
         health: HealthReader,
-        history: History | None,
-        metrics: Metrics | None,
+        history: ReadHistory | None,
+        metrics: CollectorRegistry | None,
     ) -> None:
         self._hub = hub
         self._access = access
         self._read_health = health
-        self._history = history
+        self._read_history = history
         self._metrics = metrics
-        self._files = read_files(DASHBOARD)
+        self._files = _read_dashboard()
         self._querying = asyncio.Semaphore(HISTORY_QUERIES)
 
-    async def answer(self, request: Request) -> Response:
-        """Return the response to a request; that of a refused one is a sentence with the reason."""
-        try:
-            page = await self._page(request)
-        except RefusedError as refusal:
-            page = refusal_page(refusal)
-        return as_response(page, request, self._access)
-
-    async def _page(self, request: Request) -> Page:
+    async def answer(self, request: Request) -> Page:
+        """Return the page that a request asks for; `RefusedError` if it may not have it."""
         self._access.check_host_and_origin(request.headers)
         path, _, query = request.path.partition("?")
         if request.method not in ("GET", "HEAD"):
@@ -140,9 +116,10 @@ class Pages:
         accept = single(request.headers, "Accept") or ""
         if path == "/metrics" and self._metrics is not None:
             encode, media_type = choose_encoder(accept)
-            return Page(encode(self._metrics.registry), media_type)
+            return Page(encode(self._metrics), media_type)
         if path == "/api/state":
-            return json_page(self._hub.state() | {"history": self._history is not None})
+            state = self._hub.state() | {"history": self._read_history is not None}
+            return Page(messages.encode(state), "application/json")
         if path == "/api/history":
             return await self._history_page(query, accept)
         return text_page(
@@ -163,75 +140,39 @@ class Pages:
                 }
                 for health, problem in problems
             }
-        return json_page(content, status=200 if healthy else 503)
+        return Page(messages.encode(content), "application/json", 200 if healthy else 503)
 
     async def _history_page(self, query: str, accept: str) -> Page:
-        if self._history is None:
+        if self._read_history is None:
             return text_page(404, "no history is kept; start the daemon with --history FILE.db")
-        request = _HistoryRequest.parse(query, accept)
-        async with self._querying:
-            try:
-                return await asyncio.to_thread(request.run, self._history)
-            except UserError as error:
-                return text_page(503, str(error))
-
-
-@dataclass(frozen=True, slots=True)
-class _HistoryRequest:
-    """The parameters of a request for ``/api/history``."""
-
-    from_: datetime | None
-    to: datetime | None
-    source: str | None
-    format: str
-    """`json` or `csv`."""
-    table: str
-    """Table of the CSV, `segments` or `minutes`; JSON has both."""
-
-    @classmethod
-    def parse(cls, query: str, accept: str) -> _HistoryRequest:
-        """Parse a query string; without `format` in it, the Accept header selects the format.
-
-        Raises
-        ------
-        RefusedError
-            With status 400.
-        """
         try:
-            from_, to = (_time(query, name) for name in ("from", "to"))
+            from_, to = (
+                None if (text := parameter(query, name)) is None else parse_timestamp(name, text)
+                for name in ("from", "to")
+            )
         except ValueError as error:
             raise RefusedError(400, str(error)) from None
-        format_ = parameter(query, "format") or ("csv" if "text/csv" in accept else "json")
-        table = parameter(query, "table") or "segments"
-        if format_ not in ("json", "csv"):
-            raise RefusedError(400, "format must be json or csv")
-        if table not in ("segments", "minutes"):
-            raise RefusedError(400, "table must be segments or minutes")
-        return cls(from_, to, parameter(query, "source"), format_, table)
-
-    def run(self, history: History) -> Page:
-        """Query the history, which takes up to seconds.
-
-        Raises
-        ------
-        RefusedError
-            With status 400, if the period is not in the calendar.
-        UserError
-            If the history cannot be read.
-        """
-        with contextlib.ExitStack() as stack:
-            try:
-                rows = stack.enter_context(history.open_query(self.from_, self.to, self.source))
-            except ValueError as error:
-                raise RefusedError(400, str(error)) from None
-            if self.format == "json":
-                return Page(rows.json(), "application/json")
-            return Page(rows.csv(self.table), "text/csv; charset=utf-8")
+        accepted = "csv" if "text/csv" in accept else "json"
+        as_csv = _choice(query, "format", ("json", "csv"), accepted) == "csv"
+        table = _choice(query, "table", ("segments", "minutes"), "segments")
+        source = parameter(query, "source")
+        try:
+            async with self._querying:
+                body = await asyncio.to_thread(
+                    self._read_history, from_, to, source, table if as_csv else None
+                )
+        except ValueError as error:  # the period is not in the calendar
+            raise RefusedError(400, str(error)) from None
+        except UserError as error:
+            return text_page(503, str(error))
+        return Page(body, "text/csv; charset=utf-8" if as_csv else "application/json")
 
 
-def _time(query: str, name: str) -> datetime | None:
-    text = parameter(query, name)
-    return None if text is None else parse_timestamp(name, text)
+def _choice(query: str, name: str, known: tuple[str, str], default: str) -> str:
+    value = parameter(query, name) or default
+    if value not in known:
+        raise RefusedError(400, f"{name} must be {' or '.join(known)}")
+    return value
 
 
 def _unless_cached(page: Page, headers: Headers) -> Page:
@@ -258,7 +199,7 @@ def as_response(page: Page, request: Request, access: Access) -> Response:
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
         "Cross-Origin-Resource-Policy": "same-origin",
-        "Content-Security-Policy": security_policy(request.headers.get_all("Host")),
+        "Content-Security-Policy": _security_policy(request.headers.get_all("Host")),
         **page.headers,
     }
     origins = request.headers.get_all("Origin")
@@ -275,11 +216,9 @@ def as_response(page: Page, request: Request, access: Access) -> Response:
     return Response(status.value, status.phrase, Headers(fields), body)
 
 
-def security_policy(hosts: Iterable[str]) -> str:
-    """Return a policy that lets a page load from and connect to this server only.
-
-    For older browsers ``ws:`` to the same address is not `'self'`, so it is named.
-    """
+def _security_policy(hosts: Iterable[str]) -> str:
+    """Return a policy that lets a page load from and connect to this server only."""
+    # For older browsers, ws: to the same address is not 'self'.
     named = "".join(f" ws://{host} wss://{host}" for host in hosts if HOST_PATTERN.fullmatch(host))
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "

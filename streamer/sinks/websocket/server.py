@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import websockets.asyncio.server as wire
+from prometheus_client import CollectorRegistry
 from websockets.http11 import Request, Response
 
 from streamer.core.health import HealthReader
@@ -28,16 +29,13 @@ from streamer.sinks.websocket.connections import (
     close_connection,
 )
 from streamer.sinks.websocket.hub import Hub
-from streamer.sinks.websocket.interfaces import History, Metrics
-from streamer.sinks.websocket.pages import Pages, as_response, refusal_page
+from streamer.sinks.websocket.pages import Pages, ReadHistory, as_response, refusal_page
 from streamer.system.commandline import UserError
 
 MAX_FRAME_BYTES = 4096
 """Largest frame that a client may send."""
 SHUTDOWN_SECONDS = 0.4
 """How long clients may take to answer the close frame when the server stops."""
-MAX_CLIENTS = 500
-"""WebSocket clients at a time, unless set."""
 OTHER_FILES = 300
 """Open files that the daemon needs for anything but connections, with a margin."""
 BACKLOG = 256
@@ -62,27 +60,16 @@ class Server:
 
     Parameters
     ----------
-    hub
-        Provides what clients are sent.
     host, port
         Address to listen on; port 0 selects a free one.
     sockets
         Listening sockets to use in place of `host` and `port`, such as those of systemd.
-    token
-        Secret that clients must send; None admits everybody who reaches the port.
-    origins
-        Origins of other web sites whose pages may connect.
+    token, origins
+        As for `Access`.
     tls_cert, tls_key
-        Certificate chain and private key (PEM); both or neither. The key may be in the
-        certificate's file.
-    max_clients
-        WebSocket clients at a time.
-    health
-        Reads the health of the sources, for ``/healthz``.
-    history
-        Provides ``/api/history``.
-    metrics
-        Provides ``/metrics``, and counts clients.
+        Certificate chain and private key (PEM). The key may be in the certificate's file.
+    health, history, metrics
+        Provide ``/healthz``, ``/api/history`` and ``/metrics``.
 
     Raises
     ------
@@ -101,13 +88,18 @@ class Server:
         origins: Iterable[str] = (),
         tls_cert: Path | None = None,
         tls_key: Path | None = None,
-        max_clients: int = MAX_CLIENTS,
+        max_clients: int = 500,
         health: HealthReader = tuple,
-        history: History | None = None,
-        metrics: Metrics | None = None,
+        history: ReadHistory | None = None,
+        metrics: CollectorRegistry | None = None,
     ) -> None:
         for inherited in sockets or ():
-            _check_inherited(inherited)
+            family, kind = inherited.family, inherited.type
+            if family not in (socket.AF_INET, socket.AF_INET6) or kind != socket.SOCK_STREAM:
+                raise ServerError(
+                    f"the socket {inherited.getsockname()} that was handed over is not one of TCP; "
+                    "say ListenStream=ADDRESS:PORT in its unit"
+                )
         self._hub = hub
         self._host = host
         self._port = port
@@ -115,7 +107,6 @@ class Server:
         self._access = Access(token, origins)
         self._tls = None if tls_cert is None else tls_context(tls_cert, tls_key)
         self._registry = ConnectionRegistry(max_clients)
-        self._metrics = metrics
         self._pages = Pages(hub, self._access, health=health, history=history, metrics=metrics)
         self._servers: list[wire.Server] = []
 
@@ -134,13 +125,7 @@ class Server:
         return f"{'http' if self._tls is None else 'https'}://{name}:{port}/"
 
     async def start(self) -> None:
-        """Start serving.
-
-        Raises
-        ------
-        ServerError
-            If the port cannot be listened on.
-        """
+        """Start serving; `ServerError` if the port cannot be listened on."""
         _allow_open_files(self._registry.max_clients + MAX_PENDING + OTHER_FILES)
         endpoints: list[dict[str, Any]] = (
             [{"host": self._host, "port": self._port}]
@@ -153,7 +138,8 @@ class Server:
         except OSError as error:
             raise ServerError(
                 f"cannot listen on {self._host}:{self._port}: {error.strerror or error}; "
-                "choose another --host or --port"
+                "choose another --host or --port",
+                exit_status=1,
             ) from None
 
     async def close(self) -> None:
@@ -168,12 +154,15 @@ class Server:
                 for client in self._registry.clients
             )
         )
-        with contextlib.suppress(TimeoutError):  # a large history query may still be running
+        # Waits no longer, since a large history query may still be running.
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_SECONDS):
                 for server in self._servers:
                     await server.wait_closed()
 
     async def _listen(self, endpoint: dict[str, Any]) -> wire.Server:
+        wire_logger = logging.getLogger(f"{__name__}.wire")
+        wire_logger.setLevel(logging.WARNING)  # requests may contain the token
         server = await wire.serve(
             self._serve_client,
             **endpoint,
@@ -189,7 +178,7 @@ class Server:
             max_size=MAX_FRAME_BYTES,
             max_queue=None,  # `Connection` limits what is read
             write_limit=WRITE_LIMIT,
-            logger=_quiet_logger(),
+            logger=wire_logger,
             backlog=BACKLOG,
             start_serving=False,
         )
@@ -204,36 +193,21 @@ class Server:
         assert isinstance(connection, Connection)
         try:
             if (single(request.headers, "Upgrade") or "").lower() != "websocket":
-                return await self._pages.answer(request)
-            self._access.check_host_and_origin(request.headers)
-            if not self._access.is_authorised(request.headers, request.path.partition("?")[2]):
-                raise RefusedError(401, "this needs the token: Bearer in a header or ?token=TOKEN")
-            self._registry.admit(connection)
+                page = await self._pages.answer(request)
+            else:
+                self._access.check_host_and_origin(request.headers)
+                if not self._access.is_authorised(request.headers, request.path.partition("?")[2]):
+                    raise RefusedError(
+                        401, "this needs the token: Bearer in a header or ?token=TOKEN"
+                    )
+                self._registry.admit(connection)
+                return None
         except RefusedError as refusal:
-            return as_response(refusal_page(refusal), request, self._access)
-        return None
+            page = refusal_page(refusal)
+        return as_response(page, request, self._access)
 
     async def _serve_client(self, connection: wire.ServerConnection) -> None:
-        with contextlib.nullcontext() if self._metrics is None else self._metrics.client():
-            await Client(connection, self._hub, self._metrics).serve()
-
-
-def _check_inherited(inherited: socket.socket) -> None:
-    """Check that an inherited socket is a TCP socket, which has a URL.
-
-    Raises
-    ------
-    ServerError
-        If it is not.
-    """
-    if (
-        inherited.family not in (socket.AF_INET, socket.AF_INET6)
-        or inherited.type != socket.SOCK_STREAM
-    ):
-        raise ServerError(
-            f"the socket {inherited.getsockname()} that was handed over is not one of TCP; "
-            "say ListenStream=ADDRESS:PORT in its unit"
-        )
+        await Client(connection, self._hub).serve()
 
 
 def _allow_open_files(count: int) -> None:
@@ -242,13 +216,6 @@ def _allow_open_files(count: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < count:
         allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-
-
-def _quiet_logger() -> logging.Logger:
-    """Return a logger that does not log requests, since their path may contain the token."""
-    quiet = logging.getLogger(f"{__name__}.wire")
-    quiet.setLevel(logging.WARNING)
-    return quiet
 
 
 def tls_context(cert: Path, key: Path | None) -> ssl.SSLContext:

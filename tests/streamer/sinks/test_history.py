@@ -259,10 +259,10 @@ def test_a_lock_of_another_program_loses_nothing_and_is_logged_once(tmp_path, ca
     other.close()
     wait_until(lambda: len(rows(history.open_query(*ALWAYS)).segments) == 4, "all segments")
     history.close()
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2
-    assert re.match(r"cannot write the history .*h\.db: .*locked; what is heard waits", said[0])
-    assert said[1] == f"the history {path} is written again"
+    logged = caplog.messages
+    assert len(logged) == 2
+    assert re.match(r"cannot write the history .*h\.db: .*locked; what is heard waits", logged[0])
+    assert logged[1] == f"the history {path} is written again"
 
 
 FULL_DISK = """
@@ -414,16 +414,16 @@ def test_a_full_queue_discards_the_oldest_event(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
         (b"not a database " * 100, "file is not a database"),
         (b"SQLite format 3\0" + bytes(4080), "file is not a database"),
     ],
 )
-def test_a_file_that_is_no_database_is_refused(tmp_path, content, said):
+def test_a_file_that_is_no_database_is_refused(tmp_path, content, reason):
     path = tmp_path / "h.db"
     path.write_bytes(content)
-    with pytest.raises(HistoryError, match=rf"^cannot use the history .*h\.db: {said}"):
+    with pytest.raises(HistoryError, match=rf"^cannot use the history .*h\.db: {reason}"):
         History(path)
     assert path.read_bytes() == content
 
@@ -497,9 +497,9 @@ def test_a_corrupt_history_is_renamed_and_a_new_one_begun(tmp_path, caplog, dama
     assert [row["title"] for row in kept.segments] == ["Song 1"]
     (aside,) = tmp_path.glob("h.db.damaged-*")
     assert aside.read_bytes() == content
-    (said,) = caplog.messages
-    assert said.startswith(f"the history {path} is damaged: ")
-    assert said.endswith(f"; it is kept as {aside}, and a new one begins")
+    (logged,) = caplog.messages
+    assert logged.startswith(f"the history {path} is damaged: ")
+    assert logged.endswith(f"; it is kept as {aside}, and a new one begins")
 
 
 def test_a_history_that_becomes_corrupt_while_it_is_open_is_replaced(tmp_path, caplog):
@@ -517,8 +517,8 @@ def test_a_history_that_becomes_corrupt_while_it_is_open_is_replaced(tmp_path, c
         "Song 2",
     ]
     assert history.write_errors == 1
-    (said,) = caplog.messages
-    assert re.match(r"the history .*h\.db is damaged: .*malformed; it is kept as", said)
+    (logged,) = caplog.messages
+    assert re.match(r"the history .*h\.db is damaged: .*malformed; it is kept as", logged)
 
 
 def test_a_file_of_a_newer_version_is_refused(tmp_path):

@@ -232,7 +232,7 @@ def test_queued_predictions_that_a_subscription_leaves_out_are_discarded():
 
 
 @pytest.mark.parametrize(
-    ("request_", "code", "said"),
+    ("request_", "code", "reason"),
     [
         ({"sources": "radio"}, "bad_subscribe", "sources must be a list of strings"),
         ({"sources": [1]}, "bad_subscribe", "sources must be a list of strings"),
@@ -243,13 +243,13 @@ def test_queued_predictions_that_a_subscription_leaves_out_are_discarded():
         ({"sources": ["x" * 4000]}, "unknown_source", "no source is named 'xxx"),
     ],
 )
-def test_an_invalid_subscription_is_refused_and_changes_nothing(request_, code, said):
+def test_an_invalid_subscription_is_refused_and_changes_nothing(request_, code, reason):
     hub = PlacingHub(hello("radio"))
     wire = joined(hub)
     with pytest.raises(SubscriptionError) as refusal:
         hub.subscribe(wire.outbox, request_)
     assert refusal.value.code == code
-    assert str(refusal.value).startswith(said)
+    assert str(refusal.value).startswith(reason)
     assert len(str(refusal.value)) < 200
     assert wire.outbox.subscription == Subscription()
 

@@ -11,7 +11,7 @@ from support.published import MODEL, PlacingHub, hello, prediction, running_serv
 from streamer.core.health import SourceHealth
 from streamer.sinks.history.writer import History
 from streamer.sinks.metrics import Metrics
-from streamer.sinks.websocket.hub import Outbox
+from streamer.sinks.websocket.hub import Hub, Outbox
 
 BASE_UNITS = {"seconds", "bytes", "ratio", "dbfs"}
 HEALTH = SourceHealth(
@@ -38,7 +38,9 @@ def read(metrics, sample, **labels):
 
 @pytest.fixture
 def metrics():
-    return Metrics(version="1.2.3", model=MODEL, health=lambda: [HEALTH])
+    return Metrics(
+        version="1.2.3", model=MODEL, health=lambda: [HEALTH], clients=PlacingHub(hello("radio"))
+    )
 
 
 def test_predictions_are_counted_when_they_are_published(metrics):
@@ -89,7 +91,7 @@ def test_the_counters_of_a_source_are_exposed(metrics):
 
 def test_a_removed_source_keeps_only_its_latency():
     health = [HEALTH]
-    metrics = Metrics(version="1", model=MODEL, health=lambda: health)
+    metrics = Metrics(version="1", model=MODEL, health=lambda: health, clients=Hub(hello()))
     metrics.publish(prediction(1))
     health.clear()
     families = parse_text(generate_latest(metrics.registry).decode())
@@ -107,34 +109,32 @@ def test_program_and_model_are_exposed(metrics):
     assert read(metrics, "genre_stream_model_info", **MODEL) == 1
 
 
-def test_frames_that_wait_for_clients_are_exposed(metrics):
+def test_clients_and_the_frames_that_wait_for_them_are_exposed():
     hub = PlacingHub(hello("radio"))
-    metrics.watch_clients(hub)
+    metrics = Metrics(version="1", model=MODEL, health=list, clients=hub)
     quick, slow = (Outbox(lambda _, is_open=is_open: is_open) for is_open in (True, False))
     hub.join(quick)
     hub.join(slow)
     hub.publish(prediction(1))
+    assert read(metrics, "genre_stream_clients") == 2
     assert read(metrics, "genre_stream_client_queue_depth") == 2
     assert read(metrics, "genre_stream_clients_behind") == 1
     assert read(metrics, "genre_stream_client_frames_skipped_total") == 0
     hub.publish(prediction(2))
     hub.leave(slow)
+    hub.slow_clients_closed += 1
+    assert read(metrics, "genre_stream_clients") == 1
+    assert read(metrics, "genre_stream_slow_clients_closed_total") == 1
     assert read(metrics, "genre_stream_clients_behind") == 0
     assert read(metrics, "genre_stream_client_frames_skipped_total") == 1
 
 
-def test_the_counters_of_the_history_are_exposed(metrics, tmp_path):
+def test_the_counters_of_the_history_are_exposed(tmp_path):
     history = History(tmp_path / "h.db")
-    metrics.watch_history(history)
+    metrics = Metrics(version="1", model=MODEL, health=list, clients=Hub(hello()), history=history)
     for name in ("queue_depth", "dropped_total", "write_errors_total"):
         assert read(metrics, f"genre_stream_history_{name}") == 0
     history.close()
-
-
-def test_connected_clients_are_counted(metrics):
-    with metrics.client(), metrics.client():
-        assert read(metrics, "genre_stream_clients") == 2
-    assert read(metrics, "genre_stream_clients") == 0
 
 
 def test_names_follow_the_conventions_of_prometheus(metrics):
