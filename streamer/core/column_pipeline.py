@@ -28,11 +28,7 @@ class ColumnPipeline:
     `Pipeline` renders samples and calls `decide` once a hop. Where there is a spectrogram without
     samples, such as a picture, `feed` takes its columns; decisions then fall at whole columns.
     Positions are numbers of samples, at the model's rate, since the source's first one.
-
-    Parameters
-    ----------
-    classifier, settings, hop_seconds, spectrogram
-        As for `Pipeline`, which raises the same.
+    Parameters and errors are those of `Pipeline`.
     """
 
     def __init__(
@@ -47,19 +43,18 @@ class ColumnPipeline:
         settings = settings or DecisionSettings.from_mapping(contract.decision)
         self.window = Window(contract)
         self.gate = SilenceGate(settings, contract.spectrogram.sample_rate)
-        self.hop_seconds = hop_seconds
         self.inferences = 0
-        """Windows classified so far."""
         self.inference_seconds = 0.0
-        """Seconds that this took, in all."""
         self.decided_at = 0
         """Position of the last decision; 0 before the first one."""
         self._classifier = classifier
         self._spec = contract.spectrogram
+        self._max_frames = contract.window_frames
+        self.hop_seconds = hop_seconds
         self._decider = Decider(
             contract.labels, contract.not_music, settings, contract.window_seconds
         )
-        self._display = _Display(contract.window_frames, self._spec.top_db) if spectrogram else None
+        self._peaks = np.empty(0, np.float32) if spectrogram else None
         self._first_decision = self.window.filled_at
         self._fed: list[Columns] = []
 
@@ -73,19 +68,14 @@ class ColumnPipeline:
         if not 0 < seconds < float("inf"):
             raise ValueError(f"hop_seconds must be a positive number, not {seconds!r}")
         self._hop_seconds = seconds
-
-    @property
-    def hop_samples(self) -> int:
-        """Samples from one decision to the next."""
-        return max(1, round(self.hop_seconds * self._spec.sample_rate))
+        self.hop_samples = max(1, round(seconds * self._spec.sample_rate))
 
     @property
     def next_decision(self) -> int:
         """Position at which the next decision is due."""
         if not self.decided_at:
             return self._first_decision
-        due = self.decided_at + self.hop_samples
-        filled = self.window.filled_at
+        due, filled = self.decided_at + self.hop_samples, self.window.filled_at
         # The hop that comes closest to where the window is full ends exactly there.
         if self.decided_at < filled and abs(due - filled) <= self.hop_samples / 2:
             due = filled
@@ -98,10 +88,7 @@ class ColumnPipeline:
     def feed(self, columns: Columns, level_dbfs: float) -> list[Event]:
         """Take the next columns, shape (n_mels, k), in absolute dB, and the level of their sound.
 
-        Returns
-        -------
-        list of Decision, Segment and SpectrogramColumns
-            What these columns complete, as from `Pipeline.feed`.
+        Returns the events that these columns complete, as `Pipeline.feed` does.
         """
         events: list[Event] = []
         for column in np.hsplit(columns, columns.shape[1]):
@@ -122,16 +109,10 @@ class ColumnPipeline:
         restart: bool = False,
         boundary: int | None = None,
     ) -> list[Event]:
-        """Decide about a hop after its level was given to the gate.
+        """Decide about a hop that ends at position `end`, after its level was given to the gate.
 
-        Parameters
-        ----------
-        end : int
-            Position at which the hop ends.
-        columns : float32, shape (n_mels, k)
-            The hop's columns in absolute dB.
-        title, restart, boundary
-            As in `Observation`, but `boundary` is a position.
+        Its columns have shape (n_mels, k), in absolute dB. The other parameters are those of
+        `Observation`, but `boundary` is a position.
         """
         rate = self._spec.sample_rate
         length = end - self.decided_at if self.decided_at else min(end, self.hop_samples)
@@ -151,8 +132,12 @@ class ColumnPipeline:
         self.decided_at = end
         decision, segments = self._decider.update(observation)
         events: list[Event] = [decision, *segments]
-        if self._display and columns.shape[1]:
-            events.append(SpectrogramColumns(observation.position, self._display.levels(columns)))
+        if self._peaks is not None and columns.shape[1]:
+            peaks = np.concatenate([self._peaks, columns.max(axis=0)])[-self._max_frames :]
+            reference = np.float32(max(float(peaks.max()), LEAST_PEAK_DB))
+            levels = to_levels(columns - reference, self._spec.top_db)
+            events.append(SpectrogramColumns(observation.position, levels))
+            self._peaks = peaks
         return events
 
     def finish(self, end: int | None = None) -> list[Segment]:
@@ -170,17 +155,3 @@ class ColumnPipeline:
         self.inference_seconds += time.perf_counter() - started
         self.inferences += 1
         return probabilities
-
-
-class _Display:
-    """Scales columns to grey levels, relative to the loudest cell of the last window."""
-
-    def __init__(self, window_frames: int, top_db: float) -> None:
-        self._window_frames = window_frames
-        self._top_db = top_db
-        self._peaks = np.empty(0, np.float32)
-
-    def levels(self, columns: Columns) -> NDArray[np.uint8]:
-        self._peaks = np.concatenate([self._peaks, columns.max(axis=0)])[-self._window_frames :]
-        reference = max(float(self._peaks.max()), LEAST_PEAK_DB)
-        return to_levels(columns - np.float32(reference), self._top_db)

@@ -44,17 +44,8 @@ def golden_spectrogram(spec: SpectrogramSpec, frames: int, seed: int = 0) -> NDA
     """Return the pseudo-random spectrogram with which model files of this grid are checked.
 
     The cells are picture levels drawn from SHAKE-256, which gives the same bytes on every machine
-    and with every version of numpy. The seed of the draw includes every field of the spec, so the
-    check also fails for a file whose spec was changed after it was made.
-
-    Parameters
-    ----------
-    spec : SpectrogramSpec
-        The model's grid.
-    frames : int
-        Number of columns.
-    seed : int
-        Model files use 0.
+    and with every version of numpy. The draw depends on every field of the spec, so the check also
+    fails for a file whose spec was changed after it was made. Model files use seed 0.
 
     Returns
     -------
@@ -77,8 +68,6 @@ class Classifier:
 
     Made by `Classifier.load`. One instance may be used from any number of threads.
     """
-
-    contract: ModelContract
 
     def __init__(self, session: onnxruntime.InferenceSession, contract: ModelContract) -> None:
         self._session = session
@@ -137,14 +126,10 @@ class Classifier:
             If the shape does not fit the model or there are fewer than `min_frames` columns.
         """
         bands, fewest = self.contract.spectrogram.n_mels, self.contract.min_frames
-        if (
-            spectrograms.ndim != 3
-            or spectrograms.shape[1] != bands
-            or spectrograms.shape[2] < fewest
-        ):
+        shape = spectrograms.shape
+        if len(shape) != 3 or shape[1] != bands or shape[2] < fewest:
             raise ValueError(
-                f"spectrograms must have shape (batch, {bands}, {fewest} or more), "
-                f"not {spectrograms.shape}"
+                f"spectrograms must have shape (batch, {bands}, {fewest} or more), not {shape}"
             )
         inputs = {INPUT: np.ascontiguousarray(spectrograms, np.float32)}
         (answer,) = self._session.run([OUTPUT], inputs)

@@ -85,7 +85,6 @@ class Pipeline:
         self._titles = Titles()
         self._decided_title: str | None = None
         self._resampler: Resampler | None = None
-        self._source_rate = 0
         self._finished = False
         # Positions are samples at the model's rate since the first one.
         self._received = 0
@@ -113,7 +112,7 @@ class Pipeline:
 
     @property
     def inference_seconds(self) -> float:
-        """Seconds that this took, in all."""
+        """Seconds that this took."""
         return self._columns.inference_seconds
 
     def feed(
@@ -161,21 +160,17 @@ class Pipeline:
             self._cut = self._received
             self._columns.window.restart(self._received)
         self._titles.take(title, discontinuity)
-        if self._resampler is None or sample_rate != self._source_rate:
+        if self._resampler is None or self._resampler.source_rate != sample_rate:
             events += self._flush_resampler()
             self._resampler = Resampler(sample_rate, self._rate)
-            self._source_rate = sample_rate
         self.nan_samples += mono.nan_samples
         self.clipped_samples += mono.clipped_samples
         return events + self._take(self._resampler.push(mono.samples))
 
     def finish(self) -> list[Event]:
-        """End the source.
+        """End the source; return its last events.
 
-        Returns
-        -------
-        list of Decision, Segment and SpectrogramColumns
-            The last events. A source too short for a window gets its only decision here.
+        A source too short for a window gets its only decision here.
         """
         if self._finished:
             return []
@@ -183,15 +178,12 @@ class Pipeline:
         self._finished = True
         if self._received and not self._columns.decided_at:
             events += self._decide(self._received)
-        return events + list(self._columns.finish(self._received))
+        return [*events, *self._columns.finish(self._received)]
 
     def _flush_resampler(self) -> list[Event]:
         """Take the samples that the resampler holds back, and end its stretch."""
-        if self._resampler is None:
-            return []
-        rest = self._resampler.flush()
-        self._resampler = None
-        return self._take(rest)
+        resampler, self._resampler = self._resampler, None
+        return self._take(resampler.flush()) if resampler else []
 
     def _take(self, samples: Samples) -> list[Event]:
         """Take mono samples at the model's rate; decide wherever a hop is complete."""
@@ -229,10 +221,7 @@ class Pipeline:
 
 
 class Titles:
-    """The titles that one source announces.
-
-    A source that stops announcing titles, or begins to, has not changed songs.
-    """
+    """The titles that one source announces; it may stop and begin doing so within a song."""
 
     def __init__(self) -> None:
         self.current: str | None = None
