@@ -77,23 +77,7 @@ class Decision:
 class Decider:
     """Turn the observations of one source into decisions and segments.
 
-    Labels, the one that stands for anything but music, and the length of the window are those of
-    `ModelContract`.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 2 labels, or `not_music` is not among them.
-
-    Examples
-    --------
-    >>> decider = Decider(["jazz", "rock"], None, DecisionSettings(), window_seconds=5.0)
-    >>> observation = Observation(3.0, 1.0, -20.0, np.array([0.9, 0.1]))
-    >>> decision, segments = decider.update(observation)
-    >>> decision.state, decision.genre, round(decision.confidence, 2)
-    (<State.MUSIC: 'music'>, 'jazz', 0.9)
-    >>> decider.finish(4.0)[0].end
-    4.0
+    `labels`, `not_music` and `window_seconds` are those of a `ModelContract`.
     """
 
     def __init__(
@@ -103,18 +87,12 @@ class Decider:
         settings: DecisionSettings,
         window_seconds: float,
     ) -> None:
-        if len(labels) < 2:
-            raise ValueError(f"labels must be at least 2, not {list(labels)}")
-        if not_music is not None and not_music not in labels:
-            raise ValueError(f"not_music {not_music!r} is none of the labels {list(labels)}")
         self._settings = settings
         self._labels = tuple(labels)
         self._not_music = not_music
         self._uniform = np.full(len(labels), 1 / len(labels))
         self._smoother = _smoother(settings, len(labels), window_seconds)
-        self._segments = SegmentTracker(
-            window_seconds=window_seconds, look_back_seconds=settings.look_back_seconds
-        )
+        self._segments = SegmentTracker(window_seconds, settings.look_back_seconds)
         self._claimed: int | None = None
 
     def update(self, observation: Observation) -> tuple[Decision, list[Segment]]:

@@ -114,7 +114,7 @@ class SegmentTracker:
     emitted with its `end`, but not as `final`.
     """
 
-    def __init__(self, *, window_seconds: float, look_back_seconds: float) -> None:
+    def __init__(self, window_seconds: float, look_back_seconds: float) -> None:
         self._window_seconds = window_seconds
         self._look_back_seconds = look_back_seconds
         self._next_id = 1
@@ -163,15 +163,13 @@ class SegmentTracker:
 
     def _extend(self, opened: _OpenSegment, verdict: Verdict) -> list[Segment]:
         opened.add(verdict)
-        emitted = self._move_boundary(opened, verdict)
+        emitted = {segment.id: segment for segment in self._move_boundary(opened, verdict)}
         if opened.title != verdict.title:
             opened.title = verdict.title
-            emitted = [segment for segment in emitted if segment.id != opened.id]
-            emitted.append(opened.segment(None))
-        if self._closing and verdict.position >= self._final_at:
-            emitted = [segment for segment in emitted if segment.id != self._closing.id]
-            emitted = self._finalise() + emitted
-        return emitted
+            emitted[opened.id] = opened.segment(None)
+        if verdict.position >= self._final_at:
+            emitted |= {segment.id: segment for segment in self._finalise()}
+        return [segment for _, segment in sorted(emitted.items())]
 
     def _change(self, opened: _OpenSegment, verdict: Verdict) -> list[Segment]:
         if self._was_transition(opened, verdict):

@@ -79,7 +79,7 @@ class Listener:
         """The pipeline in use; None before the first block."""
         self._pipeline_factory = pipeline_factory
         self._emit = emit
-        self._scheduler = scheduler or Scheduler(1)
+        self.scheduler = scheduler or Scheduler(1)
         self._paced = paced and source.real_time
         self._pacing: HopPacing | None = None
         self._stall_seconds = stall_seconds
@@ -90,11 +90,6 @@ class Listener:
         self._thread = threading.Thread(
             target=self._run, name=f"listener {source.name}", daemon=True
         )
-
-    @property
-    def round_seconds(self) -> float:
-        """Seconds that one decision about every source takes altogether."""
-        return self._scheduler.round_seconds
 
     def start(self) -> None:
         """Start the thread; if the system refuses to give one, the source has failed."""
@@ -186,7 +181,7 @@ class Listener:
         pipeline = self.pipeline
         self.dropped += block.dropped
         end = pipeline.position + block.seconds
-        with self._scheduler.slot() as started:
+        with self.scheduler.slot() as started:
             if self._stopping.is_set():
                 return
             try:
@@ -217,8 +212,8 @@ class Listener:
             return
         self._pacing.record(work)
         if self._pacing.work_seconds is not None:
-            self._scheduler.update(self.source.name, self._pacing.work_seconds)
-        hop_seconds = self._pacing.adjust(lag, self._scheduler.round_seconds)
+            self.scheduler.update(self.source.name, self._pacing.work_seconds)
+        hop_seconds = self._pacing.adjust(lag, self.scheduler.round_seconds)
         if hop_seconds == pipeline.hop_seconds:
             return
         pipeline.hop_seconds = hop_seconds
@@ -230,7 +225,7 @@ class Listener:
     def _wait_after(self, failure: SourceError) -> None:
         """Emit why the source broke, and wait before it is opened again."""
         delay = self._backoff.failed()
-        self._scheduler.forget(self.source.name)
+        self.scheduler.forget(self.source.name)
         self.retrying = True
         state = SourceState.STALLED if failure.stalled else SourceState.RECONNECTING
         self._set_status(state, f"{failure}; next attempt in {delay:.0f} s")
@@ -242,11 +237,11 @@ class Listener:
 
     def _finish(self, state: SourceState, detail: str) -> None:
         """End open segments, then emit the last state."""
-        self._scheduler.forget(self.source.name)
+        self.scheduler.forget(self.source.name)
         pipeline = self.pipeline
         if pipeline is not None:
             try:
-                with self._scheduler.slot():
+                with self.scheduler.slot():
                     events = pipeline.finish()
                 self._emit_all(events, time.monotonic(), pipeline.position)
             except Exception:

@@ -55,7 +55,7 @@ class Progress:
             self._due_since = self._clock() + self._first_seconds
             return False
         return self._clock() - self._due_since > max_quiet_seconds(
-            OVERDUE_SECONDS, self.hop_seconds, self.listener.round_seconds
+            OVERDUE_SECONDS, self.hop_seconds, self.listener.scheduler.round_seconds
         )
 
     def is_over(self) -> bool:
@@ -71,7 +71,7 @@ class Progress:
             detail=listener.status.detail,
             quiet_seconds=self.quiet_seconds,
             hop_seconds=self.hop_seconds,
-            round_seconds=listener.round_seconds,
+            round_seconds=listener.scheduler.round_seconds,
             audio_seconds=pipeline.position if pipeline else 0.0,
             inferences=pipeline.inferences if pipeline else 0,
             inference_seconds=pipeline.inference_seconds if pipeline else 0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import threading
@@ -53,10 +54,11 @@ class FaultyClassifier(Classifier):
 class ScriptedSource(Source):
     """A source that delivers, each time it is opened, seconds of noise and then raises an error."""
 
+    live = True
+
     def __init__(self, *script: tuple[float, Exception | None]) -> None:
         self.name = "scripted"
         self.kind = "media"
-        self.live = True
         self._script = list(script)
         self._left, self._end = 0.0, None
         self.opened = 0
@@ -137,17 +139,27 @@ def _cut(source: Path, target: Path, *, seconds: float) -> None:
         file.writeframes((samples.clip(-1, 1) * 32767).astype("<i2").tobytes())
 
 
-def test_decisions_carry_the_time_of_their_last_sample(
-    classifier: FaultyClassifier, demo_clip: Path
-) -> None:
-    log = Log()
-    before = time.monotonic()
-    with running(Listener(make_source(str(demo_clip)), lambda: Pipeline(classifier), log)):
-        log.wait(lambda: len(decisions(log)) >= 5, "decisions")
+class RecordedSource(ScriptedSource):
+    """A source whose sound was recorded from `began` on, at the model's rate."""
+
+    began = 1000.0
+    live = False
+    samples = 0
+
+    def read(self, timeout: float) -> AudioBlock | None:
+        block = super().read(timeout)
+        assert block is not None
+        self.samples += len(block.samples)
+        end_time = self.began + self.samples / 22050
+        return dataclasses.replace(block, sample_rate=22050, end_time=end_time)
+
+
+def test_decisions_carry_the_time_of_their_last_sample(classifier: FaultyClassifier) -> None:
+    log = hear_all(RecordedSource((25.0, SourceEnded())), classifier, paced=True)
     heard = [event for event in log.heard if isinstance(event.event, Decision)]
-    steps = np.diff([event.heard for event in heard])
-    np.testing.assert_allclose(steps, np.diff([event.event.position for event in heard]), atol=0.02)
-    assert before < heard[0].heard < time.monotonic()
+    assert len(heard) >= 5
+    expected = [RecordedSource.began + event.event.position for event in heard]
+    assert [event.heard for event in heard] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_stopped_listener_ends_its_segments_and_then_the_source(
