@@ -75,9 +75,7 @@ class Resampler:
 
     What comes out is aligned with what goes in and depends on the samples alone, never on the
     pieces in which they come. It equals `soxr.resample` of the whole stretch, with which the
-    training data is made, to the last bit.
-
-    Rates are in Hz; one that is not positive raises `ValueError`.
+    training data is made, to the last bit. A rate (Hz) that is not positive raises `ValueError`.
 
     Examples
     --------

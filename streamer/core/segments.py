@@ -152,14 +152,14 @@ class SegmentTracker:
         return self._open.segment(None)
 
     def _break(self, opened: _OpenSegment, verdict: Verdict, position: float) -> list[Segment]:
-        if position <= opened.start:
-            final = self._finalise()
-            opened.relabel(verdict)
-            opened.after_break = True
-            self._verdicts = [verdict]
-            return [*final, opened.segment(None)]
-        ended = [*self._finalise(), opened.segment(position, final=True)]
-        return [*ended, self._start(verdict, position, after_break=True)]
+        ended = self._finalise()
+        if position > opened.start:
+            ended.append(opened.segment(position, final=True))
+            return [*ended, self._start(verdict, position, after_break=True)]
+        opened.relabel(verdict)
+        opened.after_break = True
+        self._verdicts = [verdict]
+        return [*ended, opened.segment(None)]
 
     def _extend(self, opened: _OpenSegment, verdict: Verdict) -> list[Segment]:
         opened.add(verdict)

@@ -121,7 +121,6 @@ def mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
 
 
-@functools.lru_cache(maxsize=8)
 def mel_filterbank(spec: SpectrogramSpec) -> NDArray[np.float32]:
     """Return triangular mel filters of equal area (Slaney norm), shape `(n_mels, 1 + n_fft // 2)`.
 
@@ -134,9 +133,7 @@ def mel_filterbank(spec: SpectrogramSpec) -> NDArray[np.float32]:
     rising = (bins - lower) / (centre - lower)
     falling = (upper - bins) / (upper - centre)
     filters = np.maximum(0, np.minimum(rising, falling)) * 2 / (upper - lower)
-    read_only = np.asarray(filters, np.float32)
-    read_only.setflags(write=False)
-    return read_only
+    return np.asarray(filters, np.float32)
 
 
 @functools.lru_cache(maxsize=8)
@@ -185,10 +182,8 @@ def _columns(samples: Samples, count: int, spec: SpectrogramSpec) -> Columns:
     window = _hann(spec.n_fft)
     power_db = np.empty((spec.n_mels, count), np.float32)
     # A view of overlapping frames; `sliding_window_view` costs as much as the filters.
-    (step,) = samples.strides
-    frames = np.ndarray(
-        (count, spec.n_fft), np.float32, samples, strides=(spec.hop_length * step, step)
-    )
+    strides = (spec.hop_length * samples.itemsize, samples.itemsize)
+    frames = np.ndarray((count, spec.n_fft), np.float32, samples, strides=strides)
     for start in range(0, count, BLOCK_COLUMNS):
         block = frames[start : start + BLOCK_COLUMNS] * window
         # In double precision: numpy's transform of float32 takes as long, and twice as long if its
@@ -196,9 +191,8 @@ def _columns(samples: Samples, count: int, spec: SpectrogramSpec) -> Columns:
         parts = np.fft.rfft(block.astype(np.float64)).view(np.float64)
         np.square(parts, out=parts)
         # Rows of zeros fill the last product.
-        power = np.zeros(
-            (-(-len(block) // ROWS_AT_ONCE) * ROWS_AT_ONCE, parts.shape[1] // 2), np.float32
-        )
+        rows = math.ceil(len(block) / ROWS_AT_ONCE) * ROWS_AT_ONCE
+        power = np.zeros((rows, parts.shape[1] // 2), np.float32)
         np.add(parts[:, ::2], parts[:, 1::2], out=power[: len(block)], casting="same_kind")
         mel = _mel(power, spec)[: len(block)]
         np.log10(np.maximum(mel, np.float32(AMIN), out=mel), out=mel)

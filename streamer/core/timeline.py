@@ -57,20 +57,17 @@ class _SourceTimeline:
         if self.zero is None:
             self.zero = time - timedelta(seconds=start_position)
         number = self.id_offset + segment.id
+        end_position = max(self.position, start_position)
+        if segment.end is not None:
+            end_position = _whole_ms(segment.end)
+        # What starts where there was a pause starts after it; what ends there ends before it.
+        start = self._time_of(start_position, start_position < self.previous_position)
+        end = self._time_of(end_position, end_position <= self.previous_position)
         known = self.live.pop(number, None)
         if known is not None and _whole_ms(known.segment.start) == start_position:
             start = known.start
-        else:
-            # If there was a pause at this position, after the pause.
-            start = self._time_of(start_position, start_position < self.previous_position)
-        is_open = segment.end is None
-        end_position = (
-            max(self.position, start_position) if segment.end is None else _whole_ms(segment.end)
-        )
-        # If there was a pause at this position, before the pause.
-        end = self._time_of(end_position, end_position <= self.previous_position)
         placed = PlacedSegment(
-            source, number, start, max(start, end), is_open, segment.final, segment
+            source, number, start, max(start, end), segment.end is None, segment.final, segment
         )
         self.last_number = max(self.last_number, number)
         if not placed.final:
@@ -125,9 +122,8 @@ class Timeline:
     def cut_off(self, source: str) -> tuple[PlacedSegment, ...]:
         """Restart a source; return the segments that it did not end, which are final now."""
         ended = self._sources[source]
-        self._sources[source] = _SourceTimeline(
-            id_offset=ended.last_number, last_number=ended.last_number
-        )
+        number = ended.last_number
+        self._sources[source] = _SourceTimeline(id_offset=number, last_number=number)
         return tuple(
             replace(placed, is_open=False, final=True) for _, placed in sorted(ended.live.items())
         )

@@ -38,8 +38,8 @@ class PipelineEvent:
 
     source: str
     event: Event
-    heard: float
-    """`time.monotonic()`, in seconds, at which the last sample behind it was heard."""
+    end_time: float
+    """`time.monotonic()` of the last sample behind it, as in `AudioBlock`."""
 
 
 ListenerEvent = SourceStatus | PipelineEvent
@@ -200,11 +200,11 @@ class Listener:
             self._pace(pipeline, self._work / decisions, time.monotonic() - block.end_time)
             self._work = 0.0
 
-    def _emit_all(self, events: Sequence[Event], heard: float, end: float) -> None:
-        """Emit events, given the time `heard` of position `end`, both in seconds."""
+    def _emit_all(self, events: Sequence[Event], end_time: float, end: float) -> None:
+        """Emit events, given the time of the position `end`, both in seconds."""
         for event in events:
             ago = max(0.0, end - event.position) if isinstance(event, Decision) else 0.0
-            self._emit(PipelineEvent(self.source.name, event, heard - ago))
+            self._emit(PipelineEvent(self.source.name, event, end_time - ago))
 
     def _pace(self, pipeline: Pipeline, work: float, lag: float) -> None:
         """Adjust the hop to the work that a decision takes, both in seconds."""

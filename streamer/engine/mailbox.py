@@ -54,8 +54,7 @@ class Mailbox(Generic[Item]):
     def deliver_all(self) -> None:
         """Deliver the queued items; on the loop's thread."""
         with self._changed:
-            items = list(self._items)
-            self._items.clear()
+            items, self._items = self._items, deque()
             self._scheduled = False
             self._changed.notify_all()
         for item in items:

@@ -17,10 +17,7 @@ IDLE = 0.4
 """The hop shrinks when the work fills less than this share of it."""
 MEASURED_DECISIONS = 5
 """Number of decisions over which the work is measured."""
-LEAST_DECISIONS = 2
-"""Number of decisions from which on there is a mean: the first one may set things up."""
 LONGEST_HOP_SECONDS = 30.0
-"""The hop never grows beyond this."""
 BACKLOG_SECONDS = 5.0
 """A source that is later than this (and than three hops) has a backlog."""
 
@@ -41,7 +38,7 @@ class HopPacing:
     def record(self, work: float) -> None:
         """Record how many seconds a decision and the audio before it took, without waiting."""
         self._work.append(work)
-        if len(self._work) >= LEAST_DECISIONS:
+        if len(self._work) > 1:  # the first decision may set things up
             self.work_seconds = fmean(sorted(self._work)[:-1])
 
     def adjust(self, lag: float, round_seconds: float = 0.0) -> float:

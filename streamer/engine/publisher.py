@@ -49,7 +49,7 @@ class Publisher:
         if isinstance(event, SourceStatus):
             published = Published(event.source, sequence, now, 0.0, event)
         else:
-            latency = self._clock.monotonic() - event.heard
+            latency = self._clock.monotonic() - event.end_time
             segments = (
                 ()
                 if isinstance(event.event, SpectrogramColumns)

@@ -17,7 +17,6 @@ from streamer.engine.listener import Listener
 OVERDUE_SECONDS = 3.0
 """A decision is overdue after this long at the earliest, however short the hop is."""
 REPORTED_CALLERS = 4
-"""Stack frames of each thread that are reported."""
 TERMINAL_STATES = (SourceState.ENDED, SourceState.FAILED)
 IDLE_STATES = (SourceState.CONNECTING, SourceState.RECONNECTING, *TERMINAL_STATES)
 """States in which no decision is due: a restart would bring none, and disturb the other sources."""

@@ -89,14 +89,14 @@ def classifier(model: Path) -> FaultyClassifier:
 
 
 def decisions(log: Log) -> list[Decision]:
-    return [heard.event for heard in log.heard if isinstance(heard.event, Decision)]
+    return [each.event for each in log.pipeline_events if isinstance(each.event, Decision)]
 
 
 def segments(log: Log) -> list[Segment]:
-    return [heard.event for heard in log.heard if isinstance(heard.event, Segment)]
+    return [each.event for each in log.pipeline_events if isinstance(each.event, Segment)]
 
 
-def hear_all(source: Source, classifier: Classifier, *, paced: bool) -> Log:
+def run_to_end(source: Source, classifier: Classifier, *, paced: bool) -> Log:
     log = Log()
     listener = Listener(source, lambda: Pipeline(classifier), log, paced=paced)
     with running(listener):
@@ -107,7 +107,7 @@ def hear_all(source: Source, classifier: Classifier, *, paced: bool) -> Log:
 def test_a_file_is_read_to_its_end_and_its_segments_are_final(
     classifier: FaultyClassifier, demo_clip: Path
 ) -> None:
-    log = hear_all(make_source(f"clip={demo_clip}", fast=True), classifier, paced=False)
+    log = run_to_end(make_source(f"clip={demo_clip}", fast=True), classifier, paced=False)
     assert log.states == [CONNECTING, LIVE, ENDED]
     assert {event.source for event in log.events} == {"clip"}
     assert log.events[-1] is log.statuses[-1]
@@ -121,8 +121,8 @@ def test_a_file_gives_the_same_decisions_in_real_time_and_faster(
 ) -> None:
     clip = tmp_path / "clip.wav"
     _cut(demo_clip, clip, seconds=9)
-    live = decisions(hear_all(make_source(str(clip)), classifier, paced=True))
-    fast = decisions(hear_all(make_source(str(clip), fast=True), classifier, paced=False))
+    live = decisions(run_to_end(make_source(str(clip)), classifier, paced=True))
+    fast = decisions(run_to_end(make_source(str(clip), fast=True), classifier, paced=False))
     assert len(live) >= 6
     assert live == fast
     assert live == list(streamer.replay(str(clip), model=model))
@@ -155,11 +155,11 @@ class RecordedSource(ScriptedSource):
 
 
 def test_decisions_carry_the_time_of_their_last_sample(classifier: FaultyClassifier) -> None:
-    log = hear_all(RecordedSource((25.0, SourceEnded())), classifier, paced=True)
-    heard = [event for event in log.heard if isinstance(event.event, Decision)]
-    assert len(heard) >= 5
-    expected = [RecordedSource.began + event.event.position for event in heard]
-    assert [event.heard for event in heard] == pytest.approx(expected, rel=1e-9)
+    log = run_to_end(RecordedSource((25.0, SourceEnded())), classifier, paced=True)
+    events = [each for each in log.pipeline_events if isinstance(each.event, Decision)]
+    assert len(events) >= 5
+    expected = [RecordedSource.began + event.event.position for event in events]
+    assert [event.end_time for event in events] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_stopped_listener_ends_its_segments_and_then_the_source(
@@ -178,7 +178,7 @@ def test_a_file_that_cannot_be_decoded_has_failed(
     classifier: FaultyClassifier, tmp_path: Path
 ) -> None:
     (tmp_path / "text.wav").write_text("no sound in here\n" * 100)
-    log = hear_all(make_source(str(tmp_path / "text.wav")), classifier, paced=True)
+    log = run_to_end(make_source(str(tmp_path / "text.wav")), classifier, paced=True)
     assert log.states == [CONNECTING, FAILED]
     assert str(tmp_path / "text.wav") in log.statuses[-1].detail
 
