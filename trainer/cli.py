@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 
 from streamer.core.contract import ModelError
-from streamer.core.decision import DecisionSettingsError
+from streamer.core.decision_settings import DecisionSettingsError
 from streamer.core.spectrogram import SpecError
 from streamer.system.commandline import ArgumentParser, UserError, run_program
 from trainer.commands import evaluation, training

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.column_pipeline import ColumnPipeline
 from streamer.core.decision import Decision, State
 from streamer.core.model import Classifier
-from streamer.core.pipeline import Event, Pipeline
+from streamer.core.pipeline import ColumnPipeline, Event, Pipeline
 from streamer.core.spectrogram import SpectrogramSpec, from_levels
 from trainer.audio import AudioError, read_audio
 from trainer.pictures import read_picture

@@ -8,31 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-COLOURS = (
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#94a4a2",
-    "#832db6",
-    "#a96b59",
-    "#e76300",
-    "#b9ac70",
-    "#717581",
-    "#92dadd",
-)
 FITTING = {
     "blues": "#3f90da",
-    "classical": "#b9ac70",
+    "pop": "#ffa90e",
+    "rock": "#bd1f01",
+    "reggae": "#94a4a2",
+    "hiphop": "#832db6",
     "country": "#a96b59",
     "disco": "#e76300",
-    "hiphop": "#832db6",
-    "jazz": "#92dadd",
+    "classical": "#b9ac70",
     "metal": "#717581",
-    "pop": "#ffa90e",
-    "reggae": "#94a4a2",
-    "rock": "#bd1f01",
+    "jazz": "#92dadd",
 }
-"""Colours that fit a name; any other label takes a free one."""
+"""Colours that fit a name, in Petroff's order; any other label takes a free one."""
+COLOURS = tuple(FITTING.values())
 
 
 def colours(labels: Sequence[str]) -> dict[str, str]:

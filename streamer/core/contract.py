@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -45,15 +45,11 @@ def _known_precision(precision: str) -> str:
     return precision
 
 
-def _number_or_text(value: object) -> object:
+def _number_or_text(value: Any) -> Any:
     # Integers stay integers: the digest of the contract depends on how they are written.
-    if isinstance(value, str):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, str) or (is_number and abs(value) <= sys.float_info.max):
         return value
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return value
-    except OverflowError:
-        pass
     raise ValueError("must be a number or a text")
 
 
@@ -96,9 +92,7 @@ class ModelContract:
     """
 
     name: Text
-    """Name of the model."""
     version: Text
-    """Its version, free text."""
     labels: Annotated[tuple[Text, ...], AfterValidator(_different_names)]
     """Class names in the order of the logits."""
     not_music: str | None
@@ -144,9 +138,7 @@ class ModelContract:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> ModelContract:
-        """Make a contract from the JSON object that stands in a file.
-
-        Fields that this version does not know are ignored.
+        """Make a contract from the JSON object that stands in a file; ignore unknown fields.
 
         Raises
         ------
@@ -173,9 +165,8 @@ class ModelContract:
             rule = f"must be at most window_frames {self.window_frames}"
             raise _refusal("min_frames", rule, self.min_frames)
         if frames < self.min_frames:
-            raise _refusal(
-                "golden.frames", f"must be at least min_frames {self.min_frames}", frames
-            )
+            rule = f"must be at least min_frames {self.min_frames}"
+            raise _refusal("golden.frames", rule, frames)
         if len(logits) != len(labels):
             rule = f"must be a list of {len(labels)} finite numbers"
             raise _refusal("golden.logits", rule, list(logits))
@@ -183,15 +174,11 @@ class ModelContract:
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """The field of the metadata that is read before all others."""
-
     contract: Count
 
 
 @dataclass(frozen=True, slots=True)
 class _Training:
-    """The fields of `ModelContract.training` that must be there."""
-
     dataset: Text
     split: Text
     seed: Annotated[int, Field(strict=True, ge=0, le=2**63)]
@@ -201,10 +188,7 @@ class _Training:
 def _validated(kind: type[Any], values: Mapping[str, object], path: str = "") -> Any:
     """Return `values` as an instance of the dataclass `kind`, ignoring unknown fields.
 
-    Raises
-    ------
-    ModelError
-        For the first field that does not fit; `path` goes before its name.
+    Raises `ModelError` for the first field that does not fit; `path` goes before its name.
     """
     try:
         return TypeAdapter(kind).validate_python(values)

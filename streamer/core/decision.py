@@ -13,26 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.decision_settings import DecisionSettings, DecisionSettingsError
+from streamer.core.decision_settings import DecisionSettings
 from streamer.core.segments import Segment, SegmentTracker, State, Verdict
 from streamer.core.smoothing import (
     HiddenMarkov,
     MovingAverage,
-    NoSmoothing,
     Probabilities,
     Smoother,
     log_floored,
 )
 
-__all__ = [
-    "Decider",
-    "Decision",
-    "DecisionSettings",
-    "DecisionSettingsError",
-    "Observation",
-    "Segment",
-    "State",
-]
+__all__ = ["Decider", "Decision", "DecisionSettings", "Observation", "Segment", "State"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +54,13 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the listener is told about one moment of one source."""
+    """What is playing at one moment of one source."""
 
     position: float
     """Seconds since the source's first sample, at the end of the window."""
     hop_seconds: float
     """Seconds since the last decision."""
     state: State
-    """MUSIC, SILENCE, NOT_MUSIC or UNCERTAIN."""
     genre: str | None
     """One of the model's labels while `state` is MUSIC, else None."""
     confidence: float
@@ -87,31 +77,7 @@ class Decision:
 class Decider:
     """Turn the observations of one source into decisions and segments.
 
-    Parameters
-    ----------
-    labels : sequence of str
-        The model's labels in the order of its probabilities, at least 2.
-    not_music : str or None
-        The label that stands for anything but music, if the model has one.
-    settings : DecisionSettings
-        How evidence is gathered over time and when a label is claimed.
-    window_seconds : float
-        Length of the model's window.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 2 labels, or `not_music` is not among them.
-
-    Examples
-    --------
-    >>> decider = Decider(["jazz", "rock"], None, DecisionSettings(), window_seconds=5.0)
-    >>> observation = Observation(3.0, 1.0, -20.0, np.array([0.9, 0.1]))
-    >>> decision, segments = decider.update(observation)
-    >>> decision.state, decision.genre, round(decision.confidence, 2)
-    (<State.MUSIC: 'music'>, 'jazz', 0.9)
-    >>> decider.finish(4.0)[0].end
-    4.0
+    `labels`, `not_music` and `window_seconds` are those of a `ModelContract`.
     """
 
     def __init__(
@@ -121,43 +87,24 @@ class Decider:
         settings: DecisionSettings,
         window_seconds: float,
     ) -> None:
-        if len(labels) < 2:
-            raise ValueError(f"labels must be at least 2, not {list(labels)}")
-        if not_music is not None and not_music not in labels:
-            raise ValueError(f"not_music {not_music!r} is none of the labels {list(labels)}")
         self._settings = settings
         self._labels = tuple(labels)
         self._not_music = not_music
         self._uniform = np.full(len(labels), 1 / len(labels))
         self._smoother = _smoother(settings, len(labels), window_seconds)
-        self._segments = SegmentTracker(
-            window_seconds=window_seconds, look_back_seconds=settings.look_back_seconds
-        )
+        self._segments = SegmentTracker(window_seconds, settings.look_back_seconds)
         self._claimed: int | None = None
 
     def update(self, observation: Observation) -> tuple[Decision, list[Segment]]:
-        """Take the observation of the next hop.
+        """Take the observation of the next hop, whose probabilities are ignored in silence.
 
-        Parameters
-        ----------
-        observation : Observation
-            In silence its probabilities are ignored.
-
-        Returns
-        -------
-        Decision
-            The decision at the end of the hop.
-        list of Segment
-            The segments that begin, are revised or end with it, oldest first.
-
-        Raises
-        ------
-        ValueError
-            If the probabilities have another shape than the labels, or are not finite.
+        Returns the decision at the end of the hop, and the segments that begin, are revised or end
+        with it, oldest first. Raises `ValueError` if the probabilities have another shape than the
+        labels, or are not finite.
         """
         window = None if observation.silent else self._read(observation.window_probabilities)
         if observation.restart:
-            self._restart()
+            self._forget()
         decision = self._decide(observation, window)
         verdict = Verdict(
             position=decision.position,
@@ -187,16 +134,15 @@ class Decider:
             )
         return np.asarray(read / read.sum())
 
-    def _restart(self) -> None:
-        """Forget all evidence so far."""
+    def _forget(self) -> None:
         self._smoother.restart()
         self._claimed = None
 
     def _decide(self, observation: Observation, window: Probabilities | None) -> Decision:
         state, genre = State.SILENCE if observation.silent else State.UNCERTAIN, None
-        belief = self._uniform
         if window is None:
-            self._restart()
+            self._forget()
+            window = belief = self._uniform
         else:
             belief = self._smoother.update(window, observation.hop_seconds)
             self._claimed = self._claim(belief)
@@ -204,7 +150,6 @@ class Decider:
                 label = self._labels[self._claimed]
                 state = State.NOT_MUSIC if label == self._not_music else State.MUSIC
                 genre = label if state is State.MUSIC else None
-        own = self._uniform if window is None else window
         return Decision(
             position=observation.position,
             hop_seconds=observation.hop_seconds,
@@ -212,15 +157,14 @@ class Decider:
             genre=genre,
             confidence=1.0 if observation.silent else float(belief.max()),
             probabilities=dict(zip(self._labels, belief.tolist(), strict=True)),
-            window_probabilities=dict(zip(self._labels, own.tolist(), strict=True)),
+            window_probabilities=dict(zip(self._labels, window.tolist(), strict=True)),
             level_dbfs=observation.level_dbfs,
         )
 
     def _claim(self, belief: Probabilities) -> int | None:
-        """Return the index of the label that is claimed, None while uncertain.
+        """Return the index of the most probable label, None if it is too uncertain to be claimed.
 
-        It is the most probable one, if its probability and its lead over the next are high enough;
-        a label that was claimed before needs less of both.
+        A label that was claimed before needs a lower probability and lead over the next one.
         """
         settings = self._settings
         best = int(belief.argmax())
@@ -244,4 +188,4 @@ def _smoother(settings: DecisionSettings, labels: int, window_seconds: float) ->
         case "ema":
             return MovingAverage(seconds=settings.ema_seconds)
         case "none":
-            return NoSmoothing()
+            return Smoother()

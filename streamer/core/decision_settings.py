@@ -22,10 +22,9 @@ def _setting(default: float, low: float, high: float, metavar: str, help_text: s
 class DecisionSettings:
     """How evidence is gathered over time and when a genre is claimed.
 
-    This is the only place that knows the defaults, ranges and help of these settings. The
-    `metadata` of each of `dataclasses.fields(DecisionSettings)` holds ``help`` (one phrase),
-    ``metavar`` (placeholder of the value) and, but for `smoothing`, ``range``: the least and the
-    greatest value, both allowed.
+    The only place that knows the defaults, ranges and help of these settings. The `metadata` of
+    each field holds ``help`` (one phrase), ``metavar`` (placeholder of the value) and, but for
+    `smoothing`, ``range``: the least and the greatest value, both allowed.
 
     Raises
     ------
@@ -93,26 +92,16 @@ class DecisionSettings:
     ) -> DecisionSettings:
         """Make settings from a model's `decision` defaults and a user's overrides.
 
-        Parameters
-        ----------
-        defaults : mapping
-            Setting names to values, e.g. `ModelContract.decision`; settings that are missing keep
-            the default of the class.
-        overrides : mapping, optional
-            The same, preferred over `defaults`; None as a value means not overridden.
-
-        Raises
-        ------
-        DecisionSettingsError
-            If a name is unknown or a value cannot be used.
+        Settings that are missing keep the default of the class; None as a value in `overrides`
+        means not overridden. Raises `DecisionSettingsError` if a name is unknown or a value cannot
+        be used.
 
         Examples
         --------
         >>> DecisionSettings.from_mapping({"dwell_seconds": 30.0}, {"smoothing": "ema"}).smoothing
         'ema'
         """
-        chosen = dict(defaults)
-        chosen.update({k: v for k, v in (overrides or {}).items() if v is not None})
+        chosen = {**defaults, **{k: v for k, v in (overrides or {}).items() if v is not None}}
         known = [setting.name for setting in fields(cls)]
         if unknown := sorted(set(chosen) - set(known)):
             raise DecisionSettingsError(

@@ -62,7 +62,6 @@ class PlacedSegment:
     end: datetime
     """While `is_open`, the time of the source's latest decision."""
     is_open: bool
-    """Whether its end is still to come."""
     final: bool
     """Whether it can no longer change; also true of one that its source never ended."""
     segment: Segment

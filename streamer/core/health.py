@@ -22,7 +22,6 @@ class SourceHealth:
     """State and counters of one source at one moment."""
 
     source: str
-    """Name of the source."""
     state: str
     """One of the states of a `source` frame."""
     detail: str = ""
@@ -38,19 +37,16 @@ class SourceHealth:
     inferences: int = 0
     """Windows classified."""
     inference_seconds: float = 0.0
-    """Seconds spent on classifying them."""
     queue_depth: int = 0
     """Blocks of sound that wait for the pipeline."""
     overruns: int = 0
     """Times that sound came faster than it was taken."""
     dropped_samples: int = 0
-    """Samples lost to overruns."""
+    """Lost to overruns."""
     nan_samples: int = 0
-    """Samples that were not numbers and became silence."""
+    """NaN or infinite; they became silence."""
     clipped_samples: int = 0
-    """Samples at or beyond full scale."""
     reconnects: int = 0
-    """Times that the source was opened again."""
     crashes: int = 0
     """Times that its listener started over after a crash."""
 

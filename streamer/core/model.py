@@ -15,19 +15,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from streamer.core.contract import METADATA_KEY, Golden, ModelContract, ModelError, spec_key
+from streamer.core.contract import METADATA_KEY, ModelContract, ModelError, spec_key
 from streamer.core.smoothing import softmax
 from streamer.core.spectrogram import SpectrogramSpec, from_levels
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "Classifier",
-    "Golden",
-    "ModelContract",
-    "ModelError",
-    "golden_spectrogram",
-    "softmax",
-]
+__all__ = ["DEFAULT_MODEL", "Classifier", "ModelContract", "ModelError", "softmax"]
 
 INPUT, OUTPUT = "spectrogram", "logits"
 """Names of the graph's input and output."""
@@ -44,22 +36,9 @@ def golden_spectrogram(spec: SpectrogramSpec, frames: int, seed: int = 0) -> NDA
     """Return the pseudo-random spectrogram with which model files of this grid are checked.
 
     The cells are picture levels drawn from SHAKE-256, which gives the same bytes on every machine
-    and with every version of numpy. The seed of the draw includes every field of the spec, so the
-    check also fails for a file whose spec was changed after it was made.
-
-    Parameters
-    ----------
-    spec : SpectrogramSpec
-        The model's grid.
-    frames : int
-        Number of columns.
-    seed : int
-        Model files use 0.
-
-    Returns
-    -------
-    float32, shape (1, n_mels, frames)
-        dB in `[-top_db, 0]`.
+    and with every version of numpy. The draw depends on every field of the spec, so the check also
+    fails for a file whose spec was changed after it was made. Model files use seed 0. Shape
+    (1, n_mels, frames), dB in `[-top_db, 0]`.
     """
     key = json.dumps([seed, frames, *spec_key(spec)])
     drawn = hashlib.shake_256(key.encode()).digest(spec.n_mels * frames)
@@ -77,8 +56,6 @@ class Classifier:
 
     Made by `Classifier.load`. One instance may be used from any number of threads.
     """
-
-    contract: ModelContract
 
     def __init__(self, session: onnxruntime.InferenceSession, contract: ModelContract) -> None:
         self._session = session
@@ -137,14 +114,10 @@ class Classifier:
             If the shape does not fit the model or there are fewer than `min_frames` columns.
         """
         bands, fewest = self.contract.spectrogram.n_mels, self.contract.min_frames
-        if (
-            spectrograms.ndim != 3
-            or spectrograms.shape[1] != bands
-            or spectrograms.shape[2] < fewest
-        ):
+        shape = spectrograms.shape
+        if len(shape) != 3 or shape[1] != bands or shape[2] < fewest:
             raise ValueError(
-                f"spectrograms must have shape (batch, {bands}, {fewest} or more), "
-                f"not {spectrograms.shape}"
+                f"spectrograms must have shape (batch, {bands}, {fewest} or more), not {shape}"
             )
         inputs = {INPUT: np.ascontiguousarray(spectrograms, np.float32)}
         (answer,) = self._session.run([OUTPUT], inputs)
@@ -205,8 +178,8 @@ def session_options(threads: int, *, integers: bool = False) -> onnxruntime.Sess
     """Return the onnxruntime options for model files.
 
     Threads do not spin between predictions, so an idle daemon uses no processor time. Weights
-    stored as int8 are converted to float32 once, when the file is loaded. `integers` computes with
-    integers instead, which is faster only for graphs with quantised activations.
+    stored as int8 are converted to float32 once, on loading, unless `integers` are computed with,
+    which is faster only for graphs with quantised activations.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -220,11 +193,8 @@ def session_options(threads: int, *, integers: bool = False) -> onnxruntime.Sess
 
 def _open_session(path: Path, threads: int, *, integers: bool) -> onnxruntime.InferenceSession:
     try:
-        return onnxruntime.InferenceSession(
-            str(path),
-            session_options(threads, integers=integers),
-            providers=["CPUExecutionProvider"],
-        )
+        options = session_options(threads, integers=integers)
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class
         raise ModelError(_load_fault(path, error)) from None
 
@@ -238,15 +208,13 @@ def _load_fault(path: Path, error: Exception) -> str:
                 return "is not an ONNX file"
         return "is damaged or cut short: copy or export it again"
     runtime = f"onnxruntime {onnxruntime.__version__}"
-    for fragment, fault in (
+    for pattern, fault in (
         ("No graph was found", "is cut short and holds no graph: copy or export it again"),
         ("External data", "keeps its weights in another file: export it as one file"),
-        ("not a registered function", f"uses operators that {runtime} does not have"),
-        ("No opset import", f"uses operators that {runtime} does not have"),
-        ("opset", f"is written in another dialect of ONNX than {runtime} reads"),
-        ("IR version", f"is written in another dialect of ONNX than {runtime} reads"),
+        ("not a registered func|No opset import", f"uses operators that {runtime} does not have"),
+        ("opset|IR version", f"is written in another dialect of ONNX than {runtime} reads"),
     ):
-        if fragment in reason:
+        if re.search(pattern, reason):
             return f"{fault} ({reason})"
     return f"has a graph that {runtime} cannot run ({reason})"
 

@@ -16,14 +16,14 @@ FULL_SCALE = 1 - 2**-15
 
 @dataclass(frozen=True, slots=True)
 class MonoSamples:
-    """Mono samples within full scale, and how many input values had to be corrected for that."""
+    """Mono samples, and how many values of all channels had to be corrected."""
 
     samples: Samples
     """Shape (n,), in [-1, 1]."""
     nan_samples: int
-    """Values that were NaN or infinite and became 0, over all channels."""
+    """Values that were NaN or infinite and became 0."""
     clipped_samples: int
-    """Values at or beyond full scale, which were limited to it, over all channels."""
+    """Values at or beyond full scale, which were limited to it."""
 
 
 def mix_down(samples: ArrayLike) -> MonoSamples:
@@ -75,17 +75,7 @@ class Resampler:
 
     What comes out is aligned with what goes in and depends on the samples alone, never on the
     pieces in which they come. It equals `soxr.resample` of the whole stretch, with which the
-    training data is made, to the last bit.
-
-    Parameters
-    ----------
-    source_rate, target_rate : int
-        Samples per second.
-
-    Raises
-    ------
-    ValueError
-        If a rate is not positive.
+    training data is made, to the last bit. A rate (Hz) that is not positive raises `ValueError`.
 
     Examples
     --------
@@ -99,9 +89,10 @@ class Resampler:
         for rate in (source_rate, target_rate):
             if rate < 1:
                 raise ValueError(f"a sample rate must be positive, not {rate}")
+        self.source_rate = source_rate
         self.held_seconds = 0.0
         """Seconds of sound that were pushed but not returned yet."""
-        self._rates = source_rate, target_rate
+        self._target_rate = target_rate
         self._stream: soxr.ResampleStream | None = None
         if source_rate != target_rate:
             self._stream = soxr.ResampleStream(source_rate, target_rate, 1, dtype="float32")
@@ -111,16 +102,15 @@ class Resampler:
 
         Less than 0.1 s is held back.
         """
-        return samples if self._stream is None else self._resample(samples)
+        return self._resample(samples, last=False)
 
     def flush(self) -> Samples:
         """End the stretch; return the rest of it. Nothing may be pushed afterwards."""
-        empty = np.empty(0, np.float32)
-        return empty if self._stream is None else self._resample(empty, last=True)
+        return self._resample(np.empty(0, np.float32), last=True)
 
-    def _resample(self, samples: Samples, *, last: bool = False) -> Samples:
-        assert self._stream is not None
+    def _resample(self, samples: Samples, *, last: bool) -> Samples:
+        if self._stream is None:
+            return samples
         complete = np.asarray(self._stream.resample_chunk(samples, last), np.float32)
-        source_rate, target_rate = self._rates
-        self.held_seconds += len(samples) / source_rate - len(complete) / target_rate
+        self.held_seconds += len(samples) / self.source_rate - len(complete) / self._target_rate
         return complete

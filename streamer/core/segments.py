@@ -34,7 +34,6 @@ class Segment:
     end: float | None
     """Seconds since the source's first sample; None while open."""
     state: State
-    """MUSIC, SILENCE, NOT_MUSIC or UNCERTAIN."""
     genre: str | None
     """The genre while `state` is MUSIC, else None."""
     confidence: float
@@ -47,18 +46,13 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a segment needs to know of one decision."""
+    """What a segment needs to know of one `Decision`, whose fields the first five are."""
 
     position: float
-    """End of the hop, in seconds."""
     hop_seconds: float
-    """Length of the hop."""
     state: State
-    """State decided on."""
     genre: str | None
-    """The genre while `state` is MUSIC, else None."""
     confidence: float
-    """Confidence of the decision."""
     title: str | None
     """Title in force."""
     break_position: float | None
@@ -89,7 +83,6 @@ class _OpenSegment:
         self.weighted_confidence += verdict.hop_seconds * verdict.confidence
 
     def relabel(self, verdict: Verdict) -> None:
-        """Take over the state, genre and title of `verdict` for the whole segment."""
         self.verdict = verdict
         self.title = verdict.title
         self.weight = self.weighted_confidence = 0.0
@@ -119,16 +112,9 @@ class SegmentTracker:
     windows change from fitting the old label better to fitting the new one. For
     `look_back_seconds` after the change it may still move; until then the segment before is
     emitted with its `end`, but not as `final`.
-
-    Parameters
-    ----------
-    window_seconds : float
-        Length of a window.
-    look_back_seconds : float
-        How far back a boundary is searched for, and how long it may still move.
     """
 
-    def __init__(self, *, window_seconds: float, look_back_seconds: float) -> None:
+    def __init__(self, window_seconds: float, look_back_seconds: float) -> None:
         self._window_seconds = window_seconds
         self._look_back_seconds = look_back_seconds
         self._next_id = 1
@@ -140,7 +126,7 @@ class SegmentTracker:
     def update(self, verdict: Verdict) -> list[Segment]:
         """Take the next verdict; return the segments that it begins, revises or ends."""
         if self._open is None:
-            return self._begin(verdict, 0.0)
+            return [self._start(verdict, 0.0, after_break=True)]
         if verdict.break_position is not None:
             return self._break(self._open, verdict, verdict.break_position)
         self._keep(verdict)
@@ -152,48 +138,43 @@ class SegmentTracker:
         """End the open segment at `position`, in seconds; return the segments that become final."""
         if self._open is None:
             return []
-        ended = self._finalise()
-        ended.append(self._open.segment(max(position, self._open.start), final=True))
+        end = max(position, self._open.start)
+        ended = [*self._finalise(), self._open.segment(end, final=True)]
         self._open = None
         return ended
 
-    def _begin(self, verdict: Verdict, start: float) -> list[Segment]:
-        self._verdicts = [verdict]
-        return [self._start(verdict, start, after_break=True)]
-
     def _start(self, verdict: Verdict, start: float, *, after_break: bool) -> Segment:
+        if after_break:
+            self._verdicts = [verdict]
         self._open = _OpenSegment(self._next_id, start, verdict, verdict.title, after_break)
         self._next_id += 1
         self._open.add(verdict)
         return self._open.segment(None)
 
     def _break(self, opened: _OpenSegment, verdict: Verdict, position: float) -> list[Segment]:
-        if position <= opened.start:
-            final = self._finalise()
-            opened.relabel(verdict)
-            opened.after_break = True
-            self._verdicts = [verdict]
-            return [*final, opened.segment(None)]
-        ended = [*self._finalise(), opened.segment(position, final=True)]
-        return ended + self._begin(verdict, position)
+        ended = self._finalise()
+        if position > opened.start:
+            ended.append(opened.segment(position, final=True))
+            return [*ended, self._start(verdict, position, after_break=True)]
+        opened.relabel(verdict)
+        opened.after_break = True
+        self._verdicts = [verdict]
+        return [*ended, opened.segment(None)]
 
     def _extend(self, opened: _OpenSegment, verdict: Verdict) -> list[Segment]:
         opened.add(verdict)
-        emitted = self._move_boundary(opened, verdict)
+        emitted = {segment.id: segment for segment in self._move_boundary(opened, verdict)}
         if opened.title != verdict.title:
             opened.title = verdict.title
-            emitted = [segment for segment in emitted if segment.id != opened.id]
-            emitted.append(opened.segment(None))
-        if self._closing and verdict.position >= self._final_at:
-            emitted = [segment for segment in emitted if segment.id != self._closing.id]
-            emitted = self._finalise() + emitted
-        return emitted
+            emitted[opened.id] = opened.segment(None)
+        if verdict.position >= self._final_at:
+            emitted |= {segment.id: segment for segment in self._finalise()}
+        return [segment for _, segment in sorted(emitted.items())]
 
     def _change(self, opened: _OpenSegment, verdict: Verdict) -> list[Segment]:
         if self._was_transition(opened, verdict):
             opened.relabel(verdict)
-            moved = self._move_boundary(opened, verdict)
-            return moved or [opened.segment(None)]
+            return self._move_boundary(opened, verdict) or [opened.segment(None)]
         ended = self._finalise()
         self._closing = opened
         self._final_at = verdict.position + self._look_back_seconds

@@ -22,20 +22,12 @@ class SilenceGate:
     """Decide once a hop whether a source is silent, with hysteresis, and locate the edges.
 
     Positions are numbers of samples since the source's first one.
-
-    Parameters
-    ----------
-    settings : DecisionSettings
-        Gives the threshold and its hysteresis.
-    sample_rate : int
-        Samples per second.
     """
 
     def __init__(self, settings: DecisionSettings, sample_rate: int) -> None:
+        # Of the last hop.
         self.silent = False
-        """Whether the last hop was silent."""
         self.level_dbfs = LEAST_DBFS
-        """Level of the last hop in dBFS."""
         self._settings = settings
         self._level_samples = round(LEVEL_SECONDS * sample_rate)
         self._edge_samples = sample_rate // EDGES_PER_SECOND
@@ -43,21 +35,10 @@ class SilenceGate:
         self._loud_until = 0
 
     def update(self, hop: Samples, start: int, hop_samples: int) -> int | None:
-        """Take the samples of the next hop.
+        """Take the mono samples of the next hop, the first of which is at position `start`.
 
-        Parameters
-        ----------
-        hop : float32, shape (n,)
-            Mono samples.
-        start : int
-            Position of the first of them.
-        hop_samples : int
-            Samples over which the level is measured, unless `LEVEL_SECONDS` is longer.
-
-        Returns
-        -------
-        int or None
-            Position at which silence began or ended; None if neither happened.
+        The level is measured over `hop_samples`, or `LEVEL_SECONDS` if that is longer. Returns the
+        position at which silence began or ended, None if neither happened.
         """
         span = max(hop_samples, self._level_samples)
         recent = np.concatenate([self._recent, hop])[-span:]

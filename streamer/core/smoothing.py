@@ -7,7 +7,7 @@ decides on its belief.
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,6 @@ Probabilities = NDArray[np.float64]
 
 LEAST_PROBABILITY = 1e-9
 """Floor under a window's probabilities: no single window rules a label out for good."""
-
-
-class Smoother(Protocol):
-    """Turns one window's probabilities into a belief, given the windows before."""
-
-    def restart(self) -> None:
-        """Forget all windows so far."""
-
-    def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
-        """Take the window that ends `hop_seconds` after the last one; return the belief."""
 
 
 def softmax(logits: NDArray[Float], temperature: float = 1.0) -> NDArray[Float]:
@@ -46,7 +36,21 @@ def log_floored(probabilities: Probabilities) -> Probabilities:
     return np.log(np.maximum(probabilities, LEAST_PROBABILITY))
 
 
-class HiddenMarkov:
+class Smoother:
+    """Turns one window's probabilities into a belief, given the windows before.
+
+    This one does not smooth: its belief is the last window's probabilities.
+    """
+
+    def restart(self) -> None:
+        """Forget all windows so far."""
+
+    def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
+        """Take the window that ends `hop_seconds` after the last one; return the belief."""
+        return window
+
+
+class HiddenMarkov(Smoother):
     """Bayesian filter of a hidden Markov model: its forward pass, one step a window.
 
     With belief b, labels s (n of them), window x and hop h, a step is::
@@ -65,17 +69,6 @@ class HiddenMarkov:
     1989, section III.A. Posteriors as scaled likelihoods: H. Bourlard and N. Morgan,
     "Connectionist Speech Recognition", 1994, chapter 7. Chain with equal rates: T. Jukes and
     C. Cantor, "Evolution of protein molecules", 1969, for n = 4.
-
-    Parameters
-    ----------
-    labels : int
-        Number of labels, at least 2.
-    dwell_seconds : float
-        Mean time for which a label goes on.
-    window_seconds : float
-        Length of a window.
-    weight : float
-        Factor on the evidence of all windows but the first.
 
     Examples
     --------
@@ -96,11 +89,11 @@ class HiddenMarkov:
         self._belief: Probabilities | None = None
 
     def restart(self) -> None:
-        """Believe in all labels alike."""
+        """Forget all windows so far."""
         self._belief = None
 
     def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
-        """Take the window that ends `hop_seconds` after the last one; return the belief."""
+        """Take the next window, as `Smoother.update` does."""
         if self._belief is None:
             predicted, weight = self._uniform, 1.0
         else:
@@ -111,7 +104,7 @@ class HiddenMarkov:
         return self._belief
 
 
-class MovingAverage:
+class MovingAverage(Smoother):
     """Exponential moving average of log-probabilities with a time constant in seconds."""
 
     def __init__(self, *, seconds: float) -> None:
@@ -119,27 +112,14 @@ class MovingAverage:
         self._logs: Probabilities | None = None
 
     def restart(self) -> None:
-        """Start from the next window."""
+        """Forget all windows so far."""
         self._logs = None
 
     def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
-        """Take the window that ends `hop_seconds` after the last one; return the average."""
+        """Take the next window, as `Smoother.update` does."""
         logs = log_floored(window)
-        if self._logs is None:
-            self._logs = logs
-        else:
-            self._logs = self._logs + (logs - self._logs) * -math.expm1(
-                -hop_seconds / self._seconds
-            )
-        return softmax(self._logs)
-
-
-class NoSmoothing:
-    """Each window speaks for itself."""
-
-    def restart(self) -> None:
-        """Nothing to forget."""
-
-    def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
-        """Return the window's probabilities."""
-        return window
+        if self._logs is not None:
+            weight = -math.expm1(-hop_seconds / self._seconds)
+            logs = self._logs + (logs - self._logs) * weight
+        self._logs = logs
+        return softmax(logs)

@@ -61,11 +61,9 @@ class SpectrogramSpec:
         """Check types and ranges."""
         for field in dataclasses.fields(self):
             value, whole = getattr(self, field.name), isinstance(field.default, int)
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-                valid = False
-            else:
-                valid = value >= 1 if whole else math.isfinite(value)
-            if not valid:
+            is_number = isinstance(value, int if whole else int | float)
+            in_range = is_number and (value >= 1 if whole else math.isfinite(value))
+            if not in_range or isinstance(value, bool):
                 rule = "a positive integer" if whole else "a finite number"
                 raise SpecError(f"spectrogram {field.name} must be {rule}, not {value!r}")
         edges = f"spectrogram fmin {self.fmin} and fmax {self.fmax}"
@@ -99,13 +97,7 @@ class SpectrogramSpec:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, object]) -> SpectrogramSpec:
-        """Make a spec from a mapping with exactly its fields.
-
-        Raises
-        ------
-        SpecError
-            If a field is missing, unknown, of the wrong type or out of range.
-        """
+        """Make a spec from a mapping with exactly its fields; otherwise raises `SpecError`."""
         names = {field.name for field in dataclasses.fields(cls)}
         if missing := sorted(names - set(fields)):
             raise SpecError(f"spectrogram lacks {', '.join(missing)}")
@@ -129,7 +121,6 @@ def mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
 
 
-@functools.lru_cache(maxsize=8)
 def mel_filterbank(spec: SpectrogramSpec) -> NDArray[np.float32]:
     """Return triangular mel filters of equal area (Slaney norm), shape `(n_mels, 1 + n_fft // 2)`.
 
@@ -142,9 +133,7 @@ def mel_filterbank(spec: SpectrogramSpec) -> NDArray[np.float32]:
     rising = (bins - lower) / (centre - lower)
     falling = (upper - bins) / (upper - centre)
     filters = np.maximum(0, np.minimum(rising, falling)) * 2 / (upper - lower)
-    read_only = np.asarray(filters, np.float32)
-    read_only.setflags(write=False)
-    return read_only
+    return np.asarray(filters, np.float32)
 
 
 @functools.lru_cache(maxsize=8)
@@ -165,8 +154,8 @@ a replay, which renders more columns at once, must equal the live run to the las
 def _filter_blocks(spec: SpectrogramSpec) -> list[tuple[slice, slice, NDArray[np.float32]]]:
     """Return the filterbank in blocks of `BANDS_AT_ONCE` bands, without most of its zeros.
 
-    A block is a slice of bands, the slice of Fourier bins with weight in any of them, and the
-    filters between the two, shape (bins, bands).
+    A block: a slice of bands, the slice of Fourier bins with weight in any of them, and the filters
+    between the two, shape (bins, bands).
     """
     filters = mel_filterbank(spec)
     blocks = []
@@ -180,10 +169,7 @@ def _filter_blocks(spec: SpectrogramSpec) -> list[tuple[slice, slice, NDArray[np
 
 
 def _mel(power: NDArray[np.float32], spec: SpectrogramSpec) -> NDArray[np.float32]:
-    """Map power spectra, shape (k, bins), to mel bands, shape (k, n_mels).
-
-    k is a multiple of `ROWS_AT_ONCE`.
-    """
+    """Map power spectra (k, bins) to mel bands (k, n_mels); k is a multiple of `ROWS_AT_ONCE`."""
     rows = power.reshape(-1, ROWS_AT_ONCE, power.shape[1])
     mel = np.empty((*rows.shape[:2], spec.n_mels), np.float32)
     for bands, bins, filters in _filter_blocks(spec):
@@ -196,10 +182,8 @@ def _columns(samples: Samples, count: int, spec: SpectrogramSpec) -> Columns:
     window = _hann(spec.n_fft)
     power_db = np.empty((spec.n_mels, count), np.float32)
     # A view of overlapping frames; `sliding_window_view` costs as much as the filters.
-    (step,) = samples.strides
-    frames = np.ndarray(
-        (count, spec.n_fft), np.float32, samples, strides=(spec.hop_length * step, step)
-    )
+    strides = (spec.hop_length * samples.itemsize, samples.itemsize)
+    frames = np.ndarray((count, spec.n_fft), np.float32, samples, strides=strides)
     for start in range(0, count, BLOCK_COLUMNS):
         block = frames[start : start + BLOCK_COLUMNS] * window
         # In double precision: numpy's transform of float32 takes as long, and twice as long if its
@@ -207,9 +191,8 @@ def _columns(samples: Samples, count: int, spec: SpectrogramSpec) -> Columns:
         parts = np.fft.rfft(block.astype(np.float64)).view(np.float64)
         np.square(parts, out=parts)
         # Rows of zeros fill the last product.
-        power = np.zeros(
-            (-(-len(block) // ROWS_AT_ONCE) * ROWS_AT_ONCE, parts.shape[1] // 2), np.float32
-        )
+        rows = math.ceil(len(block) / ROWS_AT_ONCE) * ROWS_AT_ONCE
+        power = np.zeros((rows, parts.shape[1] // 2), np.float32)
         np.add(parts[:, ::2], parts[:, 1::2], out=power[: len(block)], casting="same_kind")
         mel = _mel(power, spec)[: len(block)]
         np.log10(np.maximum(mel, np.float32(AMIN), out=mel), out=mel)
@@ -251,11 +234,6 @@ class LogMelStream:
     Column k is centred on sample `k * hop_length` and is returned as soon as its last sample has
     come. Columns equal those of `log_mel`, except that the last ones of a clip, which overlap the
     zeros beyond its end, are not returned.
-
-    Parameters
-    ----------
-    spec : SpectrogramSpec
-        The grid.
     """
 
     def __init__(self, spec: SpectrogramSpec) -> None:
@@ -264,22 +242,13 @@ class LogMelStream:
         self._skip = 0
 
     def push(self, samples: Samples) -> Columns:
-        """Take the next samples and return the columns they complete.
+        """Take the next samples, shape (n,), mono at the spec's rate; n may be 0.
 
-        Parameters
-        ----------
-        samples : float32, shape (n,)
-            Mono audio at the spec's rate; n may be 0.
-
-        Returns
-        -------
-        float32, shape (n_mels, k)
-            Absolute dB; k is 0 while no column is complete.
+        Returns the columns that they complete, shape (n_mels, k), in absolute dB; k may be 0.
         """
-        if self._skip:
-            skipped = min(self._skip, len(samples))
-            samples = samples[skipped:]
-            self._skip -= skipped
+        skipped = min(self._skip, len(samples))
+        samples = samples[skipped:]
+        self._skip -= skipped
         spec = self.spec
         pending = np.concatenate([self._pending, samples], dtype=np.float32)
         count = max(0, 1 + (len(pending) - spec.n_fft) // spec.hop_length)
@@ -295,19 +264,9 @@ class LogMelStream:
 
 
 def relative_to_peak(power_db: Columns, top_db: float) -> Columns:
-    """Express dB relative to the loudest cell, floored at `-top_db`.
+    """Express dB relative to the loudest cell, floored at `-top_db`: the input of a model.
 
-    Parameters
-    ----------
-    power_db : float32, shape (..., n_mels, frames)
-        Log-mel cells in dB, with any reference. Leading axes are separate windows.
-    top_db : float
-        Range kept, in dB.
-
-    Returns
-    -------
-    float32, same shape
-        Values in `[-top_db, 0]`, the input of a model.
+    Takes and returns shape (..., n_mels, frames); leading axes are separate windows.
     """
     peak = power_db.max(axis=(-2, -1), keepdims=True)
     return np.asarray(np.maximum(power_db - peak, np.float32(-top_db)), np.float32)

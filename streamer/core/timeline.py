@@ -10,6 +10,7 @@ the time that the clock skipped. The time that a machine was suspended is a paus
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -56,18 +57,17 @@ class _SourceTimeline:
         if self.zero is None:
             self.zero = time - timedelta(seconds=start_position)
         number = self.id_offset + segment.id
+        end_position = max(self.position, start_position)
+        if segment.end is not None:
+            end_position = _whole_ms(segment.end)
+        # What starts where there was a pause starts after it; what ends there ends before it.
+        start = self._time_of(start_position, start_position < self.previous_position)
+        end = self._time_of(end_position, end_position <= self.previous_position)
         known = self.live.pop(number, None)
         if known is not None and _whole_ms(known.segment.start) == start_position:
             start = known.start
-        else:
-            start = self._start_time(self.zero, start_position)
-        is_open = segment.end is None
-        end_position = (
-            max(self.position, start_position) if segment.end is None else _whole_ms(segment.end)
-        )
-        end = self._end_time(self.zero, end_position)
         placed = PlacedSegment(
-            source, number, start, max(start, end), is_open, segment.final, segment
+            source, number, start, max(start, end), segment.end is None, segment.final, segment
         )
         self.last_number = max(self.last_number, number)
         if not placed.final:
@@ -84,16 +84,9 @@ class _SourceTimeline:
             self.live[number] = replace(placed, start=placed.start + step, end=placed.end + step)
         return list(self.live.values())
 
-    def _start_time(self, zero: datetime, position: float) -> datetime:
-        """Return the time of a position; if there was a pause at it, after the pause."""
-        if self.previous_zero is not None and position < self.previous_position:
-            zero = self.previous_zero
-        return zero + timedelta(seconds=position)
-
-    def _end_time(self, zero: datetime, position: float) -> datetime:
-        """Return the time of a position; if there was a pause at it, before the pause."""
-        if self.previous_zero is not None and position <= self.previous_position:
-            zero = self.previous_zero
+    def _time_of(self, position: float, before_pause: bool) -> datetime:
+        zero = self.previous_zero if before_pause and self.previous_zero else self.zero
+        assert zero is not None
         return zero + timedelta(seconds=position)
 
 
@@ -101,52 +94,38 @@ class Timeline:
     """The segments of all sources that may still change, in clock time."""
 
     def __init__(self) -> None:
-        self._sources: dict[str, _SourceTimeline] = {}
+        self._sources: defaultdict[str, _SourceTimeline] = defaultdict(_SourceTimeline)
         self._clock_offset: float | None = None
 
     def update(
         self, source: str, event: Decision | Segment, time: datetime, clock_offset: float
     ) -> tuple[PlacedSegment, ...]:
-        """Take the next event of a source.
+        """Take the next event of a source, emitted at `time` (with a time zone).
 
-        Parameters
-        ----------
-        source : str
-            Name of the source.
-        event : Decision or Segment
-            What its pipeline emitted.
-        time : datetime
-            When, with a time zone.
-        clock_offset : float
-            Seconds by which the system clock is ahead of one that is never set and keeps counting
-            while the machine is suspended.
-
-        Returns
-        -------
-        tuple of PlacedSegment
-            Segments that moved with the system clock, then those that the event begins, changes,
-            lengthens or, when the source was restarted, cuts off.
+        `clock_offset` is by how many seconds the system clock is ahead of one that is never set and
+        keeps counting while the machine is suspended. Returns the segments that moved with the
+        system clock, then those that the event begins, changes, lengthens or, when the source was
+        restarted, cuts off.
         """
         moved = self._follow_clock(clock_offset)
         changed: list[PlacedSegment] = []
         if isinstance(event, Decision):
             position = _whole_ms(event.position)
-            if position < self._timeline(source).position:
+            if position < self._sources[source].position:
                 changed += self.cut_off(source)
-            changed += self._timeline(source).decide(position, time)
+            changed += self._sources[source].decide(position, time)
         else:
-            changed.append(self._timeline(source).place(source, event, time))
+            changed.append(self._sources[source].place(source, event, time))
         keys = {(placed.source, placed.number) for placed in changed}
         return (*(each for each in moved if (each.source, each.number) not in keys), *changed)
 
     def cut_off(self, source: str) -> tuple[PlacedSegment, ...]:
         """Restart a source; return the segments that it did not end, which are final now."""
-        ended = self._timeline(source)
-        self._sources[source] = _SourceTimeline(
-            id_offset=ended.last_number, last_number=ended.last_number
-        )
+        ended = self._sources[source]
+        number = ended.last_number
+        self._sources[source] = _SourceTimeline(id_offset=number, last_number=number)
         return tuple(
-            replace(ended.live[number], is_open=False, final=True) for number in sorted(ended.live)
+            replace(placed, is_open=False, final=True) for _, placed in sorted(ended.live.items())
         )
 
     def _follow_clock(self, offset: float) -> list[PlacedSegment]:
@@ -156,11 +135,8 @@ class Timeline:
         if abs(step) < MIN_CLOCK_STEP_SECONDS:
             return []
         self._clock_offset = offset
-        moved = [source.move(timedelta(seconds=step)) for source in self._sources.values()]
-        return [placed for of_source in moved for placed in of_source]
-
-    def _timeline(self, source: str) -> _SourceTimeline:
-        return self._sources.setdefault(source, _SourceTimeline())
+        shift = timedelta(seconds=step)
+        return [placed for source in self._sources.values() for placed in source.move(shift)]
 
 
 def _whole_ms(seconds: float) -> float:

@@ -12,11 +12,6 @@ class Window:
     """The latest log-mel columns of one source, at most as many as the model was trained on.
 
     Positions are numbers of samples, at the model's rate, since the source's first one.
-
-    Parameters
-    ----------
-    contract : ModelContract
-        Gives the grid, and the least and the greatest number of columns.
     """
 
     filled_at: int
@@ -36,10 +31,7 @@ class Window:
         self.filled_at = origin + spec.n_fft // 2 + (self._min_frames - 1) * spec.hop_length
 
     def render(self, samples: Samples) -> Columns:
-        """Return the columns that the next samples complete, without appending them.
-
-        Takes and returns what `LogMelStream.push` does.
-        """
+        """Return the columns that the next samples complete, without appending them."""
         return self._stream.push(samples)
 
     def append(self, columns: Columns) -> None:
@@ -49,10 +41,7 @@ class Window:
     def relative_to_peak(self) -> Columns | None:
         """Return the window as the model takes it, or None while it has too few columns.
 
-        Returns
-        -------
-        float32, shape (n_mels, frames), or None
-            dB relative to the window's loudest cell, in `[-top_db, 0]`.
+        Shape (n_mels, frames), dB relative to the loudest cell, in `[-top_db, 0]`.
         """
         if self._columns.shape[1] < self._min_frames:
             return None

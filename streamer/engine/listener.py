@@ -26,12 +26,8 @@ STAGGER_SECONDS = 0.02
 CRASH_LIMIT = 5
 CRASH_WINDOW_SECONDS = 60.0
 """A listener that crashes `CRASH_LIMIT` times within this window has failed."""
-LOG_LEVELS = {
-    SourceState.STALLED: logging.WARNING,
-    SourceState.RECONNECTING: logging.WARNING,
-    SourceState.FAILED: logging.WARNING,
-}
-"""Levels at which a new state is logged; other states are logged as information."""
+WARNED_STATES = (SourceState.STALLED, SourceState.RECONNECTING, SourceState.FAILED)
+"""States that are logged as warnings, others as information."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +38,8 @@ class PipelineEvent:
 
     source: str
     event: Event
-    heard: float
-    """`time.monotonic()`, in seconds, at which the last sample behind it was heard."""
+    end_time: float
+    """`time.monotonic()` of the last sample behind it, as in `AudioBlock`."""
 
 
 ListenerEvent = SourceStatus | PipelineEvent
@@ -52,35 +48,11 @@ ListenerEvent = SourceStatus | PipelineEvent
 class Listener:
     """Listens to one source until it ends, fails for good, or is stopped.
 
-    Parameters
-    ----------
-    source
-        Opened, read and closed on the listener's thread.
-    pipeline_factory
-        Makes the pipeline; called again only after the pipeline has crashed.
-    emit
-        Called on the listener's thread with every event.
-    scheduler
-        Shares the processors with other listeners; None if there are none.
-    paced
-        Whether the hop grows when the work does not fit into it. It never does for a source that
-        is not read in real time, which waits for the pipeline instead.
-    stall_seconds
-        A live source that delivers nothing for this long is stalled.
-    backoff
-        Delays before a broken source is opened again.
-
-    Attributes
-    ----------
-    status : SourceStatus
-        The last one emitted.
-    retrying : bool
-        Whether the source broke and the listener waits before it opens it again.
-    reconnects, dropped, crashes : int
-        Times the source was opened again; samples lost because they were not read in time; crashes
-        of the pipeline or the source, after which the listener starts over.
-    pipeline : Pipeline or None
-        The pipeline in use; None before the first block.
+    The source is opened, read and closed on the listener's thread, on which `emit` gets every event
+    and `pipeline_factory` makes a pipeline: before the first block, and after a crash. The
+    `scheduler` shares the processors with other listeners. If `paced`, the hop grows when the work
+    does not fit into it; not for a source that is not read in real time, which waits for the
+    pipeline instead.
     """
 
     def __init__(
@@ -96,14 +68,18 @@ class Listener:
     ) -> None:
         self.source = source
         self.status = SourceStatus(source.name, source.kind, SourceState.CONNECTING, "")
+        """The last one emitted."""
         self.retrying = False
+        """Whether the source broke and the listener waits before it opens it again."""
         self.reconnects = 0
         self.dropped = 0
+        """Samples lost because they were not read in time."""
         self.crashes = 0
         self.pipeline: Pipeline | None = None
+        """The pipeline in use; None before the first block."""
         self._pipeline_factory = pipeline_factory
         self._emit = emit
-        self._scheduler = scheduler or Scheduler(1)
+        self.scheduler = scheduler or Scheduler(1)
         self._paced = paced and source.real_time
         self._pacing: HopPacing | None = None
         self._stall_seconds = stall_seconds
@@ -114,11 +90,6 @@ class Listener:
         self._thread = threading.Thread(
             target=self._run, name=f"listener {source.name}", daemon=True
         )
-
-    @property
-    def round_seconds(self) -> float:
-        """Seconds that one decision about every source takes altogether."""
-        return self._scheduler.round_seconds
 
     def start(self) -> None:
         """Start the thread; if the system refuses to give one, the source has failed."""
@@ -159,16 +130,13 @@ class Listener:
         now = time.monotonic()
         self._crash_times.append(now)
         logger.error("%s: the listener crashed", self.source.name, exc_info=error)
-        failed = (
-            len(self._crash_times) == CRASH_LIMIT
-            and now - self._crash_times[0] < CRASH_WINDOW_SECONDS
-        )
         detail = f"the listener crashed ({type(error).__name__}; see the log)"
-        if failed:
+        times = self._crash_times
+        if len(times) == CRASH_LIMIT and now - times[0] < CRASH_WINDOW_SECONDS:
             self._set_status(SourceState.FAILED, f"{detail} {CRASH_LIMIT} times in a minute")
-        else:
-            self._set_status(SourceState.RECONNECTING, f"{detail} and begins anew")
-        return not failed
+            return False
+        self._set_status(SourceState.RECONNECTING, f"{detail} and begins anew")
+        return True
 
     def _listen(self) -> None:
         """Open and read the source, again if it breaks or is live, until it has ended or failed."""
@@ -213,7 +181,7 @@ class Listener:
         pipeline = self.pipeline
         self.dropped += block.dropped
         end = pipeline.position + block.seconds
-        with self._scheduler.slot() as started:
+        with self.scheduler.slot() as started:
             if self._stopping.is_set():
                 return
             try:
@@ -227,13 +195,16 @@ class Listener:
                 self.pipeline = None
                 raise
             self._work += time.monotonic() - started
-        for event in events:
-            heard = _heard_at(event, block.end_time, end)
-            self._emit(PipelineEvent(self.source.name, event, heard))
-        decisions = sum(isinstance(event, Decision) for event in events)
-        if decisions:
+        self._emit_all(events, block.end_time, end)
+        if decisions := sum(isinstance(event, Decision) for event in events):
             self._pace(pipeline, self._work / decisions, time.monotonic() - block.end_time)
             self._work = 0.0
+
+    def _emit_all(self, events: Sequence[Event], end_time: float, end: float) -> None:
+        """Emit events, given the time of the position `end`, both in seconds."""
+        for event in events:
+            ago = max(0.0, end - event.position) if isinstance(event, Decision) else 0.0
+            self._emit(PipelineEvent(self.source.name, event, end_time - ago))
 
     def _pace(self, pipeline: Pipeline, work: float, lag: float) -> None:
         """Adjust the hop to the work that a decision takes, both in seconds."""
@@ -241,8 +212,8 @@ class Listener:
             return
         self._pacing.record(work)
         if self._pacing.work_seconds is not None:
-            self._scheduler.update(self.source.name, self._pacing.work_seconds)
-        hop_seconds = self._pacing.adjust(lag, self._scheduler.round_seconds)
+            self.scheduler.update(self.source.name, self._pacing.work_seconds)
+        hop_seconds = self._pacing.adjust(lag, self.scheduler.round_seconds)
         if hop_seconds == pipeline.hop_seconds:
             return
         pipeline.hop_seconds = hop_seconds
@@ -254,12 +225,10 @@ class Listener:
     def _wait_after(self, failure: SourceError) -> None:
         """Emit why the source broke, and wait before it is opened again."""
         delay = self._backoff.failed()
-        self._scheduler.forget(self.source.name)
+        self.scheduler.forget(self.source.name)
         self.retrying = True
-        detail = f"{failure}; next attempt in {delay:.0f} s"
-        self._set_status(
-            SourceState.STALLED if failure.stalled else SourceState.RECONNECTING, detail
-        )
+        state = SourceState.STALLED if failure.stalled else SourceState.RECONNECTING
+        self._set_status(state, f"{failure}; next attempt in {delay:.0f} s")
         self._stopping.wait(delay)
         self.retrying = False
         self.reconnects += 1
@@ -268,15 +237,13 @@ class Listener:
 
     def _finish(self, state: SourceState, detail: str) -> None:
         """End open segments, then emit the last state."""
-        self._scheduler.forget(self.source.name)
+        self.scheduler.forget(self.source.name)
         pipeline = self.pipeline
         if pipeline is not None:
             try:
-                with self._scheduler.slot():
+                with self.scheduler.slot():
                     events = pipeline.finish()
-                for event in events:
-                    heard = _heard_at(event, time.monotonic(), pipeline.position)
-                    self._emit(PipelineEvent(self.source.name, event, heard))
+                self._emit_all(events, time.monotonic(), pipeline.position)
             except Exception:
                 # Starting over, as after other crashes, would play a file that has ended again.
                 self.crashes += 1
@@ -288,17 +255,12 @@ class Listener:
         if (state, detail) == (self.status.state, self.status.detail):
             return False
         if state is not self.status.state:
-            level = LOG_LEVELS.get(state, logging.INFO)
+            level = logging.WARNING if state in WARNED_STATES else logging.INFO
             reason = f" ({detail})" if detail else ""
             logger.log(level, "%s: %s%s", self.source.name, state, reason)
         self.status = SourceStatus(self.source.name, self.source.kind, state, detail)
         self._emit(self.status)
         return True
-
-
-def _heard_at(event: Event, heard: float, end: float) -> float:
-    """Return when an event's last sample was heard, given the time at which position `end` was."""
-    return heard - max(0.0, end - event.position) if isinstance(event, Decision) else heard
 
 
 def stop_all(listeners: Sequence[Listener], seconds: float) -> None:

@@ -17,21 +17,10 @@ PUT_SECONDS = 1.0
 
 
 class Mailbox(Generic[Item]):
-    """Passes items from any thread to a function on the event loop, in order.
+    """Passes items from any thread to the function `deliver` on the event loop, in order.
 
-    The loop is woken once for all the items that have gathered.
-
-    Parameters
-    ----------
-    loop
-        The event loop.
-    deliver
-        Called on the loop with each item.
-
-    Attributes
-    ----------
-    lost : int
-        Items discarded because the loop was blocked for too long.
+    The loop is woken once for all the items that have gathered. `lost` counts the items discarded
+    because the loop was blocked for too long.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Item], None]) -> None:
@@ -65,8 +54,7 @@ class Mailbox(Generic[Item]):
     def deliver_all(self) -> None:
         """Deliver the queued items; on the loop's thread."""
         with self._changed:
-            items = list(self._items)
-            self._items.clear()
+            items, self._items = self._items, deque()
             self._scheduled = False
             self._changed.notify_all()
         for item in items:

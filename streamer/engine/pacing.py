@@ -17,10 +17,7 @@ IDLE = 0.4
 """The hop shrinks when the work fills less than this share of it."""
 MEASURED_DECISIONS = 5
 """Number of decisions over which the work is measured."""
-LEAST_DECISIONS = 2
-"""Number of decisions from which on there is a mean: the first one may set things up."""
 LONGEST_HOP_SECONDS = 30.0
-"""The hop never grows beyond this."""
 BACKLOG_SECONDS = 5.0
 """A source that is later than this (and than three hops) has a backlog."""
 
@@ -28,44 +25,28 @@ BACKLOG_SECONDS = 5.0
 class HopPacing:
     """Measures the work of one source and chooses a hop that it fits into. Knows no clock.
 
-    Parameters
-    ----------
-    shortest
-        The hop to use while the machine keeps up, in seconds.
-
-    Attributes
-    ----------
-    hop_seconds : float
-        The hop to use now.
-    work_seconds : float or None
-        Work of one decision in seconds: the mean of the last ones without the longest. Summed over
-        many sources, frequent long decisions count, but not single ones. None before there are
-        enough to tell.
+    `shortest` is the hop to use while the machine keeps up, in seconds.
     """
 
     def __init__(self, shortest: float) -> None:
-        self.hop_seconds = shortest
-        self.shortest = shortest
+        self.hop_seconds = self.shortest = shortest
         self.work_seconds: float | None = None
+        """Work of one decision: the mean of the last ones without the longest, so that, summed over
+        many sources, frequent long decisions count, but not single ones. None at first."""
         self._work: deque[float] = deque(maxlen=MEASURED_DECISIONS)
 
     def record(self, work: float) -> None:
         """Record how many seconds a decision and the audio before it took, without waiting."""
         self._work.append(work)
-        if len(self._work) >= LEAST_DECISIONS:
+        if len(self._work) > 1:  # the first decision may set things up
             self.work_seconds = fmean(sorted(self._work)[:-1])
 
     def adjust(self, lag: float, round_seconds: float = 0.0) -> float:
         """Return the hop to use from now on.
 
-        Parameters
-        ----------
-        lag
-            Seconds since the end time of the last sample that was decided about.
-        round_seconds
-            Seconds in which every source is decided about once; see `Scheduler`. It counts at once,
-            since a single hiccup hardly changes a sum over many sources; of the source's own work
-            the median counts.
+        `lag` is the time in seconds since the last sample that was decided about. `round_seconds`
+        is that of `Scheduler`; it counts at once, since a single hiccup hardly changes a sum over
+        many sources, while of the source's own work the median counts.
         """
         measured = len(self._work) == MEASURED_DECISIONS
         work = max(median(self._work) if measured else 0.0, round_seconds)

@@ -8,13 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from streamer.core.decision import Decision
-from streamer.core.events import (
-    Published,
-    Sink,
-    SourceKind,
-    SourceStatus,
-    SpectrogramColumns,
-)
+from streamer.core.events import Published, Sink, SourceKind, SourceStatus, SpectrogramColumns
 from streamer.core.timeline import Timeline
 from streamer.engine.listener import ListenerEvent
 
@@ -33,22 +27,13 @@ class Clock:
     def offset(self) -> float:
         """Return by how many seconds the system clock is ahead of one that is never set.
 
-        That one keeps counting while the machine is suspended, so the offset changes only when the
-        system clock is set.
+        It changes only when the system clock is set, not while the machine is suspended.
         """
         return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Publisher:
-    """Publishes the events of all sources; to be used by one thread at a time.
-
-    Parameters
-    ----------
-    sinks : iterable of Sink
-        Each gets every event, in this order.
-    clock : Clock
-        Tells when an event is published.
-    """
+    """Publishes the events of all sources to every sink; to be used by one thread at a time."""
 
     def __init__(self, sinks: Iterable[Sink], clock: Clock | None = None) -> None:
         self._sinks = tuple(sinks)
@@ -64,7 +49,7 @@ class Publisher:
         if isinstance(event, SourceStatus):
             published = Published(event.source, sequence, now, 0.0, event)
         else:
-            latency = self._clock.monotonic() - event.heard
+            latency = self._clock.monotonic() - event.end_time
             segments = (
                 ()
                 if isinstance(event.event, SpectrogramColumns)

@@ -56,25 +56,16 @@ def replay(
     ...     break
     3 s: ...
     """
-    for event in events(path_or_url, model=model, settings=settings, hop_seconds=hop_seconds):
+    if not isinstance(model, Classifier):
+        model = Classifier.load(DEFAULT_MODEL if model is None else Path(model))
+    pipeline = Pipeline(model, settings=settings, hop_seconds=hop_seconds)
+    for event in events(path_or_url, pipeline):
         if isinstance(event, Decision):
             yield event
 
 
-def events(
-    path_or_url: str | os.PathLike[str],
-    *,
-    model: str | os.PathLike[str] | Classifier | None = None,
-    settings: DecisionSettings | None = None,
-    hop_seconds: float = 1.0,
-) -> Iterator[Event]:
-    """Yield the decisions and the segments of a recording.
-
-    Takes and raises what `replay` does.
-    """
-    if not isinstance(model, Classifier):
-        model = Classifier.load(DEFAULT_MODEL if model is None else Path(model))
-    pipeline = Pipeline(model, settings=settings, hop_seconds=hop_seconds)
+def events(path_or_url: str | os.PathLike[str], pipeline: Pipeline) -> Iterator[Event]:
+    """Yield all the events of a recording from a new pipeline; raises `SourceError`."""
     # With a name given, any "=" in the location belongs to the location.
     source = make_source(f"replay={os.fspath(path_or_url)}", fast=True)
     source.open()

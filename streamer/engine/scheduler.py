@@ -3,49 +3,33 @@
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager
 
 from streamer.system.fair_semaphore import FairSemaphore
 
 
-class Scheduler:
-    """Shares the processors among the sources of one process.
-
-    Parameters
-    ----------
-    slots
-        How many sources may compute at once.
-    """
+class Scheduler(FairSemaphore):
+    """Shares the processors among the sources of one process, `slots` of which compute at once."""
 
     def __init__(self, slots: int) -> None:
+        super().__init__(slots)
         self._slots = slots
-        self._semaphore = FairSemaphore(slots)
-        self._lock = threading.Lock()
+        self._work_lock = threading.Lock()
         self._work: dict[str, float] = {}
         self._total = 0.0
-
-    @property
-    def waiting(self) -> int:
-        """Number of sources that wait for a slot."""
-        return self._semaphore.waiting
 
     @property
     def round_seconds(self) -> float:
         """Seconds in which every source is decided about once; 0 for a source that is alone."""
         return self._total / self._slots if len(self._work) > 1 else 0.0
 
-    def slot(self) -> AbstractContextManager[float]:
-        """Wait for a slot and hold it for a context; see `FairSemaphore.slot`."""
-        return self._semaphore.slot()
-
     def update(self, source: str, work_seconds: float) -> None:
         """Set how many seconds of work a decision about a source takes."""
-        with self._lock:
+        with self._work_lock:
             self._total += work_seconds - self._work.get(source, 0.0)
             self._work[source] = work_seconds
 
     def forget(self, source: str) -> None:
         """Leave out a source that takes no more decisions."""
-        with self._lock:
+        with self._work_lock:
             self._work.pop(source, None)
             self._total = sum(self._work.values())  # drops rounding errors, too

@@ -19,18 +19,9 @@ logger = logging.getLogger(__name__)
 class Supervisor:
     """The listeners by the names of their sources; to be used on the event loop's thread.
 
-    Parameters
-    ----------
-    make_listener
-        Makes a listener that is not started yet.
-    publisher
-        Announces sources that come and go.
-    deliver_all
-        Publishes the events that listeners have emitted so far.
-    first_seconds
-        Seconds of sound that a first decision needs.
-    stop_seconds
-        How long listeners may take to stop.
+    `make_listener` must not start the listener. `deliver_all` publishes what listeners have emitted
+    so far. `first_seconds` of sound are needed for a first decision; listeners may take
+    `stop_seconds` to stop.
     """
 
     def __init__(
@@ -65,16 +56,11 @@ class Supervisor:
     async def change(self, sources: Iterable[Source]) -> None:
         """Stop, start and restart listeners until they are those of `sources`."""
         wanted = {source.name: source for source in sources}
-        leaving = [
-            name
-            for name, listener in self.listeners.items()
-            if wanted.get(name) is not listener.source
-        ]
-        await self._stop(leaving)
-        for name in leaving:
-            if name not in wanted:
-                logger.info("%s: no longer listened to", name)
-                self._publisher.remove_source(name)
+        current = {name: listener.source for name, listener in self.listeners.items()}
+        await self._stop([name for name in current if wanted.get(name) is not current[name]])
+        for name in [name for name in current if name not in wanted]:
+            logger.info("%s: no longer listened to", name)
+            self._publisher.remove_source(name)
         for name, source in wanted.items():
             if name not in self._progress and not self._closed:
                 self._publisher.add_source(name, source.kind)

@@ -6,8 +6,9 @@ import asyncio
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
+from itertools import islice
 
 from streamer.core.events import SourceState
 from streamer.core.health import SourceHealth, max_quiet_seconds
@@ -16,30 +17,16 @@ from streamer.engine.listener import Listener
 OVERDUE_SECONDS = 3.0
 """A decision is overdue after this long at the earliest, however short the hop is."""
 REPORTED_CALLERS = 4
-"""Stack frames of each thread that are reported."""
 TERMINAL_STATES = (SourceState.ENDED, SourceState.FAILED)
 IDLE_STATES = (SourceState.CONNECTING, SourceState.RECONNECTING, *TERMINAL_STATES)
 """States in which no decision is due: a restart would bring none, and disturb the other sources."""
 
 
 class Progress:
-    """Time since the last decision about one source.
-
-    Parameters
-    ----------
-    listener
-        The source's listener.
-    first_seconds
-        Seconds of sound that the first decision needs.
-    clock
-        Returns monotonic seconds.
-    """
+    """Time since the last decision about one source; the first needs `first_seconds` of sound."""
 
     def __init__(
-        self,
-        listener: Listener,
-        first_seconds: float,
-        clock: Callable[[], float] = time.monotonic,
+        self, listener: Listener, first_seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.listener = listener
         self._clock = clock
@@ -67,12 +54,8 @@ class Progress:
             self._due_since = self._clock() + self._first_seconds
             return False
         return self._clock() - self._due_since > max_quiet_seconds(
-            OVERDUE_SECONDS, self.hop_seconds, self.listener.round_seconds
+            OVERDUE_SECONDS, self.hop_seconds, self.listener.scheduler.round_seconds
         )
-
-    def is_stalled(self) -> bool:
-        """Return whether the source delivers no sound, so that the daemon is not at fault."""
-        return self.listener.status.state is SourceState.STALLED
 
     def is_over(self) -> bool:
         """Return whether the source has ended or failed for good."""
@@ -87,7 +70,7 @@ class Progress:
             detail=listener.status.detail,
             quiet_seconds=self.quiet_seconds,
             hop_seconds=self.hop_seconds,
-            round_seconds=listener.round_seconds,
+            round_seconds=listener.scheduler.round_seconds,
             audio_seconds=pipeline.position if pipeline else 0.0,
             inferences=pipeline.inferences if pipeline else 0,
             inference_seconds=pipeline.inference_seconds if pipeline else 0.0,
@@ -104,11 +87,12 @@ class Progress:
 def needs_restart(sources: Iterable[Progress]) -> bool:
     """Return whether restarting the daemon may help an overdue source and harms no other.
 
-    Stalled sources alone are no reason for a restart while any other source is running.
+    Stalled sources deliver no sound, so that the daemon is not at fault: they alone are no reason
+    for a restart while any other source is running.
     """
     sources = list(sources)
     overdue = [source for source in sources if source.is_overdue()]
-    if not all(source.is_stalled() for source in overdue):
+    if any(source.listener.status.state is not SourceState.STALLED for source in overdue):
         return True
     running = [source for source in sources if source not in overdue and not source.is_over()]
     return bool(overdue) and not running
@@ -118,16 +102,9 @@ def threads_and_tasks() -> Iterator[str]:
     """Describe what every thread is executing, and count the event loop's tasks."""
     frames = sys._current_frames()
     for thread in threading.enumerate():
-        path = " < ".join(_callers(frames.get(thread.ident or 0)))
-        yield f"thread {thread.name}: {path}"
+        frame = frames.get(thread.ident or 0)
+        # Not `traceback.extract_stack`, which reads source files.
+        stack = islice(traceback.walk_stack(frame), REPORTED_CALLERS) if frame else ()
+        callers = (f"{f.f_code.co_name} ({f.f_code.co_filename}:{line})" for f, line in stack)
+        yield f"thread {thread.name}: {' < '.join(callers)}"
     yield f"event loop: {len(asyncio.all_tasks())} tasks"
-
-
-def _callers(frame: FrameType | None) -> Iterator[str]:
-    """Describe a stack frame and its nearest callers, without reading source files."""
-    for _ in range(REPORTED_CALLERS):
-        if frame is None:
-            return
-        code = frame.f_code
-        yield f"{code.co_name} ({code.co_filename}:{frame.f_lineno})"
-        frame = frame.f_back

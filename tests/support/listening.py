@@ -77,7 +77,7 @@ class Log:
         return [status.state for status in self.statuses]
 
     @property
-    def heard(self) -> list[PipelineEvent]:
+    def pipeline_events(self) -> list[PipelineEvent]:
         return [event for event in self.events if isinstance(event, PipelineEvent)]
 
     def __str__(self) -> str:

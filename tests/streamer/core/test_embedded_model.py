@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from streamer import Classifier, Decision
-from streamer.core.column_pipeline import ColumnPipeline
+from streamer.core.pipeline import ColumnPipeline
 from streamer.core.spectrogram import from_levels
 from trainer.pictures import read_picture
 

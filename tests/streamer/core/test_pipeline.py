@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.model import NOISE, band_noise, make_model
 
-from streamer.core.column_pipeline import ColumnPipeline
 from streamer.core.decision import Decision, DecisionSettings, Segment, State
 from streamer.core.events import SpectrogramColumns
 from streamer.core.model import Classifier
-from streamer.core.pipeline import Event, Pipeline, Titles
+from streamer.core.pipeline import ColumnPipeline, Event, Pipeline, Titles
 from streamer.core.spectrogram import SpectrogramSpec, log_mel
 
 RATE = 22050

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from streamer.core.smoothing import (
     HiddenMarkov,
     MovingAverage,
-    NoSmoothing,
     Smoother,
     log_floored,
     softmax,
@@ -37,7 +36,7 @@ windows = st.lists(
 ).map(lambda rows: [np.array(row) / sum(row) for row in rows])
 
 
-@pytest.mark.parametrize("smoother", [filter_of(), MovingAverage(seconds=5.0), NoSmoothing()])
+@pytest.mark.parametrize("smoother", [filter_of(), MovingAverage(seconds=5.0), Smoother()])
 @given(windows=windows, hop_seconds=st.floats(1e-3, 100))
 def test_beliefs_are_probabilities(
     smoother: Smoother, windows: list[NDArray[np.float64]], hop_seconds: float
@@ -147,7 +146,7 @@ def test_the_moving_average_follows_with_its_time_constant() -> None:
 
 def test_no_smoothing_returns_each_window_unchanged() -> None:
     window = np.array([0.5, 0.25, 0.25])
-    np.testing.assert_array_equal(NoSmoothing().update(window, 1.0), window)
+    np.testing.assert_array_equal(Smoother().update(window, 1.0), window)
 
 
 def test_logs_far_apart_do_not_overflow() -> None:

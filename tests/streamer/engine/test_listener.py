@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import threading
@@ -53,10 +54,11 @@ class FaultyClassifier(Classifier):
 class ScriptedSource(Source):
     """A source that delivers, each time it is opened, seconds of noise and then raises an error."""
 
+    live = True
+
     def __init__(self, *script: tuple[float, Exception | None]) -> None:
         self.name = "scripted"
         self.kind = "media"
-        self.live = True
         self._script = list(script)
         self._left, self._end = 0.0, None
         self.opened = 0
@@ -87,14 +89,14 @@ def classifier(model: Path) -> FaultyClassifier:
 
 
 def decisions(log: Log) -> list[Decision]:
-    return [heard.event for heard in log.heard if isinstance(heard.event, Decision)]
+    return [each.event for each in log.pipeline_events if isinstance(each.event, Decision)]
 
 
 def segments(log: Log) -> list[Segment]:
-    return [heard.event for heard in log.heard if isinstance(heard.event, Segment)]
+    return [each.event for each in log.pipeline_events if isinstance(each.event, Segment)]
 
 
-def hear_all(source: Source, classifier: Classifier, *, paced: bool) -> Log:
+def run_to_end(source: Source, classifier: Classifier, *, paced: bool) -> Log:
     log = Log()
     listener = Listener(source, lambda: Pipeline(classifier), log, paced=paced)
     with running(listener):
@@ -105,7 +107,7 @@ def hear_all(source: Source, classifier: Classifier, *, paced: bool) -> Log:
 def test_a_file_is_read_to_its_end_and_its_segments_are_final(
     classifier: FaultyClassifier, demo_clip: Path
 ) -> None:
-    log = hear_all(make_source(f"clip={demo_clip}", fast=True), classifier, paced=False)
+    log = run_to_end(make_source(f"clip={demo_clip}", fast=True), classifier, paced=False)
     assert log.states == [CONNECTING, LIVE, ENDED]
     assert {event.source for event in log.events} == {"clip"}
     assert log.events[-1] is log.statuses[-1]
@@ -119,8 +121,8 @@ def test_a_file_gives_the_same_decisions_in_real_time_and_faster(
 ) -> None:
     clip = tmp_path / "clip.wav"
     _cut(demo_clip, clip, seconds=9)
-    live = decisions(hear_all(make_source(str(clip)), classifier, paced=True))
-    fast = decisions(hear_all(make_source(str(clip), fast=True), classifier, paced=False))
+    live = decisions(run_to_end(make_source(str(clip)), classifier, paced=True))
+    fast = decisions(run_to_end(make_source(str(clip), fast=True), classifier, paced=False))
     assert len(live) >= 6
     assert live == fast
     assert live == list(streamer.replay(str(clip), model=model))
@@ -137,17 +139,27 @@ def _cut(source: Path, target: Path, *, seconds: float) -> None:
         file.writeframes((samples.clip(-1, 1) * 32767).astype("<i2").tobytes())
 
 
-def test_decisions_carry_the_time_of_their_last_sample(
-    classifier: FaultyClassifier, demo_clip: Path
-) -> None:
-    log = Log()
-    before = time.monotonic()
-    with running(Listener(make_source(str(demo_clip)), lambda: Pipeline(classifier), log)):
-        log.wait(lambda: len(decisions(log)) >= 5, "decisions")
-    heard = [event for event in log.heard if isinstance(event.event, Decision)]
-    steps = np.diff([event.heard for event in heard])
-    np.testing.assert_allclose(steps, np.diff([event.event.position for event in heard]), atol=0.02)
-    assert before < heard[0].heard < time.monotonic()
+class RecordedSource(ScriptedSource):
+    """A source whose sound was recorded from `began` on, at the model's rate."""
+
+    began = 1000.0
+    live = False
+    samples = 0
+
+    def read(self, timeout: float) -> AudioBlock | None:
+        block = super().read(timeout)
+        assert block is not None
+        self.samples += len(block.samples)
+        end_time = self.began + self.samples / 22050
+        return dataclasses.replace(block, sample_rate=22050, end_time=end_time)
+
+
+def test_decisions_carry_the_time_of_their_last_sample(classifier: FaultyClassifier) -> None:
+    log = run_to_end(RecordedSource((25.0, SourceEnded())), classifier, paced=True)
+    events = [each for each in log.pipeline_events if isinstance(each.event, Decision)]
+    assert len(events) >= 5
+    expected = [RecordedSource.began + event.event.position for event in events]
+    assert [event.end_time for event in events] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_stopped_listener_ends_its_segments_and_then_the_source(
@@ -166,7 +178,7 @@ def test_a_file_that_cannot_be_decoded_has_failed(
     classifier: FaultyClassifier, tmp_path: Path
 ) -> None:
     (tmp_path / "text.wav").write_text("no sound in here\n" * 100)
-    log = hear_all(make_source(str(tmp_path / "text.wav")), classifier, paced=True)
+    log = run_to_end(make_source(str(tmp_path / "text.wav")), classifier, paced=True)
     assert log.states == [CONNECTING, FAILED]
     assert str(tmp_path / "text.wav") in log.statuses[-1].detail
 

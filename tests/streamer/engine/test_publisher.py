@@ -75,10 +75,10 @@ def publisher(clock: FakeClock, recorder: Recorder) -> Publisher:
     return Publisher([recorder, Recorder()], clock)
 
 
-def decision(position: float, source: str = "radio", heard: float = 1000.0) -> PipelineEvent:
+def decision(position: float, source: str = "radio", end_time: float = 1000.0) -> PipelineEvent:
     shares = {"blues": 0.25, "jazz": 0.75}
     event = Decision(position, 1.0, State.MUSIC, "jazz", 0.75, shares, shares, -20.0)
-    return PipelineEvent(source, event, heard)
+    return PipelineEvent(source, event, end_time)
 
 
 SEGMENT = Segment(1, 0.0, None, State.MUSIC, "jazz", 0.75, None, False)

@@ -67,15 +67,15 @@ def test_a_live_run_gives_the_events_of_a_replay(model: Path, song: Path) -> Non
     log.wait(lambda: listener.status.state is SourceState.ENDED, "the end of the song")
     listener.stop()
     live: list[Event] = [event.event for event in log.events if isinstance(event, PipelineEvent)]
-    assert repr(live) == repr(list(events(song, model=classifier)))
+    assert repr(live) == repr(list(events(song, Pipeline(classifier))))
 
 
 @pytest.mark.shared
 def test_real_music_replays_identically_in_any_pieces(shared: Path, gtzan_model: Path) -> None:
     track = shared / "gtzan" / "audio" / "disco" / "disco.00000.flac"
-    first, second = (repr(list(events(track, model=gtzan_model))) for _ in range(2))
-    assert first == second
     classifier = Classifier.load(gtzan_model)
+    first, second = (repr(list(events(track, Pipeline(classifier)))) for _ in range(2))
+    assert first == second
     samples, rate = _decoded(track)
     pipeline = Pipeline(classifier)
     in_pieces: list[Event] = []

@@ -52,7 +52,7 @@ def test_a_replay_equals_the_samples_fed_by_hand(model: Path, tmp_path: Path) ->
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
     pipeline = streamer.Pipeline(Classifier.load(model))
     by_hand = pipeline.feed(samples / np.float32(32768), 22050) + pipeline.finish()
-    assert repr(list(events(song, model=model))) == repr(by_hand)
+    assert repr(list(events(song, streamer.Pipeline(Classifier.load(model))))) == repr(by_hand)
 
 
 def test_a_replay_takes_less_time_than_the_recording(model: Path, tmp_path: Path) -> None:
@@ -67,7 +67,11 @@ def test_a_recording_has_its_title(model: Path, tmp_path: Path) -> None:
     with soundfile.SoundFile(song, "w", 22050, 1) as file:
         file.title, file.artist = "Song", "Artist"
         file.write(band_noise("low", 5, 22050))
-    segments = [e for e in events(song, model=model) if isinstance(e, streamer.Segment)]
+    segments = [
+        e
+        for e in events(song, streamer.Pipeline(Classifier.load(model)))
+        if isinstance(e, streamer.Segment)
+    ]
     assert {segment.title for segment in segments} == {"Artist - Song"}
 
 
@@ -98,7 +102,11 @@ def test_an_equals_sign_in_a_path_is_part_of_it(model: Path, tmp_path: Path) -> 
 
 def test_events_include_segments(model: Path, tmp_path: Path) -> None:
     song = write_song(tmp_path / "song.wav")
-    segments = [e for e in events(song, model=model) if isinstance(e, streamer.Segment)]
+    segments = [
+        e
+        for e in events(song, streamer.Pipeline(Classifier.load(model)))
+        if isinstance(e, streamer.Segment)
+    ]
     assert [(s.genre, s.final) for s in segments[-1:]] == [("high", True)]
     assert segments[-1].end == pytest.approx(20, abs=1e-3)
 

@@ -104,7 +104,7 @@ def test_a_tone_played_into_the_microphone_is_classified(
     sound: SoundServer, classifier: Classifier
 ) -> None:
     def has_decided(genre: str) -> bool:
-        events = (published.event for published in log.heard)
+        events = (published.event for published in log.pipeline_events)
         return any(isinstance(event, Decision) and event.genre == genre for event in events)
 
     sound.add_sink("speaker")
@@ -131,13 +131,13 @@ def test_a_device_that_is_unplugged_and_returns_is_live_again(
         other.wait_for_states(LIVE)
         sound.remove(module)
         log.wait_for_states(LIVE, STALLED, RECONNECTING)
-        before = len(other.heard)
-        other.wait(lambda: len(other.heard) > before + 2, "decisions of the other source")
+        before = len(other.pipeline_events)
+        other.wait(lambda: len(other.pipeline_events) > before + 2, "decisions of the other source")
         sound.add_sink("speaker")
         log.wait_for_states(LIVE, STALLED, RECONNECTING, LIVE)
         with sound.playing(*tone(100), sink="speaker"):
-            heard = len(log.heard)
-            log.wait(lambda: len(log.heard) > heard + 2, "decisions after the return")
+            before = len(log.pipeline_events)
+            log.wait(lambda: len(log.pipeline_events) > before + 2, "decisions after the return")
         assert hearing.reconnects >= 1
         assert hearing.crashes == 0
         assert (unaffected.reconnects, unaffected.dropped) == (0, 0)
@@ -160,8 +160,10 @@ def test_a_device_that_stops_does_not_affect_another_one(
         other.wait_for_states(LIVE)
         sound.control("suspend-sink", "dead", "1")
         log.wait_for_states(LIVE, STALLED, RECONNECTING)
-        before = len(other.heard)
-        other.wait(lambda: len(other.heard) > before + 2, "decisions of the other recording")
+        before = len(other.pipeline_events)
+        other.wait(
+            lambda: len(other.pipeline_events) > before + 2, "decisions of the other recording"
+        )
         sound.control("suspend-sink", "dead", "0")
         log.wait_for_states(LIVE, STALLED, RECONNECTING, LIVE)
         assert hearing.reconnects >= 1

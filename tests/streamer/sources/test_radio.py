@@ -79,7 +79,7 @@ def test_a_radio_whose_server_restarts_is_live_again(
 ) -> None:
     log = Log()
     with running(listener(make_source(station.url), classifier, log)) as hearing:
-        log.wait(lambda: len(log.heard) >= 2, "decisions")
+        log.wait(lambda: len(log.pipeline_events) >= 2, "decisions")
         station.stop_server()
         log.wait_for_states(LIVE, RECONNECTING)
         log.wait_for_detail("connection refused")
@@ -88,8 +88,8 @@ def test_a_radio_whose_server_restarts_is_live_again(
         log.wait_for_detail("404")
         station.start_feeding()
         log.wait_for_states(LIVE, RECONNECTING, LIVE)
-        before = len(log.heard)
-        log.wait(lambda: len(log.heard) > before + 2, "decisions after the gap")
+        before = len(log.pipeline_events)
+        log.wait(lambda: len(log.pipeline_events) > before + 2, "decisions after the gap")
         assert hearing.reconnects >= 2
         assert hearing.crashes == 0
     assert log.states[-1] is ENDED
@@ -145,8 +145,10 @@ def test_a_radio_that_fails_does_not_affect_another_source(
         file_log.wait_for_states(LIVE)
         station.stop_server()
         radio_log.wait_for_states(LIVE, RECONNECTING)
-        before = len(file_log.heard)
-        file_log.wait(lambda: len(file_log.heard) > before + 3, "decisions of the other source")
+        before = len(file_log.pipeline_events)
+        file_log.wait(
+            lambda: len(file_log.pipeline_events) > before + 3, "decisions of the other source"
+        )
         assert hearing.dropped == 0
         assert hearing.reconnects == 0
     assert file_log.states == [SourceState.CONNECTING, LIVE, ENDED]
