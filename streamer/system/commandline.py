@@ -18,14 +18,9 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class UserError(Exception):
-    """An error that the user can act on; the message is the one line that is printed.
+    """An error that the user can act on.
 
-    Parameters
-    ----------
-    message
-        What is wrong, with which value, and what to do.
-    exit_status
-        Overrides the class's `exit_status` for this error.
+    The message is the one line that is printed: what is wrong, with which value, what to do.
     """
 
     exit_status = 2
@@ -43,6 +38,23 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise a `UserError` that refers to ``--help``."""
         raise UserError(f"{message}; see {self.prog} --help")
+
+
+def print_line(line: str) -> None:
+    """Print a line and flush it; a reader that has left does not stop the program.
+
+    Raises
+    ------
+    UserError
+        If standard output cannot be written, for one because the disk is full.
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        discard_standard_output()
+    except OSError as error:
+        discard_standard_output()
+        raise UserError(f"cannot write the output: {error.strerror}", exit_status=1) from None
 
 
 def run_program(
@@ -65,8 +77,7 @@ def run_program(
     body
         Runs the program and returns its exit status.
     user_errors
-        Further exceptions whose message is written for the user, of modules that cannot derive
-        them from `UserError`.
+        Further exceptions for the user, of modules that cannot derive them from `UserError`.
     interrupted
         Reported on Ctrl-C; without it the program ends with 130 and prints nothing.
     """

@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping, MutableMapping
 
 REQUEST_SIGNALS = (signal.SIGHUP, signal.SIGUSR1)
 """Signals that request a reload and a report of the state."""
@@ -18,18 +17,14 @@ FIRST_SOCKET = 3
 
 
 class Notifier:
-    """Sends notifications to the service manager; does nothing without one.
+    """Sends notifications to the service manager; does nothing without one."""
 
-    Parameters
-    ----------
-    environment
-        Provides NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID.
-    """
-
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        environment = os.environ if environment is None else environment
-        self._address = _address(environment.get("NOTIFY_SOCKET", ""))
-        self.watchdog_seconds = _watchdog_seconds(environment)
+    def __init__(self) -> None:
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        if address.startswith("@"):  # an abstract name
+            address = f"\0{address[1:]}"
+        self._address = address if address[:1] in ("/", "\0") else None
+        self.watchdog_seconds = _watchdog_seconds()
         """Longest time between two calls of `watchdog`; None if the watchdog is off."""
         self._socket: socket.socket | None = None
         self._last_status = ""
@@ -85,30 +80,22 @@ def ignore_requests() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _address(text: str) -> str | None:
-    """Return the socket address of a path or, after @, an abstract name; None for anything else."""
-    if text.startswith("@"):
-        return "\0" + text[1:]
-    return text if text.startswith("/") else None
-
-
-def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
-    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+def _watchdog_seconds() -> float | None:
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
-    microseconds = environment.get("WATCHDOG_USEC", "")
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
     return int(microseconds) / 1e6 if microseconds.isdecimal() and int(microseconds) else None
 
 
-def inherited_sockets(environment: MutableMapping[str, str] | None = None) -> list[socket.socket]:
+def inherited_sockets() -> list[socket.socket]:
     """Return the listening sockets that systemd opened for this process.
 
-    Their variables are removed from `environment`, so that no child process takes the sockets for
-    its own.
+    Their variables are removed from the environment, so that no child process takes the sockets
+    for its own.
     """
-    environment = os.environ if environment is None else environment
-    process = environment.pop("LISTEN_PID", "")
-    count = environment.pop("LISTEN_FDS", "")
-    environment.pop("LISTEN_FDNAMES", None)
+    process = os.environ.pop("LISTEN_PID", "")
+    count = os.environ.pop("LISTEN_FDS", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
     if process != str(os.getpid()) or not count.isdecimal():
         return []
     sockets = []

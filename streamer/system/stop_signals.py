@@ -22,25 +22,15 @@ class StopSignals:
     """Handles SIGTERM and SIGINT; to be made on the event loop's thread.
 
     The first signal requests an orderly stop and starts the deadline, since the event loop may
-    hang. A second one ends the process at once, with status 128 + its number.
-
-    Parameters
-    ----------
-    stop
-        Called on the event loop's thread with the first signal.
-    deadline
-        Starts the deadline; see `exit_deadline`.
-
-    Attributes
-    ----------
-    received : int
-        Number of signals so far.
+    hang. A second one ends the process at once, with status 128 + its number. `stop` is called on
+    the event loop's thread, `deadline` (see `exit_deadline`) in the signal handler.
     """
 
     def __init__(
         self, stop: Callable[[signal.Signals], None], deadline: Callable[[], None]
     ) -> None:
         self.received = 0
+        """Number of signals so far."""
         self._stop = stop
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
