@@ -12,7 +12,7 @@ _NAME = re.compile(r"[^/\\:=?#@]{1,64}")
 
 
 def is_url(location: str) -> bool:
-    """Tell whether `location` has a scheme, which a Windows drive is not."""
+    """Return whether `location` has a scheme, which a Windows drive is not."""
     return re.match(r"[a-z][a-z0-9+.-]+:(//|$)", location, re.IGNORECASE) is not None
 
 

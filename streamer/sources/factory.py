@@ -52,8 +52,8 @@ def make_source(
     if location == "-":
         return PipeSource(name=name or "stdin", rate=rate, channels=channels, fast=fast)
     if location == "demo":
-        demo = str(DEMO_CLIP)
-        return MediaSource(demo, name=name or "demo", kind="demo", fast=fast, loop=loop)
+        clip = str(DEMO_CLIP)
+        return MediaSource(clip, name=name or "demo", kind="demo", fast=fast, loop=loop)
     if is_url(location):
         _check_url(location)
     else:
@@ -73,14 +73,15 @@ def _check_url(url: str) -> None:
 
 
 def _check_path(path: Path) -> None:
+    reason = None
     try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
+        if stat.S_ISDIR(path.stat().st_mode):
+            reason = "this is a folder; name a file or a playlist"
+        elif not os.access(path, os.R_OK):
+            reason = "permission denied; let this user read it"
     except FileNotFoundError:
-        raise SourceError(f"{path}: no such file; check the path", permanent=True) from None
+        reason = "no such file; check the path"
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise SourceError(f"{path}: {reason}; check the path", permanent=True) from None
-    if is_folder:
-        raise SourceError(f"{path}: this is a folder; name a file or a playlist", permanent=True)
-    if not os.access(path, os.R_OK):
-        raise SourceError(f"{path}: permission denied; let this user read it", permanent=True)
+        reason = f"{(error.strerror or str(error)).lower()}; check the path"
+    if reason:
+        raise SourceError(f"{path}: {reason}", permanent=True)

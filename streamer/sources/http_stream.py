@@ -88,12 +88,7 @@ class Resource:
 def open_resource(url: str, timeout: float) -> Resource:
     """Request `url` and follow redirects; credentials in it are sent as Basic authentication.
 
-    Parameters
-    ----------
-    url
-        An http or https URL.
-    timeout
-        Seconds without data after which the connection counts as broken.
+    `timeout` are the seconds without data after which the connection counts as broken.
 
     Raises
     ------
@@ -106,10 +101,8 @@ def open_resource(url: str, timeout: float) -> Resource:
         response = _opener().open(_request(url), timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        reason = f"the server answered {error.code} {error.reason}"
-        raise SourceError(
-            f"{display_name}: {reason}", permanent=error.code in PERMANENT_STATUSES
-        ) from None
+        message = f"{display_name}: the server answered {error.code} {error.reason}"
+        raise SourceError(message, permanent=error.code in PERMANENT_STATUSES) from None
     except TimeoutError:
         raise SourceError(f"{display_name}: no answer within {timeout:g} s") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -153,8 +146,8 @@ def _request(url: str) -> urllib.request.Request:
         headers={"User-Agent": USER_AGENT, "Icy-MetaData": "1", "Accept": "*/*"},
     )
     if parts.username is not None:
-        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-        encoded = b64encode(credentials).decode()
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        encoded = b64encode(credentials.encode()).decode()
         # The password is for this host, not for one to which it redirects.
         request.add_unredirected_header("Authorization", f"Basic {encoded}")
     return request
@@ -184,19 +177,8 @@ def _reason(error: Exception) -> str:
 class HttpStream:
     """The audio of a response, and the titles between it.
 
-    Parameters
-    ----------
-    response
-        An open response.
-    metadata_interval
-        Audio bytes between two blocks of ICY metadata; 0 if there are none.
-    timeout_seconds
-        Timeout of the socket in seconds, for the error.
-
-    Attributes
-    ----------
-    timeout : InactivityTimeout or None
-        Checked at every read, since a demuxer that finds no packets reads on for ever.
+    `metadata_interval` are the audio bytes between two blocks of ICY metadata, 0 if there are none;
+    `timeout_seconds` is the timeout of the socket, for the error.
     """
 
     def __init__(
@@ -204,6 +186,7 @@ class HttpStream:
     ) -> None:
         self.name = redact(response.url)
         self.timeout: InactivityTimeout | None = None
+        """Checked at every read, since a demuxer that finds no packets reads on for ever."""
         self._response = response
         self._metadata_interval = metadata_interval
         self._timeout_seconds = timeout_seconds

@@ -85,8 +85,6 @@ class MediaSource(ThreadedSource):
         Start again at the end of a file or a playlist.
     inactivity_seconds
         Seconds without data, or without audio, after which a connection counts as broken.
-    decoding_slots
-        Limits how many radios are decoded at once; by default shared by the process.
     """
 
     def __init__(
@@ -98,16 +96,13 @@ class MediaSource(ThreadedSource):
         fast: bool = False,
         loop: bool = False,
         inactivity_seconds: float = INACTIVITY_SECONDS,
-        decoding_slots: FairSemaphore | None = None,
     ) -> None:
         super().__init__(name or default_name(location), paced=not fast)
         self.real_time = not fast
         self.kind = kind
-        self.live = False
         self._location = location
         self._loop = loop
         self._inactivity_seconds = inactivity_seconds
-        self._decoding_slots = decoding_slots or shared_decoding_slots()
         self._played = False
 
     def produce(self, queue: BlockQueue) -> None:
@@ -156,7 +151,7 @@ class MediaSource(ThreadedSource):
         if http:
             http.timeout = timeout
         try:
-            with http.decoding(self._decoding_slots) if http else nullcontext():
+            with http.decoding(shared_decoding_slots()) if http else nullcontext():
                 title_at = http.title_at if http else None
                 for block in decode(media.container, media.display_name, title_at, timeout):
                     queue.put(replace(block, discontinuity=discontinuity))

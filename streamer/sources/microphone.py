@@ -41,11 +41,11 @@ class MicrophoneSource(ThreadedSource):
         Name of the source for clients.
     loopback
         Record what the computer plays instead of `device`.
-    inactivity_seconds
-        Seconds without a block after which the device counts as failed.
     clock
         Seconds, as `time.monotonic`.
     """
+
+    live = True
 
     def __init__(
         self,
@@ -53,14 +53,11 @@ class MicrophoneSource(ThreadedSource):
         *,
         name: str,
         loopback: bool = False,
-        inactivity_seconds: float = DEVICE_INACTIVITY_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name, paced=False)
         self.kind = "loopback" if loopback else "microphone"
-        self.live = True
         self._request = {"device": device, "loopback": loopback}
-        self._inactivity_seconds = inactivity_seconds
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
         self._process_lock = threading.Lock()
@@ -77,7 +74,7 @@ class MicrophoneSource(ThreadedSource):
         block = super().read(timeout)
         now = self._clock()
         if block is not None:
-            self._deadline = now + self._inactivity_seconds
+            self._deadline = now + DEVICE_INACTIVITY_SECONDS
         elif now > self._deadline:
             raise SourceError("the device delivers no audio", stalled=True)
         return block
@@ -157,24 +154,14 @@ def list_devices() -> str:
     devices = _find_devices(rates=True)
     if not devices:
         return capture.no_devices()
-    header = ("", "index", "name", "host", "channels", "rate", "also takes")
-    rows = [
-        (
-            "*" if device["default"] else "",
-            str(device["index"]),
-            device["name"],
-            device["host"],
-            str(device["channels"]),
-            f"{device['rate']} Hz",
-            " ".join(str(rate) for rate in device["rates"] if rate != device["rate"]),
-        )
-        for device in devices
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    ]
+    rows = [["", "index", "name", "host", "channels", "rate", "also takes"]]
+    for device in devices:
+        others = " ".join(str(rate) for rate in device["rates"] if rate != device["rate"])
+        values = [device[key] for key in ("index", "name", "host", "channels")]
+        default = "*" if device["default"] else ""
+        rows.append([default, *map(str, values), f"{device['rate']} Hz", others])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     hint = "* the default, --device mic; --device also takes an index, a part of a name, loopback"
     return "\n".join([*lines, "", hint])
 

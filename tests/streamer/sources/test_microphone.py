@@ -174,8 +174,7 @@ def test_a_driver_that_hangs_is_stalled_until_it_works_again(
 ) -> None:
     sound.add_sink("speaker")
     log = Log()
-    source = MicrophoneSource(None, name="mic", inactivity_seconds=1.0)
-    with running(listener(source, classifier, log)):
+    with running(listener(MicrophoneSource(None, name="mic"), classifier, log)):
         log.wait_for_states(LIVE)
         sound.freeze()
         log.wait_for_states(LIVE, STALLED)
