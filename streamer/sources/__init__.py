@@ -3,7 +3,6 @@
 `make_source` and `make_device` return a `Source`, which delivers `AudioBlock`s.
 """
 
-from streamer.core.events import SourceKind, SourceState
 from streamer.sources.base import AudioBlock, Source, SourceEnded, SourceError
 from streamer.sources.factory import make_source
 from streamer.sources.microphone import list_devices, make_device
@@ -13,8 +12,6 @@ __all__ = [
     "Source",
     "SourceEnded",
     "SourceError",
-    "SourceKind",
-    "SourceState",
     "list_devices",
     "make_device",
     "make_source",

@@ -19,10 +19,7 @@ def is_url(location: str) -> bool:
 def ascii_url(url: str) -> str:
     """Return a URL as it is requested: its host in IDNA, the rest percent-encoded as UTF-8.
 
-    Raises
-    ------
-    ValueError
-        If its host or port is not possible.
+    `ValueError` is raised if its host or port is not possible.
 
     Examples
     --------

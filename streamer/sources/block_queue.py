@@ -66,16 +66,9 @@ class BlockQueue:
     A producer that is stuck in a system call outlives its queue: what it still delivers is
     discarded, and `stopped` tells it to return.
 
-    Parameters
-    ----------
-    paced
-        Whether each block is released only when its last sample is due: at the speed of sound from
-        the first block on, and never before the block has arrived. Otherwise blocks are released at
-        once, as they are.
-    budget
-        Memory to share with other queues; by default that of the process.
-    clock
-        Seconds, as `time.monotonic`.
+    If `paced`, each block is released only when its last sample is due: at the speed of sound from
+    the first block on, and never before the block has arrived. Otherwise blocks are released at
+    once, as they are.
     """
 
     def __init__(

@@ -107,25 +107,18 @@ def input_devices(sd: Any, *, rates: bool = False) -> list[dict[str, Any]]:
         if device["max_input_channels"] > 0
     ]
     for device in devices if rates else ():
-        device["rates"] = [rate for rate in RATES if _supports(sd, device["index"], rate)]
+        device["rates"] = []
+        for rate in RATES:
+            with contextlib.suppress(sd.PortAudioError):
+                sd.check_input_settings(device=device["index"], samplerate=rate, channels=1)
+                device["rates"].append(rate)
     return devices
-
-
-def _supports(sd: Any, index: int, rate: int) -> bool:
-    try:
-        sd.check_input_settings(device=index, samplerate=rate, channels=1)
-    except sd.PortAudioError:
-        return False
-    return True
 
 
 def choose(devices: list[dict[str, Any]], wanted: str | int | None) -> dict[str, Any]:
     """Return the one device with an index, a name or a part of a name; None: the default device.
 
-    Raises
-    ------
-    CaptureError
-        If there is none, or more than one.
+    `CaptureError` is raised if there is none, or more than one.
     """
     if not devices:
         raise CaptureError(no_devices())
@@ -270,12 +263,11 @@ def main() -> NoReturn:
                 send_json(b"D", input_devices(sd, **request))
             else:
                 record(sd, **request)
-        except CaptureError as error:
-            status = 1
-            send_json(b"E", {"message": str(error), "permanent": error.permanent})
         except Exception as error:
             status = 1
-            send_json(b"E", {"message": f"{type(error).__name__}: {error}", "permanent": False})
+            is_defect = not isinstance(error, CaptureError)
+            message = f"{type(error).__name__}: {error}" if is_defect else str(error)
+            send_json(b"E", {"message": message, "permanent": getattr(error, "permanent", False)})
     os._exit(status)
 
 

@@ -95,13 +95,8 @@ def decode(
     """Decode the best audio stream of a container; packets that cannot be decoded are left out.
 
     `title_at` returns the title at a byte position of the container, if something else than its
-    tags announces titles; `timeout` is for streams without an end.
-
-    Raises
-    ------
-    SourceError
-        If there is no audio that can be decoded, its sample rate is impossible, or `timeout` is
-        exceeded.
+    tags announces titles; `timeout` is for streams without an end. `SourceError` is raised if there
+    is no audio that can be decoded, its sample rate is impossible, or `timeout` is exceeded.
     """
     stream = container.streams.best("audio")
     if stream is None:
@@ -125,24 +120,17 @@ def decode(
         title = tags if announced is None else announced
         for frame in frames:
             assert isinstance(frame, AudioFrame)
-            _check_rate(frame, display_name)
+            rate, channels = frame.sample_rate, frame.layout.nb_channels
+            if rate * channels > MAX_VALUES_PER_SECOND:
+                reason = f"a sample rate of {rate} Hz with {channels} channels is not possible"
+                raise SourceError(f"{display_name}: {reason}; the audio is damaged", permanent=True)
             if frame.samples:
-                yield from builder.add(_samples_of(frame), frame.sample_rate, title)
+                yield from builder.add(_samples_of(frame), rate, title)
                 if timeout:
                     timeout.reset()
     yield from builder.flush()
     if not builder.sample_count:
         raise SourceError(f"{display_name} holds no audio that can be decoded", permanent=True)
-
-
-def _check_rate(frame: AudioFrame, display_name: str) -> None:
-    rate, channels = frame.sample_rate, frame.layout.nb_channels
-    if rate * channels > MAX_VALUES_PER_SECOND:
-        raise SourceError(
-            f"{display_name}: a sample rate of {rate} Hz with {channels} channels is not possible; "
-            "the audio is damaged",
-            permanent=True,
-        )
 
 
 def _new_tags(packet: av.Packet[Any]) -> dict[str, str] | None:

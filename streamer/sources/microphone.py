@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -31,18 +31,9 @@ logger = logging.getLogger(__name__)
 
 
 class MicrophoneSource(ThreadedSource):
-    """An input device, or what the computer plays.
+    """An input device, or with `loopback` what the computer plays.
 
-    Parameters
-    ----------
-    device
-        A device's name or a part of it; None: the default device when the source is opened.
-    name
-        Name of the source for clients.
-    loopback
-        Record what the computer plays instead of `device`.
-    clock
-        Seconds, as `time.monotonic`.
+    `device` is its name or a part of it; None: the default device when the source is opened.
     """
 
     live = True
@@ -95,15 +86,14 @@ class MicrophoneSource(ThreadedSource):
                 if queue.stopped.is_set():
                     return
                 self._process = process
-            assert process.stdout is not None
-            self._put_blocks(process.stdout, queue)
+            self._put_blocks(process, queue)
         if not queue.stopped.is_set():
             raise SourceError("the recording program has ended", stalled=True)
 
-    def _put_blocks(self, messages: IO[bytes], queue: BlockQueue) -> None:
+    def _put_blocks(self, process: subprocess.Popen[bytes], queue: BlockQueue) -> None:
         sample_rate, channels = 0, 0
         earlier_overruns, discontinuity = self.overruns, self._played
-        for kind, body in _read_messages(messages):
+        for kind, body in _read_messages(process):
             if kind == b"O":
                 opened = json.loads(body)
                 sample_rate, channels = opened["sample_rate"], opened["channels"]
@@ -114,15 +104,9 @@ class MicrophoneSource(ThreadedSource):
                 end_time, dropped, overruns = capture.AUDIO.unpack_from(body)
                 values = np.frombuffer(body, np.float32, offset=capture.AUDIO.size)
                 self.overruns = earlier_overruns + overruns
-                queue.put(
-                    AudioBlock(
-                        values.reshape(-1, channels),
-                        sample_rate,
-                        end_time,
-                        discontinuity=discontinuity,
-                        dropped=dropped,
-                    )
-                )
+                samples = values.reshape(-1, channels)
+                block = AudioBlock(samples, sample_rate, end_time, None, discontinuity, dropped)
+                queue.put(block)
                 self._played, discontinuity = True, False
 
 
@@ -132,8 +116,7 @@ def _find_devices(*, rates: bool = False) -> list[dict[str, Any]]:
         timer = threading.Timer(LIST_SECONDS, process.kill)
         timer.start()
         try:
-            assert process.stdout is not None
-            for kind, body in _read_messages(process.stdout):
+            for kind, body in _read_messages(process):
                 if kind == b"E":
                     raise _failure(body)
                 devices: list[dict[str, Any]] = json.loads(body)
@@ -146,10 +129,7 @@ def _find_devices(*, rates: bool = False) -> list[dict[str, Any]]:
 def list_devices() -> str:
     """Return a table of the input devices: index, name, channels, rates, and which is default.
 
-    Raises
-    ------
-    SourceError
-        If PortAudio is missing or does not answer.
+    `SourceError` is raised if PortAudio is missing or does not answer.
     """
     devices = _find_devices(rates=True)
     if not devices:
@@ -192,10 +172,10 @@ def make_device(text: str) -> MicrophoneSource:
         if device == "mic":
             capture.choose(devices, None)
             return MicrophoneSource(None, name=name or device)
-        chosen = capture.choose(devices, int(device) if device.isdecimal() else device)
+        found = capture.choose(devices, int(device) if device.isdecimal() else device)["name"]
     except capture.CaptureError as error:
         raise SourceError(str(error), permanent=True) from None
-    return MicrophoneSource(chosen["name"], name=name or chosen["name"])
+    return MicrophoneSource(found, name=name or found)
 
 
 @contextmanager
@@ -214,7 +194,9 @@ def _capture(request: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def _read_messages(pipe: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+def _read_messages(process: subprocess.Popen[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    pipe = process.stdout
+    assert pipe is not None
     while len(header := pipe.read(capture.HEADER.size)) == capture.HEADER.size:
         kind, length = capture.HEADER.unpack(header)
         body = pipe.read(length)

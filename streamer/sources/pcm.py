@@ -21,20 +21,9 @@ DISPLAY_NAME = "standard input"
 class PipeSource(ThreadedSource):
     """Samples from standard input or another binary pipe, which can be read only once.
 
-    Parameters
-    ----------
-    name
-        Name of the source for clients.
-    rate, channels
-        Format of raw signed 16-bit little-endian samples (rate in Hz). If both are None the input
-        is a container: WAV, FLAC, Ogg, MP3, Matroska and so on.
-    fast
-        Deliver as fast as the pipe does rather than in real time.
-
-    Raises
-    ------
-    SourceError
-        If there is no standard input; permanent.
+    `rate` (Hz) and `channels` are the format of raw signed 16-bit little-endian samples. If both
+    are None the input is a container: WAV, FLAC, Ogg, MP3, Matroska and so on. A permanent
+    `SourceError` is raised if there is no standard input.
     """
 
     kind = "pcm"

@@ -43,10 +43,7 @@ class ArgumentParser(argparse.ArgumentParser):
 def print_line(line: str) -> None:
     """Print a line and flush it; a reader that has left does not stop the program.
 
-    Raises
-    ------
-    UserError
-        If standard output cannot be written, for one because the disk is full.
+    `UserError` is raised if standard output cannot be written, for one because the disk is full.
     """
     try:
         print(line, flush=True)
@@ -70,16 +67,9 @@ def run_program(
     that does not fit on the disk, with 1. A reader of standard output that has left is no failure.
     Any other exception is a defect and propagates.
 
-    Parameters
-    ----------
-    program
-        Name before every error line.
-    body
-        Runs the program and returns its exit status.
-    user_errors
-        Further exceptions for the user, of modules that cannot derive them from `UserError`.
-    interrupted
-        Reported on Ctrl-C; without it the program ends with 130 and prints nothing.
+    `user_errors` are further exceptions for the user, of modules that cannot derive them from
+    `UserError`. On Ctrl-C `interrupted` is reported; without it the program ends with 130 and
+    prints nothing.
     """
     open_closed_streams()
     reported: tuple[type[Exception], ...] = (UserError, *user_errors)

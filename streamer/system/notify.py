@@ -26,7 +26,8 @@ class Notifier:
         self._address = address if address[:1] in ("/", "\0") else None
         self.watchdog_seconds = _watchdog_seconds()
         """Longest time between two calls of `watchdog`; None if the watchdog is off."""
-        self._socket: socket.socket | None = None
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
         self._last_status = ""
 
     def ready(self) -> None:
@@ -35,9 +36,8 @@ class Notifier:
 
     def reloading(self) -> None:
         """Report that the settings are being read again."""
-        self._send(
-            f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
-        )
+        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
 
     def stopping(self) -> None:
         """Report that an orderly stop has begun."""
@@ -56,18 +56,12 @@ class Notifier:
 
     def close(self) -> None:
         """Close the socket."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._socket.close()
 
     def _send(self, text: str) -> None:
-        if self._address is None:
-            return
-        if self._socket is None:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            self._socket.setblocking(False)
         try:
-            self._socket.sendto(text.encode(), self._address)
+            if self._address is not None:
+                self._socket.sendto(text.encode(), self._address)
         except OSError:
             # The manager is restarting or its queue is full. Neither may disturb the daemon; the
             # status is sent again with the next change.

@@ -19,10 +19,7 @@ blanks."""
 def normalise_origin(text: str) -> str:
     """Return the origin of a web page as browsers spell it in the Origin header.
 
-    Raises
-    ------
-    ValueError
-        If `text` is not an origin.
+    `ValueError` is raised if `text` is not an origin.
 
     Examples
     --------
