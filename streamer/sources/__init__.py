@@ -1,7 +1,4 @@
-"""Where samples come from: microphones, files, network streams, standard input.
-
-`make_source` and `make_device` return a `Source`, which delivers `AudioBlock`s.
-"""
+"""Where samples come from: microphones, files, network streams, standard input."""
 
 from streamer.sources.base import AudioBlock, Source, SourceEnded, SourceError
 from streamer.sources.factory import make_source

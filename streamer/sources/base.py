@@ -103,13 +103,7 @@ class Source(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Start without blocking. Failures are raised here or by `read`.
-
-        Raises
-        ------
-        SourceError
-            If it cannot be opened.
-        """
+        """Start without blocking. Failures are raised as `SourceError`, here or by `read`."""
 
     @abstractmethod
     def read(self, timeout: float) -> AudioBlock | None:

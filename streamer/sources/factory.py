@@ -54,34 +54,28 @@ def make_source(
     if location == "demo":
         clip = str(DEMO_CLIP)
         return MediaSource(clip, name=name or "demo", kind="demo", fast=fast, loop=loop)
-    if is_url(location):
-        _check_url(location)
-    else:
-        _check_path(Path(location))
+    if problem := _problem(location):
+        shown = redact(location) if is_url(location) else Path(location)
+        raise SourceError(f"{shown}: {problem}", permanent=True)
     return MediaSource(location, name=name, fast=fast, loop=loop)
 
 
-def _check_url(url: str) -> None:
+def _problem(location: str) -> str | None:
+    """Return why a location cannot be opened, as far as that is known without opening it."""
     try:
-        ascii_url(url)
-    except ValueError:
-        raise SourceError(
-            f"{redact(url)}: there can be no such host or port; check them (a password's special "
-            "characters are written as %2F and the like)",
-            permanent=True,
-        ) from None
-
-
-def _check_path(path: Path) -> None:
-    reason = None
-    try:
-        if stat.S_ISDIR(path.stat().st_mode):
-            reason = "this is a folder; name a file or a playlist"
-        elif not os.access(path, os.R_OK):
-            reason = "permission denied; let this user read it"
+        if is_url(location):
+            ascii_url(location)
+        elif stat.S_ISDIR(Path(location).stat().st_mode):
+            return "this is a folder; name a file or a playlist"
+        elif not os.access(location, os.R_OK):
+            return "permission denied; let this user read it"
     except FileNotFoundError:
-        reason = "no such file; check the path"
+        return "no such file; check the path"
     except OSError as error:
-        reason = f"{(error.strerror or str(error)).lower()}; check the path"
-    if reason:
-        raise SourceError(f"{path}: {reason}", permanent=True)
+        return f"{(error.strerror or str(error)).lower()}; check the path"
+    except ValueError:
+        return (
+            "there can be no such host or port; check them (a password's special characters are "
+            "written as %2F and the like)"
+        )
+    return None

@@ -212,8 +212,9 @@ class MediaSource(ThreadedSource):
             options = {"rtsp_flags": "prefer_tcp", "timeout": microseconds}
         elif url.startswith("udp"):
             options = {"timeout": microseconds}
-        elif url.startswith("https"):
-            options |= _tls_options()
+        elif url.startswith("https") and (bundle := ssl.get_default_verify_paths().cafile):
+            # Without these it verifies no certificate; those of HLS segments it never does.
+            options |= {"tls_verify": "1", "ca_file": bundle}
         display_name = redact(url)
         seconds = self._inactivity_seconds * inactivity_factor
         with self._reported_errors(display_name):
@@ -236,12 +237,3 @@ class MediaSource(ThreadedSource):
             gone = (av.error.HTTPNotFoundError, av.error.ProtocolNotFoundError)
             permanent = permanent or isinstance(error, gone)
             raise SourceError(f"{display_name}: {reason}", permanent=permanent) from None
-
-
-def _tls_options() -> dict[str, str]:
-    """Return the options with which FFmpeg verifies certificates, as Python does; else it does not.
-
-    FFmpeg does not apply them to the segments of an HLS playlist.
-    """
-    bundle = ssl.get_default_verify_paths().cafile
-    return {"tls_verify": "1", "ca_file": bundle} if bundle else {}

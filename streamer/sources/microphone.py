@@ -149,19 +149,10 @@ def list_devices() -> str:
 def make_device(text: str) -> MicrophoneSource:
     """Make the source that `--device` names.
 
-    The device is looked up now and from then on identified by its name, since indices change when
-    devices are plugged in or out.
-
-    Parameters
-    ----------
-    text
-        "mic" (the default input), "loopback" (what the computer plays), an index, a device's name
-        or any part of it; "NAME=" in front names the source.
-
-    Raises
-    ------
-    SourceError
-        If there is no such device, or no PortAudio; permanent.
+    `text` is "mic" (the default input), "loopback" (what the computer plays), an index, a device's
+    name or any part of it; "NAME=" in front names the source. The device is looked up now and from
+    then on identified by its name, since indices change when devices are plugged in or out. A
+    permanent `SourceError` is raised if there is no such device, or no PortAudio.
     """
     name, device = split_name(text)
     devices = _find_devices()

@@ -12,8 +12,7 @@ import time
 
 REQUEST_SIGNALS = (signal.SIGHUP, signal.SIGUSR1)
 """Signals that request a reload and a report of the state."""
-FIRST_SOCKET = 3
-"""File descriptor of the first inherited socket, SD_LISTEN_FDS_START."""
+FIRST_SOCKET = 3  # SD_LISTEN_FDS_START
 
 
 class Notifier:

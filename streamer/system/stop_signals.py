@@ -56,7 +56,7 @@ def exit_deadline(seconds: float) -> Callable[[], None]:
     def end() -> None:
         started.get()
         time.sleep(seconds)
-        record = ("not stopped within %.0f s; ending as it stands", seconds)
+        record = ("not stopped within %.0f s; exiting at once", seconds)
         # Not on this thread: a handler of the log may hang.
         threading.Thread(target=logger.error, args=record, daemon=True).start()
         time.sleep(LOG_SECONDS)
