@@ -81,7 +81,6 @@ class BlockQueue:
         self.blocking = True
         """Whether `put` waits while the queue is full; otherwise the oldest block is dropped."""
         self.catch_up_seconds = CATCH_UP_SECONDS
-        """Backlog from which on blocks are released at `CATCH_UP_SPEED`."""
         self.stopped = threading.Event()
         """Set when the producer is to return."""
         self._paced = paced

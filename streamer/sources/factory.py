@@ -52,8 +52,7 @@ def make_source(
     if location == "-":
         return PipeSource(name=name or "stdin", rate=rate, channels=channels, fast=fast)
     if location == "demo":
-        clip = str(DEMO_CLIP)
-        return MediaSource(clip, name=name or "demo", kind="demo", fast=fast, loop=loop)
+        return MediaSource(str(DEMO_CLIP), name=name or "demo", kind="demo", fast=fast, loop=loop)
     if problem := _problem(location):
         shown = redact(location) if is_url(location) else Path(location)
         raise SourceError(f"{shown}: {problem}", permanent=True)

@@ -28,7 +28,6 @@ from streamer.system.urls import redact
 
 USER_AGENT = "genre-stream"
 MAX_PLAYLIST_BYTES = 1 << 20
-"""Bytes of a playlist that are read."""
 PERMANENT_STATUSES = (404, 410)
 """HTTP statuses after which another request is pointless."""
 _PLAYLIST_TYPES = re.compile(r"mpegurl|x-scpls|pls\+xml", re.IGNORECASE)

@@ -91,22 +91,21 @@ class MicrophoneSource(ThreadedSource):
             raise SourceError("the recording program has ended", stalled=True)
 
     def _put_blocks(self, process: subprocess.Popen[bytes], queue: BlockQueue) -> None:
-        sample_rate, channels = 0, 0
+        rate, channels = 0, 0
         earlier_overruns, discontinuity = self.overruns, self._played
         for kind, body in _read_messages(process):
             if kind == b"O":
                 opened = json.loads(body)
-                sample_rate, channels = opened["sample_rate"], opened["channels"]
+                rate, channels = opened["sample_rate"], opened["channels"]
                 logger.info("%s: recording from '%s'", self.name, opened["device"])
             elif kind == b"E":
-                raise _failure(body, stalled=sample_rate > 0)
+                raise _failure(body, stalled=rate > 0)
             elif kind == b"A":
                 end_time, dropped, overruns = capture.AUDIO.unpack_from(body)
                 values = np.frombuffer(body, np.float32, offset=capture.AUDIO.size)
                 self.overruns = earlier_overruns + overruns
                 samples = values.reshape(-1, channels)
-                block = AudioBlock(samples, sample_rate, end_time, None, discontinuity, dropped)
-                queue.put(block)
+                queue.put(AudioBlock(samples, rate, end_time, None, discontinuity, dropped))
                 self._played, discontinuity = True, False
 
 

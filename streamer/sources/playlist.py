@@ -7,7 +7,6 @@ import re
 from urllib.parse import urljoin
 
 SUFFIXES = (".m3u", ".m3u8", ".pls")
-"""File name endings of playlists."""
 MAX_ENTRIES = 10_000
 """Entries of a playlist from the network that are played."""
 _FILE = re.compile(r"File([0-9]{1,9})\s*=\s*(\S.*)", re.IGNORECASE)
@@ -46,5 +45,4 @@ def network_entries(text: str, playlist_url: str) -> list[str]:
     for entry in entries(text)[:MAX_ENTRIES]:
         with contextlib.suppress(ValueError):
             urls.append(urljoin(playlist_url, entry))
-    streams = re.compile(r"(https?|rtsps?|rtmps?|mmsh?|udp|rtp|srt)://")
-    return [url for url in urls if streams.match(url)]
+    return [url for url in urls if re.match(r"(https?|rtsps?|rtmps?|mmsh?|udp|rtp|srt)://", url)]

@@ -80,8 +80,7 @@ def configure(level: str, *, stream: TextIO | io.TextIOBase | None = None) -> No
             logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
         )
     handler.addFilter(RepeatFilter())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
+    logging.getLogger().handlers[:] = [handler]
     set_level(level)
 
 
