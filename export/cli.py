@@ -11,9 +11,14 @@ from export.errors import check_utf8
 from export.inspection import describe
 from export.source import read_source
 from streamer.core.model import Classifier, ModelError
-from streamer.system.commandline import INTERRUPTED, ArgumentParser, UserError, run_program
+from streamer.system.commandline import (
+    INTERRUPTED,
+    ArgumentParser,
+    UserError,
+    print_line,
+    run_program,
+)
 from streamer.system.files import check_writable
-from streamer.system.output import print_line
 
 PROGRAM = "genre-export"
 

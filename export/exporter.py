@@ -14,8 +14,8 @@ from export.embedding import embed_contract
 from export.errors import ExportError
 from export.source import ExportSource
 from streamer.core.model import Classifier, ModelError
+from streamer.system.console import silenced_stderr
 from streamer.system.files import atomic_write
-from streamer.system.output import silenced_stderr
 
 with silenced_stderr():
     from export.convert import Network

@@ -44,32 +44,14 @@ class SourceSettings:
 def make_inputs(
     settings: Settings, known: Mapping[SourceSettings, Source] | None = None
 ) -> dict[str, tuple[SourceSettings, Source]]:
-    """Make every source that the settings name, without opening it.
+    """Make every source that the settings name, without opening it; return them by their names.
 
-    Parameters
-    ----------
-    settings
-        Validated settings.
-    known
-        Existing sources; those whose settings have not changed are returned instead of new ones.
-
-    Returns
-    -------
-    dict
-        Name -> settings and source.
-
-    Raises
-    ------
-    InputError
-        If a source cannot be made, or two have the same name.
+    Those of the `known` sources whose settings have not changed are returned instead of new ones.
+    `InputError` is raised if a source cannot be made, or two have the same name.
     """
     wanted = [SourceSettings("device", text) for text in settings.device]
-    wanted += [
-        SourceSettings(
-            "source", text, settings.fast, settings.loop, settings.rate, settings.channels
-        )
-        for text in settings.source
-    ]
+    options = (settings.fast, settings.loop, settings.rate, settings.channels)
+    wanted += [SourceSettings("source", text, *options) for text in settings.source]
     inputs: dict[str, tuple[SourceSettings, Source]] = {}
     for own in wanted:
         try:
@@ -86,13 +68,7 @@ def make_inputs(
 
 
 def load_classifier(settings: Settings) -> Classifier:
-    """Load and check the model.
-
-    Raises
-    ------
-    InputError
-        If the model cannot be used.
-    """
+    """Load and check the model; raise `InputError` if it cannot be used."""
     try:
         return Classifier.load(settings.model or DEFAULT_MODEL, threads=settings.threads)
     except ModelError as error:
@@ -109,18 +85,11 @@ def pipeline_factory(
 ) -> Callable[[], Pipeline]:
     """Return a function that makes a pipeline for one source.
 
-    Raises
-    ------
-    InputError
-        If the decision settings cannot be used.
+    `InputError` is raised if the decision settings cannot be used.
     """
     try:
         decision = DecisionSettings.from_mapping(classifier.contract.decision, settings.decision)
     except DecisionSettingsError as error:
         raise InputError(str(error)) from None
-    return lambda: Pipeline(
-        classifier,
-        settings=decision,
-        hop_seconds=settings.hop_seconds,
-        spectrogram=spectrogram,
-    )
+    hop = settings.hop_seconds
+    return lambda: Pipeline(classifier, settings=decision, hop_seconds=hop, spectrogram=spectrogram)

@@ -16,6 +16,7 @@ import soundfile
 import soxr
 
 from streamer.core.spectrogram import Samples
+from streamer.sources.decoding import open_container
 from trainer.tracks import MIN_SECONDS
 
 ONLY_FFMPEG = frozenset({".m4a"})
@@ -113,7 +114,7 @@ def _decode_with_libsndfile(sound: soundfile.SoundFile, sample_rate: int) -> Sam
 def decode_with_ffmpeg(file: Path | BinaryIO, sample_rate: int) -> Samples:
     """Decode with FFmpeg, of any length; result and errors are those of `read_audio`."""
     try:
-        with av.open(str(file) if isinstance(file, Path) else file, "r") as container:
+        with open_container(str(file) if isinstance(file, Path) else file) as container:
             if not container.streams.audio:
                 raise AudioError("no audio in it")
             seconds = (container.duration or 0) / av.time_base

@@ -1,9 +1,5 @@
-"""Where samples come from: microphones, files, network streams, standard input.
+"""Where samples come from: microphones, files, network streams, standard input."""
 
-`make_source` and `make_device` return a `Source`, which delivers `AudioBlock`s.
-"""
-
-from streamer.core.events import SourceKind, SourceState
 from streamer.sources.base import AudioBlock, Source, SourceEnded, SourceError
 from streamer.sources.factory import make_source
 from streamer.sources.microphone import list_devices, make_device
@@ -13,8 +9,6 @@ __all__ = [
     "Source",
     "SourceEnded",
     "SourceError",
-    "SourceKind",
-    "SourceState",
     "list_devices",
     "make_device",
     "make_source",

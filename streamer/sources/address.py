@@ -12,17 +12,14 @@ _NAME = re.compile(r"[^/\\:=?#@]{1,64}")
 
 
 def is_url(location: str) -> bool:
-    """Tell whether `location` has a scheme, which a Windows drive is not."""
+    """Return whether `location` has a scheme, which a Windows drive is not."""
     return re.match(r"[a-z][a-z0-9+.-]+:(//|$)", location, re.IGNORECASE) is not None
 
 
 def ascii_url(url: str) -> str:
     """Return a URL as it is requested: its host in IDNA, the rest percent-encoded as UTF-8.
 
-    Raises
-    ------
-    ValueError
-        If its host or port is not possible.
+    `ValueError` is raised if its host or port is not possible.
 
     Examples
     --------

@@ -83,27 +83,18 @@ class Source(ABC):
 
     A source is opened, read until it raises, and closed; it may then be opened again. Only `close`
     and `waiting_blocks` may be used from another thread.
-
-    Attributes
-    ----------
-    name
-        Name of the source for clients.
-    kind
-        What sort of source it is.
-    live
-        Whether it is to be opened again when it ends. Valid once `read` has returned a block:
-        before that it is not known whether a URL is a radio or a file.
-    real_time
-        Whether blocks come at the speed of sound, rather than as fast as they are read.
-    overruns
-        How often the operating system reported that it had to discard samples.
     """
 
     name: str
+    """Name of the source for clients."""
     kind: SourceKind
-    live: bool
+    live: bool = False
+    """Whether it is to be opened again when it ends. Valid once `read` has returned a block: before
+    that it is not known whether a URL is a radio or a file."""
     real_time: bool = True
+    """Whether blocks come at the speed of sound, rather than as fast as they are read."""
     overruns: int = 0
+    """How often the operating system reported that it had to discard samples."""
 
     @property
     def waiting_blocks(self) -> int:
@@ -112,13 +103,7 @@ class Source(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Start without blocking. Failures are raised here or by `read`.
-
-        Raises
-        ------
-        SourceError
-            If it cannot be opened.
-        """
+        """Start without blocking. Failures are raised as `SourceError`, here or by `read`."""
 
     @abstractmethod
     def read(self, timeout: float) -> AudioBlock | None:

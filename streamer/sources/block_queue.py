@@ -31,13 +31,9 @@ SUSPENDED_SECONDS = 10.0
 
 
 class BufferBudget:
-    """Limits the memory of all queues of live sources together.
+    """Limits the memory of all queues of live sources together, in bytes.
 
-    Parameters
-    ----------
-    limit
-        Bytes. While more are queued, every queue that holds more than an equal share drops its
-        oldest blocks.
+    While more is queued, every queue that holds more than an equal share drops its oldest blocks.
     """
 
     def __init__(self, limit: int) -> None:
@@ -54,7 +50,7 @@ class BufferBudget:
                 self._sizes[queue] = size
 
     def is_exceeded_by(self, size: int) -> bool:
-        """Tell whether a queue of `size` bytes has to drop blocks."""
+        """Return whether a queue of `size` bytes has to drop blocks."""
         return self._total > self._limit and size * len(self._sizes) > self._limit
 
 
@@ -70,25 +66,9 @@ class BlockQueue:
     A producer that is stuck in a system call outlives its queue: what it still delivers is
     discarded, and `stopped` tells it to return.
 
-    Parameters
-    ----------
-    paced
-        Whether each block is released only when its last sample is due: at the speed of sound from
-        the first block on, and never before the block has arrived. Otherwise blocks are released at
-        once, as they are.
-    budget
-        Memory to share with other queues; by default that of the process.
-    clock
-        Seconds, as `time.monotonic`.
-
-    Attributes
-    ----------
-    blocking : bool
-        Whether `put` waits while the queue is full; otherwise the oldest block is dropped.
-    catch_up_seconds : float
-        Backlog from which on blocks are released at `CATCH_UP_SPEED`.
-    stopped : threading.Event
-        Set when the producer is to return.
+    If `paced`, each block is released only when its last sample is due: at the speed of sound from
+    the first block on, and never before the block has arrived. Otherwise blocks are released at
+    once, as they are.
     """
 
     def __init__(
@@ -99,8 +79,10 @@ class BlockQueue:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.blocking = True
+        """Whether `put` waits while the queue is full; otherwise the oldest block is dropped."""
         self.catch_up_seconds = CATCH_UP_SECONDS
         self.stopped = threading.Event()
+        """Set when the producer is to return."""
         self._paced = paced
         self._budget = budget or shared_budget()
         self._clock = clock
@@ -152,10 +134,7 @@ class BlockQueue:
     def get(self, timeout: float) -> AudioBlock | None:
         """Return the next block that is due within `timeout` seconds, or None.
 
-        Raises
-        ------
-        Exception
-            The reason given to `end`, after the last block.
+        After the last block the reason given to `end` is raised.
         """
         deadline = self._clock() + timeout
         with self._changed:
@@ -200,8 +179,8 @@ class BlockQueue:
             return block.end_time
         speed = CATCH_UP_SPEED if self._seconds > self.catch_up_seconds else 1.0
         dropped_seconds = (self._dropped + block.dropped) / block.sample_rate
-        due = self._last_end_time + (block.seconds + dropped_seconds) / speed
-        due = max(block.end_time, due)
+        after_last = self._last_end_time + (block.seconds + dropped_seconds) / speed
+        due = max(block.end_time, after_last)
         now = self._clock()
         return now if self.blocking and now - due > SUSPENDED_SECONDS else due
 

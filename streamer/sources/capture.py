@@ -32,7 +32,6 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -77,14 +76,8 @@ def send_json(kind: bytes, value: object) -> None:
     send(kind, json.dumps(value).encode())
 
 
-def load_portaudio() -> Any:
-    """Import sounddevice, which loads PortAudio.
-
-    Raises
-    ------
-    CaptureError
-        If PortAudio is missing or cannot start.
-    """
+def _load_portaudio() -> Any:
+    """Import sounddevice, which loads PortAudio."""
     try:
         import sounddevice
     except OSError:
@@ -114,25 +107,18 @@ def input_devices(sd: Any, *, rates: bool = False) -> list[dict[str, Any]]:
         if device["max_input_channels"] > 0
     ]
     for device in devices if rates else ():
-        device["rates"] = [rate for rate in RATES if _supports(sd, device["index"], rate)]
+        device["rates"] = []
+        for rate in RATES:
+            with contextlib.suppress(sd.PortAudioError):
+                sd.check_input_settings(device=device["index"], samplerate=rate, channels=1)
+                device["rates"].append(rate)
     return devices
 
 
-def _supports(sd: Any, index: int, rate: int) -> bool:
-    try:
-        sd.check_input_settings(device=index, samplerate=rate, channels=1)
-    except sd.PortAudioError:
-        return False
-    return True
-
-
 def choose(devices: list[dict[str, Any]], wanted: str | int | None) -> dict[str, Any]:
-    """Return the device with an index, a name or a part of a name; None: the default device.
+    """Return the one device with an index, a name or a part of a name; None: the default device.
 
-    Raises
-    ------
-    CaptureError
-        If there is none, or more than one.
+    `CaptureError` is raised if there is none, or more than one.
     """
     if not devices:
         raise CaptureError(no_devices())
@@ -155,17 +141,13 @@ def choose(devices: list[dict[str, Any]], wanted: str | int | None) -> dict[str,
 
 def _find_by_name(devices: list[dict[str, Any]], wanted: str) -> list[dict[str, Any]]:
     """Return the devices with this name, else with it on another card, else with it as a part."""
-    part = wanted.casefold()
-    matches: tuple[Callable[[str], bool], ...] = (
-        lambda name: name == wanted,
-        lambda name: _CARD.sub("", name) == _CARD.sub("", wanted),
-        lambda name: part in name.casefold(),
+    card, part = _CARD.sub("", wanted), wanted.casefold()
+    candidates = (
+        [device for device in devices if device["name"] == wanted],
+        [device for device in devices if _CARD.sub("", device["name"]) == card],
+        [device for device in devices if part in device["name"].casefold()],
     )
-    for match in matches:
-        found = [device for device in devices if match(device["name"])]
-        if found:
-            return found
-    return []
+    return next(filter(None, candidates), [])
 
 
 def no_devices() -> str:
@@ -180,29 +162,22 @@ def no_devices() -> str:
 
 
 def choose_loopback(devices: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the device that records what the computer plays.
-
-    Raises
-    ------
-    CaptureError
-        If there is none.
-    """
+    """Return the device that records what the computer plays; CaptureError if there is none."""
     if sys.platform.startswith("linux"):
-        for name in MONITOR:
-            for device in devices:
-                if device["name"] == name:
-                    return device
-        raise CaptureError(
+        found = [device for name in MONITOR for device in devices if device["name"] == name]
+        advice = (
             "loopback needs PulseAudio or PipeWire; start it, and let ALSA reach it "
             "(Debian and Ubuntu: apt install libasound2-plugins, or pipewire-alsa)"
         )
-    for device in devices:
-        if "[loopback]" in device["name"].casefold():
-            return device
-    raise CaptureError(
-        "this PortAudio offers no loopback; install a loopback device (macOS: BlackHole, Windows: "
-        "VB-CABLE, or switch on 'Stereo Mix') and name it: --device NAME"
-    )
+    else:
+        found = [device for device in devices if "[loopback]" in device["name"].casefold()]
+        advice = (
+            "this PortAudio offers no loopback; install a loopback device (macOS: BlackHole, "
+            "Windows: VB-CABLE, or switch on 'Stereo Mix') and name it: --device NAME"
+        )
+    if not found:
+        raise CaptureError(advice)
+    return found[0]
 
 
 class Recording:
@@ -225,13 +200,7 @@ class Recording:
         self._ready.set()
 
     def write(self, stream: Any) -> NoReturn:
-        """Write blocks while `stream` is recording.
-
-        Raises
-        ------
-        CaptureError
-            When it has stopped.
-        """
+        """Write blocks while `stream` is recording; raise `CaptureError` when it has stopped."""
         while stream.active:
             self._ready.wait(BLOCK_SECONDS)
             self._ready.clear()
@@ -243,13 +212,7 @@ class Recording:
 
 
 def record(sd: Any, device: str | int | None, loopback: bool) -> NoReturn:
-    """Record at the device's own rate, with two channels if it has them, until it fails.
-
-    Raises
-    ------
-    CaptureError
-        When it fails.
-    """
+    """Record at the device's own rate, with two channels if it has them, until it fails."""
     devices = input_devices(sd)
     chosen = choose_loopback(devices) if loopback else choose(devices, device)
     if loopback and chosen["name"] in MONITOR:
@@ -295,17 +258,16 @@ def main() -> NoReturn:
     status = 0
     with contextlib.suppress(BrokenPipeError):
         try:
-            sd = load_portaudio()
+            sd = _load_portaudio()
             if request.pop("list", False):
                 send_json(b"D", input_devices(sd, **request))
             else:
                 record(sd, **request)
-        except CaptureError as error:
-            status = 1
-            send_json(b"E", {"message": str(error), "permanent": error.permanent})
         except Exception as error:
             status = 1
-            send_json(b"E", {"message": f"{type(error).__name__}: {error}", "permanent": False})
+            is_defect = not isinstance(error, CaptureError)
+            message = f"{type(error).__name__}: {error}" if is_defect else str(error)
+            send_json(b"E", {"message": message, "permanent": getattr(error, "permanent", False)})
     os._exit(status)
 
 

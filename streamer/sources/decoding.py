@@ -1,4 +1,4 @@
-"""Decoding with PyAV, as all its users do it: from a container to blocks of samples."""
+"""Decoding with PyAV: from a container to blocks of samples."""
 
 from __future__ import annotations
 
@@ -33,38 +33,18 @@ argument and always decodes them in this way."""
 
 
 def open_container(file: object, **options: Any) -> InputContainer:
-    """Open a container for reading, with PyAV 18 or 19.
+    """Open a path, a URL or an object with a method `read`, with PyAV 18 or 19.
 
-    Bytes of tags that are not UTF-8 become surrogates, which `song_title` replaces.
-
-    Parameters
-    ----------
-    file
-        A path, a URL, or an object with a method `read`.
-    options
-        Arguments of `av.open`.
-
-    Raises
-    ------
-    av.FFmpegError
-        If it cannot be opened.
+    Bytes of tags that are not UTF-8 become surrogates, which `song_title` replaces. `options` are
+    arguments of `av.open`, whose errors are raised.
     """
     return cast(InputContainer, av.open(cast(Any, file), mode="r", **METADATA_ERRORS, **options))
 
 
 class InactivityTimeout:
-    """Ends a stream that delivers data without any audio.
+    """Ends a stream that delivers no audio for `seconds`, however much other data.
 
     A stream that has changed its codec does so, and nothing else would end it.
-
-    Parameters
-    ----------
-    display_name
-        Name of the stream in the error.
-    seconds
-        Longest time without audio.
-    clock
-        Seconds, as `time.monotonic`.
     """
 
     def __init__(
@@ -87,8 +67,8 @@ class InactivityTimeout:
             )
 
 
-def samples_of(frame: AudioFrame) -> NDArray[np.float32]:
-    """Return the samples of a decoded frame as float32, shape (n, channels), full scale 1."""
+def _samples_of(frame: AudioFrame) -> NDArray[np.float32]:
+    """Return the samples of a decoded frame, shape (n, channels), full scale 1."""
     array: NDArray[Any] = frame.to_ndarray()
     samples = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
     if samples.dtype == np.uint8:
@@ -101,12 +81,9 @@ def samples_of(frame: AudioFrame) -> NDArray[np.float32]:
 
 def song_title(metadata: Mapping[str, str]) -> str | None:
     """Return "artist - title" from tags, only one of them if the other is missing, or None."""
-    tags = {key.lower(): one_line(_replace_surrogates(value)) for key, value in metadata.items()}
-    return " - ".join(part for key in ("artist", "title") if (part := tags.get(key))) or None
-
-
-def _replace_surrogates(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    tags = {key.lower(): value.encode(errors="surrogateescape") for key, value in metadata.items()}
+    parts = (one_line(tags.get(key, b"").decode(errors="replace")) for key in ("artist", "title"))
+    return " - ".join(filter(None, parts)) or None
 
 
 def decode(
@@ -117,23 +94,9 @@ def decode(
 ) -> Iterator[AudioBlock]:
     """Decode the best audio stream of a container; packets that cannot be decoded are left out.
 
-    Parameters
-    ----------
-    container
-        An open container.
-    display_name
-        Name of the container in errors.
-    title_at
-        Returns the title at a byte position of the container, if something else than its tags
-        announces titles.
-    timeout
-        For streams without an end.
-
-    Raises
-    ------
-    SourceError
-        If there is no audio that can be decoded, its sample rate is beyond reason, or `timeout` is
-        exceeded.
+    `title_at` returns the title at a byte position of the container, if something else than its
+    tags announces titles; `timeout` is for streams without an end. `SourceError` is raised if there
+    is no audio that can be decoded, its sample rate is impossible, or `timeout` is exceeded.
     """
     stream = container.streams.best("audio")
     if stream is None:
@@ -153,29 +116,21 @@ def decode(
         new_tags = _new_tags(packet)
         if new_tags is not None:
             tags = song_title(new_tags) or ""
-        title = title_at(packet.pos) if title_at else None
-        if title is None:
-            title = tags
+        announced = title_at(packet.pos) if title_at else None
+        title = tags if announced is None else announced
         for frame in frames:
             assert isinstance(frame, AudioFrame)
-            _check_rate(frame, display_name)
+            rate, channels = frame.sample_rate, frame.layout.nb_channels
+            if rate * channels > MAX_VALUES_PER_SECOND:
+                reason = f"a sample rate of {rate} Hz with {channels} channels is not possible"
+                raise SourceError(f"{display_name}: {reason}; the audio is damaged", permanent=True)
             if frame.samples:
-                yield from builder.add(samples_of(frame), frame.sample_rate, title)
+                yield from builder.add(_samples_of(frame), rate, title)
                 if timeout:
                     timeout.reset()
     yield from builder.flush()
     if not builder.sample_count:
         raise SourceError(f"{display_name} holds no audio that can be decoded", permanent=True)
-
-
-def _check_rate(frame: AudioFrame, display_name: str) -> None:
-    rate, channels = frame.sample_rate, frame.layout.nb_channels
-    if rate * channels > MAX_VALUES_PER_SECOND:
-        raise SourceError(
-            f"{display_name}: a sample rate of {rate} Hz with {channels} channels is not possible; "
-            "the audio is damaged",
-            permanent=True,
-        )
 
 
 def _new_tags(packet: av.Packet[Any]) -> dict[str, str] | None:

@@ -52,35 +52,29 @@ def make_source(
     if location == "-":
         return PipeSource(name=name or "stdin", rate=rate, channels=channels, fast=fast)
     if location == "demo":
-        demo = str(DEMO_CLIP)
-        return MediaSource(demo, name=name or "demo", kind="demo", fast=fast, loop=loop)
-    if is_url(location):
-        _check_url(location)
-    else:
-        _check_path(Path(location))
+        return MediaSource(str(DEMO_CLIP), name=name or "demo", kind="demo", fast=fast, loop=loop)
+    if problem := _problem(location):
+        shown = redact(location) if is_url(location) else Path(location)
+        raise SourceError(f"{shown}: {problem}", permanent=True)
     return MediaSource(location, name=name, fast=fast, loop=loop)
 
 
-def _check_url(url: str) -> None:
+def _problem(location: str) -> str | None:
+    """Return why a location cannot be opened, as far as that is known without opening it."""
     try:
-        ascii_url(url)
-    except ValueError:
-        raise SourceError(
-            f"{redact(url)}: there can be no such host or port; check them (a password's special "
-            "characters are written as %2F and the like)",
-            permanent=True,
-        ) from None
-
-
-def _check_path(path: Path) -> None:
-    try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
+        if is_url(location):
+            ascii_url(location)
+        elif stat.S_ISDIR(Path(location).stat().st_mode):
+            return "this is a folder; name a file or a playlist"
+        elif not os.access(location, os.R_OK):
+            return "permission denied; let this user read it"
     except FileNotFoundError:
-        raise SourceError(f"{path}: no such file; check the path", permanent=True) from None
+        return "no such file; check the path"
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise SourceError(f"{path}: {reason}; check the path", permanent=True) from None
-    if is_folder:
-        raise SourceError(f"{path}: this is a folder; name a file or a playlist", permanent=True)
-    if not os.access(path, os.R_OK):
-        raise SourceError(f"{path}: permission denied; let this user read it", permanent=True)
+        return f"{(error.strerror or str(error)).lower()}; check the path"
+    except ValueError:
+        return (
+            "there can be no such host or port; check them (a password's special characters are "
+            "written as %2F and the like)"
+        )
+    return None

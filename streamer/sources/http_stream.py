@@ -17,7 +17,6 @@ from base64 import b64encode
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from streamer.sources.address import ascii_url
@@ -29,7 +28,6 @@ from streamer.system.urls import redact
 
 USER_AGENT = "genre-stream"
 MAX_PLAYLIST_BYTES = 1 << 20
-"""Bytes of a playlist that are read."""
 PERMANENT_STATUSES = (404, 410)
 """HTTP statuses after which another request is pointless."""
 _PLAYLIST_TYPES = re.compile(r"mpegurl|x-scpls|pls\+xml", re.IGNORECASE)
@@ -69,65 +67,24 @@ class _Handler(urllib.request.HTTPHandler):
         return self.do_open(_TlsConnection, req)
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """The response of an HTTP server."""
-
-    url: str
-    """Its URL after redirects."""
-    stream: HttpStream
-    """Its body."""
-    is_audio: bool
-    """Whether its content type is audio, without video."""
-    is_file: bool
-    """Whether it has a length, so that it ends and is seekable."""
-    is_playlist: bool
-    """Whether its content type or name is that of an M3U, PLS or HLS playlist."""
-
-
-def open_resource(url: str, timeout: float) -> Resource:
+def open_stream(url: str, timeout: float) -> HttpStream:
     """Request `url` and follow redirects; credentials in it are sent as Basic authentication.
 
-    Parameters
-    ----------
-    url
-        An http or https URL.
-    timeout
-        Seconds without data after which the connection counts as broken.
-
-    Raises
-    ------
-    SourceError
-        If the server cannot be reached or refuses.
+    After `timeout` seconds without data the connection counts as broken. `SourceError` is raised if
+    the server cannot be reached or refuses.
     """
     display_name = redact(url)
     try:
         url = ascii_url(url)
-        response = _opener().open(_request(url), timeout=timeout)
+        return HttpStream(_opener().open(_request(url), timeout=timeout), url, timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        reason = f"the server answered {error.code} {error.reason}"
-        raise SourceError(
-            f"{display_name}: {reason}", permanent=error.code in PERMANENT_STATUSES
-        ) from None
+        message = f"{display_name}: the server answered {error.code} {error.reason}"
+        raise SourceError(message, permanent=error.code in PERMANENT_STATUSES) from None
     except TimeoutError:
         raise SourceError(f"{display_name}: no answer within {timeout:g} s") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise SourceError(f"{display_name}: {_reason(error)}") from None
-    headers = response.headers
-    interval = headers.get("icy-metaint", "")
-    metadata_interval = int(interval) if re.fullmatch("[0-9]{1,9}", interval) else 0
-    is_radio = any(name.lower().startswith("icy-") for name in headers)
-    is_media = headers.get_content_maintype() in ("audio", "video")
-    has_playlist_name = urlsplit(response.url).path.lower().endswith(SUFFIXES)
-    return Resource(
-        url=_with_credentials(response.url, url),
-        stream=HttpStream(response, metadata_interval, timeout),
-        is_audio=headers.get_content_maintype() == "audio",
-        is_file="content-length" in headers and not is_radio,
-        is_playlist=bool(_PLAYLIST_TYPES.search(headers.get_content_type()))
-        or (has_playlist_name and not is_media),
-    )
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -153,8 +110,8 @@ def _request(url: str) -> urllib.request.Request:
         headers={"User-Agent": USER_AGENT, "Icy-MetaData": "1", "Accept": "*/*"},
     )
     if parts.username is not None:
-        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-        encoded = b64encode(credentials).decode()
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        encoded = b64encode(credentials.encode()).decode()
         # The password is for this host, not for one to which it redirects.
         request.add_unredirected_header("Authorization", f"Basic {encoded}")
     return request
@@ -182,32 +139,34 @@ def _reason(error: Exception) -> str:
 
 
 class HttpStream:
-    """The audio of a response, and the titles between it.
-
-    Parameters
-    ----------
-    response
-        An open response.
-    metadata_interval
-        Audio bytes between two blocks of ICY metadata; 0 if there are none.
-    timeout_seconds
-        Timeout of the socket in seconds, for the error.
-
-    Attributes
-    ----------
-    timeout : InactivityTimeout or None
-        Checked at every read, since a demuxer that finds no packets reads on for ever.
-    """
+    """The body of a response: audio, and the titles between it."""
 
     def __init__(
-        self, response: http.client.HTTPResponse, metadata_interval: int, timeout_seconds: float
+        self, response: http.client.HTTPResponse, requested_url: str, timeout_seconds: float
     ) -> None:
-        self.name = redact(response.url)
+        headers = response.headers
+        is_radio = any(name.lower().startswith("icy-") for name in headers)
+        is_media = headers.get_content_maintype() in ("audio", "video")
+        has_playlist_name = urlsplit(response.url).path.lower().endswith(SUFFIXES)
+        has_playlist_type = _PLAYLIST_TYPES.search(headers.get_content_type()) is not None
+        interval = headers.get("icy-metaint", "")
+        self.url = _with_credentials(response.url, requested_url)
+        """URL after redirects."""
+        self.name = redact(self.url)
+        """The same without credentials."""
+        self.is_audio = headers.get_content_maintype() == "audio"
+        """Whether the content type is audio, without video."""
+        self.is_file = "content-length" in headers and not is_radio
+        """Whether it has a length, so that it ends and is seekable."""
+        self.is_playlist = has_playlist_type or (has_playlist_name and not is_media)
+        """Whether the content type or name is that of an M3U, PLS or HLS playlist."""
         self.timeout: InactivityTimeout | None = None
+        """Checked at every read, since a demuxer that finds no packets reads on for ever."""
         self._response = response
-        self._metadata_interval = metadata_interval
+        self._metadata_interval = int(interval) if re.fullmatch("[0-9]{1,9}", interval) else 0
+        """Audio bytes between two blocks of ICY metadata; 0 if there are none."""
         self._timeout_seconds = timeout_seconds
-        self._until_metadata = metadata_interval
+        self._until_metadata = self._metadata_interval
         self._position = 0
         self._titles: deque[tuple[int, str | None]] = deque([(0, None)])
         self._slots: FairSemaphore | None = None
@@ -271,17 +230,14 @@ class HttpStream:
         metadata = self._receive(length[0] * 16, exactly=True) if length else b""
         self._until_metadata = self._metadata_interval
         found = _TITLE.search(metadata.rstrip(b"\0"))
-        if found:
-            if self._titles[0][1] is None:
-                # The first title applies to the audio before it, too.
-                self._titles.clear()
-            self._titles.append((self._position, _decode_title(found.group(1))))
-
-
-def _decode_title(raw: bytes) -> str:
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        # A superset of Latin-1, with quotation marks in place of control characters.
-        text = raw.decode("cp1252", errors="replace")
-    return one_line(text)
+        if not found:
+            return
+        try:
+            title = found[1].decode()
+        except UnicodeDecodeError:
+            # A superset of Latin-1, with quotation marks in place of control characters.
+            title = found[1].decode("cp1252", errors="replace")
+        if self._titles[0][1] is None:
+            # The first title applies to the audio before it, too.
+            self._titles.clear()
+        self._titles.append((self._position, one_line(title)))

@@ -6,8 +6,8 @@ import functools
 import logging
 import ssl
 from collections import deque
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,7 +21,7 @@ from streamer.sources.address import default_name, is_url
 from streamer.sources.base import SourceError
 from streamer.sources.block_queue import BlockQueue
 from streamer.sources.decoding import UNTRUSTED_INPUT, InactivityTimeout, decode, open_container
-from streamer.sources.http_stream import USER_AGENT, HttpStream, Resource, open_resource
+from streamer.sources.http_stream import USER_AGENT, HttpStream, open_stream
 from streamer.sources.threaded import ThreadedSource
 from streamer.system.fair_semaphore import FairSemaphore
 from streamer.system.processors import processors
@@ -59,8 +59,8 @@ class _OpenMedia:
     """Its location without credentials."""
     live: bool
     """Whether it is a stream without an end."""
-    inactivity_seconds: float | None = None
-    """Longest time without audio; None for a local file."""
+    timeout: InactivityTimeout | None = None
+    """None for a local file."""
     http: HttpStream | None = None
     """The connection, unless FFmpeg reads the location itself."""
 
@@ -71,22 +71,8 @@ class MediaSource(ThreadedSource):
     The entries of a playlist are played in order. If one cannot be opened or breaks, the next one
     is played, as with the mirrors of a radio.
 
-    Parameters
-    ----------
-    location
-        A path or a URL.
-    name
-        Name of the source for clients; by default made from the location.
-    kind
-        "media", or "demo" for the clip that ships with the program.
-    fast
-        Deliver as fast as it can be decoded rather than in real time.
-    loop
-        Start again at the end of a file or a playlist.
-    inactivity_seconds
-        Seconds without data, or without audio, after which a connection counts as broken.
-    decoding_slots
-        Limits how many radios are decoded at once; by default shared by the process.
+    Parameters are those of `make_source`, but for `inactivity_seconds`: after this time without
+    data, or without audio, a connection counts as broken.
     """
 
     def __init__(
@@ -98,16 +84,13 @@ class MediaSource(ThreadedSource):
         fast: bool = False,
         loop: bool = False,
         inactivity_seconds: float = INACTIVITY_SECONDS,
-        decoding_slots: FairSemaphore | None = None,
     ) -> None:
         super().__init__(name or default_name(location), paced=not fast)
         self.real_time = not fast
         self.kind = kind
-        self.live = False
         self._location = location
         self._loop = loop
         self._inactivity_seconds = inactivity_seconds
-        self._decoding_slots = decoding_slots or shared_decoding_slots()
         self._played = False
 
     def produce(self, queue: BlockQueue) -> None:
@@ -150,23 +133,20 @@ class MediaSource(ThreadedSource):
         self.live = self.live or media.live
         queue.blocking = not media.live
         discontinuity = self._played
-        seconds = media.inactivity_seconds
-        timeout = InactivityTimeout(media.display_name, seconds) if seconds else None
         http = media.http
-        if http:
-            http.timeout = timeout
+        title_at = http.title_at if http else None
+        # A recording that is wanted as fast as possible is wanted whole, and no part twice.
+        permanent = media.timeout is None or not (media.live or self.real_time)
         try:
-            with http.decoding(self._decoding_slots) if http else nullcontext():
-                title_at = http.title_at if http else None
-                for block in decode(media.container, media.display_name, title_at, timeout):
+            with (
+                self._reported_errors(media.display_name, permanent=permanent),
+                http.decoding(shared_decoding_slots()) if http else nullcontext(),
+            ):
+                for block in decode(media.container, media.display_name, title_at, media.timeout):
                     queue.put(replace(block, discontinuity=discontinuity))
                     if queue.stopped.is_set():
                         return
                     self._played, discontinuity = True, False
-        except av.FFmpegError as error:
-            # A recording that is wanted as fast as possible is wanted whole, and no part twice.
-            permanent = seconds is None or not (media.live or self.real_time)
-            raise self._failure(media.display_name, error, permanent=permanent) from None
         finally:
             media.container.close()
             if http:
@@ -178,43 +158,37 @@ class MediaSource(ThreadedSource):
         """Open a location, or return the entries if it is a playlist."""
         scheme = location.partition(":")[0].lower() if is_url(location) else ""
         if scheme in ("http", "https"):
-            return self._open_http(open_resource(location, self._inactivity_seconds))
+            return self._open_http(open_stream(location, self._inactivity_seconds))
         if scheme and scheme != "file":
-            return self._open_with_ffmpeg(location, self._inactivity_seconds)
+            return self._open_with_ffmpeg(location)
         try:
             path = Path(unquote(urlsplit(location).path)) if scheme else Path(location)
         except ValueError:
             raise SourceError(f"{redact(location)}: this is no URL", permanent=True) from None
         return self._open_file(path)
 
-    def _open_http(self, resource: Resource) -> _OpenMedia | list[str]:
-        if not resource.is_playlist and not resource.is_file:
-            return self._open_radio(resource)
-        if not resource.is_playlist:
-            resource.stream.close()
-            media = self._open_with_ffmpeg(
-                resource.url, self._inactivity_seconds, RECONNECT_OPTIONS
-            )
-            return replace(media, live=False)
-        text = resource.stream.text()
-        resource.stream.close()
-        if playlist.is_hls(text):
-            seconds = self._inactivity_seconds * HLS_INACTIVITY_FACTOR
-            return self._open_with_ffmpeg(resource.url, seconds)
-        return playlist.network_entries(text, resource.url)
-
-    def _open_radio(self, resource: Resource) -> _OpenMedia:
-        display_name = redact(resource.url)
-        probing = {"probesize": AUDIO_PROBE_BYTES} if resource.is_audio else {}
+    def _open_http(self, stream: HttpStream) -> _OpenMedia | list[str]:
+        if stream.is_playlist:
+            text = stream.text()
+            stream.close()
+            if playlist.is_hls(text):
+                return self._open_with_ffmpeg(stream.url, HLS_INACTIVITY_FACTOR)
+            return playlist.network_entries(text, stream.url)
+        if stream.is_file:
+            stream.close()
+            return replace(self._open_with_ffmpeg(stream.url, resumable=True), live=False)
+        probing = {"probesize": AUDIO_PROBE_BYTES} if stream.is_audio else {}
         try:
-            container = open_container(resource.stream, options=UNTRUSTED_INPUT | probing)
-        except (av.FFmpegError, SourceError) as error:
-            resource.stream.close()
-            raise self._failure(display_name, error) from None
-        return _OpenMedia(container, display_name, True, self._inactivity_seconds, resource.stream)
+            with self._reported_errors(stream.name):
+                container = open_container(stream, options=UNTRUSTED_INPUT | probing)
+        except SourceError:
+            stream.close()
+            raise
+        stream.timeout = InactivityTimeout(stream.name, self._inactivity_seconds)
+        return _OpenMedia(container, stream.name, True, stream.timeout, stream)
 
     def _open_file(self, path: Path) -> _OpenMedia | list[str]:
-        try:
+        with self._reported_errors(str(path), permanent=True):
             if path.is_file() and path.stat().st_size == 0:
                 raise SourceError(f"{path}: the file is empty", permanent=True)
             if path.suffix.lower() in playlist.SUFFIXES:
@@ -224,53 +198,42 @@ class MediaSource(ThreadedSource):
                         entry if is_url(entry) else str(path.parent / entry)
                         for entry in playlist.entries(text)
                     ]
-            container = open_container(f"file:{path}")
-        except (OSError, av.FFmpegError) as error:
-            raise self._failure(str(path), error, permanent=True) from None
-        return _OpenMedia(container, str(path), live=False)
+            return _OpenMedia(open_container(f"file:{path}"), str(path), live=False)
 
     def _open_with_ffmpeg(
-        self, url: str, inactivity_seconds: float, more_options: Mapping[str, str] | None = None
+        self, url: str, inactivity_factor: float = 1.0, *, resumable: bool = False
     ) -> _OpenMedia:
         """Open a URL that FFmpeg reads itself."""
         microseconds = str(round(self._inactivity_seconds * 1e6))
         options = {"rw_timeout": microseconds, "user_agent": USER_AGENT, "live_start_index": "-1"}
-        options.update(more_options or {})
+        if resumable:
+            options |= RECONNECT_OPTIONS
         if url.startswith("rtsp"):
             options = {"rtsp_flags": "prefer_tcp", "timeout": microseconds}
         elif url.startswith("udp"):
             options = {"timeout": microseconds}
-        elif url.startswith("https"):
-            options.update(_tls_options())
+        elif url.startswith("https") and (bundle := ssl.get_default_verify_paths().cafile):
+            # Without these it verifies no certificate; those of HLS segments it never does.
+            options |= {"tls_verify": "1", "ca_file": bundle}
         display_name = redact(url)
-        timeouts = (inactivity_seconds, inactivity_seconds)
+        seconds = self._inactivity_seconds * inactivity_factor
+        with self._reported_errors(display_name):
+            container = open_container(url, options=options, timeout=(seconds, seconds))
+        timeout = InactivityTimeout(display_name, seconds)
+        return _OpenMedia(container, display_name, not container.duration, timeout)
+
+    @contextmanager
+    def _reported_errors(self, display_name: str, *, permanent: bool = False) -> Iterator[None]:
+        """Raise errors of opening and reading as a `SourceError` of one sentence."""
         try:
-            container = open_container(url, options=options, timeout=timeouts)
-        except av.FFmpegError as error:
-            raise self._failure(display_name, error) from None
-        return _OpenMedia(container, display_name, not container.duration, inactivity_seconds)
-
-    def _failure(
-        self, display_name: str, error: Exception, *, permanent: bool = False
-    ) -> SourceError:
-        """Return the error of a container that cannot be opened or read, as one sentence."""
-        if isinstance(error, SourceError):
-            return error
-        if isinstance(error, (av.error.ExitError, TimeoutError)):
-            reason = f"no data for {self._inactivity_seconds:g} s"
-        elif isinstance(error, av.error.InvalidDataError):
-            reason = "this is not audio that FFmpeg can read, or it is damaged"
-        else:
-            reason = (getattr(error, "strerror", None) or type(error).__name__).lower()
-        gone = (av.error.HTTPNotFoundError, av.error.ProtocolNotFoundError)
-        permanent = permanent or isinstance(error, gone)
-        return SourceError(f"{display_name}: {reason}", permanent=permanent)
-
-
-def _tls_options() -> dict[str, str]:
-    """Return the options with which FFmpeg verifies certificates, as Python does; else it does not.
-
-    FFmpeg does not apply them to the segments of an HLS playlist.
-    """
-    bundle = ssl.get_default_verify_paths().cafile
-    return {"tls_verify": "1", "ca_file": bundle} if bundle else {}
+            yield
+        except (OSError, av.FFmpegError) as error:
+            if isinstance(error, (av.error.ExitError, TimeoutError)):
+                reason = f"no data for {self._inactivity_seconds:g} s"
+            elif isinstance(error, av.error.InvalidDataError):
+                reason = "this is not audio that FFmpeg can read, or it is damaged"
+            else:
+                reason = (error.strerror or type(error).__name__).lower()
+            gone = (av.error.HTTPNotFoundError, av.error.ProtocolNotFoundError)
+            permanent = permanent or isinstance(error, gone)
+            raise SourceError(f"{display_name}: {reason}", permanent=permanent) from None

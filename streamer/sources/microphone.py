@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -31,21 +31,12 @@ logger = logging.getLogger(__name__)
 
 
 class MicrophoneSource(ThreadedSource):
-    """An input device, or what the computer plays.
+    """An input device, or with `loopback` what the computer plays.
 
-    Parameters
-    ----------
-    device
-        A device's name or a part of it; None: the default device when the source is opened.
-    name
-        Name of the source for clients.
-    loopback
-        Record what the computer plays instead of `device`.
-    inactivity_seconds
-        Seconds without a block after which the device counts as failed.
-    clock
-        Seconds, as `time.monotonic`.
+    `device` is its name or a part of it; None: the default device when the source is opened.
     """
+
+    live = True
 
     def __init__(
         self,
@@ -53,14 +44,11 @@ class MicrophoneSource(ThreadedSource):
         *,
         name: str,
         loopback: bool = False,
-        inactivity_seconds: float = DEVICE_INACTIVITY_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name, paced=False)
         self.kind = "loopback" if loopback else "microphone"
-        self.live = True
         self._request = {"device": device, "loopback": loopback}
-        self._inactivity_seconds = inactivity_seconds
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
         self._process_lock = threading.Lock()
@@ -77,7 +65,7 @@ class MicrophoneSource(ThreadedSource):
         block = super().read(timeout)
         now = self._clock()
         if block is not None:
-            self._deadline = now + self._inactivity_seconds
+            self._deadline = now + DEVICE_INACTIVITY_SECONDS
         elif now > self._deadline:
             raise SourceError("the device delivers no audio", stalled=True)
         return block
@@ -98,34 +86,26 @@ class MicrophoneSource(ThreadedSource):
                 if queue.stopped.is_set():
                     return
                 self._process = process
-            assert process.stdout is not None
-            self._put_blocks(process.stdout, queue)
+            self._put_blocks(process, queue)
         if not queue.stopped.is_set():
             raise SourceError("the recording program has ended", stalled=True)
 
-    def _put_blocks(self, messages: IO[bytes], queue: BlockQueue) -> None:
-        sample_rate, channels = 0, 0
+    def _put_blocks(self, process: subprocess.Popen[bytes], queue: BlockQueue) -> None:
+        rate, channels = 0, 0
         earlier_overruns, discontinuity = self.overruns, self._played
-        for kind, body in _read_messages(messages):
+        for kind, body in _read_messages(process):
             if kind == b"O":
                 opened = json.loads(body)
-                sample_rate, channels = opened["sample_rate"], opened["channels"]
+                rate, channels = opened["sample_rate"], opened["channels"]
                 logger.info("%s: recording from '%s'", self.name, opened["device"])
             elif kind == b"E":
-                raise _failure(body, stalled=sample_rate > 0)
+                raise _failure(body, stalled=rate > 0)
             elif kind == b"A":
                 end_time, dropped, overruns = capture.AUDIO.unpack_from(body)
                 values = np.frombuffer(body, np.float32, offset=capture.AUDIO.size)
                 self.overruns = earlier_overruns + overruns
-                queue.put(
-                    AudioBlock(
-                        values.reshape(-1, channels),
-                        sample_rate,
-                        end_time,
-                        discontinuity=discontinuity,
-                        dropped=dropped,
-                    )
-                )
+                samples = values.reshape(-1, channels)
+                queue.put(AudioBlock(samples, rate, end_time, None, discontinuity, dropped))
                 self._played, discontinuity = True, False
 
 
@@ -135,8 +115,7 @@ def _find_devices(*, rates: bool = False) -> list[dict[str, Any]]:
         timer = threading.Timer(LIST_SECONDS, process.kill)
         timer.start()
         try:
-            assert process.stdout is not None
-            for kind, body in _read_messages(process.stdout):
+            for kind, body in _read_messages(process):
                 if kind == b"E":
                     raise _failure(body)
                 devices: list[dict[str, Any]] = json.loads(body)
@@ -149,32 +128,19 @@ def _find_devices(*, rates: bool = False) -> list[dict[str, Any]]:
 def list_devices() -> str:
     """Return a table of the input devices: index, name, channels, rates, and which is default.
 
-    Raises
-    ------
-    SourceError
-        If PortAudio is missing or does not answer.
+    `SourceError` is raised if PortAudio is missing or does not answer.
     """
     devices = _find_devices(rates=True)
     if not devices:
         return capture.no_devices()
-    header = ("", "index", "name", "host", "channels", "rate", "also takes")
-    rows = [
-        (
-            "*" if device["default"] else "",
-            str(device["index"]),
-            device["name"],
-            device["host"],
-            str(device["channels"]),
-            f"{device['rate']} Hz",
-            " ".join(str(rate) for rate in device["rates"] if rate != device["rate"]),
-        )
-        for device in devices
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    ]
+    rows = [["", "index", "name", "host", "channels", "rate", "also takes"]]
+    for device in devices:
+        others = " ".join(str(rate) for rate in device["rates"] if rate != device["rate"])
+        values = [device[key] for key in ("index", "name", "host", "channels")]
+        default = "*" if device["default"] else ""
+        rows.append([default, *map(str, values), f"{device['rate']} Hz", others])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     hint = "* the default, --device mic; --device also takes an index, a part of a name, loopback"
     return "\n".join([*lines, "", hint])
 
@@ -182,19 +148,10 @@ def list_devices() -> str:
 def make_device(text: str) -> MicrophoneSource:
     """Make the source that `--device` names.
 
-    The device is looked up now and from then on identified by its name, since indices change when
-    devices are plugged in or out.
-
-    Parameters
-    ----------
-    text
-        "mic" (the default input), "loopback" (what the computer plays), an index, a device's name
-        or any part of it; "NAME=" in front names the source.
-
-    Raises
-    ------
-    SourceError
-        If there is no such device, or no PortAudio; permanent.
+    `text` is "mic" (the default input), "loopback" (what the computer plays), an index, a device's
+    name or any part of it; "NAME=" in front names the source. The device is looked up now and from
+    then on identified by its name, since indices change when devices are plugged in or out. A
+    permanent `SourceError` is raised if there is no such device, or no PortAudio.
     """
     name, device = split_name(text)
     devices = _find_devices()
@@ -205,10 +162,10 @@ def make_device(text: str) -> MicrophoneSource:
         if device == "mic":
             capture.choose(devices, None)
             return MicrophoneSource(None, name=name or device)
-        chosen = capture.choose(devices, int(device) if device.isdecimal() else device)
+        found = capture.choose(devices, int(device) if device.isdecimal() else device)["name"]
     except capture.CaptureError as error:
         raise SourceError(str(error), permanent=True) from None
-    return MicrophoneSource(chosen["name"], name=name or chosen["name"])
+    return MicrophoneSource(found, name=name or found)
 
 
 @contextmanager
@@ -227,7 +184,9 @@ def _capture(request: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def _read_messages(pipe: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+def _read_messages(process: subprocess.Popen[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    pipe = process.stdout
+    assert pipe is not None
     while len(header := pipe.read(capture.HEADER.size)) == capture.HEADER.size:
         kind, length = capture.HEADER.unpack(header)
         body = pipe.read(length)

@@ -19,25 +19,14 @@ DISPLAY_NAME = "standard input"
 
 
 class PipeSource(ThreadedSource):
-    """Samples from standard input or another binary pipe.
+    """Samples from standard input or another binary pipe, which can be read only once.
 
-    Parameters
-    ----------
-    name
-        Name of the source for clients.
-    rate, channels
-        Format of raw signed 16-bit little-endian samples (rate in Hz). If both are None the input
-        is a container: WAV, FLAC, Ogg, MP3, Matroska and so on.
-    fast
-        Deliver as fast as the pipe does rather than in real time.
-    pipe
-        The pipe to read; standard input by default. It can be read only once.
-
-    Raises
-    ------
-    SourceError
-        If there is no standard input; permanent.
+    `rate` (Hz) and `channels` are the format of raw signed 16-bit little-endian samples. If both
+    are None the input is a container: WAV, FLAC, Ogg, MP3, Matroska and so on. A permanent
+    `SourceError` is raised if there is no standard input.
     """
+
+    kind = "pcm"
 
     def __init__(
         self,
@@ -52,8 +41,6 @@ class PipeSource(ThreadedSource):
             raise SourceError(f"{DISPLAY_NAME} is closed; send sound into it", permanent=True)
         super().__init__(name, paced=not fast)
         self.real_time = not fast
-        self.kind = "pcm"
-        self.live = False
         self._rate = rate
         self._channels = channels
         self._pipe = pipe

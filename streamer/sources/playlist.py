@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from urllib.parse import urljoin
 
 SUFFIXES = (".m3u", ".m3u8", ".pls")
-"""File name endings of playlists."""
 MAX_ENTRIES = 10_000
 """Entries of a playlist from the network that are played."""
 _FILE = re.compile(r"File([0-9]{1,9})\s*=\s*(\S.*)", re.IGNORECASE)
@@ -36,18 +36,13 @@ def entries(text: str) -> list[str]:
 
 
 def network_entries(text: str, playlist_url: str) -> list[str]:
-    """Return the URLs in a playlist from the network, of its first `MAX_ENTRIES` entries."""
-    found = (resolve(entry, playlist_url) for entry in entries(text)[:MAX_ENTRIES])
-    return [url for url in found if url]
+    """Return the URLs in a playlist from the network, of its first `MAX_ENTRIES` entries.
 
-
-def resolve(entry: str, playlist_url: str) -> str | None:
-    """Return the URL of an entry, or None if it leads to anything but a stream of the network.
-
-    A playlist from the network must not make us open files of this computer.
+    Others than streams of the network are left out: the playlist must not make us open files of
+    this computer.
     """
-    try:
-        url = urljoin(playlist_url, entry)
-    except ValueError:
-        return None
-    return url if re.match(r"(https?|rtsps?|rtmps?|mmsh?|udp|rtp|srt)://", url) else None
+    urls = []
+    for entry in entries(text)[:MAX_ENTRIES]:
+        with contextlib.suppress(ValueError):
+            urls.append(urljoin(playlist_url, entry))
+    return [url for url in urls if re.match(r"(https?|rtsps?|rtmps?|mmsh?|udp|rtp|srt)://", url)]

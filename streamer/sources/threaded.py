@@ -6,24 +6,18 @@ import threading
 from abc import abstractmethod
 
 from streamer.sources.base import NO_THREAD, AudioBlock, Source, SourceEnded, SourceError
-from streamer.sources.block_queue import BlockQueue, shared_budget
+from streamer.sources.block_queue import BlockQueue
 
 
 class ThreadedSource(Source):
     """A source whose blocks are produced on a thread of its own.
 
-    Parameters
-    ----------
-    name
-        Name of the source for clients.
-    paced
-        Whether blocks are released in real time however fast they are produced.
+    If `paced`, they are released in real time however fast they are produced.
     """
 
     def __init__(self, name: str, *, paced: bool) -> None:
         self.name = name
         self._paced = paced
-        self._budget = shared_budget()
         self._queue: BlockQueue | None = None
 
     @property
@@ -39,12 +33,10 @@ class ThreadedSource(Source):
     def open(self) -> None:
         """Start the producing thread; its errors are raised by `read`."""
         self.close()
-        queue = self._queue = BlockQueue(paced=self._paced, budget=self._budget)
-        thread = threading.Thread(
-            target=self._run, args=(queue,), name=f"source {self.name}", daemon=True
-        )
+        queue = self._queue = BlockQueue(paced=self._paced)
+        name = f"source {self.name}"
         try:
-            thread.start()
+            threading.Thread(target=self._run, args=(queue,), name=name, daemon=True).start()
         except RuntimeError:
             raise SourceError(NO_THREAD) from None
 

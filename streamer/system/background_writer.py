@@ -23,12 +23,8 @@ class BackgroundWriter(io.TextIOBase):
 
     A terminal stopped with Ctrl-S, or a pipe that nobody reads, blocks its writers, perhaps for
     ever; here only a thread blocks. Its queue is bounded: when it is full the oldest text is
-    dropped, and the number of dropped writes is logged. Only whole lines are written.
-
-    Parameters
-    ----------
-    stream
-        The stream to write to, which nobody else should use meanwhile.
+    dropped, and the number of dropped writes is logged. Only whole lines are written. Nobody else
+    should write to `stream` meanwhile.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -97,7 +93,7 @@ class BackgroundWriter(io.TextIOBase):
         # Not through the stream object: the interpreter flushes it at exit, and would wait for a
         # thread that is blocked inside it.
         rest = memoryview(output.encode(self._encoding, "backslashreplace"))
-        # If the terminal was closed or the disk is full, there is nobody left to report it to.
+        # If the terminal was closed or the disk is full, it cannot be reported to anybody.
         with contextlib.suppress(OSError):
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 
 RESET_SECONDS = 30.0
@@ -12,23 +11,18 @@ RESET_SECONDS = 30.0
 class Backoff:
     """Exponential backoff with jitter, so that many clients do not return at the same moment.
 
-    Parameters
-    ----------
-    shortest, longest
-        Limits of the wait in seconds.
+    `shortest` and `longest` limit the wait, in seconds.
     """
 
     def __init__(self, shortest: float = 1.0, longest: float = 60.0) -> None:
-        self._shortest = shortest
+        self._shortest = self._ceiling = shortest
         self._longest = longest
-        self._failures = 0
         self._good_seconds = 0.0
 
     def failed(self) -> float:
         """Count a failure; return the seconds to wait before the next attempt."""
         self._good_seconds = 0.0
-        ceiling = min(math.ldexp(self._shortest, self._failures), self._longest)
-        self._failures = min(self._failures + 1, 64)  # ldexp overflows at some 1,000
+        ceiling, self._ceiling = self._ceiling, min(2 * self._ceiling, self._longest)
         return max(self._shortest, ceiling * random.uniform(0.5, 1.0))
 
     def succeeded(self, seconds: float) -> None:
@@ -39,4 +33,4 @@ class Backoff:
 
     def reset(self) -> None:
         """Let the next wait be the shortest."""
-        self._failures = 0
+        self._ceiling = self._shortest

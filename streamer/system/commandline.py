@@ -18,14 +18,9 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class UserError(Exception):
-    """An error that the user can act on; the message is the one line that is printed.
+    """An error that the user can act on.
 
-    Parameters
-    ----------
-    message
-        What is wrong, with which value, and what to do.
-    exit_status
-        Overrides the class's `exit_status` for this error.
+    The message is the one line that is printed: what is wrong, with which value, what to do.
     """
 
     exit_status = 2
@@ -45,6 +40,20 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+def print_line(line: str) -> None:
+    """Print a line and flush it; a reader that has left does not stop the program.
+
+    `UserError` is raised if standard output cannot be written, for one because the disk is full.
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        discard_standard_output()
+    except OSError as error:
+        discard_standard_output()
+        raise UserError(f"cannot write the output: {error.strerror}", exit_status=1) from None
+
+
 def run_program(
     program: str,
     body: Callable[[], int],
@@ -58,17 +67,9 @@ def run_program(
     that does not fit on the disk, with 1. A reader of standard output that has left is no failure.
     Any other exception is a defect and propagates.
 
-    Parameters
-    ----------
-    program
-        Name before every error line.
-    body
-        Runs the program and returns its exit status.
-    user_errors
-        Further exceptions whose message is written for the user, of modules that cannot derive
-        them from `UserError`.
-    interrupted
-        Reported on Ctrl-C; without it the program ends with 130 and prints nothing.
+    `user_errors` are further exceptions for the user, of modules that cannot derive them from
+    `UserError`. On Ctrl-C `interrupted` is reported; without it the program ends with 130 and
+    prints nothing.
     """
     open_closed_streams()
     reported: tuple[type[Exception], ...] = (UserError, *user_errors)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 def print_error(message: str, program: str = "genre-stream") -> None:
-    """Print an error as one line on standard error.
+    """Print an error as one line on standard error, after the program's name.
 
-    Parameters
-    ----------
-    message
-        What is wrong, with which value, and what to do. White space is collapsed and control
-        characters are removed.
-    program
-        Printed before the message, except to the journal, which adds the name itself and gets the
-        priority of an error instead.
+    The journal adds the name itself and gets the priority of an error instead.
     """
     line = strip_control_characters(" ".join(message.split()))
-    print(f"<3>{line}" if _writes_to_journal() else f"{program}: {line}", file=sys.stderr)
+    print(f"<3>{line}" if is_journal(sys.stderr) else f"{program}: {line}", file=sys.stderr)
 
 
 def strip_control_characters(line: str) -> str:
@@ -40,13 +37,32 @@ def unreadable_reason(error: OSError | UnicodeDecodeError) -> str:
     return getattr(error, "strerror", None) or "it is not text in UTF-8"
 
 
-def _writes_to_journal() -> bool:
-    """Return whether standard error is connected to the systemd journal."""
-    if "JOURNAL_STREAM" not in os.environ:
+def is_journal(stream: TextIO | io.TextIOBase) -> bool:
+    """Return whether `stream` is the journal; see JOURNAL_STREAM in systemd.exec(5)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
         return False
-    from streamer.system.logs import is_journal
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
-    return is_journal(sys.stderr, os.environ)
+
+@contextmanager
+def silenced_stderr() -> Iterator[None]:
+    """Discard everything written to file descriptor 2 within the block.
+
+    TensorFlow logs about processors and missing GPUs when it is imported, from C++ and before it
+    reads any setting.
+    """
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
 
 
 def discard_standard_output() -> None:

@@ -16,11 +16,6 @@ class FairSemaphore:
     Hundreds of threads that compute side by side starve one another, and above all the event loop,
     of the processors and of the interpreter. `threading.Semaphore` lets a thread that asks again
     overtake those that wait; here every thread gets an equal share.
-
-    Parameters
-    ----------
-    slots
-        How many threads may compute at once.
     """
 
     def __init__(self, slots: int) -> None:
@@ -37,11 +32,8 @@ class FairSemaphore:
     def slot(self) -> Iterator[float]:
         """Wait for a slot and hold it for the length of the context.
 
-        Yields
-        ------
-        float
-            `time.monotonic()` at which the slot was granted. The time in which a waiting thread is
-            woken counts as time with the slot, since no other thread can use it.
+        Yields the `time.monotonic()` at which the slot was granted. The time in which a waiting
+        thread is woken counts as time with the slot, since no other thread can use it.
         """
         granted = self._acquire()
         try:

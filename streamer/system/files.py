@@ -33,20 +33,17 @@ def atomic_write(
 
     Readers of `path` see the old content or all of the new one. The yielded path is in the same
     folder and ends like `path`, but is short, as the name of `path` may be as long as names can be.
-    Where `path` is a symbolic link, the file that it leads to is replaced.
+    Where `path` is a symbolic link, the file that it leads to is replaced. If anything fails, the
+    old file is left as it was.
 
     Parameters
     ----------
-    path
-        The file to create or to replace. It is left as it was if anything fails.
     size
         Bytes that will be written, if known. Nothing is begun on a disk with less room, since HDF5
-        may crash when the disk is full.
+        may crash when the disk is full; `advice` ends the error message then.
     sync
         Flush the new file to the disk before it replaces the old one, so that it also survives a
         power failure.
-    advice
-        End of the error message when there is too little room.
 
     Raises
     ------
@@ -86,11 +83,8 @@ def atomic_write(
 def check_writable(path: Path) -> None:
     """Check that `atomic_write` can write `path`, before long work is done for it.
 
-    Raises
-    ------
-    UserError
-        If the folder is missing or read-only, the name is too long, or `path` is a folder, a device
-        or a pipe.
+    `UserError` is raised if the folder is missing or read-only, the name is too long, or `path` is
+    a folder, a device or a pipe.
     """
     target = Path(os.path.realpath(path))
     probe = _partial(target)

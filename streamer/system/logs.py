@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TextIO
+
+from streamer.system.console import is_journal
 
 PRIORITIES = {
     logging.DEBUG: 7,
@@ -22,18 +23,6 @@ PRIORITIES = {
 MAX_REPEATS = 5
 """How often the same message about the same thing is logged within `REPEAT_SECONDS`."""
 REPEAT_SECONDS = 60.0
-
-Stream = TextIO | io.TextIOBase
-
-
-def is_journal(stream: Stream, environment: Mapping[str, str]) -> bool:
-    """Return whether `stream` is the journal; see JOURNAL_STREAM in systemd.exec(5)."""
-    device, _, inode = environment.get("JOURNAL_STREAM", "").partition(":")
-    try:
-        status = os.fstat(stream.fileno())
-    except (OSError, ValueError):
-        return False
-    return (device, inode) == (str(status.st_dev), str(status.st_ino))
 
 
 class JournalFormatter(logging.Formatter):
@@ -51,11 +40,6 @@ class RepeatFilter(logging.Filter):
 
     Two messages are the same if logger, level, format and first argument are; throughout this
     project the first argument is the name of the source.
-
-    Parameters
-    ----------
-    clock
-        Monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,7 +55,12 @@ class RepeatFilter(logging.Filter):
         now = self._clock()
         start, count = self._windows.get(key, (now, 0))
         if now - start >= REPEAT_SECONDS:
-            self._remove_old(now)
+            # Bound the memory: remove messages that have not come for ten periods.
+            self._windows = {
+                key: window
+                for key, window in self._windows.items()
+                if now - window[0] <= 10 * REPEAT_SECONDS
+            }
             if count > MAX_REPEATS:
                 record.msg = f"{record.getMessage()} (and {count - MAX_REPEATS} times before)"
                 record.args = None
@@ -79,31 +68,19 @@ class RepeatFilter(logging.Filter):
         self._windows[key] = (start, count + 1)
         return count < MAX_REPEATS
 
-    def _remove_old(self, now: float) -> None:
-        """Bound the memory: remove messages that have not come for ten periods."""
-        self._windows = {
-            key: (start, count)
-            for key, (start, count) in self._windows.items()
-            if now - start <= 10 * REPEAT_SECONDS
-        }
 
-
-def configure(
-    level: str, *, stream: Stream | None = None, environment: Mapping[str, str] | None = None
-) -> None:
+def configure(level: str, *, stream: TextIO | io.TextIOBase | None = None) -> None:
     """Log to `stream` (standard error by default), in the journal's format if it is the journal."""
-    stream = sys.stderr if stream is None else stream
-    environment = os.environ if environment is None else environment
+    stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
-    if is_journal(stream, environment):
+    if is_journal(stream):
         handler.setFormatter(JournalFormatter("%(message)s"))
     else:
         handler.setFormatter(
             logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
         )
     handler.addFilter(RepeatFilter())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
+    logging.getLogger().handlers[:] = [handler]
     set_level(level)
 
 

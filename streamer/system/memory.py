@@ -40,14 +40,14 @@ def _glibc(name: str) -> Callable[..., int] | None:
 
 def share_one_heap() -> None:
     """Let all threads that start from now on share a heap. Does nothing without glibc."""
-    if (mallopt := _glibc("mallopt")) is not None:
+    if mallopt := _glibc("mallopt"):
         for parameter, value in MALLOPT.items():
             mallopt(parameter, value)
 
 
 def return_freed_memory() -> None:
     """Return all freed pages to the system; takes milliseconds. Does nothing without glibc."""
-    if (trim := _glibc("malloc_trim")) is not None:
+    if trim := _glibc("malloc_trim"):
         trim(0)
 
 
@@ -56,11 +56,8 @@ def allowed_memory(
 ) -> int:
     """Return how many bytes this process may use: the machine's memory, or its cgroup's limit.
 
-    Parameters
-    ----------
-    membership, groups
-        Where Linux lists the process's control group (version 2, see cgroups(7)) and the limits of
-        groups, which systemd's ``MemoryMax=`` sets. A limit that cannot be read is ignored.
+    `membership` names the process's control group (version 2, see cgroups(7)), `groups` holds the
+    limits, which systemd's ``MemoryMax=`` sets. A limit that cannot be read is ignored.
     """
     allowed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:

@@ -9,29 +9,24 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping, MutableMapping
 
 REQUEST_SIGNALS = (signal.SIGHUP, signal.SIGUSR1)
 """Signals that request a reload and a report of the state."""
-FIRST_SOCKET = 3
-"""File descriptor of the first inherited socket, SD_LISTEN_FDS_START."""
+FIRST_SOCKET = 3  # SD_LISTEN_FDS_START
 
 
 class Notifier:
-    """Sends notifications to the service manager; does nothing without one.
+    """Sends notifications to the service manager; does nothing without one."""
 
-    Parameters
-    ----------
-    environment
-        Provides NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID.
-    """
-
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        environment = os.environ if environment is None else environment
-        self._address = _address(environment.get("NOTIFY_SOCKET", ""))
-        self.watchdog_seconds = _watchdog_seconds(environment)
+    def __init__(self) -> None:
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        if address.startswith("@"):  # an abstract name
+            address = f"\0{address[1:]}"
+        self._address = address if address[:1] in ("/", "\0") else None
+        self.watchdog_seconds = _watchdog_seconds()
         """Longest time between two calls of `watchdog`; None if the watchdog is off."""
-        self._socket: socket.socket | None = None
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
         self._last_status = ""
 
     def ready(self) -> None:
@@ -40,9 +35,8 @@ class Notifier:
 
     def reloading(self) -> None:
         """Report that the settings are being read again."""
-        self._send(
-            f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
-        )
+        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
 
     def stopping(self) -> None:
         """Report that an orderly stop has begun."""
@@ -61,18 +55,12 @@ class Notifier:
 
     def close(self) -> None:
         """Close the socket."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._socket.close()
 
     def _send(self, text: str) -> None:
-        if self._address is None:
-            return
-        if self._socket is None:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            self._socket.setblocking(False)
         try:
-            self._socket.sendto(text.encode(), self._address)
+            if self._address is not None:
+                self._socket.sendto(text.encode(), self._address)
         except OSError:
             # The manager is restarting or its queue is full. Neither may disturb the daemon; the
             # status is sent again with the next change.
@@ -85,30 +73,22 @@ def ignore_requests() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _address(text: str) -> str | None:
-    """Return the socket address of a path or, after @, an abstract name; None for anything else."""
-    if text.startswith("@"):
-        return "\0" + text[1:]
-    return text if text.startswith("/") else None
-
-
-def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
-    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+def _watchdog_seconds() -> float | None:
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
-    microseconds = environment.get("WATCHDOG_USEC", "")
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
     return int(microseconds) / 1e6 if microseconds.isdecimal() and int(microseconds) else None
 
 
-def inherited_sockets(environment: MutableMapping[str, str] | None = None) -> list[socket.socket]:
+def inherited_sockets() -> list[socket.socket]:
     """Return the listening sockets that systemd opened for this process.
 
-    Their variables are removed from `environment`, so that no child process takes the sockets for
-    its own.
+    Their variables are removed from the environment, so that no child process takes the sockets
+    for its own.
     """
-    environment = os.environ if environment is None else environment
-    process = environment.pop("LISTEN_PID", "")
-    count = environment.pop("LISTEN_FDS", "")
-    environment.pop("LISTEN_FDNAMES", None)
+    process = os.environ.pop("LISTEN_PID", "")
+    count = os.environ.pop("LISTEN_FDS", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
     if process != str(os.getpid()) or not count.isdecimal():
         return []
     sockets = []

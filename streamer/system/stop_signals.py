@@ -22,25 +22,15 @@ class StopSignals:
     """Handles SIGTERM and SIGINT; to be made on the event loop's thread.
 
     The first signal requests an orderly stop and starts the deadline, since the event loop may
-    hang. A second one ends the process at once, with status 128 + its number.
-
-    Parameters
-    ----------
-    stop
-        Called on the event loop's thread with the first signal.
-    deadline
-        Starts the deadline; see `exit_deadline`.
-
-    Attributes
-    ----------
-    received : int
-        Number of signals so far.
+    hang. A second one ends the process at once, with status 128 + its number. `stop` is called on
+    the event loop's thread, `deadline` (see `exit_deadline`) in the signal handler.
     """
 
     def __init__(
         self, stop: Callable[[signal.Signals], None], deadline: Callable[[], None]
     ) -> None:
         self.received = 0
+        """Number of signals so far."""
         self._stop = stop
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
@@ -66,7 +56,7 @@ def exit_deadline(seconds: float) -> Callable[[], None]:
     def end() -> None:
         started.get()
         time.sleep(seconds)
-        record = ("not stopped within %.0f s; ending as it stands", seconds)
+        record = ("not stopped within %.0f s; exiting at once", seconds)
         # Not on this thread: a handler of the log may hang.
         threading.Thread(target=logger.error, args=record, daemon=True).start()
         time.sleep(LOG_SECONDS)

@@ -8,10 +8,7 @@ from datetime import UTC, datetime
 def parse_timestamp(name: str, text: str) -> datetime:
     """Parse an ISO 8601 time, which is in UTC unless it has an offset.
 
-    Raises
-    ------
-    ValueError
-        If `text` is not a time; the message is one sentence about the parameter `name`.
+    The `ValueError` for anything else is one sentence about the parameter `name`.
 
     Examples
     --------

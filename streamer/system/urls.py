@@ -6,7 +6,7 @@ import re
 
 HOST_PATTERN = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 """A Host header; whatever matches may be repeated in another header."""
-SCHEME_PATTERN = re.compile(r"[a-z][a-z0-9+.-]*")
+PUNCTUATION = ":,;.)\"'"
 SCHEME_PORTS = {"http": ":80", "https": ":443"}
 """Ports that browsers leave out of an origin."""
 
@@ -19,10 +19,7 @@ blanks."""
 def normalise_origin(text: str) -> str:
     """Return the origin of a web page as browsers spell it in the Origin header.
 
-    Raises
-    ------
-    ValueError
-        If `text` is not an origin.
+    `ValueError` is raised if `text` is not an origin.
 
     Examples
     --------
@@ -36,7 +33,7 @@ def normalise_origin(text: str) -> str:
         host = host.encode("idna").decode().removesuffix(SCHEME_PORTS.get(scheme, " "))
     except UnicodeError:
         host = ""
-    if not SCHEME_PATTERN.fullmatch(scheme) or not HOST_PATTERN.fullmatch(host):
+    if not re.fullmatch("[a-z][a-z0-9+.-]*", scheme) or not HOST_PATTERN.fullmatch(host):
         raise ValueError(
             "is not the origin of a page: that is its scheme, host and port without a path, "
             "such as https://example.org or http://example.org:8080"
@@ -64,11 +61,10 @@ def _redact_url(url: str) -> str:
         # A slash inside a password that was not escaped.
         authority, slash, path = rest.rpartition("@")[2].partition("/")
     host = authority.rpartition("@")[2]
-    shown, mark, secret = re.fullmatch(
-        r"([^?#]*)([?#]?)(.*)", host + slash + path, re.DOTALL
-    ).groups()  # type: ignore[union-attr] # it matches any text
+    shown, *query = re.split("(?=[?#])", host + slash + path, maxsplit=1)
     # A proxy's path may be another URL.
     shown = re.sub("://[^/@]*@", "://", shown)
-    # Punctuation after the URL belongs to the sentence around it.
-    tail = secret[len(secret.rstrip(":,;.)\"'")) :]
-    return f"{scheme}://{shown}" + (f"{mark}…{tail}" if mark else "")
+    for secret in query:
+        # Punctuation after the URL belongs to the sentence around it.
+        shown += f"{secret[0]}…{secret[len(secret.rstrip(PUNCTUATION)) :]}"
+    return f"{scheme}://{shown}"

@@ -178,7 +178,7 @@ def test_sigterm_ends_segments_closes_clients_with_1001_and_exits_with_0(model, 
             frames(connection, lambda frame: False)
         assert closing.value.rcvd.code == 1001
         assert running.wait() == 0
-    assert "ending as it stands" not in running.log
+    assert "exiting at once" not in running.log
     kept = support.daemon.run(tmp_path, "history", database, "--csv").stdout
     assert "high" in kept
 

@@ -76,6 +76,13 @@ def test_a_track_below_minus_120_dbfs_is_silent(tmp_path: Path) -> None:
         read_audio(tmp_path / "a.wav", 22050)
 
 
+def test_tags_that_are_not_utf_8_are_no_obstacle(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a.m4a", band_noise("low", 5))
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"caf\xe9"))
+    assert b"caf\xe9" in path.read_bytes()
+    assert len(read_audio(path, 22050)) > 4 * 22050
+
+
 def test_a_video_without_audio_is_refused(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.m4a"), "w", format="mp4") as container:
         stream = container.add_stream("mpeg4", rate=10)

@@ -7,8 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamer.system.commandline import UserError
-from streamer.system.output import print_line
+from streamer.system.commandline import UserError, print_line
 from trainer.commands import options
 from trainer.commands.output import import_keras, print_notes, print_skipped
 

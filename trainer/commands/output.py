@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamer.system.output import print_line, silenced_stderr
+from streamer.system.commandline import print_line
+from streamer.system.console import silenced_stderr
 
 if TYPE_CHECKING:
     from trainer.tracks import Skipped

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamer.system.commandline import UserError
-from streamer.system.output import print_line
+from streamer.system.commandline import UserError, print_line
 from trainer.augment import NONE, Augmentation
 from trainer.commands import evaluation, options
 from trainer.commands.output import import_keras, print_skipped, print_skipped_pictures

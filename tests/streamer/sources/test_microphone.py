@@ -124,7 +124,7 @@ def test_a_device_that_is_unplugged_and_returns_is_live_again(
     log, other = Log(), Log()
     clip = make_source(f"clip={demo_clip}", loop=True)
     with (
-        running(listener(make_device("mic"), classifier, log)) as hearing,
+        running(listener(make_device("mic"), classifier, log)) as running_listener,
         running(listener(clip, classifier, other)) as unaffected,
     ):
         log.wait_for_states(LIVE)
@@ -138,8 +138,8 @@ def test_a_device_that_is_unplugged_and_returns_is_live_again(
         with sound.playing(*tone(100), sink="speaker"):
             before = len(log.pipeline_events)
             log.wait(lambda: len(log.pipeline_events) > before + 2, "decisions after the return")
-        assert hearing.reconnects >= 1
-        assert hearing.crashes == 0
+        assert running_listener.reconnects >= 1
+        assert running_listener.crashes == 0
         assert (unaffected.reconnects, unaffected.dropped) == (0, 0)
     assert other.states == [CONNECTING, LIVE, SourceState.ENDED]
 
@@ -153,7 +153,7 @@ def test_a_device_that_stops_does_not_affect_another_one(
     sound.control("set-default-sink", "kept")
     log, other = Log(), Log()
     with (
-        running(listener(make_device("mic"), classifier, log)) as hearing,
+        running(listener(make_device("mic"), classifier, log)) as running_listener,
         running(listener(make_device("loopback"), classifier, other)) as unaffected,
     ):
         log.wait_for_states(LIVE)
@@ -166,7 +166,7 @@ def test_a_device_that_stops_does_not_affect_another_one(
         )
         sound.control("suspend-sink", "dead", "0")
         log.wait_for_states(LIVE, STALLED, RECONNECTING, LIVE)
-        assert hearing.reconnects >= 1
+        assert running_listener.reconnects >= 1
         assert (unaffected.reconnects, unaffected.dropped) == (0, 0)
     assert other.states == [CONNECTING, LIVE, SourceState.ENDED]
 
@@ -176,8 +176,7 @@ def test_a_driver_that_hangs_is_stalled_until_it_works_again(
 ) -> None:
     sound.add_sink("speaker")
     log = Log()
-    source = MicrophoneSource(None, name="mic", inactivity_seconds=1.0)
-    with running(listener(source, classifier, log)):
+    with running(listener(MicrophoneSource(None, name="mic"), classifier, log)):
         log.wait_for_states(LIVE)
         sound.freeze()
         log.wait_for_states(LIVE, STALLED)

@@ -21,7 +21,7 @@ from support.radio import end, free_port, need
 from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 from support.web import Conversation, files_at, scripted
 
-from streamer.sources import AudioBlock, SourceError, make_source
+from streamer.sources import AudioBlock, SourceError, make_source, media
 from streamer.sources.media import MediaSource
 from streamer.system.fair_semaphore import FairSemaphore
 
@@ -197,14 +197,17 @@ def test_the_end_of_a_radio_is_an_error_after_its_last_sample(mp3: bytes) -> Non
     assert not error.permanent
 
 
-def test_a_waiting_radio_does_not_occupy_a_decoding_slot(mp3: bytes) -> None:
+def test_a_waiting_radio_does_not_occupy_a_decoding_slot(
+    mp3: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def talk(client: Conversation) -> None:
         client.answer(OK, "content-type: audio/mpeg", "icy-name: r", body=mp3)
         client.closing.wait(LONGEST_WAIT_SECONDS)
 
     slots = FairSemaphore(1)
+    monkeypatch.setattr(media, "shared_decoding_slots", lambda: slots)
     with scripted(talk) as url:
-        radios = [MediaSource(url, decoding_slots=slots) for _ in range(3)]
+        radios = [MediaSource(url) for _ in range(3)]
         try:
             for radio in radios:
                 radio.open()

@@ -49,7 +49,8 @@ def test_an_hls_playlist_is_distinguished_from_a_list_of_songs() -> None:
 def test_a_playlist_from_the_network_refers_only_to_the_network(
     entry: str, found: str | None
 ) -> None:
-    assert playlist.resolve(entry, "http://host/radio/list.m3u") == found
+    urls = playlist.network_entries(entry, "http://host/radio/list.m3u")
+    assert urls == ([found] if found else [])
 
 
 def test_a_long_playlist_from_the_network_is_cut() -> None:

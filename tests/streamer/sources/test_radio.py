@@ -78,7 +78,7 @@ def test_a_radio_whose_server_restarts_is_live_again(
     station: Radio, classifier: Classifier
 ) -> None:
     log = Log()
-    with running(listener(make_source(station.url), classifier, log)) as hearing:
+    with running(listener(make_source(station.url), classifier, log)) as running_listener:
         log.wait(lambda: len(log.pipeline_events) >= 2, "decisions")
         station.stop_server()
         log.wait_for_states(LIVE, RECONNECTING)
@@ -90,8 +90,8 @@ def test_a_radio_whose_server_restarts_is_live_again(
         log.wait_for_states(LIVE, RECONNECTING, LIVE)
         before = len(log.pipeline_events)
         log.wait(lambda: len(log.pipeline_events) > before + 2, "decisions after the gap")
-        assert hearing.reconnects >= 2
-        assert hearing.crashes == 0
+        assert running_listener.reconnects >= 2
+        assert running_listener.crashes == 0
     assert log.states[-1] is ENDED
     assert FAILED not in log.states
 
@@ -115,9 +115,9 @@ def test_a_mount_that_does_not_exist_is_a_permanent_error(
 ) -> None:
     log = Log()
     source = make_source(f"{station.url}-nothing?token=secret")
-    with running(listener(source, classifier, log)) as hearing:
+    with running(listener(source, classifier, log)) as running_listener:
         log.wait_for_states(FAILED)
-        hearing.join()
+        running_listener.join()
     assert log.statuses[-1].state is FAILED
     assert "404" in log.statuses[-1].detail
     assert "secret" not in log.statuses[-1].detail
@@ -139,7 +139,7 @@ def test_a_radio_that_fails_does_not_affect_another_source(
     clip = MediaSource(str(demo_clip), loop=True)
     with (
         running(listener(make_source(station.url), classifier, radio_log)),
-        running(listener(clip, classifier, file_log)) as hearing,
+        running(listener(clip, classifier, file_log)) as running_listener,
     ):
         radio_log.wait_for_states(LIVE)
         file_log.wait_for_states(LIVE)
@@ -149,6 +149,6 @@ def test_a_radio_that_fails_does_not_affect_another_source(
         file_log.wait(
             lambda: len(file_log.pipeline_events) > before + 3, "decisions of the other source"
         )
-        assert hearing.dropped == 0
-        assert hearing.reconnects == 0
+        assert running_listener.dropped == 0
+        assert running_listener.reconnects == 0
     assert file_log.states == [SourceState.CONNECTING, LIVE, ENDED]

@@ -72,7 +72,7 @@ def test_any_other_exception_is_a_defect_and_propagates() -> None:
         run_program("program", fail(PermissionError(errno.EACCES, "denied")))
 
 
-def test_an_interruption_ends_with_130_and_without_a_word(
+def test_an_interruption_ends_with_130_and_prints_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run_program("program", fail(KeyboardInterrupt())) == 130

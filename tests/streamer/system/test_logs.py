@@ -4,17 +4,18 @@ import os
 import sys
 
 from streamer.system import logs
-from streamer.system.console import print_error
+from streamer.system.console import is_journal, print_error
 
 
-def journal_variables(file) -> dict[str, str]:
-    status = os.fstat(file.fileno())
-    return {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+def make_journal(stream, monkeypatch) -> None:
+    status = os.fstat(stream.fileno())
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
 
 
-def test_lines_for_the_journal_have_a_priority_and_no_time(tmp_path):
+def test_lines_for_the_journal_have_a_priority_and_no_time(tmp_path, monkeypatch):
     with (tmp_path / "journal").open("w+") as stream:
-        logs.configure("debug", stream=stream, environment=journal_variables(stream))
+        make_journal(stream, monkeypatch)
+        logs.configure("debug", stream=stream)
         log = logging.getLogger("streamer.test")
         log.debug("a")
         log.info("b")
@@ -24,23 +25,27 @@ def test_lines_for_the_journal_have_a_priority_and_no_time(tmp_path):
         assert stream.read() == "<7>a\n<6>b\n<4>c\n<3>d\n<3>e\n"
 
 
-def test_lines_for_anything_else_have_a_time_and_a_level():
+def test_lines_for_anything_else_have_a_time_and_a_level(monkeypatch):
     stream = io.StringIO()
-    logs.configure("info", stream=stream, environment={"JOURNAL_STREAM": "1:2"})
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+    logs.configure("info", stream=stream)
     logging.getLogger("streamer.test").warning("a string is %s", "loose")
     date, clock, rest = stream.getvalue().split(" ", 2)
     assert (len(date), len(clock)) == (10, 8)
     assert rest == "WARNING a string is loose\n"
 
 
-def test_a_stream_that_is_not_the_journal_is_recognised():
-    assert not logs.is_journal(sys.__stderr__, {"JOURNAL_STREAM": "0:0"})
-    assert not logs.is_journal(io.StringIO(), {})
+def test_a_stream_that_is_not_the_journal_is_recognised(monkeypatch):
+    monkeypatch.setenv("JOURNAL_STREAM", "0:0")
+    assert not is_journal(sys.__stderr__)
+    monkeypatch.delenv("JOURNAL_STREAM")
+    assert not is_journal(sys.__stderr__)
+    assert not is_journal(io.StringIO())
 
 
 def test_the_level_applies_to_our_loggers_and_libraries_log_warnings_only():
     stream = io.StringIO()
-    logs.configure("info", stream=stream, environment={})
+    logs.configure("info", stream=stream)
     logging.getLogger("websockets").info("chatter")
     logging.getLogger("streamer.x").debug("detail")
     assert stream.getvalue() == ""
@@ -86,8 +91,7 @@ def test_an_error_for_the_journal_has_a_priority_instead_of_the_programs_name(
     with (tmp_path / "journal").open("w+") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         print_error("no such\nfile")
-        for name, value in journal_variables(stream).items():
-            monkeypatch.setenv(name, value)
+        make_journal(stream, monkeypatch)
         print_error("no such\nfile")
         stream.seek(0)
         assert stream.read() == "genre-stream: no such file\n<3>no such file\n"

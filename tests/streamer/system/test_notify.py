@@ -10,47 +10,46 @@ from streamer.system.notify import Notifier, inherited_sockets
 
 
 @pytest.fixture(params=["path", "abstract"])
-def manager(request, tmp_path):
-    """A service manager's socket, and its address as NOTIFY_SOCKET has it."""
+def manager(request, tmp_path, monkeypatch):
+    """A service manager's socket, to which NOTIFY_SOCKET leads."""
     receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     name = str(tmp_path / "notify") if request.param == "path" else f"@{os.getpid()}-notify"
     receiver.bind(name.replace("@", "\0"))
     receiver.settimeout(LONGEST_WAIT_SECONDS)
+    monkeypatch.setenv("NOTIFY_SOCKET", name)
     with receiver:
-        yield receiver, name
+        yield receiver
 
 
 def test_every_message_reaches_the_service_manager(manager):
-    receiver, name = manager
-    notifier = Notifier({"NOTIFY_SOCKET": name})
+    notifier = Notifier()
     notifier.status("loading\nthe model")
     notifier.ready()
     notifier.watchdog()
     notifier.stopping()
     notifier.close()
-    received = [receiver.recv(4096).decode() for _ in range(4)]
+    received = [manager.recv(4096).decode() for _ in range(4)]
     assert received == ["STATUS=loading the model", "READY=1", "WATCHDOG=1", "STOPPING=1"]
 
 
 def test_an_unchanged_status_is_not_sent_again(manager):
-    receiver, name = manager
-    notifier = Notifier({"NOTIFY_SOCKET": name})
+    notifier = Notifier()
     for text in ("jazz", "jazz", "rock"):
         notifier.status(text)
-    assert [receiver.recv(4096) for _ in range(2)] == [b"STATUS=jazz", b"STATUS=rock"]
+    assert [manager.recv(4096) for _ in range(2)] == [b"STATUS=jazz", b"STATUS=rock"]
 
 
 def test_reloading_reports_when_it_began(manager):
-    receiver, name = manager
-    Notifier({"NOTIFY_SOCKET": name}).reloading()
-    first, second = receiver.recv(4096).decode().split("\n")
+    Notifier().reloading()
+    first, second = manager.recv(4096).decode().split("\n")
     assert first == "RELOADING=1"
     assert second.removeprefix("MONOTONIC_USEC=").isdecimal()
 
 
 @pytest.mark.parametrize("address", ["", "relative", "/no/such/socket"])
-def test_without_a_service_manager_nothing_happens(address):
-    notifier = Notifier({"NOTIFY_SOCKET": address})
+def test_without_a_service_manager_nothing_happens(monkeypatch, address):
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    notifier = Notifier()
     notifier.ready()
     notifier.close()
 
@@ -66,14 +65,18 @@ def test_without_a_service_manager_nothing_happens(address):
         ({"WATCHDOG_USEC": "0"}, None),
     ],
 )
-def test_the_watchdog_is_on_only_if_it_watches_this_process(variables, seconds):
-    assert Notifier(variables).watchdog_seconds == seconds
+def test_the_watchdog_is_on_only_if_it_watches_this_process(monkeypatch, variables, seconds):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Notifier().watchdog_seconds == seconds
 
 
-def test_sockets_for_another_process_are_ignored():
+def test_sockets_for_another_process_are_ignored(monkeypatch):
     variables = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "web"}
-    assert inherited_sockets(variables) == []
-    assert variables == {}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert inherited_sockets() == []
+    assert not variables.keys() & os.environ.keys()
 
 
 def test_an_inherited_socket_is_returned_and_hidden_from_child_processes():
