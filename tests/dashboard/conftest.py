@@ -36,6 +36,7 @@ def serve() -> Iterator[Callable[..., Broadcast]]:
 def page(browser: Page, serve: Callable[..., Broadcast]) -> Iterator[Page]:
     """Return the page; fail after the test on layout shifts, policy violations and errors."""
     browser.view()
+    browser.expected_errors = ()
     browser.console_errors()
     yield browser
     shifts, violations, errors = browser.shifts(), browser.violations(), browser.console_errors()

@@ -65,6 +65,9 @@ class Page:
 
     def __init__(self, driver: Chrome) -> None:
         self.driver = driver
+        self.expected_errors: tuple[str, ...] = ()
+        """Parts of the messages that `console_errors` leaves out. A page that is refused goes on
+        trying, so its errors come at any time."""
 
     def view(
         self,
@@ -148,6 +151,7 @@ class Page:
             entry["message"]
             for entry in self.driver.get_log("browser")  # type: ignore[no-untyped-call]
             if entry["level"] in ("WARNING", "SEVERE")
+            and not any(part in entry["message"] for part in self.expected_errors)
         ]
 
     def shifts(self) -> list[dict[str, Any]]:
