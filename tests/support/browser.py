@@ -48,6 +48,10 @@ addEventListener("securitypolicyviolation", (event) => {
 """
 """Runs in every page before its own scripts; records layout shifts and policy violations."""
 
+REFUSED = ("401", "Authentication")
+"""Parts of the console's errors about requests without the right token."""
+CONNECTION_LOST = ("ERR_CONNECTION_REFUSED",)
+"""Parts of its errors while the server is gone."""
 Value = TypeVar("Value")
 
 
