@@ -56,9 +56,8 @@ class SourceHealth:
             return None
         if self.state == "failed":
             return self.detail or "failed"
-        if self.quiet_seconds <= max_quiet_seconds(
-            UNHEALTHY_SECONDS, self.hop_seconds, self.round_seconds
-        ):
+        limit = max_quiet_seconds(UNHEALTHY_SECONDS, self.hop_seconds, self.round_seconds)
+        if self.quiet_seconds <= limit:
             return None
         reason = f"no decision for {self.quiet_seconds:.0f} s"
         return f"{reason}: {self.detail}" if self.detail else reason

@@ -258,12 +258,12 @@ class ColumnPipeline:
         self._spec = contract.spectrogram
         self._max_frames = contract.window_frames
         self.hop_seconds = hop_seconds
-        self._decider = Decider(
-            contract.labels, contract.not_music, settings, contract.window_seconds
-        )
+        window_seconds = contract.window_seconds
+        self._decider = Decider(contract.labels, contract.not_music, settings, window_seconds)
         self._peaks = np.empty(0, np.float32) if spectrogram else None
         self._first_decision = self.window.filled_at
         self._fed: list[Columns] = []
+        self._fed_until = 0
 
     @property
     def hop_seconds(self) -> float:
@@ -288,10 +288,6 @@ class ColumnPipeline:
             due = filled
         return due
 
-    @property
-    def _fed_until(self) -> int:
-        return self.decided_at + len(self._fed) * self._spec.hop_length
-
     def feed(self, columns: Columns, level_dbfs: float) -> list[Event]:
         """Take the next columns, shape (n_mels, k), in absolute dB, and the level of their sound.
 
@@ -300,11 +296,11 @@ class ColumnPipeline:
         events: list[Event] = []
         for column in np.hsplit(columns, columns.shape[1]):
             self._fed.append(column)
-            end = self._fed_until
-            if end >= self.next_decision:
+            self._fed_until += self._spec.hop_length
+            if self._fed_until >= self.next_decision:
                 boundary = self.decided_at if self.gate.update_level(level_dbfs) else None
                 hop, self._fed = np.concatenate(self._fed, axis=1), []
-                events += self.decide(end, hop, boundary=boundary)
+                events += self.decide(self._fed_until, hop, boundary=boundary)
         return events
 
     def decide(
