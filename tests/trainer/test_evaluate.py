@@ -144,7 +144,7 @@ def test_a_run_is_evaluated_on_clips_that_it_was_not_trained_on(
         "not_music": "not_music",
         "split": {**RUN["split"], **music},
         "background": {"train": names[:1], "valid": names[1:2]},
-        "settings": {"data": str(songs), "background": str(sounds)},
+        "settings": {"data": str(songs), "out": "runs/low", "background": str(sounds)},
     }
     run = write_run(tmp_path / "run", tiny_network(2), **facts)
     run_classifier = load_classifier(run)
@@ -172,7 +172,7 @@ def test_results_on_other_data_or_on_a_part_do_not_replace_those_of_the_run(
     facts = {
         "labels": ["high", "low", "middle"],
         "split": {**RUN["split"], **lists},
-        "settings": {"data": str(songs)},
+        "settings": {"data": str(songs), "out": "runs/low"},
         "metrics": {},
     }
     run = write_run(tmp_path / "run", tiny_network(3), **facts)

@@ -147,7 +147,7 @@ def test_pictures_are_refused_in_one_line(
 def evaluated(tmp_path: Path) -> Path:
     """Return a run without data and network, with the results for two degradations."""
     run = tmp_path / "run"
-    settings = {"data": str(tmp_path / "gone"), "background": None, "augmentation": {}}
+    settings = {"data": str(tmp_path / "gone"), "out": "runs/gone"}
     run.mkdir()
     made = {"versions": {}, "git": None}
     write_json(run / "run.json", {**RUN, **made, "settings": settings})

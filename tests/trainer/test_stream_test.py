@@ -286,7 +286,7 @@ def test_a_missing_delay_is_null_in_json_and_never_in_the_report(
     written = json.loads((tmp_path / "evaluation" / "stream_valid.json").read_text())
     assert (written["result"]["delay_median"], written["result"]["delay_p95"]) == (None, None)
     made = {"labels": LABELS, "versions": {}, "git": None}
-    settings = {"data": str(tmp_path / "gone"), "background": None, "augmentation": {}}
+    settings = {"data": str(tmp_path / "gone"), "out": "runs/gone"}
     write_json(tmp_path / "run.json", {**RUN, **made, "settings": settings})
     page = write_report(tmp_path).read_text()
     assert re.search(r"Seconds to the right label, median / 95th percentile</td>.*?>never<", page)
