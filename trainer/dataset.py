@@ -89,10 +89,8 @@ def repeated(levels: Levels, frames: int) -> Levels:
 def even_windows(song: Song, spec: SpectrogramSpec, frames: int, count: int) -> Columns:
     """Cut up to `count` windows at even distances from a song, fewer from a short one.
 
-    Returns
-    -------
-    float32, shape (windows, n_mels, frames)
-        dB relative to each window's loudest cell.
+    The result has the shape (windows, n_mels, frames), in dB relative to each window's loudest
+    cell.
     """
     levels = repeated(song.levels, frames)
     last = levels.shape[1] - frames
@@ -113,20 +111,10 @@ class TrainingWindows:
         proportion to its length. May be empty.
     not_music : int or None
         Index of that class; None without it.
-    classes : int
-        Number of labels.
-    spec, frames
-        Grid and number of columns of a window.
-    batch : int
-        Windows in a batch.
     windows_per_song : int
         Windows of each song in an epoch.
     background_share : float
         Share of an epoch's windows that are not music.
-    augmentation : Augmentation
-        Strength of the augmentation.
-    seed : int
-        Seed of all random choices.
     """
 
     def __init__(
@@ -157,13 +145,10 @@ class TrainingWindows:
         self._background_shares = lengths / lengths.sum()
         music = windows_per_song * len(songs)
         other = round(music * background_share / (1 - background_share))
-        self._contents = np.concatenate(
-            [
-                np.arange(music) % max(1, len(songs)),
-                np.full(other if not_music is not None else 0, -1),
-            ]
-        )
+        self._contents = np.arange(music) % max(1, len(songs))
         """Contents of an epoch's windows: indices of songs, or -1 for background."""
+        if not_music is not None:
+            self._contents = np.append(self._contents, np.full(other, -1))
         counts = Counter(song.label for song in songs)
         self._weights = np.ones(classes, np.float32)
         for label, count in counts.items():

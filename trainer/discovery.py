@@ -29,22 +29,10 @@ MIN_TRACKS = 5
 
 
 def find_tracks(folder: Path) -> tuple[list[Track], list[Skipped]]:
-    """Find the tracks of a data folder.
+    """Find the tracks of a data folder, sorted by genre and name, and the files to be skipped.
 
     Pictures are decoded and checked. Audio files are not opened: `prepare` finds out whether they
     can be decoded and records what it skipped in the picture folder, where this function reads it.
-
-    Parameters
-    ----------
-    folder : Path
-        Holds one folder per genre; with a `spectrogram.json` the tracks are pictures.
-
-    Returns
-    -------
-    tracks : list of Track
-        Sorted by genre and name.
-    skipped : list of Skipped
-        Files that look like tracks and cannot be used.
 
     Raises
     ------
@@ -73,18 +61,11 @@ def find_tracks(folder: Path) -> tuple[list[Track], list[Skipped]]:
 
 
 def find_background(folder: Path) -> tuple[list[Track], list[Skipped]]:
-    """Find clips that are not music, at any depth below a folder of audio or pictures.
+    """Find clips that are not music, at any depth below a folder, and the files to be skipped.
 
-    Pictures are decoded and checked, as by `find_tracks`.
-
-    Returns
-    -------
-    clips : list of Track
-        Named `group/clip`: the group, which is also the genre, is the first folder level, or
-        `background` for files directly in `folder`; deeper levels are joined to the clip's name
-        by `__`.
-    skipped : list of Skipped
-        Files that look like clips and cannot be used.
+    Clips are named `group/clip`: the group, which is also the genre, is the first folder level, or
+    `background` for files directly in `folder`; deeper levels are joined to the clip's name by
+    `__`. Pictures are decoded and checked, as by `find_tracks`.
 
     Raises
     ------
@@ -107,13 +88,7 @@ def find_background(folder: Path) -> tuple[list[Track], list[Skipped]]:
 
 
 def check_genres(tracks: Iterable[Track], skipped: Iterable[Skipped] = ()) -> None:
-    """Check that a classifier can be trained on the tracks.
-
-    Raises
-    ------
-    DatasetError
-        If there are fewer than two genres, or a genre has fewer than five usable tracks.
-    """
+    """Raise `DatasetError` for fewer than two genres or a genre with fewer than `MIN_TRACKS`."""
     counts = Counter(track.genre for track in tracks)
     lost = Counter(entry.path.parent.name for entry in skipped)
     for genre in sorted(set(counts) | set(lost)):
@@ -131,7 +106,7 @@ def check_genres(tracks: Iterable[Track], skipped: Iterable[Skipped] = ()) -> No
 
 
 def _suffixes(folder: Path) -> frozenset[str]:
-    """Return the suffixes, in lower case, of the files in a folder that are tracks."""
+    """Return the suffixes, in lower case, of the tracks in a folder."""
     return frozenset({".png"}) if is_picture_folder(folder) else AUDIO_SUFFIXES
 
 

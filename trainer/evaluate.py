@@ -48,6 +48,12 @@ from trainer.tracks import DatasetError, Skipped, Track
 BATCH = 16
 """Crops in one call of the network."""
 
+SUMMARISED = (
+    *("tracks", "accuracy_track", "interval_track", "accuracy_crop", "top2_track", "macro_f1"),
+    *("nll_after", "ece_after", "not_music"),
+)
+"""Fields of `SetMetrics` that go into `run.json` and an exported model."""
+
 MAX_MISTAKES = 20
 """Number of mistakes in a result, the most confident ones."""
 
@@ -141,21 +147,10 @@ def columns_of(track: Track, spec: SpectrogramSpec) -> Columns:
 
 
 def crops_of(columns: Columns, window_frames: int, top_db: float) -> Columns:
-    """Cut columns into half-overlapping windows, each relative to its own loudest cell.
+    """Cut columns into half-overlapping windows, each in dB relative to its own loudest cell.
 
-    Parameters
-    ----------
-    columns : float32, shape (n_mels, frames)
-        dB.
-    window_frames : int
-        Columns of a window; a shorter track is repeated to fill one.
-    top_db : float
-        Range kept, in dB.
-
-    Returns
-    -------
-    float32, shape (crops, n_mels, window_frames)
-        The last crop ends with the last column.
+    A track shorter than a window is repeated to fill one; the last crop ends with the last column.
+    The result has the shape (crops, n_mels, window_frames).
     """
     frames = max(window_frames, columns.shape[1])
     columns = np.tile(columns, (1, -(-frames // columns.shape[1])))[:, :frames]
@@ -174,16 +169,7 @@ def predict(
 ) -> tuple[Predictions, list[Skipped]]:
     """Classify all crops of tracks; tracks that cannot be read are skipped.
 
-    Parameters
-    ----------
-    classifier : Classifier
-        From `trainer.loading.load_classifier`.
-    tracks : sequence of Track
-        Pictures or audio.
-    title : str
-        Label of the progress bar.
-    read : function
-        Returns the columns of a track, see `columns_of`.
+    `title` is the label of the progress bar, and `read` returns the columns of a track.
 
     Raises
     ------
@@ -297,18 +283,9 @@ def track_table(
 
 
 def evaluate(classifier: Classifier, sets: EvaluationSets, *, seed: int = 0) -> Evaluation:
-    """Evaluate a run or a model.
+    """Evaluate a run or a model on the sets with music; `seed` is that of the bootstrap.
 
     The temperature of a run is fitted on its `valid` set. A model file keeps its own.
-
-    Parameters
-    ----------
-    classifier : Classifier
-        From `trainer.loading.load_classifier`.
-    sets : EvaluationSets
-        Sets without music are left out.
-    seed : int
-        Seed of the bootstrap.
 
     Raises
     ------
@@ -348,19 +325,8 @@ def evaluate(classifier: Classifier, sets: EvaluationSets, *, seed: int = 0) -> 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:
     """Return the metrics that `run.json` and an exported model contain."""
-    names = (
-        "tracks",
-        "accuracy_track",
-        "interval_track",
-        "accuracy_crop",
-        "top2_track",
-        "macro_f1",
-        "nll_after",
-        "ece_after",
-        "not_music",
-    )
     return {
-        name: {key: getattr(metrics, key) for key in names}
+        name: {key: getattr(metrics, key) for key in SUMMARISED}
         for name, metrics in evaluation.sets.items()
     } | {"protocol": evaluation.protocol, "notes": evaluation.notes}
 
@@ -368,32 +334,26 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write `metrics.json` and the tables as CSV into a folder, created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    labels = list(evaluation.labels)
-    content = {
-        "labels": labels,
-        "temperature": evaluation.temperature,
-        "temperature_source": evaluation.temperature_source,
-        "protocol": evaluation.protocol,
-        "notes": evaluation.notes,
-        "sets": {name: dataclasses.asdict(metrics) for name, metrics in evaluation.sets.items()},
-        "skipped": [
-            {"path": str(entry.path), "reason": entry.reason} for entry in evaluation.skipped
-        ],
-    }
+    content = dataclasses.asdict(evaluation)
+    del content["track_tables"]
+    for entry in content["skipped"]:
+        entry["path"] = str(entry["path"])
     write_json(folder / "metrics.json", content)
+    labels = list(evaluation.labels)
     for name, metrics in evaluation.sets.items():
-        write_file(folder / f"tracks_{name}.csv", evaluation.track_tables[name].to_csv(index=False))
-        write_file(folder / f"genres_{name}.csv", pd.DataFrame(metrics.genres).to_csv(index=False))
-        matrix = pd.DataFrame(metrics.confusion, index=labels, columns=labels).rename_axis("true")
-        write_file(folder / f"confusion_{name}.csv", matrix.to_csv())
-        bins = pd.concat(
-            [pd.DataFrame(metrics.reliability_before), pd.DataFrame(metrics.reliability_after)],
-            keys=["before", "after"],
-            names=["temperature", None],
-        )
-        write_file(
-            folder / f"reliability_{name}.csv", bins.reset_index("temperature").to_csv(index=False)
-        )
+        matrix = pd.DataFrame(metrics.confusion, columns=labels)
+        matrix.insert(0, "true", labels)
+        bins = {"before": metrics.reliability_before, "after": metrics.reliability_after}
+        tables = {
+            "tracks": evaluation.track_tables[name],
+            "genres": pd.DataFrame(metrics.genres),
+            "confusion": matrix,
+            "reliability": pd.concat(
+                {when: pd.DataFrame(own) for when, own in bins.items()}, names=["temperature", None]
+            ).reset_index("temperature"),
+        }
+        for title, table in tables.items():
+            write_file(folder / f"{title}_{name}.csv", table.to_csv(index=False))
 
 
 def as_text(evaluation: Evaluation) -> str:

@@ -54,8 +54,6 @@ def find_evaluation_sets(
 
     Parameters
     ----------
-    classifier : Classifier
-        From `trainer.loading.load_classifier`.
     data : Path, optional
         Folder of audio or pictures; by default the one that a run was trained on.
     background : Path, optional

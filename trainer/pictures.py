@@ -30,12 +30,7 @@ ORIGIN_KEY = "genre-stream"
 
 
 def read_picture(path: Path) -> Levels:
-    """Read a spectrogram picture.
-
-    Returns
-    -------
-    uint8, shape (n_mels, frames)
-        Levels; row 0 is the lowest band, unlike in the file.
+    """Return the levels of a picture, shape (n_mels, frames); row 0 is the lowest band.
 
     Raises
     ------
@@ -67,21 +62,9 @@ def read_origin(path: Path) -> str | None:
 
 
 def write_picture(path: Path, levels: Levels, origin: str | None = None) -> None:
-    """Write a spectrogram picture atomically.
+    """Write levels, row 0 the lowest band, as a picture atomically; see `atomic_write`.
 
-    Parameters
-    ----------
-    path : Path
-        A file in an existing folder.
-    levels : uint8, shape (n_mels, frames)
-        Row 0 is the lowest band.
-    origin : str, optional
-        Stored in a text chunk of the picture.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; a file that was there before is kept.
+    The origin is stored in a text chunk of the picture.
     """
     about = PngInfo()
     if origin is not None:
@@ -96,13 +79,7 @@ def min_columns(spec: SpectrogramSpec) -> int:
 
 
 def read_spec(folder: Path) -> SpectrogramSpec:
-    """Read the spectrogram specification of a picture folder.
-
-    Raises
-    ------
-    DatasetError
-        If `spectrogram.json` is missing or is not a spectrogram specification.
-    """
+    """Read the `spectrogram.json` of a picture folder; raise DatasetError if it is unusable."""
     path = folder / SPEC_FILE
     try:
         return SpectrogramSpec.from_dict(json.loads(path.read_text()))
@@ -112,13 +89,7 @@ def read_spec(folder: Path) -> SpectrogramSpec:
 
 
 def check_grid(folder: Path, spec: SpectrogramSpec) -> None:
-    """Check that the pictures in a folder are on the model's grid.
-
-    Raises
-    ------
-    DatasetError
-        If they are not; the message names the fields that differ.
-    """
+    """Raise a DatasetError that names the differences if pictures are not on the model's grid."""
     own, wanted = read_spec(folder).to_dict(), spec.to_dict()
     differing = [
         f"{name} {own[name]:g} instead of {wanted[name]:g}"

@@ -6,12 +6,11 @@ The page states the split and its protocol beside every accuracy.
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import html
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +83,7 @@ ROBUSTNESS_COLUMNS = {
 
 
 def write_report(folder: Path) -> Path:
-    """Write `RUN/report/index.html`.
-
-    Parameters
-    ----------
-    folder : Path
-        Run folder; evaluations that are missing in it are left out.
-
-    Returns
-    -------
-    Path
-        The page.
+    """Write `RUN/report/index.html` and return its path; missing evaluations are left out.
 
     Raises
     ------
@@ -105,45 +94,46 @@ def write_report(folder: Path) -> Path:
     """
     run = read_run(folder)
     results = folder / "evaluation"
-    report = _Report(folder / "report")
+    report = folder / "report"
+    report.mkdir(exist_ok=True)
     tracks, skipped = _tracks_of(run)
     metrics = results / "metrics.json"
-    evaluation = _read_json(metrics) if metrics.is_file() else {}
+    evaluation = _read(metrics, json.load) if metrics.is_file() else {}
     sections = [
         _header(folder, run),
         _headline(run, evaluation),
         _training_section(folder, report),
         *(_set_section(results, name, evaluation, report) for name in evaluation.get("sets", {})),
         *(
-            _stream_section(results, _read_json(path), run.labels, report)
+            _stream_section(results, _read(path, json.load), run.labels, report)
             for path in sorted(results.glob("stream_*.json"))
         ),
         *(
-            _robustness_section(_read_json(path), report)
+            _robustness_section(_read(path, json.load), report)
             for path in sorted(results.glob("robustness_*.json"))
         ),
         _examples_section(run, tracks, report),
         _skipped_section(run, skipped),
         _settings_section(run),
     ]
-    return report.write_page(f"genre-train: {folder.resolve().name}", sections)
+    page = report / "index.html"
+    write_file(
+        page,
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>genre-train: {_text(folder.resolve().name)}</title>"
+        f"<style>\n{CSS_FILE.read_text()}</style></head>\n<body>\n<main>"
+        + "\n".join(section for section in sections if section)
+        + "</main>\n</body></html>\n",
+    )
+    return page
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    with _damage_reported(path):
-        content: dict[str, Any] = json.loads(path.read_text())
-        return content
-
-
-def _read_table(path: Path, index: int | None = None) -> pd.DataFrame:
-    with _damage_reported(path):
-        return pd.read_csv(path, index_col=index)
-
-
-@contextlib.contextmanager
-def _damage_reported(path: Path) -> Iterator[None]:
+def _read(path: Path, parse: Callable[..., Any], **options: Any) -> Any:
+    """Parse a file of an evaluation with `json.load` or `pandas.read_csv`."""
     try:
-        yield
+        with path.open(encoding="utf-8") as file:
+            return parse(file, **options)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} is damaged or gone: evaluate again, or delete it") from error
 
@@ -159,45 +149,21 @@ def _tracks_of(run: Run) -> tuple[list[Track], list[Skipped]]:
     return tracks, skipped
 
 
-class _Report:
-    """The report folder: the page, and each figure as PNG with its numbers as CSV."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(exist_ok=True)
-
-    def figure(
-        self, name: str, figure: Figure, caption: str, numbers: pd.DataFrame | None = None
-    ) -> str:
-        """Write a figure and return it as an HTML element with an embedded SVG image."""
-        write_file(self._folder / f"{name}.png", _image(figure, format="png", dpi=160))
-        if numbers is not None:
-            write_file(self._folder / f"{name}.csv", numbers.to_csv())
-        svg = base64.b64encode(_image(figure, format="svg", metadata={"Date": None})).decode()
-        return (
-            f'<figure><img alt="{_text(caption)}" src="data:image/svg+xml;base64,{svg}">'
-            f"<figcaption>{_text(caption)}</figcaption></figure>"
-        )
-
-    def write_page(self, title: str, sections: Iterable[str]) -> Path:
-        """Write the page and return its path."""
-        page = self._folder / "index.html"
-        write_file(
-            page,
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{_text(title)}</title><style>\n{CSS_FILE.read_text()}</style></head>\n"
-            "<body>\n<main>"
-            + "\n".join(section for section in sections if section)
-            + "</main>\n</body></html>\n",
-        )
-        return page
-
-
-def _image(figure: Figure, **options: Any) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, **options)
-    return content.getvalue()
+def _figure(
+    report: Path, name: str, figure: Figure, caption: str, numbers: pd.DataFrame | None = None
+) -> str:
+    """Write a figure as PNG and its numbers as CSV; return it as HTML with an embedded SVG."""
+    image, vector = io.BytesIO(), io.BytesIO()
+    figure.savefig(image, format="png", dpi=160)
+    write_file(report / f"{name}.png", image.getvalue())
+    if numbers is not None:
+        write_file(report / f"{name}.csv", numbers.to_csv())
+    figure.savefig(vector, format="svg", metadata={"Date": None})
+    svg = base64.b64encode(vector.getvalue()).decode()
+    return (
+        f'<figure><img alt="{_text(caption)}" src="data:image/svg+xml;base64,{svg}">'
+        f"<figcaption>{_text(caption)}</figcaption></figure>"
+    )
 
 
 def _text(value: object) -> str:
@@ -277,12 +243,13 @@ def _headline(run: Run, evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _training_section(folder: Path, report: _Report) -> str:
+def _training_section(folder: Path, report: Path) -> str:
     path = folder / "history.csv"
     if not path.is_file():
         return ""
-    history = _read_table(path)
-    drawing = report.figure(
+    history = _read(path, pd.read_csv)
+    drawing = _figure(
+        report,
         "learning_curves",
         figures.learning_curves(history),
         "Loss and accuracy by epoch. The training loss is that of augmented, mixed windows with "
@@ -292,25 +259,28 @@ def _training_section(folder: Path, report: _Report) -> str:
     return f"<h2>Training</h2>{_figures(drawing)}"
 
 
-def _set_section(results: Path, name: str, evaluation: Mapping[str, Any], report: _Report) -> str:
+def _set_section(results: Path, name: str, evaluation: Mapping[str, Any], report: Path) -> str:
     result = evaluation["sets"][name]
-    matrix = _read_table(results / f"confusion_{name}.csv", index=0)
-    bins = _read_table(results / f"reliability_{name}.csv")
+    matrix = _read(results / f"confusion_{name}.csv", pd.read_csv, index_col=0)
+    bins = _read(results / f"reliability_{name}.csv", pd.read_csv)
     genres = pd.DataFrame(result["genres"])
     drawings = _figures(
-        report.figure(
+        _figure(
+            report,
             f"confusion_{name}",
             figures.confusion_matrix(matrix),
             f"Tracks of the {name} list by true and predicted label.",
             matrix,
         ),
-        report.figure(
+        _figure(
+            report,
             f"genres_{name}",
             figures.genre_bars(genres),
             f"Precision and recall by genre on {name} (number of tracks).",
             genres.set_index("genre"),
         ),
-        report.figure(
+        _figure(
+            report,
             f"reliability_{name}",
             figures.reliability_diagram(bins),
             f"Accuracy of the windows of {name} by confidence; a dot's size is their number.",
@@ -334,20 +304,22 @@ def _set_section(results: Path, name: str, evaluation: Mapping[str, Any], report
 
 
 def _stream_section(
-    results: Path, stream: Mapping[str, Any], labels: Sequence[str], report: _Report
+    results: Path, stream: Mapping[str, Any], labels: Sequence[str], report: Path
 ) -> str:
     name, result = stream["set"], stream["result"]
-    truth = _read_table(results / f"stream_{name}_programme.csv")
-    decisions = _read_table(results / f"stream_{name}_decisions.csv")
+    truth = _read(results / f"stream_{name}_programme.csv", pd.read_csv)
+    decisions = _read(results / f"stream_{name}_decisions.csv", pd.read_csv)
     after = pd.Series(result["accuracy_after"], name="right").rename_axis("seconds")
     drawings = _figures(
-        report.figure(
+        _figure(
+            report,
             f"timeline_{name}",
             figures.timeline(truth, decisions, labels),
             "What was played and what was decided (the first half hour).",
             decisions,
         ),
-        report.figure(
+        _figure(
+            report,
             f"seconds_heard_{name}",
             figures.accuracy_by_seconds(result["accuracy_after"]),
             "Share of songs with the right label after so many seconds.",
@@ -367,9 +339,10 @@ def _stream_section(
     return f"<h2>{_text(name)} as a stream</h2>{about}{_table(rows, numbers=1)}{drawings}"
 
 
-def _robustness_section(content: Mapping[str, Any], report: _Report) -> str:
+def _robustness_section(content: Mapping[str, Any], report: Path) -> str:
     name, table = content["set"], pd.DataFrame(content["ways"])
-    drawing = report.figure(
+    drawing = _figure(
+        report,
         f"robustness_{name}",
         figures.degradations(table),
         f"Accuracy on tracks of {name} with degraded audio, with 95 % intervals.",
@@ -389,7 +362,7 @@ def _robustness_section(content: Mapping[str, Any], report: _Report) -> str:
     )
 
 
-def _examples_section(run: Run, tracks: Sequence[Track], report: _Report) -> str:
+def _examples_section(run: Run, tracks: Sequence[Track], report: Path) -> str:
     trained_on = set(run.split.train)
     first_of_genre = {track.genre: track for track in reversed(tracks) if track.name in trained_on}
     chosen = sorted(first_of_genre.values(), key=lambda track: track.name)[:EXAMPLES]
@@ -403,7 +376,8 @@ def _examples_section(run: Run, tracks: Sequence[Track], report: _Report) -> str
         window = relative_to_peak(from_levels(levels, spec.top_db), spec.top_db)
         augmented = [augment(window, random, spec, strength) for _ in range(AUGMENTED)]
         examples.append((track.name, [window, *augmented]))
-    drawing = report.figure(
+    drawing = _figure(
+        report,
         "spectrograms",
         figures.spectrogram_examples(examples, spec.top_db),
         "Windows unchanged (left) and augmented as in training; time to the right, "

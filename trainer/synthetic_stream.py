@@ -79,18 +79,9 @@ def make_stream(
     seed: int = 0,
     gap_seconds: float = 4.0,
 ) -> SyntheticStream:
-    """Join tracks and background clips to a stream.
+    """Join songs and background clips, all audio or all pictures, to a stream.
 
-    Parameters
-    ----------
-    tracks, background : sequence of Track
-        Songs, and clips that are not music; all audio or all pictures.
-    spec : SpectrogramSpec
-        The grid.
-    seed : int
-        Seed of the order and the gaps.
-    gap_seconds : float
-        Length of a silent gap.
+    The seed decides the order and the gaps; silent ones are `gap_seconds` long.
 
     Raises
     ------
@@ -157,10 +148,7 @@ def play(
 ) -> Iterator[list[Decision]]:
     """Play a stream through the daemon's pipeline.
 
-    Yields
-    ------
-    list of Decision
-        The decisions of each segment, and those at the end of the stream.
+    Yields the decisions of each segment, and those at the end of the stream.
     """
     spec = classifier.contract.spectrogram
     if stream.blocks[0].ndim == 2:
