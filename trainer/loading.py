@@ -12,12 +12,7 @@ from streamer.system.processors import processors
 
 
 class RunClassifier(Classifier):
-    """The Keras network of a training run, with the interface of an exported model.
-
-    Parameters
-    ----------
-    folder : Path
-        Run folder.
+    """The Keras network of a run folder, with the interface of an exported model.
 
     Raises
     ------

@@ -201,18 +201,9 @@ class RobustnessResult:
 def robustness(
     classifier: Classifier, tracks: Sequence[Track], clips: Sequence[Track] = (), *, seed: int = 0
 ) -> list[RobustnessResult]:
-    """Evaluate a classifier on audio with each degradation.
+    """Evaluate a classifier on audio with each degradation; `clips` as in `noise`.
 
-    Parameters
-    ----------
-    classifier : Classifier
-        From `trainer.loading.load_classifier`.
-    tracks : sequence of Track
-        Audio of music.
-    clips : sequence of Track
-        Audio for the background noise; pink noise without it.
-    seed : int
-        Seed of noises and rooms, for each track and degradation.
+    Noises and rooms depend on the seed, the track and the degradation.
 
     Raises
     ------

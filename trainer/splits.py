@@ -71,14 +71,12 @@ def split_tracks(
 
     Parameters
     ----------
-    tracks : sequence of Track
-        From `find_tracks`.
     how : sequence of str
         `["fault-filtered"]`, `["stratified"]`, `[CSV]` (a file with the columns `track,artist`) or
         `[TRAIN, VALID, TEST]` (files with a track name per line). Empty: fault-filtered for GTZAN,
         else stratified.
     seed : int
-        Seed of a stratified or grouped split.
+        Of a stratified or grouped split.
     exclude_faults : bool
         Drop GTZAN's known faulty tracks first.
 
@@ -273,10 +271,8 @@ def _sorted(tracks: Sequence[Track]) -> list[Track]:
 
 
 def _by_genre(tracks: Sequence[Track]) -> dict[str, list[Track]]:
-    genres: dict[str, list[Track]] = defaultdict(list)
-    for track in _sorted(tracks):
-        genres[track.genre].append(track)
-    return genres
+    genres = itertools.groupby(_sorted(tracks), key=lambda track: track.genre)
+    return {genre: list(own) for genre, own in genres}
 
 
 def _tracks_by_spelling(tracks: Sequence[Track]) -> dict[str, Track]:
@@ -319,11 +315,9 @@ def _read_artists(path: Path) -> dict[str, str]:
 
 
 def _read_lines(path: Path, what: str) -> list[str]:
-    """Read the lines of a text file, line ends included.
-
-    A byte order mark, which editors on Windows write, is dropped.
-    """
+    """Read the lines of a text file, line ends included."""
     try:
+        # The encoding drops a byte order mark, which editors on Windows write.
         with path.open(newline="", encoding="utf-8-sig") as lines:
             return list(lines)
     except (OSError, UnicodeDecodeError) as error:

@@ -19,9 +19,9 @@ from streamer.core.column_pipeline import ColumnPipeline
 from streamer.core.decision import Decision, State
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Event, Pipeline
-from streamer.core.spectrogram import SpectrogramSpec, from_levels
+from streamer.core.spectrogram import SpectrogramSpec
 from trainer.audio import AudioError, read_audio
-from trainer.pictures import read_picture
+from trainer.evaluate import columns_of
 from trainer.tracks import DatasetError, Skipped, Track
 
 SILENT_GAPS = 0.25
@@ -105,7 +105,9 @@ def make_stream(
 
     def add_track(state: State, track: Track) -> None:
         try:
-            block = _read(track, spec)
+            block = (
+                columns_of(track, spec) if pictures else read_audio(track.path, spec.sample_rate)
+            )
         except (AudioError, DatasetError) as error:
             stream.skipped.append(Skipped(track.path, str(error)))
         else:
@@ -129,12 +131,6 @@ def make_stream(
         reason = stream.skipped[0].reason
         raise DatasetError(f"none of the {len(tracks)} tracks can be read: {reason}")
     return stream
-
-
-def _read(track: Track, spec: SpectrogramSpec) -> NDArray[np.float32]:
-    if track.is_picture:
-        return from_levels(read_picture(track.path), spec.top_db)
-    return read_audio(track.path, spec.sample_rate)
 
 
 def _silence(spec: SpectrogramSpec, seconds: float, pictures: bool) -> NDArray[np.float32]:
@@ -169,12 +165,8 @@ def play(
 
 def _column_levels(stream: SyntheticStream, spec: SpectrogramSpec) -> Iterator[float]:
     """Return the level of the second before each column, in dBFS: it falls as a gap goes on."""
-    loud = np.concatenate(
-        [
-            np.full(block.shape[1], segment.state is not State.SILENCE)
-            for segment, block in zip(stream.segments, stream.blocks, strict=True)
-        ]
-    )
+    columns = [block.shape[1] for block in stream.blocks]
+    loud = np.repeat([each.state is not State.SILENCE for each in stream.segments], columns)
     second = spec.frames_in(1.0)
     share = np.convolve(loud, np.ones(second) / second)[: len(loud)]
     return iter((PICTURE_DBFS + 10 * np.log10(np.maximum(share, 1e-9))).tolist())
