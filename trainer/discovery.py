@@ -33,11 +33,7 @@ def find_tracks(folder: Path) -> tuple[list[Track], list[Skipped]]:
 
     Pictures are decoded and checked. Audio files are not opened: `prepare` finds out whether they
     can be decoded and records what it skipped in the picture folder, where this function reads it.
-
-    Raises
-    ------
-    DatasetError
-        If the folder does not exist or holds nothing that looks like a track.
+    DatasetError is raised if the folder does not exist or holds nothing that looks like a track.
     """
     if not folder.is_dir():
         raise DatasetError(f"no such data folder: {folder}; it must hold one folder a genre")
@@ -53,10 +49,8 @@ def find_tracks(folder: Path) -> tuple[list[Track], list[Skipped]]:
         folder,
     )
     if not tracks and not skipped:
-        kinds = ", ".join(sorted(suffixes))
-        raise DatasetError(
-            f"no tracks in {folder}: it must hold one folder a genre with {kinds} files"
-        )
+        files = f"{', '.join(sorted(suffixes))} files"
+        raise DatasetError(f"no tracks in {folder}: it must hold one folder a genre with {files}")
     return sorted(tracks, key=lambda track: (track.genre, track.name)), skipped
 
 
@@ -65,12 +59,8 @@ def find_background(folder: Path) -> tuple[list[Track], list[Skipped]]:
 
     Clips are named `group/clip`: the group, which is also the genre, is the first folder level, or
     `background` for files directly in `folder`; deeper levels are joined to the clip's name by
-    `__`. Pictures are decoded and checked, as by `find_tracks`.
-
-    Raises
-    ------
-    DatasetError
-        If the folder does not exist or holds no usable clip.
+    `__`. Pictures are decoded and checked, as by `find_tracks`. DatasetError is raised if the
+    folder does not exist or holds no usable clip.
     """
     if not folder.is_dir():
         raise DatasetError(f"no such background folder: {folder}")
@@ -106,7 +96,6 @@ def check_genres(tracks: Iterable[Track], skipped: Iterable[Skipped] = ()) -> No
 
 
 def _suffixes(folder: Path) -> frozenset[str]:
-    """Return the suffixes, in lower case, of the tracks in a folder."""
     return frozenset({".png"}) if is_picture_folder(folder) else AUDIO_SUFFIXES
 
 

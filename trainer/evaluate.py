@@ -44,7 +44,6 @@ SUMMARISED = (
 """Fields of `SetMetrics` that go into `run.json` and an exported model."""
 
 MAX_MISTAKES = 20
-"""Number of mistakes in a result, the most confident ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +111,7 @@ class Evaluation:
 
 
 def columns_of(track: Track, spec: SpectrogramSpec) -> Columns:
-    """Return a track's log-mel columns in dB, shape (n_mels, frames), from picture or audio.
-
-    Raises
-    ------
-    DatasetError, AudioError
-        If it cannot be used.
-    """
+    """Return a track's log-mel columns in dB, shape (n_mels, frames), from picture or audio."""
     if track.is_picture:
         return from_levels(read_picture(track.path), spec.top_db)
     return log_mel(read_audio(track.path, spec.sample_rate), spec)
@@ -148,12 +141,8 @@ def predict(
     """Classify all crops of tracks; tracks that cannot be read are skipped.
 
     `title` is the label of the progress bar, and `read` returns the columns of a track.
-
-    Raises
-    ------
-    DatasetError
-        If a track's genre is not among the model's labels, no track can be read or a logit is not
-        finite.
+    DatasetError is raised if a track's genre is not among the model's labels, no track can be read
+    or a logit is not finite.
     """
     contract = classifier.contract
     if unknown := sorted({track.genre for track in tracks} - set(contract.labels)):
@@ -191,13 +180,7 @@ def predict(
 def compute_metrics(
     predictions: Predictions, contract: ModelContract, temperature: float, seed: int = 0
 ) -> SetMetrics:
-    """Compute the metrics of one set; `seed` is that of the bootstrap.
-
-    Raises
-    ------
-    DatasetError
-        If the set contains no music.
-    """
+    """Compute the metrics of a set, which must contain music; `seed` is that of the bootstrap."""
     labels = contract.labels
     other = labels.index(contract.not_music) if contract.not_music else -1
     is_music = predictions.truth != other
@@ -264,18 +247,15 @@ def evaluate(classifier: Classifier, sets: EvaluationSets, *, seed: int = 0) -> 
     """Evaluate a run or a model on the sets with music; `seed` is that of the bootstrap.
 
     The temperature of a run is fitted on its `valid` set. A model file keeps its own.
-
-    Raises
-    ------
-    DatasetError
-        If there is nothing to evaluate on.
     """
     contract = classifier.contract
     predictions: dict[str, Predictions] = {}
     skipped: list[Skipped] = []
-    for name, tracks in sets.combined().items():
-        predictions[name], unreadable = predict(classifier, tracks, title=name)
-        skipped += unreadable
+    for name, music in sets.music.items():
+        if music:
+            tracks = music + sets.background.get(name, [])
+            predictions[name], unreadable = predict(classifier, tracks, title=name)
+            skipped += unreadable
     if not predictions:
         raise DatasetError("none of the tracks of the valid and test lists is in the data folder")
     temperature, source = contract.temperature, "the model's own"
@@ -283,20 +263,18 @@ def evaluate(classifier: Classifier, sets: EvaluationSets, *, seed: int = 0) -> 
         valid = predictions["valid"]
         temperature = metrics.fit_temperature(valid.logits, valid.truth[valid.owner])
         source = "fitted on the crops of the valid set"
+    results, tables = {}, {}
+    for name, own in predictions.items():
+        results[name] = compute_metrics(own, contract, temperature, seed)
+        tables[name] = track_table(own, contract.labels, temperature)
     return Evaluation(
-        labels=contract.labels,
-        temperature=temperature,
+        contract.labels,
+        temperature,
         temperature_source=source,
         protocol=sets.protocol,
         notes=sets.notes,
-        sets={
-            name: compute_metrics(own, contract, temperature, seed)
-            for name, own in predictions.items()
-        },
-        track_tables={
-            name: track_table(own, contract.labels, temperature)
-            for name, own in predictions.items()
-        },
+        sets=results,
+        track_tables=tables,
         skipped=skipped,
     )
 

@@ -31,14 +31,6 @@ class EvaluationSets:
     """Warnings."""
     skipped: list[Skipped]
 
-    def combined(self) -> dict[str, list[Track]]:
-        """Return music and background of each set in one list; sets without music are left out."""
-        return {
-            name: tracks + self.background.get(name, [])
-            for name, tracks in self.music.items()
-            if tracks
-        }
-
 
 def find_evaluation_sets(
     classifier: Classifier,
@@ -62,11 +54,6 @@ def find_evaluation_sets(
         trained on, in every set.
     split, seed
         For a model file, see `split_tracks`; `["all"]` puts everything into one set.
-
-    Raises
-    ------
-    DatasetError
-        If a folder is missing or cannot be used.
     """
     run = classifier.run if isinstance(classifier, RunClassifier) else None
     own_background = background is None
@@ -90,17 +77,14 @@ def find_evaluation_sets(
     if not any(music.values()):
         raise DatasetError(f"none of the tracks of the valid and test lists is in {data}")
     clips: dict[str, list[Track]] = {}
+    unused = f"no sound of {background} is used: "
     if background is not None and classifier.contract.not_music is None:
-        notes.append(
-            f"no sound of {background} is used: the model has no label for what is not music"
-        )
+        notes.append(unused + "the model has no label for what is not music")
     elif background is not None:
         clips, skipped_clips = _background_sets(classifier, background, run, own_background)
         skipped = skipped + skipped_clips
         if not any(clips.values()):
-            notes.append(
-                f"no sound of {background} is used: none of them was held back from training"
-            )
+            notes.append(unused + "none of them was held back from training")
     return EvaluationSets(music, clips, protocol, notes, skipped)
 
 
@@ -137,7 +121,6 @@ def _background_sets(
         _, held_back = divide_background(clips)
         sets = {"all": clips, "valid": held_back, "test": held_back}
     label = classifier.contract.not_music or ""
-    labelled = {
-        name: [replace(clip, genre=label) for clip in members] for name, members in sets.items()
-    }
-    return labelled, skipped
+    for name, members in sets.items():
+        sets[name] = [replace(clip, genre=label) for clip in members]
+    return sets, skipped

@@ -12,13 +12,7 @@ from streamer.system.processors import processors
 
 
 class RunClassifier(Classifier):
-    """The Keras network of a run folder, with the interface of an exported model.
-
-    Raises
-    ------
-    trainer.network.NetworkError, trainer.run.RunError
-        If the folder is not a run with a network.
-    """
+    """The Keras network of a run folder, with the interface of an exported model."""
 
     def __init__(self, folder: Path) -> None:
         from trainer.network import load_network

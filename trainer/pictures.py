@@ -32,11 +32,8 @@ ORIGIN_KEY = "genre-stream"
 def read_picture(path: Path) -> Levels:
     """Return the levels of a picture, shape (n_mels, frames); row 0 is the lowest band.
 
-    Raises
-    ------
-    DatasetError
-        If the file is not an 8-bit grey picture or larger than `MAX_CELLS`; the message is the
-        reason, without the path.
+    DatasetError is raised if the file is not an 8-bit grey picture or larger than `MAX_CELLS`; its
+    message is the reason, without the path.
     """
     try:
         with Image.open(path, formats=FORMATS) as picture:
@@ -51,14 +48,13 @@ def read_picture(path: Path) -> Levels:
         raise DatasetError(f"damaged picture ({_first_line(error)})") from error
 
 
-def read_origin(path: Path) -> str | None:
-    """Return the origin that `write_picture` stored in a picture, None if there is none."""
+def read_origin(path: Path) -> str:
+    """Return the origin that `write_picture` stored in a picture, empty if there is none."""
     try:
         with Image.open(path, formats=FORMATS) as picture:
-            origin = picture.info.get(ORIGIN_KEY)
+            return str(picture.info.get(ORIGIN_KEY, ""))
     except (OSError, SyntaxError, ValueError):
-        return None
-    return origin if isinstance(origin, str) else None
+        return ""
 
 
 def write_picture(path: Path, levels: Levels, origin: str | None = None) -> None:

@@ -122,13 +122,8 @@ def prepare(
         },
     )
     write_json(out / SPEC_FILE, spec.to_dict())
-    return Prepared(
-        folder=out,
-        made=len(todo) - len(failed),
-        kept=len(sources) - len(todo),
-        removed=len(stale),
-        skipped=skipped,
-    )
+    made, kept = len(todo) - len(failed), len(sources) - len(todo)
+    return Prepared(out, made, kept, removed=len(stale), skipped=skipped)
 
 
 def cache_folder(data: Path, spec: SpectrogramSpec) -> Path:
@@ -146,9 +141,8 @@ def levels_of(path: Path, spec: SpectrogramSpec) -> Levels:
 
 
 def _read_origin(path: Path) -> _Origin | None:
-    """Return the origin stored in a picture, or None if there is none."""
     try:
-        return _Origin(**json.loads(read_origin(path) or ""))
+        return _Origin(**json.loads(read_origin(path)))
     except (ValueError, TypeError):
         return None
 

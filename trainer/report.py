@@ -27,11 +27,9 @@ from trainer.pictures import read_picture
 from trainer.run import Run, read_run
 from trainer.tracks import DatasetError, Skipped, Track
 
-EXAMPLES = 3
-"""Number of tracks whose spectrograms are shown."""
-
-AUGMENTED = 2
-"""Number of augmented windows for each of them."""
+EXAMPLE_TRACKS = 3
+EXAMPLES_AUGMENTED = 2
+"""Number of augmented windows of each example."""
 
 MAX_LISTED = 100
 """Number of missing or skipped tracks that are listed."""
@@ -85,12 +83,7 @@ ROBUSTNESS_COLUMNS = {
 def write_report(folder: Path) -> Path:
     """Write `RUN/report/index.html` and return its path; missing evaluations are left out.
 
-    Raises
-    ------
-    RunError
-        If the folder is not a run.
-    DatasetError
-        If the files of an evaluation in it are damaged.
+    DatasetError is raised if the files of an evaluation are damaged.
     """
     run = read_run(folder)
     results = folder / "evaluation"
@@ -99,11 +92,16 @@ def write_report(folder: Path) -> Path:
     tracks, skipped = _tracks_of(run)
     metrics = results / "metrics.json"
     evaluation = _read(metrics, json.load) if metrics.is_file() else {}
+    name, seconds = _text(folder.resolve().name), run.window_frames * run.spec.hop_seconds
+    about = (
+        f"InceptionV3 on windows of {seconds:.1f} s, {len(run.labels)} labels, "
+        f"{len(run.split.train)} training tracks, seed {run.seed}."
+    )
     sections = [
-        _header(folder, run),
+        f"<h1>{name}</h1>{_soft(about)}",
         _headline(run, evaluation),
         _training_section(folder, report),
-        *(_set_section(results, name, evaluation, report) for name in evaluation.get("sets", {})),
+        *(_set_section(results, part, evaluation, report) for part in evaluation.get("sets", {})),
         *(
             _stream_section(results, _read(path, json.load), run.labels, report)
             for path in sorted(results.glob("stream_*.json"))
@@ -121,7 +119,7 @@ def write_report(folder: Path) -> Path:
         page,
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>genre-train: {_text(folder.resolve().name)}</title>"
+        f"<title>genre-train: {name}</title>"
         f"<style>\n{CSS_FILE.read_text()}</style></head>\n<body>\n<main>"
         + "\n".join(section for section in sections if section)
         + "</main>\n</body></html>\n",
@@ -149,21 +147,25 @@ def _tracks_of(run: Run) -> tuple[list[Track], list[Skipped]]:
     return tracks, skipped
 
 
-def _figure(
-    report: Path, name: str, figure: Figure, caption: str, numbers: pd.DataFrame | None = None
-) -> str:
-    """Write a figure as PNG and its numbers as CSV; return it as HTML with an embedded SVG."""
-    image, vector = io.BytesIO(), io.BytesIO()
-    figure.savefig(image, format="png", dpi=160)
-    write_file(report / f"{name}.png", image.getvalue())
-    if numbers is not None:
-        write_file(report / f"{name}.csv", numbers.to_csv())
-    figure.savefig(vector, format="svg", metadata={"Date": None})
-    svg = base64.b64encode(vector.getvalue()).decode()
-    return (
-        f'<figure><img alt="{_text(caption)}" src="data:image/svg+xml;base64,{svg}">'
-        f"<figcaption>{_text(caption)}</figcaption></figure>"
-    )
+def _figures(report: Path, *drawn: tuple[str, Figure, str, pd.DataFrame | None]) -> str:
+    """Write figures and return them as HTML with embedded SVG images.
+
+    Each has a name, the figure, a caption and its numbers, which are written as CSV.
+    """
+    elements = ""
+    for name, figure, caption, numbers in drawn:
+        image, vector = io.BytesIO(), io.BytesIO()
+        figure.savefig(image, format="png", dpi=160)
+        write_file(report / f"{name}.png", image.getvalue())
+        if numbers is not None:
+            write_file(report / f"{name}.csv", numbers.to_csv())
+        figure.savefig(vector, format="svg", metadata={"Date": None})
+        svg = base64.b64encode(vector.getvalue()).decode()
+        elements += (
+            f'<figure><img alt="{_text(caption)}" src="data:image/svg+xml;base64,{svg}">'
+            f"<figcaption>{_text(caption)}</figcaption></figure>"
+        )
+    return f'<div class="figures">{elements}</div>'
 
 
 def _text(value: object) -> str:
@@ -172,10 +174,6 @@ def _text(value: object) -> str:
 
 def _soft(text: str) -> str:
     return f'<p class="soft">{text}</p>'
-
-
-def _figures(*drawings: str) -> str:
-    return f'<div class="figures">{"".join(drawings)}</div>'
 
 
 def _note(note: str) -> str:
@@ -202,31 +200,20 @@ def _rows(formats: Mapping[str, str], values: Mapping[str, Any]) -> list[tuple[s
     return [(title, template.format(**values)) for title, template in formats.items()]
 
 
-def _header(folder: Path, run: Run) -> str:
-    seconds = run.window_frames * run.spec.hop_seconds
-    return f"<h1>{_text(folder.resolve().name)}</h1>" + _soft(
-        f"InceptionV3 on windows of {seconds:.1f} s, {len(run.labels)} labels, "
-        f"{len(run.split.train)} training tracks, seed {run.seed}."
-    )
-
-
 def _headline(run: Run, evaluation: Mapping[str, Any]) -> str:
     if not evaluation:
         return (
             _note("Not evaluated yet: run <code>genre-train evaluate</code>.")
             + f"<p>Split: {_text(run.split.protocol)}.</p>"
         )
-    cards = ""
+    cards, split = "", f"Split: {_text(evaluation['protocol'])}."
     for name, result in evaluation["sets"].items():
         low, high = result["interval_track"]
         cards += (
             f'<div class="card"><h3>{_text(name)}</h3>'
             f'<div class="number">{result["accuracy_track"]:.1%}</div>'
             f"<p>of {result['tracks']} tracks right, 95 % interval {low:.1%} to {high:.1%}</p>"
-            + _soft(
-                f"{result['accuracy_crop']:.1%} of single windows. "
-                f"Split: {_text(evaluation['protocol'])}."
-            )
+            + _soft(f"{result['accuracy_crop']:.1%} of single windows. {split}")
             + "</div>"
         )
     notes = list(evaluation["notes"])
@@ -248,15 +235,17 @@ def _training_section(folder: Path, report: Path) -> str:
     if not path.is_file():
         return ""
     history = _read(path, pd.read_csv)
-    drawing = _figure(
+    drawing = _figures(
         report,
-        "learning_curves",
-        figures.learning_curves(history),
-        "Loss and accuracy by epoch. The training loss is that of augmented, mixed windows with "
-        "smoothed labels, so it cannot be compared with the valid one.",
-        history.set_index("epoch"),
+        (
+            "learning_curves",
+            figures.learning_curves(history),
+            "Loss and accuracy by epoch. The training loss is that of augmented, mixed windows "
+            "with smoothed labels, so it cannot be compared with the valid one.",
+            history.set_index("epoch"),
+        ),
     )
-    return f"<h2>Training</h2>{_figures(drawing)}"
+    return f"<h2>Training</h2>{drawing}"
 
 
 def _set_section(results: Path, name: str, evaluation: Mapping[str, Any], report: Path) -> str:
@@ -265,22 +254,20 @@ def _set_section(results: Path, name: str, evaluation: Mapping[str, Any], report
     bins = _read(results / f"reliability_{name}.csv", pd.read_csv)
     genres = pd.DataFrame(result["genres"])
     drawings = _figures(
-        _figure(
-            report,
+        report,
+        (
             f"confusion_{name}",
             figures.confusion_matrix(matrix),
             f"Tracks of the {name} list by true and predicted label.",
             matrix,
         ),
-        _figure(
-            report,
+        (
             f"genres_{name}",
             figures.genre_bars(genres),
             f"Precision and recall by genre on {name} (number of tracks).",
             genres.set_index("genre"),
         ),
-        _figure(
-            report,
+        (
             f"reliability_{name}",
             figures.reliability_diagram(bins),
             f"Accuracy of the windows of {name} by confidence; a dot's size is their number.",
@@ -294,13 +281,12 @@ def _set_section(results: Path, name: str, evaluation: Mapping[str, Any], report
         (mistake["track"], mistake["predicted"], f"{mistake['confidence']:.0%}")
         for mistake in result["mistakes"]
     ]
-    table = ""
-    if mistakes:
-        table = f"<h3>Most confident mistakes on {_text(name)}</h3>" + _table(
-            mistakes, ("track", "predicted", "confidence"), numbers=1
-        )
+    table = f"<h3>Most confident mistakes on {_text(name)}</h3>" + _table(
+        mistakes, ("track", "predicted", "confidence"), numbers=1
+    )
     split = _soft(f"Split: {_text(evaluation['protocol'])}.")
-    return f"<h2>On the {_text(name)} list</h2>{split}{_table(rows, numbers=1)}{drawings}{table}"
+    section = f"<h2>On the {_text(name)} list</h2>{split}{_table(rows, numbers=1)}{drawings}"
+    return section + table if mistakes else section
 
 
 def _stream_section(
@@ -311,15 +297,14 @@ def _stream_section(
     decisions = _read(results / f"stream_{name}_decisions.csv", pd.read_csv)
     after = pd.Series(result["accuracy_after"], name="right").rename_axis("seconds")
     drawings = _figures(
-        _figure(
-            report,
+        report,
+        (
             f"timeline_{name}",
             figures.timeline(truth, decisions, labels),
             "What was played and what was decided (the first half hour).",
             decisions,
         ),
-        _figure(
-            report,
+        (
             f"seconds_heard_{name}",
             figures.accuracy_by_seconds(result["accuracy_after"]),
             "Share of songs with the right label after so many seconds.",
@@ -341,12 +326,14 @@ def _stream_section(
 
 def _robustness_section(content: Mapping[str, Any], report: Path) -> str:
     name, table = content["set"], pd.DataFrame(content["ways"])
-    drawing = _figure(
+    drawing = _figures(
         report,
-        f"robustness_{name}",
-        figures.degradations(table),
-        f"Accuracy on tracks of {name} with degraded audio, with 95 % intervals.",
-        table.set_index("way"),
+        (
+            f"robustness_{name}",
+            figures.degradations(table),
+            f"Accuracy on tracks of {name} with degraded audio, with 95 % intervals.",
+            table.set_index("way"),
+        ),
     )
     columns = dict(ROBUSTNESS_COLUMNS)
     if any(way.get("not_music") is None for way in content["ways"]):
@@ -358,14 +345,14 @@ def _robustness_section(content: Mapping[str, Any], report: Path) -> str:
     )
     return (
         f"<h2>Through microphones, rooms and radios: {_text(name)}</h2>"
-        f"{about}{_table(rows, list(columns), numbers=len(columns) - 1)}{_figures(drawing)}"
+        f"{about}{_table(rows, list(columns), numbers=len(columns) - 1)}{drawing}"
     )
 
 
 def _examples_section(run: Run, tracks: Sequence[Track], report: Path) -> str:
     trained_on = set(run.split.train)
     first_of_genre = {track.genre: track for track in reversed(tracks) if track.name in trained_on}
-    chosen = sorted(first_of_genre.values(), key=lambda track: track.name)[:EXAMPLES]
+    chosen = sorted(first_of_genre.values(), key=lambda track: track.name)[:EXAMPLE_TRACKS]
     if not chosen:
         return ""
     spec, strength = run.spec, run.settings.augmentation
@@ -374,16 +361,19 @@ def _examples_section(run: Run, tracks: Sequence[Track], report: Path) -> str:
     for track in chosen:
         levels = read_picture(track.path)[:, : run.window_frames]
         window = relative_to_peak(from_levels(levels, spec.top_db), spec.top_db)
-        augmented = [augment(window, random, spec, strength) for _ in range(AUGMENTED)]
+        augmented = [augment(window, random, spec, strength) for _ in range(EXAMPLES_AUGMENTED)]
         examples.append((track.name, [window, *augmented]))
-    drawing = _figure(
+    drawing = _figures(
         report,
-        "spectrograms",
-        figures.spectrogram_examples(examples, spec.top_db),
-        "Windows unchanged (left) and augmented as in training; time to the right, "
-        f"{spec.n_mels} mel bands upwards, {spec.top_db:g} dB from dark to light.",
+        (
+            "spectrograms",
+            figures.spectrogram_examples(examples, spec.top_db),
+            "Windows unchanged (left) and augmented as in training; time to the right, "
+            f"{spec.n_mels} mel bands upwards, {spec.top_db:g} dB from dark to light.",
+            None,
+        ),
     )
-    return f"<h2>Input of the network</h2>{_figures(drawing)}"
+    return f"<h2>Input of the network</h2>{drawing}"
 
 
 def _skipped_section(run: Run, skipped: Sequence[Skipped]) -> str:

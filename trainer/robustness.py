@@ -203,12 +203,8 @@ def robustness(
 ) -> list[RobustnessResult]:
     """Evaluate a classifier on audio with each degradation; `clips` as in `noise`.
 
-    Noises and rooms depend on the seed, the track and the degradation.
-
-    Raises
-    ------
-    DatasetError
-        If the tracks are pictures or none can be read.
+    Noises and rooms depend on the seed, the track and the degradation. DatasetError is raised if
+    tracks are pictures or none can be read.
     """
     if any(track.is_picture for track in [*tracks, *clips]):
         raise DatasetError("robustness needs audio, not pictures; give folders of audio")

@@ -108,14 +108,8 @@ def speak(folder: Path, clips: int, voices: Sequence[Voice], *, seed: int = 0) -
     """Write clips of speech, `FOLDER/<voice>.00000.wav` and on, and return their paths.
 
     The folder is created if missing, files of the same names are overwritten. All voices are used
-    equally often.
-
-    Raises
-    ------
-    DatasetError
-        If there are no voices, or one of them fails.
-    OSError
-        If a clip cannot be written; the clips before it are complete.
+    equally often. If one fails (DatasetError) or a clip cannot be written (OSError), the clips
+    before it are complete.
     """
     if not voices:
         raise DatasetError(

@@ -79,11 +79,6 @@ def split_tracks(
         Of a stratified or grouped split.
     exclude_faults : bool
         Drop GTZAN's known faulty tracks first.
-
-    Raises
-    ------
-    DatasetError
-        If a genre has too few tracks, or a list cannot be used.
     """
     check_genres(tracks)
     if exclude_faults:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,24 +119,23 @@ def is_correct(segment: TrueSegment, decision: Decision, has_not_music: bool) ->
 def measure(
     segments: Sequence[TrueSegment], decisions: Sequence[Decision], contract: ModelContract
 ) -> StreamResult:
-    """Compare decisions with the ground truth.
-
-    Raises
-    ------
-    DatasetError
-        If there are no decisions: the stream is shorter than the model's window.
-    """
+    """Compare decisions with the ground truth; raise DatasetError if there are none."""
     if not decisions:
         raise DatasetError("the stream is shorter than the model's window; play more tracks")
     has_not_music = contract.not_music is not None
-    by_segment = list(_by_segment(segments, decisions))
+    positions = [decision.position for decision in decisions]
+    ends = np.searchsorted(positions, [segment.end + 1e-6 for segment in segments], side="right")
+    by_segment = [
+        (segment, decisions[start:end])
+        for segment, (start, end) in zip(segments, itertools.pairwise([0, *ends]), strict=True)
+    ]
     pairs = [(segment, decision) for segment, own in by_segment for decision in own]
     songs = [(segment, own) for segment, own in by_segment if segment.state is State.MUSIC]
     starts_after_clip, unchanged_starts = set(), set()
     for before, segment in itertools.pairwise(segments):
         if before.state is segment.state is State.NOT_MUSIC:
             starts_after_clip.add(segment.start)
-        elif before.genre == segment.genre is not None:
+        elif segment.genre is not None and before.genre == segment.genre:
             unchanged_starts.add(segment.start)
     hops = np.array([decision.hop_seconds for _, decision in pairs])
     # Shape (decisions,) each.
@@ -181,19 +180,6 @@ def measure(
         ece=_calibration_error(pairs, contract.labels),
         accuracy_after=_accuracy_after(segments, decisions, has_not_music),
     )
-
-
-def _by_segment(
-    segments: Sequence[TrueSegment], decisions: Sequence[Decision]
-) -> Iterator[tuple[TrueSegment, list[Decision]]]:
-    """Yield each segment with the decisions whose position is in it."""
-    index = 0
-    for segment in segments:
-        own = []
-        while index < len(decisions) and decisions[index].position <= segment.end + 1e-6:
-            own.append(decisions[index])
-            index += 1
-        yield segment, own
 
 
 def _delay(song: TrueSegment, decisions: Sequence[Decision]) -> float | None:
@@ -264,11 +250,6 @@ def stream_test(
 
     Of more than `limit` tracks as many are chosen by the seed. For the other parameters see
     `make_stream` and `streamer.core.pipeline.Pipeline`.
-
-    Raises
-    ------
-    DatasetError
-        If there is nothing to play.
     """
     contract = classifier.contract
     tracks = sets.music.get(name, [])

@@ -81,12 +81,8 @@ def make_stream(
 ) -> SyntheticStream:
     """Join songs and background clips, all audio or all pictures, to a stream.
 
-    The seed decides the order and the gaps; silent ones are `gap_seconds` long.
-
-    Raises
-    ------
-    DatasetError
-        If audio and pictures are mixed or no track can be read.
+    The seed decides the order and the gaps; silent ones are `gap_seconds` long. DatasetError is
+    raised if audio and pictures are mixed or no track can be read.
     """
     if len({track.is_picture for track in [*tracks, *background]}) > 1:
         raise DatasetError(
