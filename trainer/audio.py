@@ -18,8 +18,6 @@ import soxr
 from streamer.core.spectrogram import Samples
 from trainer.tracks import MIN_SECONDS
 
-ONLY_FFMPEG = frozenset({".m4a"})
-
 RATES = (1000, 1_000_000)
 """Lowest and highest plausible sample rate, in Hz. Others come from damaged headers; resampling
 from them could exhaust the memory."""
@@ -64,7 +62,7 @@ def read_audio(path: Path, sample_rate: int) -> Samples:
 
 
 def _decode(path: Path, sample_rate: int) -> Samples:
-    if path.suffix.lower() in ONLY_FFMPEG:
+    if path.suffix.lower() == ".m4a":
         return decode_with_ffmpeg(path, sample_rate)
     try:
         sound = soundfile.SoundFile(path)

@@ -94,18 +94,6 @@ def mean_power_db(window_db: Columns) -> float:
     return float(10 * np.log10(np.mean(10 ** (window_db / 10))))
 
 
-def resample_time(columns_db: Columns, frames: int) -> Columns:
-    """Interpolate columns linearly along time, from shape (n_mels, k) to (n_mels, frames)."""
-    count = columns_db.shape[1]
-    if count == frames:
-        return columns_db
-    at = np.linspace(0, count - 1, frames)
-    left = np.minimum(at.astype(int), count - 2)
-    share = (at - left).astype(np.float32)
-    stretched = columns_db[:, left] * (1 - share) + columns_db[:, left + 1] * share
-    return np.asarray(stretched, np.float32)
-
-
 def shift_bands(window_db: Columns, bands: int, floor_db: float) -> Columns:
     """Shift a window along the mel axis, upwards if `bands` > 0; the gap is set to the floor."""
     shifted = np.roll(window_db, bands, axis=0)

@@ -11,15 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
-from trainer.augment import (
-    NONE,
-    Augmentation,
-    augment,
-    insert_change,
-    mixup,
-    random_noise,
-    resample_time,
-)
+from trainer.augment import NONE, Augmentation, augment, insert_change, mixup, random_noise
 from trainer.pictures import Levels, read_picture
 from trainer.tracks import DatasetError, Track
 
@@ -78,6 +70,18 @@ def repeated(levels: Levels, frames: int) -> Levels:
     """Repeat a recording, if need be, so that it has at least `frames` columns."""
     times = -(-frames // levels.shape[1])
     return np.tile(levels, (1, times)) if times > 1 else levels
+
+
+def resample_time(columns_db: Columns, frames: int) -> Columns:
+    """Interpolate columns linearly along time, from shape (n_mels, k) to (n_mels, frames)."""
+    count = columns_db.shape[1]
+    if count == frames:
+        return columns_db
+    at = np.linspace(0, count - 1, frames)
+    left = np.minimum(at.astype(int), count - 2)
+    share = (at - left).astype(np.float32)
+    stretched = columns_db[:, left] * (1 - share) + columns_db[:, left + 1] * share
+    return np.asarray(stretched, np.float32)
 
 
 def even_windows(song: Song, spec: SpectrogramSpec, frames: int, count: int) -> Columns:

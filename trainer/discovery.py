@@ -8,18 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from streamer.core.spectrogram import SpectrogramSpec
-from trainer.pictures import min_columns, read_picture, read_spec
-from trainer.tracks import (
-    AUDIO_SUFFIXES,
-    MIN_SECONDS,
-    SPEC_FILE,
-    DatasetError,
-    Skipped,
-    Track,
-    is_picture_folder,
-    track_name,
-)
+from trainer.pictures import picture_fault, read_spec
+from trainer.tracks import AUDIO_SUFFIXES, DatasetError, Skipped, Track, is_picture_folder
 
 MANIFEST_FILE = "prepared.json"
 """Written by `prepare` into a picture folder: the source folder and the files that were skipped."""
@@ -40,7 +30,7 @@ def find_tracks(folder: Path) -> tuple[list[Track], list[Skipped]]:
     suffixes = _suffixes(folder)
     tracks, skipped = _check_tracks(
         (
-            Track(track_name(genre.name, path.stem), genre.name, path)
+            Track(_track_name(genre.name, path.stem), genre.name, path)
             for genre in sorted(folder.iterdir())
             if genre.is_dir() and not genre.name.startswith((".", "__"))
             for path in sorted(genre.iterdir())
@@ -95,6 +85,10 @@ def check_genres(tracks: Iterable[Track], skipped: Iterable[Skipped] = ()) -> No
         )
 
 
+def _track_name(genre: str, stem: str) -> str:
+    return stem if stem.startswith(f"{genre}.") else f"{genre}/{stem}"
+
+
 def _suffixes(folder: Path) -> frozenset[str]:
     return frozenset({".png"}) if is_picture_folder(folder) else AUDIO_SUFFIXES
 
@@ -109,7 +103,7 @@ def _check_tracks(found: Iterable[Track], folder: Path) -> tuple[list[Track], li
         if not reason and track.name in usable:
             reason = f"has the same name as {usable[track.name].path.name}"
         if not reason and spec:
-            reason = _picture_fault(track.path, spec)
+            reason = picture_fault(track.path, spec)
         if reason:
             skipped.append(Skipped(_printable(track.path), reason))
         else:
@@ -129,19 +123,6 @@ def _file_fault(path: Path) -> str:
 def _printable(path: Path) -> Path:
     """Return a path with bytes that are not UTF-8 written as escapes."""
     return Path(os.fsencode(path).decode(errors="backslashreplace"))
-
-
-def _picture_fault(path: Path, spec: SpectrogramSpec) -> str:
-    """Return why a picture cannot be used, or an empty string."""
-    try:
-        mels, columns = read_picture(path).shape
-    except DatasetError as error:
-        return str(error)
-    if mels != spec.n_mels:
-        return f"{mels} rows instead of the {spec.n_mels} bands of {SPEC_FILE}"
-    if columns < min_columns(spec):
-        return f"too short: {columns * spec.hop_seconds:.1f} s, at least {MIN_SECONDS:g} s needed"
-    return ""
 
 
 def _skipped_by_prepare(folder: Path) -> list[Skipped]:

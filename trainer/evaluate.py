@@ -58,10 +58,6 @@ class Predictions:
     truth: NDArray[np.int64]
     """Shape (tracks,): index of each track's label."""
 
-    def track_probabilities(self, temperature: float) -> NDArray[np.float64]:
-        """Return the mean probabilities of each track's crops, shape (tracks, classes)."""
-        return metrics.track_probabilities(self.logits, self.owner, temperature)
-
 
 @dataclass(frozen=True, slots=True)
 class SetMetrics:
@@ -186,7 +182,7 @@ def compute_metrics(
     is_music = predictions.truth != other
     if not is_music.any():
         raise DatasetError("a set without music cannot be judged; add tracks of the genres")
-    probabilities = predictions.track_probabilities(temperature)
+    probabilities = metrics.track_probabilities(predictions.logits, predictions.owner, temperature)
     predicted = probabilities.argmax(axis=1)
     truth, music_predicted = predictions.truth[is_music], predicted[is_music]
     correct = music_predicted == truth
@@ -230,7 +226,7 @@ def track_table(
     predictions: Predictions, labels: tuple[str, ...], temperature: float
 ) -> pd.DataFrame:
     """Return a row per track: track, genre, predicted, confidence, right."""
-    probabilities = predictions.track_probabilities(temperature)
+    probabilities = metrics.track_probabilities(predictions.logits, predictions.owner, temperature)
     predicted = probabilities.argmax(axis=1)
     return pd.DataFrame(
         {
@@ -298,7 +294,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     labels = list(evaluation.labels)
     for name, result in evaluation.sets.items():
         matrix = pd.DataFrame(result.confusion, columns=labels)
-        matrix.insert(0, "true", labels)
+        matrix.insert(0, "true", labels, allow_duplicates=True)
         bins = {"before": result.reliability_before, "after": result.reliability_after}
         tables = {
             "tracks": evaluation.track_tables[name],

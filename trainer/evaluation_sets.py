@@ -14,9 +14,6 @@ from trainer.run import Run, TrackLists
 from trainer.splits import divide_background, split_tracks
 from trainer.tracks import DatasetError, Skipped, Track, is_picture_folder
 
-HELD_OUT = ("valid", "test")
-"""Sets of a split that are not trained on."""
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSets:
@@ -72,7 +69,7 @@ def find_evaluation_sets(
         music, notes, protocol = {"all": tracks}, [], f"all tracks of {data}"
     else:
         chosen = split_tracks(tracks, split, seed=seed)
-        music = {name: chosen.sets()[name] for name in HELD_OUT}
+        music = {"valid": chosen.valid, "test": chosen.test}
         notes, protocol = list(chosen.notes), chosen.protocol
     if not any(music.values()):
         raise DatasetError(f"none of the tracks of the valid and test lists is in {data}")

@@ -69,9 +69,17 @@ def write_picture(path: Path, levels: Levels, origin: str | None = None) -> None
         Image.fromarray(np.ascontiguousarray(levels[::-1])).save(partial, "PNG", pnginfo=about)
 
 
-def min_columns(spec: SpectrogramSpec) -> int:
-    """Return the number of columns of the shortest usable track."""
-    return 1 + int(MIN_SECONDS * spec.sample_rate) // spec.hop_length
+def picture_fault(path: Path, spec: SpectrogramSpec) -> str:
+    """Return why a picture is no usable track on the grid, or an empty string."""
+    try:
+        mels, columns = read_picture(path).shape
+    except DatasetError as error:
+        return str(error)
+    if mels != spec.n_mels:
+        return f"{mels} rows instead of the {spec.n_mels} bands of {SPEC_FILE}"
+    if columns < 1 + int(MIN_SECONDS * spec.sample_rate) // spec.hop_length:
+        return f"too short: {columns * spec.hop_seconds:.1f} s, at least {MIN_SECONDS:g} s needed"
+    return ""
 
 
 def read_spec(folder: Path) -> SpectrogramSpec:

@@ -1,8 +1,7 @@
 """Prepare a folder of audio: one spectrogram picture for each track.
 
 Every picture stores its origin in a text chunk: size, time and hash of the audio file, and the
-grid. The picture folder therefore needs no other bookkeeping; an interrupted preparation continues
-and only pictures whose audio or grid has changed are made again.
+grid. An interrupted preparation continues, and only what has changed is made again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Write a run's report: one self-contained HTML page, and its figures and tables as files.
-
-The page states the split and its protocol beside every accuracy.
-"""
+"""Write a run's report: one self-contained HTML page, and its figures and tables as files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Synthetic speech from the installed synthesisers, as background clips for training.
-
-Recordings of speech that may be redistributed contain few voices. Synthetic voices add pitches,
-tempi and languages.
-"""
+"""Synthetic speech as background clips: recordings that may be redistributed have few voices."""
 
 from __future__ import annotations
 

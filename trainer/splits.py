@@ -1,8 +1,4 @@
-"""Splits: dividing tracks into train, valid and test sets.
-
-All crops of a track are in one set. A split carries its protocol, one sentence that is stated
-beside every accuracy.
-"""
+"""Divide tracks into train, valid and test sets; all crops of a track are in one set."""
 
 from __future__ import annotations
 
@@ -233,10 +229,8 @@ def _split_by_artist(tracks: Sequence[Track], table: Path, seed: int) -> Split:
 def _fill_sets(groups: list[list[Track]], seed: int) -> dict[str, list[Track]]:
     """Assign each group, large ones first, to the set whose genre targets it exceeds least."""
     totals = Counter(track.genre for group in groups for track in group)
-    room = {name: Counter[str]() for name in SETS}
-    for genre, count in totals.items():
-        for name, target in _set_sizes(count).items():
-            room[name][genre] = target
+    targets = {genre: _set_sizes(count) for genre, count in totals.items()}
+    room = {name: Counter({genre: own[name] for genre, own in targets.items()}) for name in SETS}
     sets: dict[str, list[Track]] = {name: [] for name in SETS}
     shuffled = random.Random(seed).sample(groups, len(groups))
     for group in sorted(shuffled, key=len, reverse=True):
@@ -245,7 +239,7 @@ def _fill_sets(groups: list[list[Track]], seed: int) -> dict[str, list[Track]]:
         def excess(name: str, need: Counter[str] = need) -> float:
             """Return by how much the set would exceed its targets, relative to the targets."""
             return sum(
-                count * (count - room[name][genre]) / max(1, _set_sizes(totals[genre])[name])
+                count * (count - room[name][genre]) / max(1, targets[genre][name])
                 for genre, count in need.items()
             )
 
