@@ -38,13 +38,7 @@ class RunClassifier(Classifier):
 
 
 def load_classifier(path: Path) -> Classifier:
-    """Load a run folder or an `.onnx` file.
-
-    Raises
-    ------
-    trainer.network.NetworkError, trainer.run.RunError, streamer.core.model.ModelError
-        If it is neither or is damaged.
-    """
+    """Load a run folder (errors: NetworkError, RunError) or an `.onnx` file (ModelError)."""
     if path.is_dir():
         return RunClassifier(path)
     return Classifier.load(path, threads=processors())

@@ -173,10 +173,6 @@ def _soft(text: str) -> str:
     return f'<p class="soft">{text}</p>'
 
 
-def _note(note: str) -> str:
-    return f'<div class="note">{note}</div>'
-
-
 def _table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), numbers: int = 0) -> str:
     """Return a table whose last `numbers` columns are aligned to the right."""
 
@@ -200,8 +196,8 @@ def _rows(formats: Mapping[str, str], values: Mapping[str, Any]) -> list[tuple[s
 def _headline(run: Run, evaluation: Mapping[str, Any]) -> str:
     if not evaluation:
         return (
-            _note("Not evaluated yet: run <code>genre-train evaluate</code>.")
-            + f"<p>Split: {_text(run.split.protocol)}.</p>"
+            '<div class="note">Not evaluated yet: run <code>genre-train evaluate</code>.</div>'
+            f"<p>Split: {_text(run.split.protocol)}.</p>"
         )
     cards, split = "", f"Split: {_text(evaluation['protocol'])}."
     for name, result in evaluation["sets"].items():
@@ -219,7 +215,7 @@ def _headline(run: Run, evaluation: Mapping[str, Any]) -> str:
             notes.append(f"there is no accuracy on {name}: no track of that list was found")
     return (
         f'<div class="cards">{cards}</div>'
-        + "".join(_note(_text(note)) for note in notes)
+        + "".join(f'<div class="note">{_text(note)}</div>' for note in notes)
         + _soft(
             "The best epoch was chosen and the temperature fitted on the valid list, so its "
             "numbers are optimistic; the test list was not used in training."

@@ -136,18 +136,6 @@ def _limit_peak(samples: NDArray[np.floating]) -> Samples:
     return np.asarray(samples / max(1.0, float(np.abs(samples).max())), np.float32)
 
 
-SMALL_SPEAKER: dict[float, float] = {
-    75: -48,
-    300: -6,
-    500: 0,
-    1500: 4,
-    3000: 0,
-    7000: -6,
-    10000: -24,
-}
-"""See `response`."""
-
-
 def degradations(clips: Sequence[Track] = ()) -> dict[str, Degradation]:
     """Return all degradations by name, after the unchanged audio; `clips` as in `noise`."""
     noise_name = "recorded sounds" if clips else "pink noise"
@@ -157,7 +145,9 @@ def degradations(clips: Sequence[Track] = ()) -> dict[str, Degradation]:
         "level -20 dB": partial(level, decibels=-20),
         "bass +9 dB, treble -9 dB": partial(response, points={100: 9, 400: 0, 2000: 0, 8000: -9}),
         "bass -9 dB, treble +9 dB": partial(response, points={100: -9, 400: 0, 2000: 0, 8000: 9}),
-        "small speaker": partial(response, points=SMALL_SPEAKER),
+        "small speaker": partial(
+            response, points={75: -48, 300: -6, 500: 0, 1500: 4, 3000: 0, 7000: -6, 10000: -24}
+        ),
         "room, RT60 0.4 s": partial(reverberation, decay_seconds=0.4, direct_to_reverberant_db=3),
         "hall, RT60 1.2 s": partial(reverberation, decay_seconds=1.2, direct_to_reverberant_db=0),
         **{
