@@ -19,8 +19,6 @@ from streamer.core.spectrogram import Samples
 from streamer.sources.decoding import open_container
 from trainer.tracks import MIN_SECONDS
 
-ONLY_FFMPEG = frozenset({".m4a"})
-
 RATES = (1000, 1_000_000)
 """Lowest and highest plausible sample rate, in Hz. Others come from damaged headers; resampling
 from them could exhaust the memory."""
@@ -40,14 +38,7 @@ class AudioError(ValueError):
 
 
 def read_audio(path: Path, sample_rate: int) -> Samples:
-    """Decode an audio file.
-
-    Parameters
-    ----------
-    path : Path
-        Audio of any sample rate and number of channels.
-    sample_rate : int
-        Sample rate of the result, in Hz.
+    """Decode an audio file to `sample_rate`, in Hz.
 
     Returns
     -------
@@ -72,14 +63,14 @@ def read_audio(path: Path, sample_rate: int) -> Samples:
 
 
 def _decode(path: Path, sample_rate: int) -> Samples:
-    if path.suffix.lower() not in ONLY_FFMPEG:
-        try:
-            sound = soundfile.SoundFile(path)
-        except soundfile.LibsndfileError:
-            return decode_with_ffmpeg(path, sample_rate)
-        with sound:
-            return _decode_with_libsndfile(sound, sample_rate)
-    return decode_with_ffmpeg(path, sample_rate)
+    if path.suffix.lower() == ".m4a":
+        return decode_with_ffmpeg(path, sample_rate)
+    try:
+        sound = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError:
+        return decode_with_ffmpeg(path, sample_rate)
+    with sound:
+        return _decode_with_libsndfile(sound, sample_rate)
 
 
 def _check_extent(rate: int, seconds: float) -> None:

@@ -6,7 +6,8 @@ sums of power, so equalisers, band limits, reverberation and noise need no audio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 from streamer.core.spectrogram import Columns, SpectrogramSpec, hz_to_mel, relative_to_peak
 
 Random = np.random.Generator
+
+
+def _strength(default: Any, least: float, most: float) -> Any:
+    return field(default=default, metadata={"range": (least, most)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +31,31 @@ class Augmentation:
         If a strength is outside its range in `RANGES`; the message names strength, value and range.
     """
 
-    stretch: float = 0.08
+    stretch: float = _strength(0.08, 0, 0.5)
     """Largest relative change of tempo."""
-    band_shift: int = 3
+    band_shift: int = _strength(3, 0, 64)
     """Largest shift along the mel axis, in bands."""
-    equaliser_db: float = 5.0
+    equaliser_db: float = _strength(5.0, 0, 40)
     """Largest standard deviation of a random smooth frequency response, in dB."""
-    band_limit: float = 0.2
+    band_limit: float = _strength(0.2, 0, 1)
     """Probability of a low-pass between 3 and 9 kHz, and of a high-pass below 300 Hz."""
-    reverberation: float = 0.2
+    reverberation: float = _strength(0.2, 0, 1)
     """Probability of reverberation with an RT60 of 0.2 to 1.2 s."""
-    noise: float = 0.25
+    noise: float = _strength(0.25, 0, 1)
     """Probability of background noise."""
-    noise_snr_db: tuple[float, float] = (0.0, 30.0)
+    noise_snr_db: tuple[float, float] = _strength((0.0, 30.0), -100, 100)
     """Range of the ratio of music to background noise, in dB."""
-    level_db: float = 20.0
+    level_db: float = _strength(20.0, 0, 100)
     """Largest reduction of the range above the floor, as in a quiet recording, in dB."""
-    masks: int = 2
+    masks: int = _strength(2, 0, 100)
     """Number of masks along each axis."""
-    mask_frames: float = 0.15
+    mask_frames: float = _strength(0.15, 0, 1)
     """Longest time mask, as a share of the window."""
-    mask_bands: int = 16
+    mask_bands: int = _strength(16, 0, 1000)
     """Widest band mask, in bands."""
-    mixup: float = 0.3
+    mixup: float = _strength(0.3, 0, 100)
     """Parameter of the Beta distribution for mixing two windows and their labels."""
-    change: float = 0.0
+    change: float = _strength(0.0, 0, 1)
     """Probability that a window begins with another recording; its label is that of its end."""
 
     def __post_init__(self) -> None:
@@ -66,19 +71,7 @@ class Augmentation:
 
 
 RANGES: dict[str, tuple[float, float]] = {
-    "stretch": (0, 0.5),
-    "band_shift": (0, 64),
-    "equaliser_db": (0, 40),
-    "band_limit": (0, 1),
-    "reverberation": (0, 1),
-    "noise": (0, 1),
-    "noise_snr_db": (-100, 100),
-    "level_db": (0, 100),
-    "masks": (0, 100),
-    "mask_frames": (0, 1),
-    "mask_bands": (0, 1000),
-    "mixup": (0, 100),
-    "change": (0, 1),
+    each.name: each.metadata["range"] for each in fields(Augmentation)
 }
 """Least and greatest value of every strength, in its unit."""
 
@@ -101,27 +94,10 @@ def mean_power_db(window_db: Columns) -> float:
     return float(10 * np.log10(np.mean(10 ** (window_db / 10))))
 
 
-def resample_time(columns_db: Columns, frames: int) -> Columns:
-    """Interpolate columns linearly along time, from shape (n_mels, k) to (n_mels, frames)."""
-    count = columns_db.shape[1]
-    if count == frames:
-        return columns_db
-    at = np.linspace(0, count - 1, frames)
-    left = np.minimum(at.astype(int), count - 2)
-    share = (at - left).astype(np.float32)
-    stretched = columns_db[:, left] * (1 - share) + columns_db[:, left + 1] * share
-    return np.asarray(stretched, np.float32)
-
-
 def shift_bands(window_db: Columns, bands: int, floor_db: float) -> Columns:
     """Shift a window along the mel axis, upwards if `bands` > 0; the gap is set to the floor."""
-    if not bands:
-        return window_db
-    shifted = np.full_like(window_db, floor_db)
-    if bands > 0:
-        shifted[bands:] = window_db[:-bands]
-    else:
-        shifted[:bands] = window_db[-bands:]
+    shifted = np.roll(window_db, bands, axis=0)
+    shifted[slice(bands) if bands >= 0 else slice(bands, None)] = floor_db
     return shifted
 
 
@@ -163,29 +139,12 @@ def reverberate(
 def coloured_noise(
     random: Random, spec: SpectrogramSpec, frames: int, slope_db: float, hum: bool = False
 ) -> Columns:
-    """Return a log-mel window of stationary Gaussian noise.
+    """Return a log-mel window of stationary Gaussian noise, dB around 0, with or without mains hum.
 
     The power of a mel band is the sum of the squares of its Fourier bins, and therefore gamma
-    distributed with as many degrees of freedom as the band has bins.
-
-    Parameters
-    ----------
-    random : numpy.random.Generator
-        Source of randomness.
-    spec : SpectrogramSpec
-        The grid.
-    frames : int
-        Number of columns.
-    slope_db : float
-        Change of level from the lowest to the highest band, in dB: with Slaney's norm about 0 is
-        white, -25 pink and -50 brown noise.
-    hum : bool
-        Add mains hum and its harmonics.
-
-    Returns
-    -------
-    float32, shape (n_mels, frames)
-        dB around 0.
+    distributed with as many degrees of freedom as the band has bins. `slope_db` is the change of
+    level from the lowest to the highest band: with Slaney's norm about 0 is white, -25 pink and
+    -50 brown noise.
     """
     bins = np.clip(np.geomspace(2, 24, spec.n_mels), 1, None)[:, None]
     power = random.gamma(bins, 1 / bins, (spec.n_mels, frames))
@@ -201,10 +160,8 @@ def coloured_noise(
 
 def random_noise(random: Random, spec: SpectrogramSpec, frames: int) -> Columns:
     """Return noise with a random slope, sometimes with hum, shape (n_mels, frames), in dB."""
-    noise = coloured_noise(
-        random, spec, frames, random.uniform(-60, 10), hum=bool(random.random() < 0.25)
-    )
-    return equalise(noise, random, 3.0)
+    slope_db, hum = random.uniform(-60, 10), bool(random.random() < 0.25)
+    return equalise(coloured_noise(random, spec, frames, slope_db, hum), random, 3.0)
 
 
 def insert_change(
@@ -212,24 +169,11 @@ def insert_change(
 ) -> Columns:
     """Return a window across a song change, which begins with another recording.
 
-    Parameters
-    ----------
-    window_db, earlier_db : float32, shape (n_mels, frames)
-        Windows of the later and of the earlier recording, dB relative to their loudest cells.
-    random : numpy.random.Generator
-        Source of randomness.
-    spec : SpectrogramSpec
-        The grid.
-
-    Returns
-    -------
-    float32, same shape
-        At least the last second is from `window_db`; the level of the other part is changed by up
-        to 6 dB.
+    At least the last second is from `window_db`; the level of the part from `earlier_db` is changed
+    by up to 6 dB.
     """
     frames = window_db.shape[1]
-    longest = max(1, frames - spec.frames_in(1.0))
-    length = int(random.integers(1, longest + 1))
+    length = int(random.integers(1, max(1, frames - spec.frames_in(1.0)) + 1))
     changed = window_db.copy()
     changed[:, :length] = earlier_db[:, frames - length :] + random.uniform(-6, 6)
     return changed
@@ -242,25 +186,9 @@ def augment(
     strength: Augmentation,
     noise_db: Columns | None = None,
 ) -> Columns:
-    """Return a window with random effects, relative to its loudest cell.
+    """Return a window with random effects, in dB relative to its loudest cell (before masks).
 
-    Parameters
-    ----------
-    window_db : float32, shape (n_mels, frames)
-        dB in [-top_db, 0].
-    random : numpy.random.Generator
-        Source of randomness.
-    spec : SpectrogramSpec
-        The grid.
-    strength : Augmentation
-        Strength of the effects.
-    noise_db : float32, shape (n_mels, frames), optional
-        Background noise; by default synthetic.
-
-    Returns
-    -------
-    float32, same shape
-        dB in [-top_db, 0], loudest cell 0 (before masks).
+    The background noise has the window's shape; by default it is synthetic.
     """
     floor = -spec.top_db
     if strength.band_shift:
@@ -273,21 +201,17 @@ def augment(
     if random.random() < strength.noise:
         if noise_db is None:
             noise_db = random_noise(random, spec, window_db.shape[1])
-        level = (
-            mean_power_db(window_db)
-            - mean_power_db(noise_db)
-            - random.uniform(*strength.noise_snr_db)
-        )
-        window_db = add_power(window_db, noise_db + level)
+        level = mean_power_db(window_db) - mean_power_db(noise_db)
+        snr_db = random.uniform(*strength.noise_snr_db)
+        window_db = add_power(window_db, noise_db + (level - snr_db))
     if random.random() < strength.band_limit:
         window_db = limit_band(window_db, spec, 0, random.uniform(3000, 9000))
     if random.random() < strength.band_limit:
         window_db = limit_band(window_db, spec, random.uniform(50, 300), spec.fmax)
     if strength.level_db and random.random() < 0.5:
         # In a quiet recording the noise floor is nearer to the music.
-        window_db = np.maximum(
-            window_db - window_db.max() - random.uniform(0, strength.level_db), floor
-        )
+        reduction = random.uniform(0, strength.level_db)
+        window_db = np.maximum(window_db - window_db.max() - reduction, floor)
     return mask(relative_to_peak(window_db, spec.top_db).astype(np.float32), random, strength)
 
 
@@ -314,25 +238,9 @@ def mask(window_db: Columns, random: Random, strength: Augmentation) -> Columns:
 def mixup(
     windows: Columns, targets: NDArray[np.float32], random: Random, alpha: float
 ) -> tuple[Columns, NDArray[np.float32]]:
-    """Mix every window of a batch, and its target, with another one.
+    """Mix every window of a batch, and its target, with another one; shares are beta distributed.
 
     Source: H. Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
-
-    Parameters
-    ----------
-    windows : float32, shape (batch, n_mels, frames)
-        dB.
-    targets : float32, shape (batch, classes)
-        Label probabilities.
-    random : numpy.random.Generator
-        Source of randomness.
-    alpha : float
-        Parameter of the Beta distribution; with 0 nothing is mixed.
-
-    Returns
-    -------
-    windows, targets
-        Of the same shapes.
     """
     if not alpha:
         return windows, targets

@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.spectrogram import Columns, SpectrogramSpec, from_levels, relative_to_peak
-from trainer.augment import (
-    NONE,
-    Augmentation,
-    augment,
-    insert_change,
-    mixup,
-    random_noise,
-    resample_time,
-)
+from trainer.augment import NONE, Augmentation, augment, insert_change, mixup, random_noise
 from trainer.pictures import Levels, read_picture
 from trainer.tracks import DatasetError, Track
 
@@ -56,13 +48,7 @@ class Batch:
 
 
 def labels_of(tracks: Iterable[Track], background: bool) -> list[str]:
-    """Return the labels of a training: the genres, sorted, and `not_music` with a background.
-
-    Raises
-    ------
-    DatasetError
-        If a genre is called `not_music`.
-    """
+    """Return the labels of a training: the genres, sorted, and `not_music` with a background."""
     genres = sorted({track.genre for track in tracks})
     if not background:
         return genres
@@ -86,13 +72,23 @@ def repeated(levels: Levels, frames: int) -> Levels:
     return np.tile(levels, (1, times)) if times > 1 else levels
 
 
+def resample_time(columns_db: Columns, frames: int) -> Columns:
+    """Interpolate columns linearly along time, from shape (n_mels, k) to (n_mels, frames)."""
+    count = columns_db.shape[1]
+    if count == frames:
+        return columns_db
+    at = np.linspace(0, count - 1, frames)
+    left = np.minimum(at.astype(int), count - 2)
+    share = (at - left).astype(np.float32)
+    stretched = columns_db[:, left] * (1 - share) + columns_db[:, left + 1] * share
+    return np.asarray(stretched, np.float32)
+
+
 def even_windows(song: Song, spec: SpectrogramSpec, frames: int, count: int) -> Columns:
     """Cut up to `count` windows at even distances from a song, fewer from a short one.
 
-    Returns
-    -------
-    float32, shape (windows, n_mels, frames)
-        dB relative to each window's loudest cell.
+    The result has the shape (windows, n_mels, frames), in dB relative to each window's loudest
+    cell.
     """
     levels = repeated(song.levels, frames)
     last = levels.shape[1] - frames
@@ -101,73 +97,43 @@ def even_windows(song: Song, spec: SpectrogramSpec, frames: int, count: int) -> 
     return relative_to_peak(from_levels(windows, spec.top_db), spec.top_db)
 
 
+@dataclass
 class TrainingWindows:
-    """Random training windows by epoch, reproducible for a seed.
+    """Random training windows by epoch, reproducible for a seed."""
 
-    Parameters
-    ----------
-    songs : sequence of Song
-        Music.
-    background : sequence of Song
-        Recordings of the class `not_music`, which are also mixed with the music. Each is used in
-        proportion to its length. May be empty.
-    not_music : int or None
-        Index of that class; None without it.
-    classes : int
-        Number of labels.
-    spec, frames
-        Grid and number of columns of a window.
-    batch : int
-        Windows in a batch.
-    windows_per_song : int
-        Windows of each song in an epoch.
-    background_share : float
-        Share of an epoch's windows that are not music.
-    augmentation : Augmentation
-        Strength of the augmentation.
-    seed : int
-        Seed of all random choices.
-    """
+    songs: Sequence[Song]
+    background: Sequence[Song]
+    """Recordings of the class `not_music`, which are also mixed with the music. Each is used in
+    proportion to its length. May be empty."""
+    not_music: int | None
+    """Index of that class; None without it."""
+    classes: int
+    _: KW_ONLY
+    spec: SpectrogramSpec
+    frames: int
+    """Columns of a window."""
+    batch: int
+    windows_per_song: int = 2
+    """Windows of each song in an epoch."""
+    background_share: float = 0.1
+    """Share of an epoch's windows that are not music."""
+    augmentation: Augmentation = NONE
+    seed: int = 0
 
-    def __init__(
-        self,
-        songs: Sequence[Song],
-        background: Sequence[Song],
-        not_music: int | None,
-        classes: int,
-        *,
-        spec: SpectrogramSpec,
-        frames: int,
-        batch: int,
-        windows_per_song: int = 2,
-        background_share: float = 0.1,
-        augmentation: Augmentation = NONE,
-        seed: int = 0,
-    ) -> None:
-        self.songs = songs
-        self.background = background
-        self.not_music = not_music
-        self.classes = classes
-        self.spec = spec
-        self.frames = frames
-        self.batch = batch
-        self.augmentation = augmentation
-        self.seed = seed
-        lengths = np.array([song.levels.shape[1] for song in background], float)
+    def __post_init__(self) -> None:
+        """Choose the contents of an epoch's windows and weigh the labels."""
+        lengths = np.array([song.levels.shape[1] for song in self.background], float)
         self._background_shares = lengths / lengths.sum()
-        music = windows_per_song * len(songs)
-        other = round(music * background_share / (1 - background_share))
-        self._contents = np.concatenate(
-            [
-                np.arange(music) % max(1, len(songs)),
-                np.full(other if not_music is not None else 0, -1),
-            ]
-        )
+        music = self.windows_per_song * len(self.songs)
+        self._contents = np.arange(music) % max(1, len(self.songs))
         """Contents of an epoch's windows: indices of songs, or -1 for background."""
-        counts = Counter(song.label for song in songs)
-        self._weights = np.ones(classes, np.float32)
+        if self.not_music is not None:
+            other = round(music * self.background_share / (1 - self.background_share))
+            self._contents = np.append(self._contents, np.full(other, -1))
+        counts = Counter(song.label for song in self.songs)
+        self._weights = np.ones(self.classes, np.float32)
         for label, count in counts.items():
-            self._weights[label] = len(songs) / (len(counts) * count)
+            self._weights[label] = len(self.songs) / (len(counts) * count)
 
     @property
     def steps(self) -> int:

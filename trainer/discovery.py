@@ -8,18 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from streamer.core.spectrogram import SpectrogramSpec
-from trainer.pictures import min_columns, read_picture, read_spec
-from trainer.tracks import (
-    AUDIO_SUFFIXES,
-    MIN_SECONDS,
-    SPEC_FILE,
-    DatasetError,
-    Skipped,
-    Track,
-    is_picture_folder,
-    track_name,
-)
+from trainer.pictures import picture_fault, read_spec
+from trainer.tracks import AUDIO_SUFFIXES, DatasetError, Skipped, Track, is_picture_folder
 
 MANIFEST_FILE = "prepared.json"
 """Written by `prepare` into a picture folder: the source folder and the files that were skipped."""
@@ -29,34 +19,18 @@ MIN_TRACKS = 5
 
 
 def find_tracks(folder: Path) -> tuple[list[Track], list[Skipped]]:
-    """Find the tracks of a data folder.
+    """Find the tracks of a data folder, sorted by genre and name, and the files to be skipped.
 
     Pictures are decoded and checked. Audio files are not opened: `prepare` finds out whether they
     can be decoded and records what it skipped in the picture folder, where this function reads it.
-
-    Parameters
-    ----------
-    folder : Path
-        Holds one folder per genre; with a `spectrogram.json` the tracks are pictures.
-
-    Returns
-    -------
-    tracks : list of Track
-        Sorted by genre and name.
-    skipped : list of Skipped
-        Files that look like tracks and cannot be used.
-
-    Raises
-    ------
-    DatasetError
-        If the folder does not exist or holds nothing that looks like a track.
+    DatasetError is raised if the folder does not exist or holds nothing that looks like a track.
     """
     if not folder.is_dir():
         raise DatasetError(f"no such data folder: {folder}; it must hold one folder a genre")
     suffixes = _suffixes(folder)
     tracks, skipped = _check_tracks(
         (
-            Track(track_name(genre.name, path.stem), genre.name, path)
+            Track(_track_name(genre.name, path.stem), genre.name, path)
             for genre in sorted(folder.iterdir())
             if genre.is_dir() and not genre.name.startswith((".", "__"))
             for path in sorted(genre.iterdir())
@@ -65,31 +39,18 @@ def find_tracks(folder: Path) -> tuple[list[Track], list[Skipped]]:
         folder,
     )
     if not tracks and not skipped:
-        kinds = ", ".join(sorted(suffixes))
-        raise DatasetError(
-            f"no tracks in {folder}: it must hold one folder a genre with {kinds} files"
-        )
+        files = f"{', '.join(sorted(suffixes))} files"
+        raise DatasetError(f"no tracks in {folder}: it must hold one folder a genre with {files}")
     return sorted(tracks, key=lambda track: (track.genre, track.name)), skipped
 
 
 def find_background(folder: Path) -> tuple[list[Track], list[Skipped]]:
-    """Find clips that are not music, at any depth below a folder of audio or pictures.
+    """Find clips that are not music, at any depth below a folder, and the files to be skipped.
 
-    Pictures are decoded and checked, as by `find_tracks`.
-
-    Returns
-    -------
-    clips : list of Track
-        Named `group/clip`: the group, which is also the genre, is the first folder level, or
-        `background` for files directly in `folder`; deeper levels are joined to the clip's name
-        by `__`.
-    skipped : list of Skipped
-        Files that look like clips and cannot be used.
-
-    Raises
-    ------
-    DatasetError
-        If the folder does not exist or holds no usable clip.
+    Clips are named `group/clip`: the group, which is also the genre, is the first folder level, or
+    `background` for files directly in `folder`; deeper levels are joined to the clip's name by
+    `__`. Pictures are decoded and checked, as by `find_tracks`. DatasetError is raised if the
+    folder does not exist or holds no usable clip.
     """
     if not folder.is_dir():
         raise DatasetError(f"no such background folder: {folder}")
@@ -107,13 +68,7 @@ def find_background(folder: Path) -> tuple[list[Track], list[Skipped]]:
 
 
 def check_genres(tracks: Iterable[Track], skipped: Iterable[Skipped] = ()) -> None:
-    """Check that a classifier can be trained on the tracks.
-
-    Raises
-    ------
-    DatasetError
-        If there are fewer than two genres, or a genre has fewer than five usable tracks.
-    """
+    """Raise `DatasetError` for fewer than two genres or a genre with fewer than `MIN_TRACKS`."""
     counts = Counter(track.genre for track in tracks)
     lost = Counter(entry.path.parent.name for entry in skipped)
     for genre in sorted(set(counts) | set(lost)):
@@ -130,8 +85,11 @@ def check_genres(tracks: Iterable[Track], skipped: Iterable[Skipped] = ()) -> No
         )
 
 
+def _track_name(genre: str, stem: str) -> str:
+    return stem if stem.startswith(f"{genre}.") else f"{genre}/{stem}"
+
+
 def _suffixes(folder: Path) -> frozenset[str]:
-    """Return the suffixes, in lower case, of the files in a folder that are tracks."""
     return frozenset({".png"}) if is_picture_folder(folder) else AUDIO_SUFFIXES
 
 
@@ -145,7 +103,7 @@ def _check_tracks(found: Iterable[Track], folder: Path) -> tuple[list[Track], li
         if not reason and track.name in usable:
             reason = f"has the same name as {usable[track.name].path.name}"
         if not reason and spec:
-            reason = _picture_fault(track.path, spec)
+            reason = picture_fault(track.path, spec)
         if reason:
             skipped.append(Skipped(_printable(track.path), reason))
         else:
@@ -165,19 +123,6 @@ def _file_fault(path: Path) -> str:
 def _printable(path: Path) -> Path:
     """Return a path with bytes that are not UTF-8 written as escapes."""
     return Path(os.fsencode(path).decode(errors="backslashreplace"))
-
-
-def _picture_fault(path: Path, spec: SpectrogramSpec) -> str:
-    """Return why a picture cannot be used, or an empty string."""
-    try:
-        mels, columns = read_picture(path).shape
-    except DatasetError as error:
-        return str(error)
-    if mels != spec.n_mels:
-        return f"{mels} rows instead of the {spec.n_mels} bands of {SPEC_FILE}"
-    if columns < min_columns(spec):
-        return f"too short: {columns * spec.hop_seconds:.1f} s, at least {MIN_SECONDS:g} s needed"
-    return ""
 
 
 def _skipped_by_prepare(folder: Path) -> list[Skipped]:

@@ -26,21 +26,10 @@ from streamer.core.spectrogram import (
     relative_to_peak,
 )
 from streamer.system.files import write_file, write_json
+from trainer import metrics
 from trainer.audio import AudioError, read_audio
 from trainer.evaluation_sets import EvaluationSets
 from trainer.loading import RunClassifier
-from trainer.metrics import (
-    GenreScore,
-    ReliabilityBin,
-    bootstrap_interval,
-    calibration_error,
-    fit_temperature,
-    genre_scores,
-    negative_log_likelihood,
-    reliability,
-    top_k_accuracy,
-    track_probabilities,
-)
 from trainer.pictures import read_picture
 from trainer.progress import progress_bar
 from trainer.tracks import DatasetError, Skipped, Track
@@ -48,8 +37,13 @@ from trainer.tracks import DatasetError, Skipped, Track
 BATCH = 16
 """Crops in one call of the network."""
 
+SUMMARISED = (
+    *("tracks", "accuracy_track", "interval_track", "accuracy_crop", "top2_track", "macro_f1"),
+    *("nll_after", "ece_after", "not_music"),
+)
+"""Fields of `SetMetrics` that go into `run.json` and an exported model."""
+
 MAX_MISTAKES = 20
-"""Number of mistakes in a result, the most confident ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +57,6 @@ class Predictions:
     """Shape (crops,): index of each crop's track."""
     truth: NDArray[np.int64]
     """Shape (tracks,): index of each track's label."""
-
-    def subset(self, kept: NDArray[np.bool_]) -> Predictions:
-        """Return the predictions for the tracks where `kept`, shape (tracks,), is true."""
-        crops = kept[self.owner]
-        renumbered = np.cumsum(kept) - 1
-        return Predictions(
-            [track for track, keep in zip(self.tracks, kept, strict=True) if keep],
-            self.logits[crops],
-            renumbered[self.owner[crops]],
-            self.truth[kept],
-        )
-
-    def track_probabilities(self, temperature: float) -> NDArray[np.float64]:
-        """Return the mean probabilities of each track's crops, shape (tracks, classes)."""
-        return track_probabilities(self.logits, self.owner, temperature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +78,11 @@ class SetMetrics:
     ece_before: float
     """Expected calibration error of a crop's probabilities, 15 bins, at temperature 1."""
     ece_after: float
-    genres: list[GenreScore]
+    genres: list[metrics.GenreScore]
     confusion: list[list[int]]
     """Numbers of tracks: true labels by row, predicted labels by column."""
-    reliability_before: list[ReliabilityBin]
-    reliability_after: list[ReliabilityBin]
+    reliability_before: list[metrics.ReliabilityBin]
+    reliability_after: list[metrics.ReliabilityBin]
     mistakes: list[dict[str, Any]]
     """Rows of `track_table` with wrong predictions, most confident first."""
     not_music: dict[str, float] | None
@@ -128,34 +107,17 @@ class Evaluation:
 
 
 def columns_of(track: Track, spec: SpectrogramSpec) -> Columns:
-    """Return a track's log-mel columns in dB, shape (n_mels, frames), from picture or audio.
-
-    Raises
-    ------
-    DatasetError, AudioError
-        If it cannot be used.
-    """
+    """Return a track's log-mel columns in dB, shape (n_mels, frames), from picture or audio."""
     if track.is_picture:
         return from_levels(read_picture(track.path), spec.top_db)
     return log_mel(read_audio(track.path, spec.sample_rate), spec)
 
 
 def crops_of(columns: Columns, window_frames: int, top_db: float) -> Columns:
-    """Cut columns into half-overlapping windows, each relative to its own loudest cell.
+    """Cut columns into half-overlapping windows, each in dB relative to its own loudest cell.
 
-    Parameters
-    ----------
-    columns : float32, shape (n_mels, frames)
-        dB.
-    window_frames : int
-        Columns of a window; a shorter track is repeated to fill one.
-    top_db : float
-        Range kept, in dB.
-
-    Returns
-    -------
-    float32, shape (crops, n_mels, window_frames)
-        The last crop ends with the last column.
+    A track shorter than a window is repeated to fill one; the last crop ends with the last column.
+    The result has the shape (crops, n_mels, window_frames).
     """
     frames = max(window_frames, columns.shape[1])
     columns = np.tile(columns, (1, -(-frames // columns.shape[1])))[:, :frames]
@@ -174,22 +136,9 @@ def predict(
 ) -> tuple[Predictions, list[Skipped]]:
     """Classify all crops of tracks; tracks that cannot be read are skipped.
 
-    Parameters
-    ----------
-    classifier : Classifier
-        From `trainer.loading.load_classifier`.
-    tracks : sequence of Track
-        Pictures or audio.
-    title : str
-        Label of the progress bar.
-    read : function
-        Returns the columns of a track, see `columns_of`.
-
-    Raises
-    ------
-    DatasetError
-        If a track's genre is not among the model's labels, no track can be read or a logit is not
-        finite.
+    `title` is the label of the progress bar, and `read` returns the columns of a track.
+    DatasetError is raised if a track's genre is not among the model's labels, no track can be read
+    or a logit is not finite.
     """
     contract = classifier.contract
     if unknown := sorted({track.genre for track in tracks} - set(contract.labels)):
@@ -227,28 +176,22 @@ def predict(
 def compute_metrics(
     predictions: Predictions, contract: ModelContract, temperature: float, seed: int = 0
 ) -> SetMetrics:
-    """Compute the metrics of one set; `seed` is that of the bootstrap.
-
-    Raises
-    ------
-    DatasetError
-        If the set contains no music.
-    """
+    """Compute the metrics of a set, which must contain music; `seed` is that of the bootstrap."""
     labels = contract.labels
     other = labels.index(contract.not_music) if contract.not_music else -1
-    predicted = predictions.track_probabilities(temperature).argmax(axis=1)
     is_music = predictions.truth != other
-    music = predictions.subset(is_music)
-    if not music.tracks:
+    if not is_music.any():
         raise DatasetError("a set without music cannot be judged; add tracks of the genres")
-    probabilities = music.track_probabilities(temperature)
-    music_predicted = probabilities.argmax(axis=1)
-    correct = music_predicted == music.truth
-    crop_truth = music.truth[music.owner]
-    before, after = softmax(music.logits, 1.0), softmax(music.logits, temperature)
-    genres, macro_f1 = genre_scores(music_predicted, music.truth, labels)
-    table = track_table(music, labels, temperature)
-    wrong = table[~table["right"]].sort_values("confidence", ascending=False).head(MAX_MISTAKES)
+    probabilities = metrics.track_probabilities(predictions.logits, predictions.owner, temperature)
+    predicted = probabilities.argmax(axis=1)
+    truth, music_predicted = predictions.truth[is_music], predicted[is_music]
+    correct = music_predicted == truth
+    crops = is_music[predictions.owner]
+    logits, crop_truth = predictions.logits[crops], predictions.truth[predictions.owner][crops]
+    before, after = softmax(logits, 1.0), softmax(logits, temperature)
+    genres, macro_f1 = metrics.genre_scores(music_predicted, truth, labels)
+    table = track_table(predictions, labels, temperature)
+    mistakes = table[is_music & ~table["right"]].sort_values("confidence", ascending=False)
     not_music = None
     if other >= 0 and not is_music.all():
         not_music = {
@@ -257,24 +200,24 @@ def compute_metrics(
             "false_alarms": float((music_predicted == other).mean()),
         }
     return SetMetrics(
-        tracks=len(music.tracks),
-        crops=len(music.logits),
+        tracks=len(truth),
+        crops=len(logits),
         accuracy_track=float(correct.mean()),
-        interval_track=bootstrap_interval(correct, seed),
+        interval_track=metrics.bootstrap_interval(correct, seed),
         accuracy_crop=float((after.argmax(axis=1) == crop_truth).mean()),
-        top2_track=top_k_accuracy(probabilities, music.truth, 2),
+        top2_track=metrics.top_k_accuracy(probabilities[is_music], truth, 2),
         macro_f1=macro_f1,
-        nll_before=negative_log_likelihood(music.logits, crop_truth),
-        nll_after=negative_log_likelihood(music.logits, crop_truth, temperature),
-        ece_before=calibration_error(before, crop_truth),
-        ece_after=calibration_error(after, crop_truth),
+        nll_before=metrics.negative_log_likelihood(logits, crop_truth),
+        nll_after=metrics.negative_log_likelihood(logits, crop_truth, temperature),
+        ece_before=metrics.calibration_error(before, crop_truth),
+        ece_after=metrics.calibration_error(after, crop_truth),
         genres=genres,
         confusion=confusion_matrix(
             predictions.truth, predicted, labels=range(len(labels))
         ).tolist(),
-        reliability_before=reliability(before, crop_truth),
-        reliability_after=reliability(after, crop_truth),
-        mistakes=wrong.drop(columns="right").to_dict("records"),
+        reliability_before=metrics.reliability(before, crop_truth),
+        reliability_after=metrics.reliability(after, crop_truth),
+        mistakes=mistakes.head(MAX_MISTAKES).drop(columns="right").to_dict("records"),
         not_music=not_music,
     )
 
@@ -283,7 +226,7 @@ def track_table(
     predictions: Predictions, labels: tuple[str, ...], temperature: float
 ) -> pd.DataFrame:
     """Return a row per track: track, genre, predicted, confidence, right."""
-    probabilities = predictions.track_probabilities(temperature)
+    probabilities = metrics.track_probabilities(predictions.logits, predictions.owner, temperature)
     predicted = probabilities.argmax(axis=1)
     return pd.DataFrame(
         {
@@ -297,103 +240,72 @@ def track_table(
 
 
 def evaluate(classifier: Classifier, sets: EvaluationSets, *, seed: int = 0) -> Evaluation:
-    """Evaluate a run or a model.
+    """Evaluate a run or a model on the sets with music; `seed` is that of the bootstrap.
 
     The temperature of a run is fitted on its `valid` set. A model file keeps its own.
-
-    Parameters
-    ----------
-    classifier : Classifier
-        From `trainer.loading.load_classifier`.
-    sets : EvaluationSets
-        Sets without music are left out.
-    seed : int
-        Seed of the bootstrap.
-
-    Raises
-    ------
-    DatasetError
-        If there is nothing to evaluate on.
     """
     contract = classifier.contract
     predictions: dict[str, Predictions] = {}
     skipped: list[Skipped] = []
-    for name, tracks in sets.combined().items():
-        predictions[name], unreadable = predict(classifier, tracks, title=name)
-        skipped += unreadable
+    for name, music in sets.music.items():
+        if music:
+            tracks = music + sets.background.get(name, [])
+            predictions[name], unreadable = predict(classifier, tracks, title=name)
+            skipped += unreadable
     if not predictions:
         raise DatasetError("none of the tracks of the valid and test lists is in the data folder")
     temperature, source = contract.temperature, "the model's own"
     if isinstance(classifier, RunClassifier) and "valid" in predictions:
         valid = predictions["valid"]
-        temperature = fit_temperature(valid.logits, valid.truth[valid.owner])
+        temperature = metrics.fit_temperature(valid.logits, valid.truth[valid.owner])
         source = "fitted on the crops of the valid set"
+    results, tables = {}, {}
+    for name, own in predictions.items():
+        results[name] = compute_metrics(own, contract, temperature, seed)
+        tables[name] = track_table(own, contract.labels, temperature)
     return Evaluation(
-        labels=contract.labels,
-        temperature=temperature,
+        contract.labels,
+        temperature,
         temperature_source=source,
         protocol=sets.protocol,
         notes=sets.notes,
-        sets={
-            name: compute_metrics(own, contract, temperature, seed)
-            for name, own in predictions.items()
-        },
-        track_tables={
-            name: track_table(own, contract.labels, temperature)
-            for name, own in predictions.items()
-        },
+        sets=results,
+        track_tables=tables,
         skipped=skipped,
     )
 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:
     """Return the metrics that `run.json` and an exported model contain."""
-    names = (
-        "tracks",
-        "accuracy_track",
-        "interval_track",
-        "accuracy_crop",
-        "top2_track",
-        "macro_f1",
-        "nll_after",
-        "ece_after",
-        "not_music",
-    )
     return {
-        name: {key: getattr(metrics, key) for key in names}
-        for name, metrics in evaluation.sets.items()
+        name: {key: getattr(result, key) for key in SUMMARISED}
+        for name, result in evaluation.sets.items()
     } | {"protocol": evaluation.protocol, "notes": evaluation.notes}
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write `metrics.json` and the tables as CSV into a folder, created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    labels = list(evaluation.labels)
-    content = {
-        "labels": labels,
-        "temperature": evaluation.temperature,
-        "temperature_source": evaluation.temperature_source,
-        "protocol": evaluation.protocol,
-        "notes": evaluation.notes,
-        "sets": {name: dataclasses.asdict(metrics) for name, metrics in evaluation.sets.items()},
-        "skipped": [
-            {"path": str(entry.path), "reason": entry.reason} for entry in evaluation.skipped
-        ],
-    }
+    content = dataclasses.asdict(evaluation)
+    del content["track_tables"]
+    for entry in content["skipped"]:
+        entry["path"] = str(entry["path"])
     write_json(folder / "metrics.json", content)
-    for name, metrics in evaluation.sets.items():
-        write_file(folder / f"tracks_{name}.csv", evaluation.track_tables[name].to_csv(index=False))
-        write_file(folder / f"genres_{name}.csv", pd.DataFrame(metrics.genres).to_csv(index=False))
-        matrix = pd.DataFrame(metrics.confusion, index=labels, columns=labels).rename_axis("true")
-        write_file(folder / f"confusion_{name}.csv", matrix.to_csv())
-        bins = pd.concat(
-            [pd.DataFrame(metrics.reliability_before), pd.DataFrame(metrics.reliability_after)],
-            keys=["before", "after"],
-            names=["temperature", None],
-        )
-        write_file(
-            folder / f"reliability_{name}.csv", bins.reset_index("temperature").to_csv(index=False)
-        )
+    labels = list(evaluation.labels)
+    for name, result in evaluation.sets.items():
+        matrix = pd.DataFrame(result.confusion, columns=labels)
+        matrix.insert(0, "true", labels, allow_duplicates=True)
+        bins = {"before": result.reliability_before, "after": result.reliability_after}
+        tables = {
+            "tracks": evaluation.track_tables[name],
+            "genres": pd.DataFrame(result.genres),
+            "confusion": matrix,
+            "reliability": pd.concat(
+                {when: pd.DataFrame(own) for when, own in bins.items()}, names=["temperature", None]
+            ).reset_index("temperature"),
+        }
+        for title, table in tables.items():
+            write_file(folder / f"{title}_{name}.csv", table.to_csv(index=False))
 
 
 def as_text(evaluation: Evaluation) -> str:
@@ -401,25 +313,25 @@ def as_text(evaluation: Evaluation) -> str:
     lines = [f"split: {evaluation.protocol}"]
     lines += [f"note: {note}" for note in evaluation.notes]
     lines.append(f"temperature {evaluation.temperature:.3f} ({evaluation.temperature_source})")
-    for name, metrics in evaluation.sets.items():
-        low, high = metrics.interval_track
+    for name, result in evaluation.sets.items():
+        low, high = result.interval_track
         lines.append(
-            f"{name}: {metrics.accuracy_track:.1%} of {metrics.tracks} tracks right "
-            f"(95 % interval {low:.1%} to {high:.1%}), {metrics.accuracy_crop:.1%} of crops, "
-            f"top 2 {metrics.top2_track:.1%}, macro F1 {metrics.macro_f1:.3f}, "
-            f"NLL {metrics.nll_before:.3f} -> {metrics.nll_after:.3f}, "
-            f"ECE {metrics.ece_before:.3f} -> {metrics.ece_after:.3f}"
+            f"{name}: {result.accuracy_track:.1%} of {result.tracks} tracks right "
+            f"(95 % interval {low:.1%} to {high:.1%}), {result.accuracy_crop:.1%} of crops, "
+            f"top 2 {result.top2_track:.1%}, macro F1 {result.macro_f1:.3f}, "
+            f"NLL {result.nll_before:.3f} -> {result.nll_after:.3f}, "
+            f"ECE {result.ece_before:.3f} -> {result.ece_after:.3f}"
         )
-        if metrics.not_music:
+        if result.not_music:
             lines.append(
-                f"{name}: not music: {metrics.not_music['recall']:.1%} of "
-                f"{metrics.not_music['clips']:.0f} clips recognised, "
-                f"{metrics.not_music['false_alarms']:.1%} of music taken for it"
+                f"{name}: not music: {result.not_music['recall']:.1%} of "
+                f"{result.not_music['clips']:.0f} clips recognised, "
+                f"{result.not_music['false_alarms']:.1%} of music taken for it"
             )
-    for name, metrics in evaluation.sets.items():
+    for name, result in evaluation.sets.items():
         lines += [
             "{0}: {track} taken for {predicted} ({confidence:.0%})".format(name, **mistake)
-            for mistake in metrics.mistakes[:5]
+            for mistake in result.mistakes[:5]
         ]
     lines += [f"skipped {entry.path}: {entry.reason}" for entry in evaluation.skipped]
     return "\n".join(lines)

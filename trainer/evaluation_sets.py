@@ -14,9 +14,6 @@ from trainer.run import Run, TrackLists
 from trainer.splits import divide_background, split_tracks
 from trainer.tracks import DatasetError, Skipped, Track, is_picture_folder
 
-HELD_OUT = ("valid", "test")
-"""Sets of a split that are not trained on."""
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSets:
@@ -30,14 +27,6 @@ class EvaluationSets:
     notes: list[str]
     """Warnings."""
     skipped: list[Skipped]
-
-    def combined(self) -> dict[str, list[Track]]:
-        """Return music and background of each set in one list; sets without music are left out."""
-        return {
-            name: tracks + self.background.get(name, [])
-            for name, tracks in self.music.items()
-            if tracks
-        }
 
 
 def find_evaluation_sets(
@@ -54,8 +43,6 @@ def find_evaluation_sets(
 
     Parameters
     ----------
-    classifier : Classifier
-        From `trainer.loading.load_classifier`.
     data : Path, optional
         Folder of audio or pictures; by default the one that a run was trained on.
     background : Path, optional
@@ -64,11 +51,6 @@ def find_evaluation_sets(
         trained on, in every set.
     split, seed
         For a model file, see `split_tracks`; `["all"]` puts everything into one set.
-
-    Raises
-    ------
-    DatasetError
-        If a folder is missing or cannot be used.
     """
     run = classifier.run if isinstance(classifier, RunClassifier) else None
     own_background = background is None
@@ -87,22 +69,19 @@ def find_evaluation_sets(
         music, notes, protocol = {"all": tracks}, [], f"all tracks of {data}"
     else:
         chosen = split_tracks(tracks, split, seed=seed)
-        music = {name: chosen.sets()[name] for name in HELD_OUT}
+        music = {"valid": chosen.valid, "test": chosen.test}
         notes, protocol = list(chosen.notes), chosen.protocol
     if not any(music.values()):
         raise DatasetError(f"none of the tracks of the valid and test lists is in {data}")
     clips: dict[str, list[Track]] = {}
+    unused = f"no sound of {background} is used: "
     if background is not None and classifier.contract.not_music is None:
-        notes.append(
-            f"no sound of {background} is used: the model has no label for what is not music"
-        )
+        notes.append(unused + "the model has no label for what is not music")
     elif background is not None:
         clips, skipped_clips = _background_sets(classifier, background, run, own_background)
         skipped = skipped + skipped_clips
         if not any(clips.values()):
-            notes.append(
-                f"no sound of {background} is used: none of them was held back from training"
-            )
+            notes.append(unused + "none of them was held back from training")
     return EvaluationSets(music, clips, protocol, notes, skipped)
 
 
@@ -139,7 +118,6 @@ def _background_sets(
         _, held_back = divide_background(clips)
         sets = {"all": clips, "valid": held_back, "test": held_back}
     label = classifier.contract.not_music or ""
-    labelled = {
-        name: [replace(clip, genre=label) for clip in members] for name, members in sets.items()
-    }
-    return labelled, skipped
+    for name, members in sets.items():
+        sets[name] = [replace(clip, genre=label) for clip in members]
+    return sets, skipped

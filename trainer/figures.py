@@ -7,16 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps, rcParams
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from streamer.core.spectrogram import Columns
-
-# Otherwise dollar signs in the name of a genre or a track would start a formula.
-rcParams["text.parse_math"] = False
 
 WIDTH = 5.4
 """Inches; narrow enough for text to stay legible on a phone."""
@@ -30,6 +27,24 @@ GENRE_COLOURS = (
 )
 """In the order of the labels; they repeat from the thirteenth on."""
 
+rcParams.update(
+    {
+        # Otherwise dollar signs in the name of a genre or a track would start a formula.
+        "text.parse_math": False,
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": LINES,
+        "grid.linewidth": 0.7,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+    }
+)
+
 STATE_COLOURS = {"silence": "#f0f2f5", "not_music": "#5d6672", "uncertain": "#bcc3cd"}
 
 ROW_SECONDS = 300.0
@@ -39,12 +54,8 @@ MAX_ROWS = 6
 
 
 def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel().tolist()
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=9, colors=INK)
-    return figure, axes
+    figure = Figure(figsize=(WIDTH, height))
+    return figure, figure.subplots(rows, columns, squeeze=False).ravel().tolist()
 
 
 def _bar_axes(names: Sequence[str], height: float) -> tuple[Figure, Axes, Any]:
@@ -53,7 +64,7 @@ def _bar_axes(names: Sequence[str], height: float) -> tuple[Figure, Axes, Any]:
     positions = np.arange(len(names))[::-1]
     axis.set_yticks(positions, names)
     axis.set_xlim(0, 1)
-    axis.grid(axis="x", color=LINES, linewidth=0.7)
+    axis.grid(axis="x")
     axis.set_axisbelow(True)
     return figure, axis, positions
 
@@ -76,8 +87,8 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     accuracy.set(ylabel="share right", xlabel="epoch", ylim=(0, 1))
     for axis in (loss, accuracy):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(color=LINES, linewidth=0.7)
-        axis.legend(fontsize=8, frameon=False)
+        axis.grid()
+        axis.legend()
     return figure
 
 
@@ -89,15 +100,9 @@ def confusion_matrix(table: pd.DataFrame) -> Figure:
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     size = 9 if len(table) <= 12 else 6
     for row, column in zip(*np.nonzero(counts), strict=True):
-        axis.text(
-            column,
-            row,
-            str(counts[row, column]),
-            ha="center",
-            va="center",
-            fontsize=size,
-            color="white" if shares[row, column] > 0.55 else INK,
-        )
+        colour = "white" if shares[row, column] > 0.55 else INK
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": size, "color": colour}
+        axis.text(column, row, str(counts[row, column]), **style)
     axis.set_xticks(range(len(table)), table.columns, rotation=60, ha="right", fontsize=size)
     axis.set_yticks(range(len(table)), table.index, fontsize=size)
     axis.set(xlabel="predicted", ylabel="true")
@@ -110,17 +115,12 @@ def reliability_diagram(table: pd.DataFrame) -> Figure:
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
     for when, colour in (("before", ORANGE), ("after", BLUE)):
         own = table[table["temperature"] == when]
-        axis.plot(own["confidence"], own["accuracy"], color=colour, linewidth=1)
-        axis.scatter(
-            own["confidence"],
-            own["accuracy"],
-            s=8 + 120 * own["count"] / max(1, own["count"].max()),
-            color=colour,
-            alpha=0.8,
-            label=f"{when} temperature scaling",
-        )
+        points, label = (own["confidence"], own["accuracy"]), f"{when} temperature scaling"
+        sizes = 8 + 120 * own["count"] / max(1, own["count"].max())
+        axis.plot(*points, color=colour, linewidth=1)
+        axis.scatter(*points, s=sizes, color=colour, alpha=0.8, label=label)
     axis.set(xlabel="confidence of a crop", ylabel="share right", xlim=(0, 1), ylim=(0, 1))
-    axis.legend(fontsize=8, frameon=False, loc="upper left")
+    axis.legend(loc="upper left")
     return figure
 
 
@@ -130,7 +130,7 @@ def genre_bars(table: pd.DataFrame) -> Figure:
     figure, axis, positions = _bar_axes(names, 0.42)
     axis.barh(positions + 0.19, table["precision"], 0.36, color=BLUE, label="precision")
     axis.barh(positions - 0.19, table["recall"], 0.36, color=ORANGE, label="recall")
-    axis.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return figure
 
 
@@ -153,7 +153,7 @@ def accuracy_by_seconds(accuracy_after: Mapping[str, float]) -> Figure:
     axis.set_xticks(seconds, list(accuracy_after))
     axis.minorticks_off()
     axis.set(xlabel="seconds since the start of a song", ylabel="songs labelled right", ylim=(0, 1))
-    axis.grid(color=LINES, linewidth=0.7)
+    axis.grid()
     return figure
 
 
@@ -185,13 +185,8 @@ def timeline(truth: pd.DataFrame, decisions: pd.DataFrame, labels: Sequence[str]
         axis.set_xticks(ticks, [f"{tick / 60:.0f}" for tick in ticks], fontsize=8)
     axes[-1].set_xlabel("minutes", fontsize=9)
     names = {label: _colour("music", label, labels) for label in labels if label != "not_music"}
-    figure.legend(
-        handles=[Patch(color=paint, label=name) for name, paint in (names | STATE_COLOURS).items()],
-        loc="outside lower center",
-        ncols=4,
-        fontsize=8,
-        frameon=False,
-    )
+    patches = [Patch(color=paint, label=name) for name, paint in (names | STATE_COLOURS).items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -204,24 +199,17 @@ def _colour(state: str, genre: object, labels: Sequence[str]) -> str:
 def spectrogram_examples(
     examples: Sequence[tuple[str, Sequence[Columns]]], top_db: float
 ) -> Figure:
-    """Draw windows unchanged (first column) and augmented as in training.
+    """Draw each track's windows, in dB: unchanged (first column) and augmented as in training.
 
-    Parameters
-    ----------
-    examples : sequence of (name, windows)
-        Each window of shape (n_mels, frames), in dB.
-    top_db : float
-        Range of the colours, in dB.
+    The colours range over `top_db`.
     """
     columns = len(examples[0][1])
     figure, axes = _figure(1.7 * len(examples), rows=len(examples), columns=columns)
     for row, (name, windows) in enumerate(examples):
         for column, window in enumerate(windows):
             axis = axes[row * columns + column]
-            magma = colormaps["magma"]
-            axis.imshow(window, origin="lower", aspect="auto", cmap=magma, vmin=-top_db, vmax=0)
-            axis.set_xticks([])
-            axis.set_yticks([])
+            axis.imshow(window, origin="lower", aspect="auto", cmap="magma", vmin=-top_db, vmax=0)
+            axis.set(xticks=[], yticks=[])
             title = name if column == 0 else f"augmented, {column}"
             axis.set_title(title, fontsize=8, color=INK)
     return figure

@@ -12,18 +12,7 @@ from streamer.system.processors import processors
 
 
 class RunClassifier(Classifier):
-    """The Keras network of a training run, with the interface of an exported model.
-
-    Parameters
-    ----------
-    folder : Path
-        Run folder.
-
-    Raises
-    ------
-    trainer.network.NetworkError, trainer.run.RunError
-        If the folder is not a run with a network.
-    """
+    """The Keras network of a run folder, with the interface of an exported model."""
 
     def __init__(self, folder: Path) -> None:
         from trainer.network import load_network
@@ -49,13 +38,7 @@ class RunClassifier(Classifier):
 
 
 def load_classifier(path: Path) -> Classifier:
-    """Load a run folder or an `.onnx` file.
-
-    Raises
-    ------
-    trainer.network.NetworkError, trainer.run.RunError, streamer.core.model.ModelError
-        If it is neither or is damaged.
-    """
+    """Load a run folder (errors: NetworkError, RunError) or an `.onnx` file (ModelError)."""
     if path.is_dir():
         return RunClassifier(path)
     return Classifier.load(path, threads=processors())

@@ -23,20 +23,9 @@ TEMPERATURES = (0.05, 20.0)
 def track_probabilities(
     logits: NDArray[np.float32], owner: Indices, temperature: float = 1.0
 ) -> NDArray[np.float64]:
-    """Return the mean of the probabilities of each track's crops.
+    """Return the mean of the probabilities of each track's crops, shape (tracks, classes).
 
-    Parameters
-    ----------
-    logits : float32, shape (crops, classes)
-        Logits of the crops of all tracks.
-    owner : int, shape (crops,)
-        Index of each crop's track; every track has at least one crop.
-    temperature : float
-        The logits are divided by it.
-
-    Returns
-    -------
-    float64, shape (tracks, classes)
+    `owner`, shape (crops,), is the index of each crop's track; every track has at least one crop.
     """
     probabilities = softmax(logits, temperature).astype(np.float64)
     counts = np.bincount(owner)
@@ -65,9 +54,8 @@ def fit_temperature(logits: Floats, truth: Indices) -> float:
     ratio = (5**0.5 - 1) / 2
     for _ in range(60):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if negative_log_likelihood(logits, truth, float(np.exp(left))) < negative_log_likelihood(
-            logits, truth, float(np.exp(right))
-        ):
+        losses = [negative_log_likelihood(logits, truth, np.exp(at)) for at in (left, right)]
+        if losses[0] < losses[1]:
             high = right
         else:
             low = left

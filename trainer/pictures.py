@@ -30,18 +30,10 @@ ORIGIN_KEY = "genre-stream"
 
 
 def read_picture(path: Path) -> Levels:
-    """Read a spectrogram picture.
+    """Return the levels of a picture, shape (n_mels, frames); row 0 is the lowest band.
 
-    Returns
-    -------
-    uint8, shape (n_mels, frames)
-        Levels; row 0 is the lowest band, unlike in the file.
-
-    Raises
-    ------
-    DatasetError
-        If the file is not an 8-bit grey picture or larger than `MAX_CELLS`; the message is the
-        reason, without the path.
+    DatasetError is raised if the file is not an 8-bit grey picture or larger than `MAX_CELLS`; its
+    message is the reason, without the path.
     """
     try:
         with Image.open(path, formats=FORMATS) as picture:
@@ -56,32 +48,19 @@ def read_picture(path: Path) -> Levels:
         raise DatasetError(f"damaged picture ({_first_line(error)})") from error
 
 
-def read_origin(path: Path) -> str | None:
-    """Return the origin that `write_picture` stored in a picture, None if there is none."""
+def read_origin(path: Path) -> str:
+    """Return the origin that `write_picture` stored in a picture, empty if there is none."""
     try:
         with Image.open(path, formats=FORMATS) as picture:
-            origin = picture.info.get(ORIGIN_KEY)
+            return str(picture.info.get(ORIGIN_KEY, ""))
     except (OSError, SyntaxError, ValueError):
-        return None
-    return origin if isinstance(origin, str) else None
+        return ""
 
 
 def write_picture(path: Path, levels: Levels, origin: str | None = None) -> None:
-    """Write a spectrogram picture atomically.
+    """Write levels, row 0 the lowest band, as a picture atomically; see `atomic_write`.
 
-    Parameters
-    ----------
-    path : Path
-        A file in an existing folder.
-    levels : uint8, shape (n_mels, frames)
-        Row 0 is the lowest band.
-    origin : str, optional
-        Stored in a text chunk of the picture.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; a file that was there before is kept.
+    The origin is stored in a text chunk of the picture.
     """
     about = PngInfo()
     if origin is not None:
@@ -90,19 +69,21 @@ def write_picture(path: Path, levels: Levels, origin: str | None = None) -> None
         Image.fromarray(np.ascontiguousarray(levels[::-1])).save(partial, "PNG", pnginfo=about)
 
 
-def min_columns(spec: SpectrogramSpec) -> int:
-    """Return the number of columns of the shortest usable track."""
-    return 1 + int(MIN_SECONDS * spec.sample_rate) // spec.hop_length
+def picture_fault(path: Path, spec: SpectrogramSpec) -> str:
+    """Return why a picture is no usable track on the grid, or an empty string."""
+    try:
+        mels, columns = read_picture(path).shape
+    except DatasetError as error:
+        return str(error)
+    if mels != spec.n_mels:
+        return f"{mels} rows instead of the {spec.n_mels} bands of {SPEC_FILE}"
+    if columns < 1 + int(MIN_SECONDS * spec.sample_rate) // spec.hop_length:
+        return f"too short: {columns * spec.hop_seconds:.1f} s, at least {MIN_SECONDS:g} s needed"
+    return ""
 
 
 def read_spec(folder: Path) -> SpectrogramSpec:
-    """Read the spectrogram specification of a picture folder.
-
-    Raises
-    ------
-    DatasetError
-        If `spectrogram.json` is missing or is not a spectrogram specification.
-    """
+    """Read the `spectrogram.json` of a picture folder; raise DatasetError if it is unusable."""
     path = folder / SPEC_FILE
     try:
         return SpectrogramSpec.from_dict(json.loads(path.read_text()))
@@ -112,13 +93,7 @@ def read_spec(folder: Path) -> SpectrogramSpec:
 
 
 def check_grid(folder: Path, spec: SpectrogramSpec) -> None:
-    """Check that the pictures in a folder are on the model's grid.
-
-    Raises
-    ------
-    DatasetError
-        If they are not; the message names the fields that differ.
-    """
+    """Raise a DatasetError that names the differences if pictures are not on the model's grid."""
     own, wanted = read_spec(folder).to_dict(), spec.to_dict()
     differing = [
         f"{name} {own[name]:g} instead of {wanted[name]:g}"

@@ -1,8 +1,7 @@
 """Prepare a folder of audio: one spectrogram picture for each track.
 
 Every picture stores its origin in a text chunk: size, time and hash of the audio file, and the
-grid. The picture folder therefore needs no other bookkeeping; an interrupted preparation continues
-and only pictures whose audio or grid has changed are made again.
+grid. An interrupted preparation continues, and only what has changed is made again.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +41,6 @@ class Prepared:
     removed: int
     """Pictures whose track is gone, and remains of a killed preparation."""
     skipped: list[Skipped]
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    source: Path
-    target: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +75,9 @@ def prepare(
     Parameters
     ----------
     data : Path
-        Audio in one folder per genre; with `background`, in folders nested in any way.
+        Audio as `find_tracks` takes it; with `background`, as `find_background` does.
     out : Path
         Picture folder, created if missing.
-    spec : SpectrogramSpec
-        The grid.
-    background : bool
-        The audio is not music, see `find_background`.
     workers : int, optional
         Processes; by default one for each core that this process may use.
 
@@ -102,27 +91,26 @@ def prepare(
     if is_picture_folder(data):
         raise DatasetError(f"{data} holds pictures already; give a folder of audio")
     tracks, skipped = find_background(data) if background else find_tracks(data)
-    jobs = [
-        _Job(track.path, out / track.genre / f"{track.name.rpartition('/')[2]}.png")
-        for track in tracks
-    ]
+    sources = {
+        out / track.genre / f"{track.name.rpartition('/')[2]}.png": track.path for track in tracks
+    }
     if out.resolve() == data.resolve():
         raise DatasetError(f"--out {out} is the data folder itself; give another folder")
     out.mkdir(parents=True, exist_ok=True)
     existing = {path: _read_origin(path) for path in out.glob("*/*.png")}
-    # Hidden files are what a killed process left of an atomic write.
-    foreign = [
-        path
-        for path, origin in existing.items()
-        if origin is None and not path.name.startswith(".")
-    ]
-    if foreign:
-        raise DatasetError(f"{foreign[0]} was not made by prepare; give another --out folder")
+    for path, origin in existing.items():
+        # Hidden files are what a killed process left of an atomic write.
+        if origin is None and not path.name.startswith("."):
+            raise DatasetError(f"{path} was not made by prepare; give another --out folder")
     (out / SPEC_FILE).unlink(missing_ok=True)
-    stale = set(existing) - {job.target for job in jobs}
+    stale = set(existing) - set(sources)
     for path in stale:
         path.unlink()
-    todo = [job for job in jobs if not _is_current(job, existing.get(job.target), spec)]
+    todo = {
+        target: source
+        for target, source in sources.items()
+        if not _is_current(target, source, existing.get(target), spec)
+    }
     failed = list(_make_pictures(todo, spec, workers))
     skipped = sorted([*skipped, *failed], key=lambda entry: entry.path)
     write_json(
@@ -133,13 +121,8 @@ def prepare(
         },
     )
     write_json(out / SPEC_FILE, spec.to_dict())
-    return Prepared(
-        folder=out,
-        made=len(todo) - len(failed),
-        kept=len(jobs) - len(todo),
-        removed=len(stale),
-        skipped=skipped,
-    )
+    made, kept = len(todo) - len(failed), len(sources) - len(todo)
+    return Prepared(out, made, kept, removed=len(stale), skipped=skipped)
 
 
 def cache_folder(data: Path, spec: SpectrogramSpec) -> Path:
@@ -151,31 +134,24 @@ def cache_folder(data: Path, spec: SpectrogramSpec) -> Path:
 
 
 def levels_of(path: Path, spec: SpectrogramSpec) -> Levels:
-    """Decode a track and return its picture levels, shape (n_mels, frames), lowest band first.
-
-    Raises
-    ------
-    AudioError
-        If the track cannot be used.
-    """
+    """Return the picture levels of audio, shape (n_mels, frames); raise AudioError if unusable."""
     samples = read_audio(path, spec.sample_rate)
     return to_levels(relative_to_peak(log_mel(samples, spec), spec.top_db), spec.top_db)
 
 
 def _read_origin(path: Path) -> _Origin | None:
-    """Return the origin stored in a picture, or None if there is none."""
     try:
-        return _Origin(**json.loads(read_origin(path) or ""))
+        return _Origin(**json.loads(read_origin(path)))
     except (ValueError, TypeError):
         return None
 
 
-def _is_current(job: _Job, origin: _Origin | None, spec: SpectrogramSpec) -> bool:
-    if origin is None or origin.spec != spec.to_dict() or not origin.matches(job.source):
+def _is_current(target: Path, source: Path, origin: _Origin | None, spec: SpectrogramSpec) -> bool:
+    if origin is None or origin.spec != spec.to_dict() or not origin.matches(source):
         return False
     try:
         # The origin precedes the cells in the file, which may be cut short after it.
-        read_picture(job.target)
+        read_picture(target)
     except DatasetError:
         return False
     return True
@@ -186,31 +162,31 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _make_picture(job: _Job, spec: SpectrogramSpec) -> str:
+def _make_picture(target: Path, source: Path, spec: SpectrogramSpec) -> str:
     """Make one picture in a worker process; return why it failed, or an empty string."""
     try:
-        job.target.unlink(missing_ok=True)
-        levels = levels_of(job.source, spec)
-        status = job.source.stat()
-        origin = _Origin(status.st_size, status.st_mtime_ns, _sha256(job.source), spec.to_dict())
-        job.target.parent.mkdir(exist_ok=True)
-        write_picture(job.target, levels, json.dumps(dataclasses.asdict(origin)))
+        target.unlink(missing_ok=True)
+        levels = levels_of(source, spec)
+        status = source.stat()
+        origin = _Origin(status.st_size, status.st_mtime_ns, _sha256(source), spec.to_dict())
+        target.parent.mkdir(exist_ok=True)
+        write_picture(target, levels, json.dumps(dataclasses.asdict(origin)))
     except AudioError as error:
         return str(error)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        return f"its name is too long for a picture ({job.target.name[:40]}...): shorten it"
+        return f"its name is too long for a picture ({target.name[:40]}...): shorten it"
     return ""
 
 
 def _make_pictures(
-    jobs: Sequence[_Job], spec: SpectrogramSpec, workers: int | None
+    sources: Mapping[Path, Path], spec: SpectrogramSpec, workers: int | None
 ) -> Iterator[Skipped]:
-    """Make pictures in parallel; yield the tracks that failed."""
-    if not jobs:
+    """Make pictures, given the audio of each, in parallel; yield the tracks that failed."""
+    if not sources:
         return
-    workers = min(workers or processors(), len(jobs))
+    workers = min(workers or processors(), len(sources))
     # Not forked: TensorFlow's threads in the parent process would not survive a fork.
     context = multiprocessing.get_context("forkserver")
     with (
@@ -220,15 +196,15 @@ def _make_pictures(
         ) as pool,
         progress_bar() as progress,
     ):
-        bar = progress.add_task("pictures", total=len(jobs))
-        running: dict[Future[str], _Job] = {
-            pool.submit(_make_picture, job, spec): job for job in jobs
+        running = {
+            pool.submit(_make_picture, target, source, spec): source
+            for target, source in sources.items()
         }
+        done = as_completed(running)
         try:
-            for done in as_completed(running):
-                progress.advance(bar)
-                if reason := done.result():
-                    yield Skipped(running[done].source, reason)
+            for future in progress.track(done, total=len(sources), description="pictures"):
+                if reason := future.result():
+                    yield Skipped(running[future], reason)
         except BrokenProcessPool as error:
             raise DatasetError(
                 "a process that reads tracks was killed, perhaps for want of memory; "

@@ -9,10 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def progress_bar(*, transient: bool = False) -> Progress:
     """Return a progress bar with a count and the remaining time.
 
-    Parameters
-    ----------
-    transient : bool
-        Erase the bar at the end; without a terminal it is not shown at all.
+    A transient one is erased at the end, and not shown at all without a terminal.
     """
     console = Console(stderr=True)
     return Progress(

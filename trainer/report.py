@@ -1,17 +1,13 @@
-"""Write a run's report: one self-contained HTML page, and its figures and tables as files.
-
-The page states the split and its protocol beside every accuracy.
-"""
+"""Write a run's report: one self-contained HTML page, and its figures and tables as files."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import html
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +24,9 @@ from trainer.pictures import read_picture
 from trainer.run import Run, read_run
 from trainer.tracks import DatasetError, Skipped, Track
 
-EXAMPLES = 3
-"""Number of tracks whose spectrograms are shown."""
-
-AUGMENTED = 2
-"""Number of augmented windows for each of them."""
+EXAMPLE_TRACKS = 3
+EXAMPLES_AUGMENTED = 2
+"""Number of augmented windows of each example."""
 
 MAX_LISTED = 100
 """Number of missing or skipped tracks that are listed."""
@@ -84,66 +78,57 @@ ROBUSTNESS_COLUMNS = {
 
 
 def write_report(folder: Path) -> Path:
-    """Write `RUN/report/index.html`.
+    """Write `RUN/report/index.html` and return its path; missing evaluations are left out.
 
-    Parameters
-    ----------
-    folder : Path
-        Run folder; evaluations that are missing in it are left out.
-
-    Returns
-    -------
-    Path
-        The page.
-
-    Raises
-    ------
-    RunError
-        If the folder is not a run.
-    DatasetError
-        If the files of an evaluation in it are damaged.
+    DatasetError is raised if the files of an evaluation are damaged.
     """
     run = read_run(folder)
     results = folder / "evaluation"
-    report = _Report(folder / "report")
+    report = folder / "report"
+    report.mkdir(exist_ok=True)
     tracks, skipped = _tracks_of(run)
     metrics = results / "metrics.json"
-    evaluation = _read_json(metrics) if metrics.is_file() else {}
+    evaluation = _read(metrics, json.load) if metrics.is_file() else {}
+    name, seconds = _text(folder.resolve().name), run.window_frames * run.spec.hop_seconds
+    about = (
+        f"InceptionV3 on windows of {seconds:.1f} s, {len(run.labels)} labels, "
+        f"{len(run.split.train)} training tracks, seed {run.seed}."
+    )
     sections = [
-        _header(folder, run),
+        f"<h1>{name}</h1>{_soft(about)}",
         _headline(run, evaluation),
         _training_section(folder, report),
-        *(_set_section(results, name, evaluation, report) for name in evaluation.get("sets", {})),
+        *(_set_section(results, part, evaluation, report) for part in evaluation.get("sets", {})),
         *(
-            _stream_section(results, _read_json(path), run.labels, report)
+            _stream_section(results, _read(path, json.load), run.labels, report)
             for path in sorted(results.glob("stream_*.json"))
         ),
         *(
-            _robustness_section(_read_json(path), report)
+            _robustness_section(_read(path, json.load), report)
             for path in sorted(results.glob("robustness_*.json"))
         ),
         _examples_section(run, tracks, report),
         _skipped_section(run, skipped),
         _settings_section(run),
     ]
-    return report.write_page(f"genre-train: {folder.resolve().name}", sections)
+    page = report / "index.html"
+    write_file(
+        page,
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>genre-train: {name}</title>"
+        f"<style>\n{CSS_FILE.read_text()}</style></head>\n<body>\n<main>"
+        + "\n".join(section for section in sections if section)
+        + "</main>\n</body></html>\n",
+    )
+    return page
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    with _damage_reported(path):
-        content: dict[str, Any] = json.loads(path.read_text())
-        return content
-
-
-def _read_table(path: Path, index: int | None = None) -> pd.DataFrame:
-    with _damage_reported(path):
-        return pd.read_csv(path, index_col=index)
-
-
-@contextlib.contextmanager
-def _damage_reported(path: Path) -> Iterator[None]:
+def _read(path: Path, parse: Callable[..., Any], **options: Any) -> Any:
+    """Parse a file of an evaluation with `json.load` or `pandas.read_csv`."""
     try:
-        yield
+        with path.open(encoding="utf-8") as file:
+            return parse(file, **options)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} is damaged or gone: evaluate again, or delete it") from error
 
@@ -159,45 +144,25 @@ def _tracks_of(run: Run) -> tuple[list[Track], list[Skipped]]:
     return tracks, skipped
 
 
-class _Report:
-    """The report folder: the page, and each figure as PNG with its numbers as CSV."""
+def _figures(report: Path, *drawn: tuple[str, Figure, str, pd.DataFrame | None]) -> str:
+    """Write figures and return them as HTML with embedded SVG images.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(exist_ok=True)
-
-    def figure(
-        self, name: str, figure: Figure, caption: str, numbers: pd.DataFrame | None = None
-    ) -> str:
-        """Write a figure and return it as an HTML element with an embedded SVG image."""
-        write_file(self._folder / f"{name}.png", _image(figure, format="png", dpi=160))
+    Each has a name, the figure, a caption and its numbers, which are written as CSV.
+    """
+    elements = ""
+    for name, figure, caption, numbers in drawn:
+        image, vector = io.BytesIO(), io.BytesIO()
+        figure.savefig(image, format="png", dpi=160)
+        write_file(report / f"{name}.png", image.getvalue())
         if numbers is not None:
-            write_file(self._folder / f"{name}.csv", numbers.to_csv())
-        svg = base64.b64encode(_image(figure, format="svg", metadata={"Date": None})).decode()
-        return (
+            write_file(report / f"{name}.csv", numbers.to_csv())
+        figure.savefig(vector, format="svg", metadata={"Date": None})
+        svg = base64.b64encode(vector.getvalue()).decode()
+        elements += (
             f'<figure><img alt="{_text(caption)}" src="data:image/svg+xml;base64,{svg}">'
             f"<figcaption>{_text(caption)}</figcaption></figure>"
         )
-
-    def write_page(self, title: str, sections: Iterable[str]) -> Path:
-        """Write the page and return its path."""
-        page = self._folder / "index.html"
-        write_file(
-            page,
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{_text(title)}</title><style>\n{CSS_FILE.read_text()}</style></head>\n"
-            "<body>\n<main>"
-            + "\n".join(section for section in sections if section)
-            + "</main>\n</body></html>\n",
-        )
-        return page
-
-
-def _image(figure: Figure, **options: Any) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, **options)
-    return content.getvalue()
+    return f'<div class="figures">{elements}</div>'
 
 
 def _text(value: object) -> str:
@@ -206,14 +171,6 @@ def _text(value: object) -> str:
 
 def _soft(text: str) -> str:
     return f'<p class="soft">{text}</p>'
-
-
-def _figures(*drawings: str) -> str:
-    return f'<div class="figures">{"".join(drawings)}</div>'
-
-
-def _note(note: str) -> str:
-    return f'<div class="note">{note}</div>'
 
 
 def _table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), numbers: int = 0) -> str:
@@ -236,31 +193,20 @@ def _rows(formats: Mapping[str, str], values: Mapping[str, Any]) -> list[tuple[s
     return [(title, template.format(**values)) for title, template in formats.items()]
 
 
-def _header(folder: Path, run: Run) -> str:
-    seconds = run.window_frames * run.spec.hop_seconds
-    return f"<h1>{_text(folder.resolve().name)}</h1>" + _soft(
-        f"InceptionV3 on windows of {seconds:.1f} s, {len(run.labels)} labels, "
-        f"{len(run.split.train)} training tracks, seed {run.seed}."
-    )
-
-
 def _headline(run: Run, evaluation: Mapping[str, Any]) -> str:
     if not evaluation:
         return (
-            _note("Not evaluated yet: run <code>genre-train evaluate</code>.")
-            + f"<p>Split: {_text(run.split.protocol)}.</p>"
+            '<div class="note">Not evaluated yet: run <code>genre-train evaluate</code>.</div>'
+            f"<p>Split: {_text(run.split.protocol)}.</p>"
         )
-    cards = ""
+    cards, split = "", f"Split: {_text(evaluation['protocol'])}."
     for name, result in evaluation["sets"].items():
         low, high = result["interval_track"]
         cards += (
             f'<div class="card"><h3>{_text(name)}</h3>'
             f'<div class="number">{result["accuracy_track"]:.1%}</div>'
             f"<p>of {result['tracks']} tracks right, 95 % interval {low:.1%} to {high:.1%}</p>"
-            + _soft(
-                f"{result['accuracy_crop']:.1%} of single windows. "
-                f"Split: {_text(evaluation['protocol'])}."
-            )
+            + _soft(f"{result['accuracy_crop']:.1%} of single windows. {split}")
             + "</div>"
         )
     notes = list(evaluation["notes"])
@@ -269,7 +215,7 @@ def _headline(run: Run, evaluation: Mapping[str, Any]) -> str:
             notes.append(f"there is no accuracy on {name}: no track of that list was found")
     return (
         f'<div class="cards">{cards}</div>'
-        + "".join(_note(_text(note)) for note in notes)
+        + "".join(f'<div class="note">{_text(note)}</div>' for note in notes)
         + _soft(
             "The best epoch was chosen and the temperature fitted on the valid list, so its "
             "numbers are optimistic; the test list was not used in training."
@@ -277,40 +223,44 @@ def _headline(run: Run, evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _training_section(folder: Path, report: _Report) -> str:
+def _training_section(folder: Path, report: Path) -> str:
     path = folder / "history.csv"
     if not path.is_file():
         return ""
-    history = _read_table(path)
-    drawing = report.figure(
-        "learning_curves",
-        figures.learning_curves(history),
-        "Loss and accuracy by epoch. The training loss is that of augmented, mixed windows with "
-        "smoothed labels, so it cannot be compared with the valid one.",
-        history.set_index("epoch"),
+    history = _read(path, pd.read_csv)
+    drawing = _figures(
+        report,
+        (
+            "learning_curves",
+            figures.learning_curves(history),
+            "Loss and accuracy by epoch. The training loss is that of augmented, mixed windows "
+            "with smoothed labels, so it cannot be compared with the valid one.",
+            history.set_index("epoch"),
+        ),
     )
-    return f"<h2>Training</h2>{_figures(drawing)}"
+    return f"<h2>Training</h2>{drawing}"
 
 
-def _set_section(results: Path, name: str, evaluation: Mapping[str, Any], report: _Report) -> str:
+def _set_section(results: Path, name: str, evaluation: Mapping[str, Any], report: Path) -> str:
     result = evaluation["sets"][name]
-    matrix = _read_table(results / f"confusion_{name}.csv", index=0)
-    bins = _read_table(results / f"reliability_{name}.csv")
+    matrix = _read(results / f"confusion_{name}.csv", pd.read_csv, index_col=0)
+    bins = _read(results / f"reliability_{name}.csv", pd.read_csv)
     genres = pd.DataFrame(result["genres"])
     drawings = _figures(
-        report.figure(
+        report,
+        (
             f"confusion_{name}",
             figures.confusion_matrix(matrix),
             f"Tracks of the {name} list by true and predicted label.",
             matrix,
         ),
-        report.figure(
+        (
             f"genres_{name}",
             figures.genre_bars(genres),
             f"Precision and recall by genre on {name} (number of tracks).",
             genres.set_index("genre"),
         ),
-        report.figure(
+        (
             f"reliability_{name}",
             figures.reliability_diagram(bins),
             f"Accuracy of the windows of {name} by confidence; a dot's size is their number.",
@@ -324,30 +274,30 @@ def _set_section(results: Path, name: str, evaluation: Mapping[str, Any], report
         (mistake["track"], mistake["predicted"], f"{mistake['confidence']:.0%}")
         for mistake in result["mistakes"]
     ]
-    table = ""
-    if mistakes:
-        table = f"<h3>Most confident mistakes on {_text(name)}</h3>" + _table(
-            mistakes, ("track", "predicted", "confidence"), numbers=1
-        )
+    table = f"<h3>Most confident mistakes on {_text(name)}</h3>" + _table(
+        mistakes, ("track", "predicted", "confidence"), numbers=1
+    )
     split = _soft(f"Split: {_text(evaluation['protocol'])}.")
-    return f"<h2>On the {_text(name)} list</h2>{split}{_table(rows, numbers=1)}{drawings}{table}"
+    section = f"<h2>On the {_text(name)} list</h2>{split}{_table(rows, numbers=1)}{drawings}"
+    return section + table if mistakes else section
 
 
 def _stream_section(
-    results: Path, stream: Mapping[str, Any], labels: Sequence[str], report: _Report
+    results: Path, stream: Mapping[str, Any], labels: Sequence[str], report: Path
 ) -> str:
     name, result = stream["set"], stream["result"]
-    truth = _read_table(results / f"stream_{name}_programme.csv")
-    decisions = _read_table(results / f"stream_{name}_decisions.csv")
+    truth = _read(results / f"stream_{name}_programme.csv", pd.read_csv)
+    decisions = _read(results / f"stream_{name}_decisions.csv", pd.read_csv)
     after = pd.Series(result["accuracy_after"], name="right").rename_axis("seconds")
     drawings = _figures(
-        report.figure(
+        report,
+        (
             f"timeline_{name}",
             figures.timeline(truth, decisions, labels),
             "What was played and what was decided (the first half hour).",
             decisions,
         ),
-        report.figure(
+        (
             f"seconds_heard_{name}",
             figures.accuracy_by_seconds(result["accuracy_after"]),
             "Share of songs with the right label after so many seconds.",
@@ -367,13 +317,16 @@ def _stream_section(
     return f"<h2>{_text(name)} as a stream</h2>{about}{_table(rows, numbers=1)}{drawings}"
 
 
-def _robustness_section(content: Mapping[str, Any], report: _Report) -> str:
+def _robustness_section(content: Mapping[str, Any], report: Path) -> str:
     name, table = content["set"], pd.DataFrame(content["ways"])
-    drawing = report.figure(
-        f"robustness_{name}",
-        figures.degradations(table),
-        f"Accuracy on tracks of {name} with degraded audio, with 95 % intervals.",
-        table.set_index("way"),
+    drawing = _figures(
+        report,
+        (
+            f"robustness_{name}",
+            figures.degradations(table),
+            f"Accuracy on tracks of {name} with degraded audio, with 95 % intervals.",
+            table.set_index("way"),
+        ),
     )
     columns = dict(ROBUSTNESS_COLUMNS)
     if any(way.get("not_music") is None for way in content["ways"]):
@@ -385,14 +338,14 @@ def _robustness_section(content: Mapping[str, Any], report: _Report) -> str:
     )
     return (
         f"<h2>Through microphones, rooms and radios: {_text(name)}</h2>"
-        f"{about}{_table(rows, list(columns), numbers=len(columns) - 1)}{_figures(drawing)}"
+        f"{about}{_table(rows, list(columns), numbers=len(columns) - 1)}{drawing}"
     )
 
 
-def _examples_section(run: Run, tracks: Sequence[Track], report: _Report) -> str:
+def _examples_section(run: Run, tracks: Sequence[Track], report: Path) -> str:
     trained_on = set(run.split.train)
     first_of_genre = {track.genre: track for track in reversed(tracks) if track.name in trained_on}
-    chosen = sorted(first_of_genre.values(), key=lambda track: track.name)[:EXAMPLES]
+    chosen = sorted(first_of_genre.values(), key=lambda track: track.name)[:EXAMPLE_TRACKS]
     if not chosen:
         return ""
     spec, strength = run.spec, run.settings.augmentation
@@ -401,15 +354,19 @@ def _examples_section(run: Run, tracks: Sequence[Track], report: _Report) -> str
     for track in chosen:
         levels = read_picture(track.path)[:, : run.window_frames]
         window = relative_to_peak(from_levels(levels, spec.top_db), spec.top_db)
-        augmented = [augment(window, random, spec, strength) for _ in range(AUGMENTED)]
+        augmented = [augment(window, random, spec, strength) for _ in range(EXAMPLES_AUGMENTED)]
         examples.append((track.name, [window, *augmented]))
-    drawing = report.figure(
-        "spectrograms",
-        figures.spectrogram_examples(examples, spec.top_db),
-        "Windows unchanged (left) and augmented as in training; time to the right, "
-        f"{spec.n_mels} mel bands upwards, {spec.top_db:g} dB from dark to light.",
+    drawing = _figures(
+        report,
+        (
+            "spectrograms",
+            figures.spectrogram_examples(examples, spec.top_db),
+            "Windows unchanged (left) and augmented as in training; time to the right, "
+            f"{spec.n_mels} mel bands upwards, {spec.top_db:g} dB from dark to light.",
+            None,
+        ),
     )
-    return f"<h2>Input of the network</h2>{_figures(drawing)}"
+    return f"<h2>Input of the network</h2>{drawing}"
 
 
 def _skipped_section(run: Run, skipped: Sequence[Skipped]) -> str:

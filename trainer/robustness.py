@@ -10,6 +10,7 @@ import io
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import av
@@ -22,7 +23,7 @@ from streamer.core.model import Classifier
 from streamer.core.spectrogram import Columns, Samples, SpectrogramSpec, log_mel
 from streamer.system.files import write_file, write_json
 from trainer.audio import AudioError, decode_with_ffmpeg, read_audio
-from trainer.evaluate import compute_metrics, predict
+from trainer.evaluate import compute_metrics, predict, track_table
 from trainer.tracks import DatasetError, Track
 
 Random = np.random.Generator
@@ -30,80 +31,63 @@ Degradation = Callable[[Samples, int, Random], Samples]
 """Function of samples, their rate in Hz and a random generator that returns samples of the same
 rate."""
 
-CONTAINERS = {"libmp3lame": "mp3", "libopus": "ogg"}
-"""FFmpeg's container format by encoder."""
+ENCODERS = {"MP3": ("libmp3lame", "mp3"), "Opus": ("libopus", "ogg")}
+"""FFmpeg's encoder and container format by codec."""
 
 OPUS_RATE = 48_000
 """Sample rate of Opus, in Hz."""
 
 
-def level(decibels: float) -> Degradation:
+def level(samples: Samples, rate: int, random: Random, decibels: float) -> Samples:
     """Change the level; samples beyond full scale are clipped, as by a converter."""
-
-    def degrade(samples: Samples, rate: int, random: Random) -> Samples:
-        return np.asarray(np.clip(samples * 10 ** (decibels / 20), -1, 1), np.float32)
-
-    return degrade
+    return np.asarray(np.clip(samples * 10 ** (decibels / 20), -1, 1), np.float32)
 
 
-def response(points: Mapping[float, float]) -> Degradation:
-    """Apply a zero-phase filter.
+def response(samples: Samples, rate: int, random: Random, points: Mapping[float, float]) -> Samples:
+    """Apply a zero-phase filter with the gains in dB by frequency in Hz of `points`.
 
-    Parameters
-    ----------
-    points : mapping of float to float
-        Gain in dB by frequency in Hz, interpolated over the logarithm of the frequency and constant
-        beyond the ends.
+    Gains are interpolated over the logarithm of the frequency and constant beyond the ends.
     """
-
-    def degrade(samples: Samples, rate: int, random: Random) -> Samples:
-        spectrum = np.fft.rfft(samples)
-        octaves = np.log2(np.maximum(np.fft.rfftfreq(len(samples), 1 / rate), 1))
-        gains = np.interp(octaves, np.log2(list(points)), list(points.values()))
-        return np.asarray(np.fft.irfft(spectrum * 10 ** (gains / 20), len(samples)), np.float32)
-
-    return degrade
+    spectrum = np.fft.rfft(samples)
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(len(samples), 1 / rate), 1))
+    gains = np.interp(octaves, np.log2(list(points)), list(points.values()))
+    return np.asarray(np.fft.irfft(spectrum * 10 ** (gains / 20), len(samples)), np.float32)
 
 
-def reverberation(decay_seconds: float, direct_to_reverberant_db: float) -> Degradation:
+def reverberation(
+    samples: Samples,
+    rate: int,
+    random: Random,
+    decay_seconds: float,
+    direct_to_reverberant_db: float,
+) -> Samples:
     """Convolve with a room response: noise whose power falls by 60 dB in `decay_seconds` (RT60).
 
     Source: J. D. Polack, "La transmission de l'énergie sonore dans les salles", 1988 (exponentially
     decaying Gaussian noise as a model of late reverberation).
     """
-
-    def degrade(samples: Samples, rate: int, random: Random) -> Samples:
-        at = np.arange(round(decay_seconds * rate)) / rate
-        tail = random.normal(size=len(at)) * 10 ** (-3 * at / decay_seconds)
-        tail *= 10 ** (-direct_to_reverberant_db / 20) / np.sqrt((tail**2).sum())
-        tail[0] += 1
-        size = len(samples) + len(tail) - 1
-        wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(tail, size), size)
-        return _limit_peak(wet[: len(samples)])
-
-    return degrade
+    at = np.arange(round(decay_seconds * rate)) / rate
+    tail = random.normal(size=len(at)) * 10 ** (-3 * at / decay_seconds)
+    tail *= 10 ** (-direct_to_reverberant_db / 20) / np.sqrt((tail**2).sum())
+    tail[0] += 1
+    size = len(samples) + len(tail) - 1
+    wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(tail, size), size)
+    return _limit_peak(wet[: len(samples)])
 
 
-def noise(snr_db: float, clips: Sequence[Track] = ()) -> Degradation:
-    """Add background noise.
+def noise(
+    samples: Samples, rate: int, random: Random, snr_db: float, clips: Sequence[Track] = ()
+) -> Samples:
+    """Add a random clip, repeated, or pink noise without clips.
 
-    Parameters
-    ----------
-    snr_db : float
-        Ratio of music to noise over the whole track, in dB.
-    clips : sequence of Track
-        Recordings, one of which is repeated under a track; pink noise without them.
+    `snr_db` is the ratio of music to noise over the whole track.
     """
-
-    def degrade(samples: Samples, rate: int, random: Random) -> Samples:
-        if clips:
-            background = np.resize(_read_any(clips, rate, random), len(samples))
-        else:
-            background = pink_noise(len(samples), random)
-        ratio = np.sqrt((samples**2).mean() / (background**2).mean())
-        return _limit_peak(samples + background * ratio * 10 ** (-snr_db / 20))
-
-    return degrade
+    if clips:
+        background = np.resize(_read_any(clips, rate, random), len(samples))
+    else:
+        background = _pink_noise(len(samples), random)
+    ratio = np.sqrt((samples**2).mean() / (background**2).mean())
+    return _limit_peak(samples + background * ratio * 10 ** (-snr_db / 20))
 
 
 def _read_any(clips: Sequence[Track], rate: int, random: Random) -> Samples:
@@ -116,7 +100,7 @@ def _read_any(clips: Sequence[Track], rate: int, random: Random) -> Samples:
     raise DatasetError(f"none of the {len(clips)} sounds for the noise can be read")
 
 
-def pink_noise(count: int, random: Random) -> Samples:
+def _pink_noise(count: int, random: Random) -> Samples:
     """Return Gaussian noise whose power falls by 3 dB per octave."""
     spectrum = np.fft.rfft(random.normal(size=count))
     spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
@@ -124,42 +108,27 @@ def pink_noise(count: int, random: Random) -> Samples:
     return np.asarray(np.fft.irfft(spectrum, count), np.float32)
 
 
-def codec(name: str, kilobits: int) -> Degradation:
-    """Encode and decode one channel with a lossy codec of FFmpeg.
-
-    Parameters
-    ----------
-    name : str
-        Encoder, a key of `CONTAINERS`.
-    kilobits : int
-        Bit rate in kbit/s.
-    """
-
-    def degrade(samples: Samples, rate: int, random: Random) -> Samples:
-        coded_rate = OPUS_RATE if name == "libopus" else rate
-        coded = soxr.resample(samples, rate, coded_rate) if coded_rate != rate else samples
-        file = io.BytesIO()
-        with av.open(file, "w", format=CONTAINERS[name]) as container:
-            stream = container.add_stream(name, coded_rate, layout="mono", bit_rate=1000 * kilobits)
-            assert isinstance(stream, av.AudioStream)
-            whole = (np.clip(coded, -1, 1) * 32767).astype(np.int16)[np.newaxis]
-            frame = av.AudioFrame.from_ndarray(whole, format="s16", layout="mono")
-            frame.sample_rate = coded_rate
-            for part in (frame, None):
-                container.mux(stream.encode(part))
-        file.seek(0)
-        return decode_with_ffmpeg(file, rate)
-
-    return degrade
+def codec(samples: Samples, rate: int, random: Random, name: str, kilobits: int) -> Samples:
+    """Encode and decode one channel with a codec of `ENCODERS`, at `kilobits` kbit/s."""
+    encoder, container_format = ENCODERS[name]
+    coded_rate = OPUS_RATE if name == "Opus" else rate
+    coded = soxr.resample(samples, rate, coded_rate) if coded_rate != rate else samples
+    file = io.BytesIO()
+    with av.open(file, "w", format=container_format) as container:
+        stream = container.add_stream(encoder, coded_rate, layout="mono", bit_rate=1000 * kilobits)
+        assert isinstance(stream, av.AudioStream)
+        whole = (np.clip(coded, -1, 1) * 32767).astype(np.int16)[np.newaxis]
+        frame = av.AudioFrame.from_ndarray(whole, format="s16", layout="mono")
+        frame.sample_rate = coded_rate
+        for part in (frame, None):
+            container.mux(stream.encode(part))
+    file.seek(0)
+    return decode_with_ffmpeg(file, rate)
 
 
-def speed(factor: float) -> Degradation:
+def speed(samples: Samples, rate: int, random: Random, factor: float) -> Samples:
     """Play at `factor` times the speed, which changes the pitch as well."""
-
-    def degrade(samples: Samples, rate: int, random: Random) -> Samples:
-        return np.asarray(soxr.resample(samples, rate * factor, rate), np.float32)
-
-    return degrade
+    return np.asarray(soxr.resample(samples, rate * factor, rate), np.float32)
 
 
 def _limit_peak(samples: NDArray[np.floating]) -> Samples:
@@ -167,36 +136,33 @@ def _limit_peak(samples: NDArray[np.floating]) -> Samples:
     return np.asarray(samples / max(1.0, float(np.abs(samples).max())), np.float32)
 
 
-def degradations(clips: Sequence[Track] = ()) -> dict[str, Degradation | None]:
-    """Return all degradations by name, after None for the unchanged audio.
-
-    Parameters
-    ----------
-    clips : sequence of Track
-        Recordings of noise, see `noise`.
-    """
+def degradations(clips: Sequence[Track] = ()) -> dict[str, Degradation]:
+    """Return all degradations by name, after the unchanged audio; `clips` as in `noise`."""
     noise_name = "recorded sounds" if clips else "pink noise"
     return {
-        "clean": None,
-        "level +20 dB, clipped": level(20),
-        "level -20 dB": level(-20),
-        "bass +9 dB, treble -9 dB": response({100: 9, 400: 0, 2000: 0, 8000: -9}),
-        "bass -9 dB, treble +9 dB": response({100: -9, 400: 0, 2000: 0, 8000: 9}),
-        "small speaker": response(
-            {75: -48, 300: -6, 500: 0, 1500: 4, 3000: 0, 7000: -6, 10000: -24}
+        "clean": lambda samples, rate, random: samples,
+        "level +20 dB, clipped": partial(level, decibels=20),
+        "level -20 dB": partial(level, decibels=-20),
+        "bass +9 dB, treble -9 dB": partial(response, points={100: 9, 400: 0, 2000: 0, 8000: -9}),
+        "bass -9 dB, treble +9 dB": partial(response, points={100: -9, 400: 0, 2000: 0, 8000: 9}),
+        "small speaker": partial(
+            response, points={75: -48, 300: -6, 500: 0, 1500: 4, 3000: 0, 7000: -6, 10000: -24}
         ),
-        "room, RT60 0.4 s": reverberation(0.4, 3),
-        "hall, RT60 1.2 s": reverberation(1.2, 0),
-        **{f"{noise_name} at {snr} dB": noise(snr, clips) for snr in (20, 10, 5, 0)},
+        "room, RT60 0.4 s": partial(reverberation, decay_seconds=0.4, direct_to_reverberant_db=3),
+        "hall, RT60 1.2 s": partial(reverberation, decay_seconds=1.2, direct_to_reverberant_db=0),
         **{
-            f"{title} {kilobits} kbit/s": codec(name, kilobits)
-            for title, name in (("MP3", "libmp3lame"), ("Opus", "libopus"))
+            f"{noise_name} at {snr} dB": partial(noise, snr_db=snr, clips=clips)
+            for snr in (20, 10, 5, 0)
+        },
+        **{
+            f"{name} {kilobits} kbit/s": partial(codec, name=name, kilobits=kilobits)
+            for name in ENCODERS
             for kilobits in (64, 32)
         },
-        "nothing above 8 kHz": response({7900: 0, 8100: -80}),
-        "nothing above 4 kHz": response({3950: 0, 4050: -80}),
-        "speed +5 %": speed(1.05),
-        "speed -5 %": speed(0.95),
+        "nothing above 8 kHz": partial(response, points={7900: 0, 8100: -80}),
+        "nothing above 4 kHz": partial(response, points={3950: 0, 4050: -80}),
+        "speed +5 %": partial(speed, factor=1.05),
+        "speed -5 %": partial(speed, factor=0.95),
     }
 
 
@@ -223,43 +189,24 @@ class RobustnessResult:
 
 
 def robustness(
-    classifier: Classifier,
-    tracks: Sequence[Track],
-    clips: Sequence[Track] = (),
-    *,
-    seed: int = 0,
+    classifier: Classifier, tracks: Sequence[Track], clips: Sequence[Track] = (), *, seed: int = 0
 ) -> list[RobustnessResult]:
-    """Evaluate a classifier on audio with each degradation.
+    """Evaluate a classifier on audio with each degradation; `clips` as in `noise`.
 
-    Parameters
-    ----------
-    classifier : Classifier
-        From `trainer.loading.load_classifier`.
-    tracks : sequence of Track
-        Audio of music.
-    clips : sequence of Track
-        Audio for the background noise; pink noise without it.
-    seed : int
-        Seed of noises and rooms, for each track and degradation.
-
-    Raises
-    ------
-    DatasetError
-        If the tracks are pictures or none can be read.
+    Noises and rooms depend on the seed, the track and the degradation. DatasetError is raised if
+    tracks are pictures or none can be read.
     """
     if any(track.is_picture for track in [*tracks, *clips]):
         raise DatasetError("robustness needs audio, not pictures; give folders of audio")
     contract = classifier.contract
-    other = contract.labels.index(contract.not_music) if contract.not_music else None
     results: list[RobustnessResult] = []
-    clean: dict[str, int] = {}
-    for name, degradation in degradations(clips).items():
-        read = _reader(name, degradation, seed)
+    clean = None
+    for name, degrade in degradations(clips).items():
+        read = partial(_degraded_columns, name=name, degrade=degrade, seed=seed)
         predictions, _ = predict(classifier, tracks, title=name, read=read)
-        labels = predictions.track_probabilities(contract.temperature).argmax(axis=1).tolist()
-        names = [track.name for track in predictions.tracks]
-        predicted = dict(zip(names, labels, strict=True))
-        clean = clean or predicted
+        table = track_table(predictions, contract.labels, contract.temperature)
+        predicted = table.set_index("track")["predicted"]
+        clean = predicted if clean is None else clean
         metrics = compute_metrics(predictions, contract, contract.temperature, seed)
         results.append(
             RobustnessResult(
@@ -269,26 +216,19 @@ def robustness(
                 *metrics.interval_track,
                 metrics.nll_after,
                 metrics.ece_after,
-                float(np.mean([label == clean.get(track) for track, label in predicted.items()])),
-                None if other is None else float(np.mean([label == other for label in labels])),
+                float((predicted == clean.reindex(predicted.index)).mean()),
+                float((predicted == contract.not_music).mean()) if contract.not_music else None,
             )
         )
     return results
 
 
-def _reader(
-    name: str, degradation: Degradation | None, seed: int
-) -> Callable[[Track, SpectrogramSpec], Columns]:
-    """Return a function that reads the columns of a degraded track."""
-
-    def read(track: Track, spec: SpectrogramSpec) -> Columns:
-        samples = read_audio(track.path, spec.sample_rate)
-        if degradation is not None:
-            random = np.random.default_rng([seed, zlib.crc32(f"{name}/{track.name}".encode())])
-            samples = degradation(samples, spec.sample_rate, random)
-        return log_mel(samples, spec)
-
-    return read
+def _degraded_columns(
+    track: Track, spec: SpectrogramSpec, name: str, degrade: Degradation, seed: int
+) -> Columns:
+    samples = read_audio(track.path, spec.sample_rate)
+    random = np.random.default_rng([seed, zlib.crc32(f"{name}/{track.name}".encode())])
+    return log_mel(degrade(samples, spec.sample_rate, random), spec)
 
 
 def as_text(results: Sequence[RobustnessResult], set_name: str, protocol: str) -> str:

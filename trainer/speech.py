@@ -1,8 +1,4 @@
-"""Synthetic speech from the installed synthesisers, as background clips for training.
-
-Recordings of speech that may be redistributed contain few voices. Synthetic voices add pitches,
-tempi and languages.
-"""
+"""Synthetic speech as background clips: recordings that may be redistributed have few voices."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,77 +49,63 @@ FESTIVAL_LANGUAGES = {
 class Voice:
     """One voice of a synthesiser."""
 
-    name: str
+    program: str
+    """`espeak-ng`, `flite` or `festival`."""
+    option: str
+    """The voice's name for the program."""
     language: str
     """Key of `TEXTS`."""
-    command: Callable[[Path, Path, Random], list[str]]
-    """Returns the command that speaks a text file into a WAV file, at a random speed."""
-    encoding: str = "utf-8"
-    """Encoding of the text file."""
+
+    @property
+    def name(self) -> str:
+        """Name for files and messages."""
+        return f"{self.program}-{self.option.replace('+', '-')}"
+
+    def command(self, text: Path, wav: Path, random: Random) -> list[str]:
+        """Return the command that speaks a text file into a WAV file, at a random speed."""
+        if self.program == "espeak-ng":
+            speed, pitch = random.integers(120, 210), random.integers(20, 80)
+            options = ["-v", self.option, "-s", str(speed), "-p", str(pitch)]
+            return ["espeak-ng", *options, "-w", str(wav), "-f", str(text)]
+        stretch = f"{random.uniform(0.8, 1.3):.2f}"
+        if self.program == "flite":
+            options = ["-voice", self.option, "--setf", f"duration_stretch={stretch}"]
+            return ["flite", *options, "-f", str(text), "-o", str(wav)]
+        evaluated = (f"(voice_{self.option})", f"(Parameter.set 'Duration_Stretch {stretch})")
+        options = [part for expression in evaluated for part in ("-eval", expression)]
+        return ["text2wave", *options, "-o", str(wav), str(text)]
 
 
 def installed_voices() -> list[Voice]:
     """Return the voices of eSpeak NG, Flite and Festival on this machine, in a fixed order."""
     voices: list[Voice] = []
     if shutil.which("espeak-ng"):
-        voices += [_espeak(language, variant) for language in TEXTS for variant in ESPEAK_VARIANTS]
+        voices += [
+            Voice("espeak-ng", f"{language}+{variant}", language)
+            for language in TEXTS
+            for variant in ESPEAK_VARIANTS
+        ]
     if shutil.which("flite"):
-        voices += [_flite(name) for name in FLITE_VOICES]
+        voices += [Voice("flite", name, "en") for name in FLITE_VOICES]
     if shutil.which("festival") and shutil.which("text2wave"):
         listed = subprocess.run(
             ["festival", "-b", "(print (voice.list))"], capture_output=True, text=True, check=False
         )
         known = listed.stdout.strip("() \n").split()
-        voices += [_festival(name) for name in sorted(known) if name in FESTIVAL_LANGUAGES]
+        voices += [
+            Voice("festival", name, FESTIVAL_LANGUAGES[name])
+            for name in sorted(known)
+            if name in FESTIVAL_LANGUAGES
+        ]
     return voices
 
 
-def _espeak(language: str, variant: str) -> Voice:
-    def command(text: Path, wav: Path, random: Random) -> list[str]:
-        speed, pitch = random.integers(120, 210), random.integers(20, 80)
-        options = ["-v", f"{language}+{variant}", "-s", str(speed), "-p", str(pitch)]
-        return ["espeak-ng", *options, "-w", str(wav), "-f", str(text)]
-
-    return Voice(f"espeak-ng-{language}-{variant}", language, command)
-
-
-def _flite(name: str) -> Voice:
-    def command(text: Path, wav: Path, random: Random) -> list[str]:
-        stretch = f"duration_stretch={random.uniform(0.8, 1.3):.2f}"
-        return ["flite", "-voice", name, "--setf", stretch, "-f", str(text), "-o", str(wav)]
-
-    return Voice(f"flite-{name}", "en", command)
-
-
-def _festival(name: str) -> Voice:
-    def command(text: Path, wav: Path, random: Random) -> list[str]:
-        stretch = f"(Parameter.set 'Duration_Stretch {random.uniform(0.8, 1.3):.2f})"
-        options = ["-eval", f"(voice_{name})", "-eval", stretch]
-        return ["text2wave", *options, "-o", str(wav), str(text)]
-
-    return Voice(f"festival-{name}", FESTIVAL_LANGUAGES[name], command, "latin-1")
-
-
 def speak(folder: Path, clips: int, voices: Sequence[Voice], *, seed: int = 0) -> list[Path]:
-    """Write clips of speech, `FOLDER/<voice>.00000.wav` and on.
+    """Write clips of speech, `FOLDER/<voice>.00000.wav` and on, and return their paths.
 
-    Parameters
-    ----------
-    folder : Path
-        Created if missing; files of the same names are overwritten.
-    clips : int
-        Number of clips; all voices are used equally often.
-    voices : sequence of Voice
-        From `installed_voices`.
-    seed : int
-        Seed of words, speeds and pitches.
-
-    Raises
-    ------
-    DatasetError
-        If there are no voices, or one of them fails.
-    OSError
-        If a clip cannot be written; the clips before it are complete.
+    The folder is created if missing, files of the same names are overwritten. All voices are used
+    equally often. If one fails (DatasetError) or a clip cannot be written (OSError), the clips
+    before it are complete.
     """
     if not voices:
         raise DatasetError(
@@ -147,7 +129,8 @@ def _speak(voice: Voice, random: Random) -> bytes:
     sentence = " ".join(word + random.choice(["", "", "", ",", "."]) for word in words)
     with tempfile.TemporaryDirectory() as temporary:
         text, wav = Path(temporary, "text.txt"), Path(temporary, "speech.wav")
-        text.write_text(sentence + ".\n", encoding=voice.encoding)
+        encoding = "latin-1" if voice.program == "festival" else "utf-8"
+        text.write_text(sentence + ".\n", encoding=encoding)
         done = subprocess.run(
             voice.command(text, wav, random), capture_output=True, text=True, check=False
         )

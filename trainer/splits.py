@@ -1,8 +1,4 @@
-"""Splits: dividing tracks into train, valid and test sets.
-
-All crops of a track are in one set. A split carries its protocol, one sentence that is stated
-beside every accuracy.
-"""
+"""Divide tracks into train, valid and test sets; all crops of a track are in one set."""
 
 from __future__ import annotations
 
@@ -71,21 +67,14 @@ def split_tracks(
 
     Parameters
     ----------
-    tracks : sequence of Track
-        From `find_tracks`.
     how : sequence of str
         `["fault-filtered"]`, `["stratified"]`, `[CSV]` (a file with the columns `track,artist`) or
         `[TRAIN, VALID, TEST]` (files with a track name per line). Empty: fault-filtered for GTZAN,
         else stratified.
     seed : int
-        Seed of a stratified or grouped split.
+        Of a stratified or grouped split.
     exclude_faults : bool
         Drop GTZAN's known faulty tracks first.
-
-    Raises
-    ------
-    DatasetError
-        If a genre has too few tracks, or a list cannot be used.
     """
     check_genres(tracks)
     if exclude_faults:
@@ -240,10 +229,8 @@ def _split_by_artist(tracks: Sequence[Track], table: Path, seed: int) -> Split:
 def _fill_sets(groups: list[list[Track]], seed: int) -> dict[str, list[Track]]:
     """Assign each group, large ones first, to the set whose genre targets it exceeds least."""
     totals = Counter(track.genre for group in groups for track in group)
-    room = {name: Counter[str]() for name in SETS}
-    for genre, count in totals.items():
-        for name, target in _set_sizes(count).items():
-            room[name][genre] = target
+    targets = {genre: _set_sizes(count) for genre, count in totals.items()}
+    room = {name: Counter({genre: own[name] for genre, own in targets.items()}) for name in SETS}
     sets: dict[str, list[Track]] = {name: [] for name in SETS}
     shuffled = random.Random(seed).sample(groups, len(groups))
     for group in sorted(shuffled, key=len, reverse=True):
@@ -252,7 +239,7 @@ def _fill_sets(groups: list[list[Track]], seed: int) -> dict[str, list[Track]]:
         def excess(name: str, need: Counter[str] = need) -> float:
             """Return by how much the set would exceed its targets, relative to the targets."""
             return sum(
-                count * (count - room[name][genre]) / max(1, _set_sizes(totals[genre])[name])
+                count * (count - room[name][genre]) / max(1, targets[genre][name])
                 for genre, count in need.items()
             )
 
@@ -273,10 +260,8 @@ def _sorted(tracks: Sequence[Track]) -> list[Track]:
 
 
 def _by_genre(tracks: Sequence[Track]) -> dict[str, list[Track]]:
-    genres: dict[str, list[Track]] = defaultdict(list)
-    for track in _sorted(tracks):
-        genres[track.genre].append(track)
-    return genres
+    genres = itertools.groupby(_sorted(tracks), key=lambda track: track.genre)
+    return {genre: list(own) for genre, own in genres}
 
 
 def _tracks_by_spelling(tracks: Sequence[Track]) -> dict[str, Track]:
@@ -319,11 +304,9 @@ def _read_artists(path: Path) -> dict[str, str]:
 
 
 def _read_lines(path: Path, what: str) -> list[str]:
-    """Read the lines of a text file, line ends included.
-
-    A byte order mark, which editors on Windows write, is dropped.
-    """
+    """Read the lines of a text file, line ends included."""
     try:
+        # The encoding drops a byte order mark, which editors on Windows write.
         with path.open(newline="", encoding="utf-8-sig") as lines:
             return list(lines)
     except (OSError, UnicodeDecodeError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,20 +119,24 @@ def is_correct(segment: TrueSegment, decision: Decision, has_not_music: bool) ->
 def measure(
     segments: Sequence[TrueSegment], decisions: Sequence[Decision], contract: ModelContract
 ) -> StreamResult:
-    """Compare decisions with the ground truth.
-
-    Raises
-    ------
-    DatasetError
-        If there are no decisions: the stream is shorter than the model's window.
-    """
+    """Compare decisions with the ground truth; raise DatasetError if there are none."""
     if not decisions:
         raise DatasetError("the stream is shorter than the model's window; play more tracks")
     has_not_music = contract.not_music is not None
-    by_segment = list(_by_segment(segments, decisions))
+    positions = [decision.position for decision in decisions]
+    ends = np.searchsorted(positions, [segment.end + 1e-6 for segment in segments], side="right")
+    by_segment = [
+        (segment, decisions[start:end])
+        for segment, (start, end) in zip(segments, itertools.pairwise([0, *ends]), strict=True)
+    ]
     pairs = [(segment, decision) for segment, own in by_segment for decision in own]
     songs = [(segment, own) for segment, own in by_segment if segment.state is State.MUSIC]
-    starts_after_clip, unchanged = _starts_after_clip(segments), _starts_without_change(segments)
+    starts_after_clip, unchanged_starts = set(), set()
+    for before, segment in itertools.pairwise(segments):
+        if before.state is segment.state is State.NOT_MUSIC:
+            starts_after_clip.add(segment.start)
+        elif segment.genre is not None and before.genre == segment.genre:
+            unchanged_starts.add(segment.start)
     hops = np.array([decision.hop_seconds for _, decision in pairs])
     # Shape (decisions,) each.
     played = {state: np.array([segment.state is state for segment, _ in pairs]) for state in State}
@@ -152,7 +156,7 @@ def measure(
     after_change = [
         delay
         for (song, _), delay in zip(songs, delays, strict=True)
-        if delay is not None and song.start not in unchanged
+        if delay is not None and song.start not in unchanged_starts
     ]
     return StreamResult(
         seconds=total,
@@ -178,42 +182,10 @@ def measure(
     )
 
 
-def _by_segment(
-    segments: Sequence[TrueSegment], decisions: Sequence[Decision]
-) -> Iterator[tuple[TrueSegment, list[Decision]]]:
-    """Yield each segment with the decisions whose position is in it."""
-    index = 0
-    for segment in segments:
-        own = []
-        while index < len(decisions) and decisions[index].position <= segment.end + 1e-6:
-            own.append(decisions[index])
-            index += 1
-        yield segment, own
-
-
 def _delay(song: TrueSegment, decisions: Sequence[Decision]) -> float | None:
     """Return the seconds from the start of a song to its right label, None if it never comes."""
-    positions = (d.position for d in decisions if is_correct(song, d, has_not_music=True))
-    first = next(positions, None)
-    return None if first is None else first - song.start
-
-
-def _starts_without_change(segments: Sequence[TrueSegment]) -> set[float]:
-    """Return the starts of songs that directly follow a song of the same genre."""
-    return {
-        after.start
-        for before, after in itertools.pairwise(segments)
-        if after.genre is not None and before.genre == after.genre
-    }
-
-
-def _starts_after_clip(segments: Sequence[TrueSegment]) -> set[float]:
-    """Return the starts of background clips that directly follow another one."""
-    return {
-        after.start
-        for before, after in itertools.pairwise(segments)
-        if before.state is after.state is State.NOT_MUSIC
-    }
+    delays = (d.position - song.start for d in decisions if is_correct(song, d, True))
+    return next(delays, None)
 
 
 def _calibration_error(
@@ -274,25 +246,10 @@ def stream_test(
     hop_seconds: float = 1.0,
     seed: int = 0,
 ) -> StreamTest:
-    """Play a set as a stream and measure the decisions.
+    """Play the set called `name` as a stream and measure the decisions.
 
-    Parameters
-    ----------
-    classifier : Classifier
-        From `trainer.loading.load_classifier`.
-    sets : EvaluationSets
-        From `trainer.evaluation_sets.find_evaluation_sets`.
-    name : str
-        The set to play.
-    limit : int, optional
-        Play at most so many tracks, chosen by the seed.
-    gap_seconds, hop_seconds, seed
-        See `make_stream` and `streamer.core.pipeline.Pipeline`.
-
-    Raises
-    ------
-    DatasetError
-        If there is nothing to play.
+    Of more than `limit` tracks as many are chosen by the seed. For the other parameters see
+    `make_stream` and `streamer.core.pipeline.Pipeline`.
     """
     contract = classifier.contract
     tracks = sets.music.get(name, [])
@@ -302,14 +259,10 @@ def stream_test(
         tracks = random.Random(seed).sample(tracks, max(1, limit))
     clips = sets.background.get(name, [])
     stream = make_stream(tracks, clips, contract.spectrogram, seed=seed, gap_seconds=gap_seconds)
-    decisions: list[Decision] = []
+    played, count = play(classifier, stream, hop_seconds=hop_seconds), len(stream.blocks) + 1
     with progress_bar() as progress:
-        for own in progress.track(
-            play(classifier, stream, hop_seconds=hop_seconds),
-            total=len(stream.blocks) + 1,
-            description=f"playing {name}",
-        ):
-            decisions += own
+        by_block = progress.track(played, total=count, description=f"playing {name}")
+        decisions = list(itertools.chain.from_iterable(by_block))
     result = measure(stream.segments, decisions, contract)
     return StreamTest(stream, decisions, result, dict(contract.decision))
 
@@ -354,10 +307,10 @@ def write_stream_test(test: StreamTest, folder: Path, name: str, sets: Evaluatio
         "result": dataclasses.asdict(test.result),
     }
     write_json(folder / f"stream_{name}.json", content)
-    write_file(
-        folder / f"stream_{name}_programme.csv",
-        pd.DataFrame(test.stream.segments).to_csv(index=False),
-    )
-    columns = ("position", "hop_seconds", "state", "genre", "confidence")
-    rows = [{column: getattr(d, column) for column in columns} for d in test.decisions]
-    write_file(folder / f"stream_{name}_decisions.csv", pd.DataFrame(rows).to_csv(index=False))
+    columns = ["position", "hop_seconds", "state", "genre", "confidence"]
+    tables = {
+        "programme": pd.DataFrame(test.stream.segments),
+        "decisions": pd.DataFrame(test.decisions)[columns],
+    }
+    for table, rows in tables.items():
+        write_file(folder / f"stream_{name}_{table}.csv", rows.to_csv(index=False))

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from streamer.core.decision import Decision, State
 from streamer.core.model import Classifier
 from streamer.core.pipeline import ColumnPipeline, Event, Pipeline
-from streamer.core.spectrogram import SpectrogramSpec, from_levels
+from streamer.core.spectrogram import SpectrogramSpec
 from trainer.audio import AudioError, read_audio
-from trainer.pictures import read_picture
+from trainer.evaluate import columns_of
 from trainer.tracks import DatasetError, Skipped, Track
 
 SILENT_GAPS = 0.25
@@ -78,23 +78,10 @@ def make_stream(
     seed: int = 0,
     gap_seconds: float = 4.0,
 ) -> SyntheticStream:
-    """Join tracks and background clips to a stream.
+    """Join songs and background clips, all audio or all pictures, to a stream.
 
-    Parameters
-    ----------
-    tracks, background : sequence of Track
-        Songs, and clips that are not music; all audio or all pictures.
-    spec : SpectrogramSpec
-        The grid.
-    seed : int
-        Seed of the order and the gaps.
-    gap_seconds : float
-        Length of a silent gap.
-
-    Raises
-    ------
-    DatasetError
-        If audio and pictures are mixed or no track can be read.
+    The seed decides the order and the gaps; silent ones are `gap_seconds` long. DatasetError is
+    raised if audio and pictures are mixed or no track can be read.
     """
     if len({track.is_picture for track in [*tracks, *background]}) > 1:
         raise DatasetError(
@@ -113,7 +100,9 @@ def make_stream(
 
     def add_track(state: State, track: Track) -> None:
         try:
-            block = _read(track, spec)
+            block = (
+                columns_of(track, spec) if pictures else read_audio(track.path, spec.sample_rate)
+            )
         except (AudioError, DatasetError) as error:
             stream.skipped.append(Skipped(track.path, str(error)))
         else:
@@ -139,12 +128,6 @@ def make_stream(
     return stream
 
 
-def _read(track: Track, spec: SpectrogramSpec) -> NDArray[np.float32]:
-    if track.is_picture:
-        return from_levels(read_picture(track.path), spec.top_db)
-    return read_audio(track.path, spec.sample_rate)
-
-
 def _silence(spec: SpectrogramSpec, seconds: float, pictures: bool) -> NDArray[np.float32]:
     if pictures:
         return np.full((spec.n_mels, spec.frames_in(seconds)), SILENT_DB, np.float32)
@@ -156,10 +139,7 @@ def play(
 ) -> Iterator[list[Decision]]:
     """Play a stream through the daemon's pipeline.
 
-    Yields
-    ------
-    list of Decision
-        The decisions of each segment, and those at the end of the stream.
+    Yields the decisions of each segment, and those at the end of the stream.
     """
     spec = classifier.contract.spectrogram
     if stream.blocks[0].ndim == 2:
@@ -180,12 +160,8 @@ def play(
 
 def _column_levels(stream: SyntheticStream, spec: SpectrogramSpec) -> Iterator[float]:
     """Return the level of the second before each column, in dBFS: it falls as a gap goes on."""
-    loud = np.concatenate(
-        [
-            np.full(block.shape[1], segment.state is not State.SILENCE)
-            for segment, block in zip(stream.segments, stream.blocks, strict=True)
-        ]
-    )
+    columns = [block.shape[1] for block in stream.blocks]
+    loud = np.repeat([each.state is not State.SILENCE for each in stream.segments], columns)
     second = spec.frames_in(1.0)
     share = np.convolve(loud, np.ones(second) / second)[: len(loud)]
     return iter((PICTURE_DBFS + 10 * np.log10(np.maximum(share, 1e-9))).tolist())

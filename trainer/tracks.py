@@ -30,7 +30,7 @@ class Track:
     """One track of a data folder."""
 
     name: str
-    """Unique in its folder, see `track_name`."""
+    """Unique in its folder: `blues.00012` as the file is called, any other as `genre/stem`."""
     genre: str
     """Name of the folder that the file lies in."""
     path: Path
@@ -50,11 +50,6 @@ class Skipped:
     """Printable: bytes of the name that are not UTF-8 are written as `\\xe7`."""
     reason: str
     """A phrase such as `empty file`."""
-
-
-def track_name(genre: str, stem: str) -> str:
-    """Return the name of a track: `blues.00012` unchanged, anything else as `genre/stem`."""
-    return stem if stem.startswith(f"{genre}.") else f"{genre}/{stem}"
 
 
 def is_picture_folder(folder: Path) -> bool:

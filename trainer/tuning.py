@@ -44,10 +44,6 @@ def tune(
 
     Parameters
     ----------
-    test : StreamTest
-        From `trainer.stream_test.stream_test`.
-    contract : ModelContract
-        Of the tested model.
     right_of_claimed : float, optional
         Take the settings that claim a genre for most of the music among those with which at least
         this share of the claims is right or, if there are none, those with the highest share. By
@@ -76,19 +72,17 @@ def tune(
 
 
 def observations_of(decisions: Sequence[Decision], contract: ModelContract) -> list[Observation]:
-    """Return the observations that led to decisions.
-
-    Window probabilities that are all equal mean that no window was classified.
-    """
+    """Return the observations that led to decisions."""
     observations = []
     for decision in decisions:
         own = np.array([decision.window_probabilities[label] for label in contract.labels])
+        classified = np.ptp(own) > 0  # they are all equal where no window was classified
         observations.append(
             Observation(
                 position=decision.position,
                 hop_seconds=decision.hop_seconds,
                 level_dbfs=decision.level_dbfs,
-                window_probabilities=None if np.ptp(own) == 0 else own,
+                window_probabilities=own if classified else None,
                 silent=decision.state is State.SILENCE,
             )
         )

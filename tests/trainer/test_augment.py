@@ -22,11 +22,10 @@ from trainer.augment import (
     mean_power_db,
     mixup,
     random_noise,
-    resample_time,
     reverberate,
     shift_bands,
 )
-from trainer.dataset import Song, TrainingWindows
+from trainer.dataset import Song, TrainingWindows, resample_time
 
 SPEC = SpectrogramSpec()
 
