@@ -34,10 +34,9 @@ Stored = tuple[list[onnx.TensorProto], onnx.NodeProto]
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with large weights stored as float16 behind a `Cast`."""
-    weights = _large_weights(model)
+    weights = {name: values for name, (values, _) in _large_weights(model).items()}
     return _replace(
-        model,
-        {name: _as_float16(name, values) for name, (values, _) in weights.items() if _fits(values)},
+        model, {name: _as_float16(name, own) for name, own in weights.items() if _fits(own)}
     )
 
 
@@ -155,22 +154,16 @@ def _replace(model: onnx.ModelProto, stored: Mapping[str, Stored]) -> onnx.Model
 def to_static(model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]]) -> onnx.ModelProto:
     """Return a graph that computes with 8-bit integers, calibrated on real spectrograms.
 
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        The float32 model.
-    batches : iterable of float32, shape (batch, n_mels, frames)
-        Spectrograms in the network's input format, dB in `[-top_db, 0]`.
+    The batches are what the float32 network takes: dB in `[-top_db, 0]`, shape
+    (batch, n_mels, frames).
     """
     from onnxruntime import quantization
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._batches = iter(batches)
+    inputs = ({INPUT: batch} for batch in batches)
 
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {INPUT: batch}
+            return next(inputs, None)
 
     with TemporaryDirectory(prefix="genre-export-") as folder:
         source, target = Path(folder, "float32.onnx"), Path(folder, "static.onnx")

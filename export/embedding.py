@@ -6,28 +6,15 @@ import dataclasses
 import json
 
 import onnx
-import onnxruntime
 
 from export.errors import ExportError
+from export.verify import predictor
 from streamer.core.contract import METADATA_KEY, Golden, ModelContract
-from streamer.core.model import (
-    INPUT,
-    OUTPUT,
-    golden_spectrogram,
-    session_options,
-    spectrogram_digest,
-)
+from streamer.core.model import golden_spectrogram, spectrogram_digest
 
 
 def embed_contract(model: onnx.ModelProto, contract: ModelContract) -> bytes:
     """Return a model file: the graph with the contract and its golden answer in the metadata.
-
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        The graph as it will be shipped.
-    contract : ModelContract
-        Its contract; `golden` is replaced.
 
     Raises
     ------
@@ -35,8 +22,7 @@ def embed_contract(model: onnx.ModelProto, contract: ModelContract) -> bytes:
         If the graph is not valid ONNX.
     """
     spectrogram = golden_spectrogram(contract.spectrogram, contract.window_frames)
-    session = open_session(model.SerializeToString(), contract.precision, threads=1)
-    logits = session.run([OUTPUT], {INPUT: spectrogram})[0][0]
+    (logits,) = predictor(model.SerializeToString(), contract.precision)(spectrogram)
     golden = Golden(
         spectrogram_sha256=spectrogram_digest(spectrogram),
         frames=contract.window_frames,
@@ -55,12 +41,3 @@ def embed_contract(model: onnx.ModelProto, contract: ModelContract) -> bytes:
         raise ExportError(f"the converted graph is not valid ONNX: {error}") from None
     content: bytes = embedded.SerializeToString()
     return content
-
-
-def open_session(content: bytes, precision: str, threads: int) -> onnxruntime.InferenceSession:
-    """Open a graph with the options that `Classifier` uses for a file of this precision."""
-    return onnxruntime.InferenceSession(
-        content,
-        session_options(threads, integers=precision == "static"),
-        providers=["CPUExecutionProvider"],
-    )

@@ -10,7 +10,6 @@ from pathlib import Path
 import onnx
 
 from export.compress import to_float16, to_int8, to_static
-from export.embedding import embed_contract
 from export.errors import ExportError
 from export.source import ExportSource
 from streamer.core.model import Classifier, ModelError
@@ -19,6 +18,7 @@ from streamer.system.output import silenced_stderr
 
 with silenced_stderr():
     from export.convert import Network
+    from export.embedding import embed_contract
     from export.pictures import TrackWindows, read_windows
     from export.verify import (
         Cost,
@@ -53,21 +53,14 @@ class ExportSettings:
 
 
 def export(settings: ExportSettings, report: Callable[[str], None]) -> None:
-    """Make a model file from a run. If anything fails, the file at `settings.out` is unchanged.
+    """Make a model file from a run; `report` gets each line of progress.
 
-    Parameters
-    ----------
-    settings : ExportSettings
-        What to export, and how.
-    report : callable
-        Called with each line of progress.
+    If anything fails, the file at `settings.out` is unchanged.
 
     Raises
     ------
-    ExportError
-        If the export fails.
     UserError
-        If the run or the pictures cannot be used.
+        If the run or the pictures cannot be used, or (an ExportError) the export fails.
     """
     source = settings.source
     contract = dataclasses.replace(source.contract, precision=settings.precision)
@@ -100,15 +93,15 @@ def export(settings: ExportSettings, report: Callable[[str], None]) -> None:
 def _compress(
     model: onnx.ModelProto, precision: str, calibration: list[TrackWindows]
 ) -> onnx.ModelProto:
-    if precision == "float16":
-        return to_float16(model)
-    if precision == "int8":
-        return to_int8(model)
-    if precision == "static":
-        every = max(1, len(calibration) // CALIBRATION_TRACKS)
-        batches = (track.spectrograms[:1] for track in calibration[::every])
-        with silenced_stderr():
-            return to_static(model, batches)
+    match precision:
+        case "float16":
+            return to_float16(model)
+        case "int8":
+            return to_int8(model)
+        case "static":
+            every = max(1, len(calibration) // CALIBRATION_TRACKS)
+            with silenced_stderr():
+                return to_static(model, [track.spectrograms[:1] for track in calibration[::every]])
     return model
 
 
@@ -120,13 +113,7 @@ def _verify(
     tracks: list[TrackWindows],
     report: Callable[[str], None],
 ) -> None:
-    """Report how well the graphs agree with Keras.
-
-    Raises
-    ------
-    ExportError
-        If the graph of `settings.precision` agrees too little.
-    """
+    """Report how well the graphs agree with Keras; raise an ExportError if it is too little."""
     contract = settings.source.contract
     count = sum(len(track.spectrograms) for track in tracks)
     # read_windows leaves out tracks that were trained on unless there are no others.

@@ -24,15 +24,10 @@ def average(folders: Sequence[Path], out: Path) -> Path:
     accurate as the mean of their predictions, at the cost of one network. For unrelated networks
     it is useless.
 
-    Source: M. Wortsman et al., "Model soups", ICML 2022.
+    A run that is named twice counts twice. What is not averaged, such as the lists of the tracks,
+    is taken from the first run.
 
-    Parameters
-    ----------
-    folders : sequence of Path
-        Folders of runs, at least two; one that is named twice counts twice. Whatever is not
-        averaged, such as the lists of the tracks, is taken from the first one.
-    out : Path
-        Folder of the new run: `run.json` and `model.keras`.
+    Source: M. Wortsman et al., "Model soups", ICML 2022.
 
     Raises
     ------

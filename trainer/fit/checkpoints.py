@@ -49,11 +49,6 @@ class Checkpoints:
     """The folder `checkpoints` of a run: weights with optimiser state, and `state.json`.
 
     Only `state.json` makes a weights file valid: it is written after it and names its epoch.
-
-    Parameters
-    ----------
-    run : Path
-        Run folder.
     """
 
     def __init__(self, run: Path) -> None:
@@ -67,10 +62,7 @@ class Checkpoints:
     def save(self, network: keras.Model, progress: Progress) -> None:
         """Save a compiled network and the progress after an epoch; delete older weights.
 
-        Raises
-        ------
-        OSError
-            If a file cannot be written; the previous checkpoint stays valid.
+        After an OSError the previous checkpoint is still valid.
         """
         weights = self._weights(progress.epoch)
         size = file_size([*network.variables, *network.optimizer.variables])
@@ -126,13 +118,7 @@ class EpochResult:
 
 
 class History:
-    """`history.csv` of a run, a row an epoch.
-
-    Parameters
-    ----------
-    run : Path
-        Run folder.
-    """
+    """`history.csv` of a run, a row an epoch."""
 
     def __init__(self, run: Path) -> None:
         self._path = run / "history.csv"
