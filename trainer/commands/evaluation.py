@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from streamer.system.commandline import UserError
 from streamer.system.output import print_line
 from trainer.commands import options
-from trainer.commands.output import import_keras, print_notes, print_skipped
+from trainer.commands.output import import_keras, print_skipped
 
 if TYPE_CHECKING:
     from streamer.core.model import Classifier
@@ -51,23 +51,15 @@ def _evaluate(
 
 
 def _add_stream_options(parser: argparse.ArgumentParser) -> None:
-    options.add_evaluation(parser)
-    options.add_set(parser)
+    _add_robustness_options(parser)
     parser.add_argument(
         "--limit", type=options.number(int, 1), metavar="N", help="play only N tracks"
     )
+    seconds = options.number(float, 0.1, 600)
     parser.add_argument(
-        "--gap-seconds",
-        type=options.number(float, 0.1, 600),
-        default=4.0,
-        help="silence where there is some (4)",
+        "--gap-seconds", type=seconds, default=4.0, help="silence where there is some (4)"
     )
-    parser.add_argument(
-        "--hop-seconds",
-        type=options.number(float, 0.1, 600),
-        default=1.0,
-        help="between decisions (1)",
-    )
+    parser.add_argument("--hop-seconds", type=seconds, default=1.0, help="between decisions (1)")
     parser.add_argument(
         "--tune",
         action="store_true",
@@ -105,7 +97,7 @@ def _run_stream_test(given: argparse.Namespace) -> int:
         seed=given.seed,
     )
     print_skipped([*sets.skipped, *test.stream.skipped])
-    print_notes(sets.notes)
+    _print_notes(sets)
     print_line(as_text(test.result, name, sets.protocol))
     if given.tune:
         test = tune(test, model.contract, given.right_of_claimed)
@@ -122,7 +114,11 @@ def _run_stream_test(given: argparse.Namespace) -> int:
 
 def _add_robustness_options(parser: argparse.ArgumentParser) -> None:
     options.add_evaluation(parser)
-    options.add_set(parser)
+    parser.add_argument(
+        "--set",
+        choices=("valid", "test", "all"),
+        help="which list (valid; with --split all there is only one, all)",
+    )
 
 
 def _run_robustness(given: argparse.Namespace) -> int:
@@ -134,7 +130,7 @@ def _run_robustness(given: argparse.Namespace) -> int:
     model = _load(path)
     sets = _sets(model, given)
     print_skipped(sets.skipped)
-    print_notes(sets.notes)
+    _print_notes(sets)
     tracks = sets.music.get(name)
     if not tracks:
         raise UserError(f"--set {name}: none of its tracks is in the data folder")
@@ -152,16 +148,12 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
 
 
-def _run_report(given: argparse.Namespace) -> int:
-    write_run_report(given.run)
-    return 0
-
-
-def write_run_report(run: Path) -> None:
-    """Write the report of a run and print where it is."""
+def run_report(given: argparse.Namespace) -> int:
+    """Write the report of the run folder `given.run` and print where it is."""
     from trainer.report import write_report
 
-    print_line(f"report: {write_report(run)}")
+    print_line(f"report: {write_report(given.run)}")
+    return 0
 
 
 def _run_or_model(given: argparse.Namespace) -> Path:
@@ -210,6 +202,11 @@ def _sets(model: Classifier, given: argparse.Namespace) -> EvaluationSets:
     )
 
 
+def _print_notes(sets: EvaluationSets) -> None:
+    for note in sets.notes:
+        print_line(f"note: {note}")
+
+
 def _results_folder(given: argparse.Namespace, path: Path, own: bool = True) -> Path:
     """Return the folder of the results.
 
@@ -231,5 +228,5 @@ COMMANDS: dict[str, options.Command] = {
         _add_robustness_options,
         "judge what microphones, rooms and radios cost",
     ),
-    "report": (_run_report, _add_report_options, "write a run's report again"),
+    "report": (run_report, _add_report_options, "write a run's report again"),
 }

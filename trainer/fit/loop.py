@@ -7,13 +7,11 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 from rich.console import Console
 
-from streamer.core.spectrogram import SpectrogramSpec
 from trainer.dataset import NOT_MUSIC, TrainingWindows
 from trainer.fit.checkpoints import Checkpoints, EpochResult, History, Progress
 from trainer.fit.data import load_data
@@ -32,23 +30,14 @@ from trainer.provenance import provenance
 from trainer.run import RUN_FILE, Run, RunError, read_run, update_run, write_run
 
 FIRST_SECONDS = 3.0
-"""Audio after which a stream gets its first prediction, in seconds: the model's `min_frames`."""
+"""Audio after which a stream gets its first prediction: the model's `min_frames`, unless the
+network's smallest image needs more."""
 
 
 def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
     """Train a network, keep its best state by validation, and return the run folder.
 
-    Parameters
-    ----------
-    settings : FitSettings
-        What to train on, and how.
-    console : rich.console.Console, optional
-        Where progress is printed; standard error by default.
-
-    Returns
-    -------
-    Path
-        The run: `run.json`, `history.csv`, `model.keras`, `checkpoints/`.
+    Progress is printed to standard error, unless another console is given.
 
     Raises
     ------
@@ -69,7 +58,15 @@ def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
             f"--out {settings.out}: already holds a run; continue it with --resume or choose "
             "another folder"
         )
-    _make_run_folder(settings.out)
+    try:
+        (settings.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        probe = settings.out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(
+            f"--out {settings.out}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
     # Absolute paths, since the run may be continued from another working directory.
     split = tuple(
         str(Path(part).resolve()) if Path(part).is_file() else part for part in settings.split
@@ -88,31 +85,8 @@ def resume(out: Path, *, console: Console | None = None) -> Path:
     return _TrainingLoop(replace(run.settings, out=out), console, run).run()
 
 
-def _make_run_folder(out: Path) -> None:
-    """Make a run's folder; raise RunError if it cannot be written."""
-    try:
-        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise RunError(
-            f"--out {out}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
-
-
 class _TrainingLoop:
-    """Trains one run from wherever it stands to its end.
-
-    Parameters
-    ----------
-    settings : FitSettings
-        Settings of the run.
-    console : Console or None
-        Where progress is printed; standard error by default.
-    interrupted : Run, optional
-        The run, if it is continued.
-    """
+    """Trains one run to its end, from its start or from where it was `interrupted`."""
 
     def __init__(
         self, settings: FitSettings, console: Console | None, interrupted: Run | None = None
@@ -171,12 +145,15 @@ class _TrainingLoop:
             while not self.progress.finished(settings):
                 result = self._run_epoch(self.progress.epoch)
                 self._print_result(result)
-                if writer is not None:
-                    _log_result(writer, result)
+                if writer:
+                    for name, value in dataclasses.asdict(result).items():
+                        if isinstance(value, float):
+                            writer.add_scalar(name, value, step=result.epoch)
+                    writer.flush()
                 self.interruption.check()
             if self.progress.out_of_patience(settings):
                 self.console.print(f"no better validation for {settings.patience} epochs: stopping")
-            if writer is not None:
+            if writer:
                 writer.close()
             self._save_run()
         return settings.out
@@ -198,14 +175,12 @@ class _TrainingLoop:
         if _phase(self.settings, epoch) != self.phase:
             self._compile(epoch)
         trained = self._train(epoch)
-        validation = self._validate(epoch)
+        validation = dataclasses.asdict(self._validate(epoch))
         result = EpochResult(
             epoch=epoch + 1,
             phase=self.phase,
-            valid_accuracy=validation.accuracy,
-            valid_nll=validation.nll,
-            valid_not_music=validation.not_music,
             **trained,
+            **{f"valid_{name}": value for name, value in validation.items()},
         )
         # The row goes first: `_restore` drops a row without a checkpoint, but could not add one.
         self.history.append(result)
@@ -321,6 +296,7 @@ class _TrainingLoop:
         """Write `run.json`; what evaluations have added to it since stays."""
         settings, division, progress = self.settings, self.data.division, self.progress
         spec = self.data.spec
+        smallest = math.ceil(SMALLEST_IMAGE / settings.input_scale)
         made = provenance()
         if not (settings.out / RUN_FILE).exists():
             run = Run(
@@ -328,7 +304,7 @@ class _TrainingLoop:
                 not_music=NOT_MUSIC if settings.background else None,
                 spec=spec,
                 window_frames=self.frames,
-                min_frames=min(self.frames, _first_frames(spec, settings.input_scale)),
+                min_frames=min(self.frames, max(spec.frames_in(FIRST_SECONDS), smallest)),
                 input_scale=settings.input_scale,
                 seed=settings.seed,
                 split=division.split,
@@ -388,19 +364,11 @@ class _TrainingLoop:
 
 
 class _LearningRate:
-    """Learning rate of every step: constant for the head, then warm-up and a cosine to 1 %.
-
-    Parameters
-    ----------
-    settings : FitSettings
-        Highest rates and epochs of the two phases.
-    steps : int
-        Steps in an epoch.
-    """
+    """Learning rate of every step: constant for the head, then warm-up and a cosine to 1 %."""
 
     def __init__(self, settings: FitSettings, steps: int) -> None:
         self._settings = settings
-        self._steps = steps
+        self._steps = steps  # in an epoch
         total = steps * settings.epochs
         warm_up = min(total // 10, 2 * steps)
         self._schedule = keras.optimizers.schedules.CosineDecay(
@@ -418,19 +386,6 @@ class _LearningRate:
         return float(self._schedule(self._steps * (epoch - self._settings.head_epochs) + step))
 
 
-def _log_result(writer: Any, result: EpochResult) -> None:
-    """Log all numbers of an epoch for TensorBoard."""
-    for name, value in dataclasses.asdict(result).items():
-        if isinstance(value, float):
-            writer.add_scalar(name, value, step=result.epoch)
-    writer.flush()
-
-
 def _phase(settings: FitSettings, epoch: int) -> str:
     """Return the phase of an epoch, counted from 0: `head` or `whole`."""
     return "head" if epoch < settings.head_epochs else "whole"
-
-
-def _first_frames(spec: SpectrogramSpec, input_scale: float) -> int:
-    """Return the columns of about 3 s, and no fewer than the network's smallest image needs."""
-    return max(spec.frames_in(FIRST_SECONDS), math.ceil(SMALLEST_IMAGE / input_scale))
