@@ -35,9 +35,8 @@ Stored = tuple[list[onnx.TensorProto], onnx.NodeProto]
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with large weights stored as float16 behind a `Cast`."""
     weights = {name: values for name, (values, _) in _large_weights(model).items()}
-    return _replace(
-        model, {name: _as_float16(name, own) for name, own in weights.items() if _fits(own)}
-    )
+    stored = {name: _as_float16(name, own) for name, own in weights.items() if _fits(own)}
+    return _replace(model, stored)
 
 
 def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -66,12 +65,8 @@ def quantise(weights: Weights, axis: int) -> tuple[NDArray[np.int8], Weights]:
     channel cancel. Source: Guo et al., "SQuant: On-the-Fly Data-Free Quantization
     via Diagonal Hessian Approximation", ICLR 2022.
 
-    Parameters
-    ----------
-    weights : float32
-        Shape (out, in, height, width) of a Conv or (in, out) of a MatMul.
-    axis : int
-        The axis of the output channels.
+    Weights have shape (out, in, height, width) of a Conv or (in, out) of a MatMul; `axis` is that
+    of the output channels.
 
     Returns
     -------
@@ -142,12 +137,10 @@ def _replace(model: onnx.ModelProto, stored: Mapping[str, Stored]) -> onnx.Model
     smaller.CopyFrom(model)
     graph = smaller.graph
     tensors = [tensor for tensor in model.graph.initializer if tensor.name not in stored]
-    nodes = [node for _, node in stored.values()] + list(model.graph.node)
+    tensors += [tensor for own, _ in stored.values() for tensor in own]
     del graph.initializer[:], graph.node[:]
     graph.initializer.extend(tensors)
-    for parts, _ in stored.values():
-        graph.initializer.extend(parts)
-    graph.node.extend(nodes)
+    graph.node.extend([*(node for _, node in stored.values()), *model.graph.node])
     return smaller
 
 

@@ -129,29 +129,19 @@ def accuracy(
 def measure_costs(graphs: Mapping[str, bytes], contract: ModelContract) -> dict[str, Cost]:
     """Measure graphs, named by their precision, on one window of the training's length."""
     window = golden_spectrogram(contract.spectrogram, contract.window_frames)
-    one, many = (
-        _milliseconds(
-            {name: predictor(graph, name, threads) for name, graph in graphs.items()}, window
-        )
-        for threads in (1, processors())
-    )
-    return {
-        name: Cost(len(graph), one_thread=one[name], all_threads=many[name])
-        for name, graph in graphs.items()
-    }
-
-
-def _milliseconds(
-    predictors: Mapping[str, Predictor], window: NDArray[np.float32]
-) -> dict[str, float]:
-    """Time predictors alternately, so that other load on the machine affects all of them alike."""
-    times: dict[str, list[float]] = {name: [] for name in predictors}
-    for _ in range(1 + TIMED_RUNS):
-        for name, logits in predictors.items():
-            start = time.perf_counter()
-            logits(window)
-            times[name].append(time.perf_counter() - start)
-    return {name: 1000 * statistics.median(taken[1:]) for name, taken in times.items()}
+    milliseconds: dict[str, list[float]] = {name: [] for name in graphs}
+    for threads in (1, processors()):
+        predictors = {name: predictor(graph, name, threads) for name, graph in graphs.items()}
+        times: dict[str, list[float]] = {name: [] for name in graphs}
+        for _ in range(1 + TIMED_RUNS):
+            # Alternately, so that other load on the machine affects all graphs alike.
+            for name, logits in predictors.items():
+                start = time.perf_counter()
+                logits(window)
+                times[name].append(time.perf_counter() - start)
+        for name, taken in times.items():
+            milliseconds[name].append(1000 * statistics.median(taken[1:]))
+    return {name: Cost(len(graph), *milliseconds[name]) for name, graph in graphs.items()}
 
 
 def table(rows: Sequence[tuple[str, Cost, Agreement | None]]) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
+import pydantic
 
 from streamer.system.files import atomic_write, write_file, write_json
 from trainer.fit.validation import Validation
@@ -76,9 +76,7 @@ class Checkpoints:
     def read_progress(self) -> Progress:
         """Read the progress; raise RunError if the file is damaged."""
         try:
-            fields = json.loads(self._state.read_text())
-            best = fields.pop("best")
-            return Progress(**fields, best=None if best is None else Validation(**best))
+            return pydantic.TypeAdapter(Progress).validate_json(self._state.read_bytes())
         except DAMAGED_FILE_ERRORS as error:
             raise RunError(f"{self._state}: {DAMAGED}") from error
 

@@ -34,7 +34,8 @@ class TrainingData:
 
     spec: SpectrogramSpec
     """Grid of all pictures."""
-    division: Division
+    division: Division | Run
+    """A new division, or the run that is continued, which keeps its own."""
     train: list[Song]
     valid: list[Song]
     background_train: list[Song]
@@ -74,10 +75,7 @@ def load_data(settings: FitSettings, earlier: Path | None, run: Run | None) -> T
         )
     tracks, skipped = find_tracks(settings.data)
     sounds = find_background(folder)[0] if folder else []
-    if run:
-        division = Division(run.labels, run.split, run.background, run.trained_on_before)
-    else:
-        division = _divide(settings, earlier, tracks, skipped, sounds)
+    division = run or _divide(settings, earlier, tracks, skipped, sounds)
     lists, background = division.split, division.background
     sounds = [replace(sound, genre=NOT_MUSIC) for sound in sounds]
     train, valid, _ = (

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -97,18 +99,17 @@ class _TrainingLoop:
         self.history = History(settings.out)
         self.progress = Progress()
         self.interruption = Interruption()
-        self.phase = ""
-        """Phase that the network is compiled for; empty before the first epoch."""
+        self.phase = ""  # that the network is compiled for
         keras.utils.set_random_seed(settings.seed)
         keras.config.set_dtype_policy(settings.precision)
-        self.data = load_data(settings, earlier_run(settings.weights), interrupted)
-        self.frames = self.data.spec.frames_in(settings.window_seconds)
+        data = self.data = load_data(settings, earlier_run(settings.weights), interrupted)
+        self.frames = data.spec.frames_in(settings.window_seconds)
         self.windows = TrainingWindows(
-            self.data.train,
-            self.data.background_train,
-            self.data.not_music,
-            len(self.data.division.labels),
-            spec=self.data.spec,
+            data.train,
+            data.background_train,
+            data.not_music,
+            len(data.division.labels),
+            spec=data.spec,
             frames=self.frames,
             batch=settings.batch,
             windows_per_song=settings.windows_per_song,
@@ -116,15 +117,15 @@ class _TrainingLoop:
             augmentation=settings.augmentation,
             seed=settings.seed,
         )
-        self.learning_rate = _LearningRate(settings, self.windows.steps)
+        self.learning_rates = _learning_rates(settings, self.windows.steps)
         self.image_network = build_image_network(
-            self.data.division.labels,
+            data.division.labels,
             # A checkpoint holds all weights; where the first ones came from may be gone.
             weights="none" if self.checkpoints.exist() else settings.weights,
             dropout=settings.dropout,
         )
         self.network = with_preprocessing(
-            self.image_network, self.data.spec, self.frames, settings.input_scale
+            self.image_network, data.spec, self.frames, settings.input_scale
         )
         self.averaged_weights = keras.callbacks.SwapEMAWeights()
         self.averaged_weights.set_model(self.network)
@@ -222,13 +223,20 @@ class _TrainingLoop:
 
     def _train(self, epoch: int) -> dict[str, float]:
         """Run the training steps of an epoch; return its part of an `EpochResult`."""
-        self._seed_dropout(epoch)
+        if self.settings.dropout:
+            # Seeded by epoch, so that a continued run draws the same masks.
+            state = self.image_network.get_layer("dropout").seed_generator.state
+            state.assign(np.array([self.settings.seed, epoch], state.dtype))
         started = time.perf_counter()
         step_seconds = 0.0
         steps: list[dict[str, float]] = []
+        rate = self.settings.head_learning_rate
         for number, batch in enumerate(self.windows.epoch(epoch), start=1):
             before = time.perf_counter()
-            self.network.optimizer.learning_rate = self.learning_rate.at(epoch, number - 1)
+            if self.phase == "whole":
+                epochs = epoch - self.settings.head_epochs
+                rate = float(self.learning_rates(self.windows.steps * epochs + number - 1))
+            self.network.optimizer.learning_rate = rate
             logs = self.network.train_on_batch(
                 batch.windows, batch.targets, sample_weight=batch.weights, return_dict=True
             )
@@ -240,28 +248,21 @@ class _TrainingLoop:
             self.interruption.check()
         seconds = time.perf_counter() - started
         self.progress.seconds += seconds
-        rate = keras.ops.convert_to_numpy(self.network.optimizer.learning_rate)
         return {
             "loss": float(np.mean([step["loss"] for step in steps])),
             "accuracy": float(np.mean([step["accuracy"] for step in steps])),
-            "learning_rate": float(rate),
+            "learning_rate": rate,
             "seconds": seconds,
             "step_seconds": step_seconds,
         }
-
-    def _seed_dropout(self, epoch: int) -> None:
-        """Seed dropout from seed and epoch, so that a continued run draws the same masks."""
-        if self.settings.dropout:
-            state = self.image_network.get_layer("dropout").seed_generator.state
-            state.assign(np.array([self.settings.seed, epoch], state.dtype))
 
     def _check_finite(self, name: str, value: float, epoch: int) -> None:
         """Raise RunError for a loss that is not finite, before bad weights replace good ones."""
         if math.isfinite(value):
             return
-        head = _phase(self.settings, epoch) == "head"
-        option = "--head-learning-rate" if head else "--learning-rate"
-        rate = self.settings.head_learning_rate if head else self.settings.learning_rate
+        option, rate = "--learning-rate", self.settings.learning_rate
+        if self.phase == "head":
+            option, rate = "--head-learning-rate", self.settings.head_learning_rate
         raise RunError(
             f"the {name} of epoch {epoch + 1} is {value}: the training diverged; start a new run "
             f"with less than {option} {rate:g}"
@@ -281,16 +282,15 @@ class _TrainingLoop:
         return validation
 
     def _save_network(self) -> None:
-        image_network = self.image_network
-        if self.settings.precision != "float32":
+        image_network, settings = self.image_network, self.settings
+        if settings.precision != "float32":
             # The file is always plain float32, whatever the training computes in.
             keras.config.set_dtype_policy("float32")
-            image_network = build_image_network(
-                self.data.division.labels, weights="none", dropout=self.settings.dropout
-            )
+            labels = self.data.division.labels
+            image_network = build_image_network(labels, weights="none", dropout=settings.dropout)
             image_network.set_weights(self.image_network.get_weights())
-            keras.config.set_dtype_policy(self.settings.precision)
-        save_image_network(image_network, self.settings.out)
+            keras.config.set_dtype_policy(settings.precision)
+        save_image_network(image_network, settings.out)
 
     def _save_run(self) -> None:
         """Write `run.json`; what evaluations have added to it since stays."""
@@ -363,27 +363,21 @@ class _TrainingLoop:
         )
 
 
-class _LearningRate:
-    """Learning rate of every step: constant for the head, then warm-up and a cosine to 1 %."""
+def _learning_rates(settings: FitSettings, steps: int) -> Callable[[int], Any]:
+    """Return the rate by step of the whole network's phase: warm-up, then a cosine to 1 %.
 
-    def __init__(self, settings: FitSettings, steps: int) -> None:
-        self._settings = settings
-        self._steps = steps  # in an epoch
-        total = steps * settings.epochs
-        warm_up = min(total // 10, 2 * steps)
-        self._schedule = keras.optimizers.schedules.CosineDecay(
-            0.01 * settings.learning_rate,
-            max(1, total - warm_up),
-            alpha=0.01,
-            warmup_target=settings.learning_rate,
-            warmup_steps=warm_up,
-        )
-
-    def at(self, epoch: int, step: int) -> float:
-        """Return the rate of a step of an epoch, both counted from 0."""
-        if _phase(self._settings, epoch) == "head":
-            return self._settings.head_learning_rate
-        return float(self._schedule(self._steps * (epoch - self._settings.head_epochs) + step))
+    An epoch has `steps` steps.
+    """
+    total = steps * settings.epochs
+    warm_up = min(total // 10, 2 * steps)
+    schedule: Callable[[int], Any] = keras.optimizers.schedules.CosineDecay(
+        0.01 * settings.learning_rate,
+        max(1, total - warm_up),
+        alpha=0.01,
+        warmup_target=settings.learning_rate,
+        warmup_steps=warm_up,
+    )
+    return schedule
 
 
 def _phase(settings: FitSettings, epoch: int) -> str:
