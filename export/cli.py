@@ -42,18 +42,14 @@ def _run(arguments: list[str]) -> int:
     for argument in arguments:
         check_utf8(argument, "give another name")
     if arguments[:1] == ["inspect"]:
-        file = _inspect_parser().parse_args(arguments[1:]).file
+        parser = ArgumentParser(
+            prog=f"{PROGRAM} inspect", description="Print what a model file says about itself."
+        )
+        parser.add_argument("file", type=Path, metavar="FILE", help="the .onnx file")
+        file = parser.parse_args(arguments[1:]).file
         print_line(describe(file, Classifier.load(file).contract))
         return 0
     return _export(_export_parser().parse_args(arguments))
-
-
-def _inspect_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog=f"{PROGRAM} inspect", description="Print what a model file says about itself."
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the .onnx file")
-    return parser
 
 
 def _export_parser() -> ArgumentParser:

@@ -24,8 +24,6 @@ FINE_SHARE = 0.05
 """Share of the weights, nearest to the input, that an int8 file stores as float16: rounding them to
 int8 caused nine tenths of all differences of an InceptionV3."""
 
-FLOAT16_LARGEST = float(np.finfo(np.float16).max)
-
 Weights = NDArray[np.float32]
 
 Stored = tuple[list[onnx.TensorProto], onnx.NodeProto]
@@ -103,7 +101,7 @@ def _cancel_errors(
 
 
 def _fits(values: Weights) -> bool:
-    return float(np.abs(values).max()) <= FLOAT16_LARGEST
+    return bool(np.abs(values).max() <= np.finfo(np.float16).max)
 
 
 def _as_float16(name: str, values: Weights) -> Stored:

@@ -1,8 +1,9 @@
-"""From a training run to a model file: convert, compress, verify, write."""
+"""From a training run to a model file: convert, compress, embed the contract, verify, write."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,13 @@ import onnx
 from export.compress import to_float16, to_int8, to_static
 from export.errors import ExportError
 from export.source import ExportSource
-from streamer.core.model import Classifier, ModelError
+from streamer.core.contract import METADATA_KEY, Golden, ModelContract
+from streamer.core.model import Classifier, ModelError, golden_spectrogram, spectrogram_digest
 from streamer.system.files import atomic_write
 from streamer.system.output import silenced_stderr
 
 with silenced_stderr():
     from export.convert import Network
-    from export.embedding import embed_contract
     from export.pictures import TrackWindows, read_windows
     from export.verify import (
         Cost,
@@ -78,7 +79,7 @@ def export(settings: ExportSettings, report: Callable[[str], None]) -> None:
     converted_file = converted.SerializeToString()
     difference = check_conversion(network.logits, predictor(converted_file), contract)
     report(f"float32 equals Keras within {difference:.1e} in every probability")
-    file = embed_contract(_compress(converted, settings.precision, calibration), contract)
+    file = _embed_contract(_compress(converted, settings.precision, calibration), contract)
 
     graphs = {"float32": converted_file, settings.precision: file}
     costs = measure_costs(graphs, contract)
@@ -103,6 +104,30 @@ def _compress(
             with silenced_stderr():
                 return to_static(model, [track.spectrograms[:1] for track in calibration[::every]])
     return model
+
+
+def _embed_contract(model: onnx.ModelProto, contract: ModelContract) -> bytes:
+    """Return a model file: the graph with the contract and its golden answer in the metadata."""
+    spectrogram = golden_spectrogram(contract.spectrogram, contract.window_frames)
+    (logits,) = predictor(model.SerializeToString(), contract.precision)(spectrogram)
+    golden = Golden(
+        spectrogram_sha256=spectrogram_digest(spectrogram),
+        frames=contract.window_frames,
+        logits=tuple(float(logit) for logit in logits),
+        contract_sha256=contract.digest,
+    )
+    contract = dataclasses.replace(contract, golden=golden)
+    embedded = onnx.ModelProto()
+    embedded.CopyFrom(model)
+    # RFC 8259 has no NaN; check_conversion refuses a network that predicts NaN before this.
+    text = json.dumps(contract.to_metadata(), allow_nan=False)
+    onnx.helper.set_model_props(embedded, {METADATA_KEY: text})
+    try:
+        onnx.checker.check_model(embedded, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the converted graph is not valid ONNX: {error}") from None
+    content: bytes = embedded.SerializeToString()
+    return content
 
 
 def _verify(

@@ -32,8 +32,8 @@ def average(folders: Sequence[Path], out: Path) -> Path:
     Raises
     ------
     NetworkError, RunError
-        If there are too few runs, one is not a run or has no network, they differ in labels, grid
-        or window, or `out` already holds a run.
+        If there are less than two runs, one has no network, they differ in `SAME`, or `out` already
+        holds a run.
     """
     if len(folders) < 2:
         raise NetworkError(f"an average needs two runs or more, not only {folders[0]}")

@@ -73,15 +73,8 @@ class SpectrogramToImage(keras.layers.Layer):  # type: ignore[misc]
 def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) -> keras.Model:
     """Build InceptionV3 with global average pooling and one dense layer, images to logits.
 
-    Parameters
-    ----------
-    labels : sequence of str
-        The classes.
-    weights : str
-        As `FitSettings.weights`; of an earlier run with the same labels, the dense layer is copied
-        too.
-    dropout : float
-        Share of features dropped in training, 0 to 1.
+    `weights` as in `FitSettings`: if they are those of a run with the same labels, its dense layer
+    is copied too. `dropout` is the share of features dropped in training, 0 to 1.
 
     Returns
     -------

@@ -191,20 +191,18 @@ def _fit(given: argparse.Namespace) -> Path:
 
     if given.resume is not None:
         return resume(given.resume)
+    names = {field.name for field in dataclasses.fields(FitSettings)}
+    fields = {
+        name: value for name, value in vars(given).items() if name in names and value is not None
+    }
     # Absolute paths, so that the run can be evaluated from any working directory.
-    fields: dict[str, Any] = {
+    fields |= {
         "data": given.data.resolve(),
         "out": given.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"),
         "background": given.background and given.background.resolve(),
         "split": tuple(given.split),
-        "exclude_faults": given.exclude_faults,
-        "freeze_batch_norms": given.freeze_batch_norms,
-        "tensorboard": given.tensorboard,
         "augmentation": parse_augmentation(given.augment),
     }
-    for name in [*(field.name for field in NUMBERS), "keep", "precision", "weights"]:
-        if getattr(given, name) is not None:
-            fields[name] = getattr(given, name)
     return fit(FitSettings(**fields))
 
 

@@ -46,10 +46,8 @@ def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
     RunError
         If the settings contradict each other, the folder already holds a run or cannot be written,
         or the loss is not finite.
-    DatasetError
-        If the data cannot be used.
-    NetworkError
-        If the network cannot be built.
+    DatasetError, NetworkError
+        If the data cannot be used, or the network cannot be built.
     KeyboardInterrupt
         If interrupted; `resume` continues after the last finished epoch.
     """
