@@ -107,7 +107,7 @@ def _compress(
 
 
 def _embed_contract(model: onnx.ModelProto, contract: ModelContract) -> bytes:
-    """Return a model file: the graph with the contract and its golden answer in the metadata."""
+    """Add the contract and its golden answer to the graph's metadata; return the model file."""
     spectrogram = golden_spectrogram(contract.spectrogram, contract.window_frames)
     (logits,) = predictor(model.SerializeToString(), contract.precision)(spectrogram)
     golden = Golden(
@@ -117,16 +117,14 @@ def _embed_contract(model: onnx.ModelProto, contract: ModelContract) -> bytes:
         contract_sha256=contract.digest,
     )
     contract = dataclasses.replace(contract, golden=golden)
-    embedded = onnx.ModelProto()
-    embedded.CopyFrom(model)
     # RFC 8259 has no NaN; check_conversion refuses a network that predicts NaN before this.
     text = json.dumps(contract.to_metadata(), allow_nan=False)
-    onnx.helper.set_model_props(embedded, {METADATA_KEY: text})
+    onnx.helper.set_model_props(model, {METADATA_KEY: text})
     try:
-        onnx.checker.check_model(embedded, full_check=True)
+        onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the converted graph is not valid ONNX: {error}") from None
-    content: bytes = embedded.SerializeToString()
+    content: bytes = model.SerializeToString()
     return content
 
 

@@ -14,13 +14,7 @@ from numpy.typing import NDArray
 from export.errors import ExportError
 from export.pictures import TrackWindows
 from streamer.core.contract import ModelContract
-from streamer.core.model import (
-    INPUT,
-    OUTPUT,
-    golden_spectrogram,
-    session_options,
-    softmax,
-)
+from streamer.core.model import INPUT, OUTPUT, golden_spectrogram, session_options, softmax
 from streamer.system.processors import processors
 
 CONVERSION_TOLERANCE = 1e-4

@@ -11,6 +11,7 @@ from streamer.system.commandline import UserError
 from streamer.system.output import print_line
 from trainer.commands import options
 from trainer.commands.output import import_keras, print_skipped
+from trainer.run import update_run
 
 if TYPE_CHECKING:
     from streamer.core.model import Classifier
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
 def _run_evaluate(given: argparse.Namespace) -> int:
     path = _run_or_model(given)
-    model = _load(path)
-    sets = _sets(model, given)
+    model, sets = _load(path, given)
     print_skipped(sets.skipped)
     own = not (given.data or given.background)
     run = path if own and path.is_dir() else None
@@ -30,10 +30,7 @@ def _run_evaluate(given: argparse.Namespace) -> int:
 
 def evaluate_run(run: Path) -> None:
     """Evaluate a run on its own lists."""
-    from trainer.evaluation_sets import find_evaluation_sets
-
-    model = _load(run)
-    _evaluate(model, find_evaluation_sets(model), run / "evaluation", run, seed=0)
+    _evaluate(*_load(run), run / "evaluation", run, seed=0)
 
 
 def _evaluate(
@@ -41,7 +38,6 @@ def _evaluate(
 ) -> None:
     """Evaluate, print and write the result; record summary and temperature in `run`."""
     from trainer.evaluate import as_text, evaluate, summary, write_evaluation
-    from trainer.run import update_run
 
     evaluation = evaluate(model, sets, seed=seed)
     print_line(as_text(evaluation))
@@ -75,7 +71,6 @@ def _add_stream_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_stream_test(given: argparse.Namespace) -> int:
-    from trainer.run import update_run
     from trainer.stream_test import as_text, stream_test, write_stream_test
     from trainer.tuning import tune
 
@@ -85,8 +80,7 @@ def _run_stream_test(given: argparse.Namespace) -> int:
         raise UserError("--tune needs a run folder, into which it writes, and the valid list")
     if given.right_of_claimed is not None and not given.tune:
         raise UserError("--right-of-claimed says what --tune is to look for; add --tune")
-    model = _load(path)
-    sets = _sets(model, given)
+    model, sets = _load(path, given)
     test = stream_test(
         model,
         sets,
@@ -123,12 +117,10 @@ def _add_robustness_options(parser: argparse.ArgumentParser) -> None:
 
 def _run_robustness(given: argparse.Namespace) -> int:
     from trainer.robustness import as_text, robustness, write_robustness
-    from trainer.run import update_run
 
     path = _run_or_model(given)
     name = _set_name(given)
-    model = _load(path)
-    sets = _sets(model, given)
+    model, sets = _load(path, given)
     print_skipped(sets.skipped)
     _print_notes(sets)
     tracks = sets.music.get(name)
@@ -186,20 +178,17 @@ def _set_name(given: argparse.Namespace) -> str:
     return name
 
 
-def _load(path: Path) -> Classifier:
-    from trainer.loading import load_classifier
-
+def _load(path: Path, given: argparse.Namespace | None = None) -> tuple[Classifier, EvaluationSets]:
+    """Load a run or a model, and find the tracks to evaluate it on: by default a run's own."""
     if path.is_dir():
         import_keras()
-    return load_classifier(path)
-
-
-def _sets(model: Classifier, given: argparse.Namespace) -> EvaluationSets:
     from trainer.evaluation_sets import find_evaluation_sets
+    from trainer.loading import load_classifier
 
-    return find_evaluation_sets(
-        model, data=given.data, background=given.background, split=given.split, seed=given.seed
-    )
+    model = load_classifier(path)
+    names = ("data", "background", "split", "seed")
+    chosen = {name: getattr(given, name) for name in names} if given else {}
+    return model, find_evaluation_sets(model, **chosen)
 
 
 def _print_notes(sets: EvaluationSets) -> None:

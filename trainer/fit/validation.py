@@ -44,25 +44,22 @@ class Validation:
 
 def validate(network: keras.Model, data: TrainingData, frames: int, batch: int) -> Validation:
     """Evaluate a network on windows of `frames` columns, `batch` at a time."""
-    probabilities = _track_probabilities(network, data.valid, data, frames, batch)
+
+    def predict(songs: Sequence[Song]) -> NDArray[np.float64]:
+        windows = [even_windows(song, data.spec, frames, WINDOWS_PER_TRACK) for song in songs]
+        logits = network.predict(np.concatenate(windows), batch_size=batch, verbose=0)
+        owner = np.repeat(np.arange(len(songs)), [len(own) for own in windows])
+        return track_probabilities(logits, owner)
+
+    probabilities = predict(data.valid)
     truth = np.array([song.label for song in data.valid])
     likelihood = probabilities[np.arange(len(truth)), truth]
     not_music = None
     if data.background_valid:
-        sounds = _track_probabilities(network, data.background_valid, data, frames, batch)
+        sounds = predict(data.background_valid)
         not_music = float(np.mean(sounds.argmax(axis=1) == data.not_music))
     return Validation(
         accuracy=float(np.mean(probabilities.argmax(axis=1) == truth)),
         nll=float(-np.mean(np.log(np.maximum(likelihood, 1e-12)))),
         not_music=not_music,
     )
-
-
-def _track_probabilities(
-    network: keras.Model, songs: Sequence[Song], data: TrainingData, frames: int, batch: int
-) -> NDArray[np.float64]:
-    """Return the mean probabilities of each song's windows, shape (songs, labels)."""
-    windows = [even_windows(song, data.spec, frames, WINDOWS_PER_TRACK) for song in songs]
-    logits = network.predict(np.concatenate(windows), batch_size=batch, verbose=0)
-    owner = np.repeat(np.arange(len(songs)), [len(own) for own in windows])
-    return track_probabilities(logits, owner)
