@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,18 +47,14 @@ def _run(arguments: list[str]) -> int:
     for argument in arguments:
         check_utf8(argument, "give another name")
     if arguments[:1] == ["inspect"]:
-        options = _inspect_parser().parse_args(arguments[1:])
-        print_line(describe(options.file, Classifier.load(options.file).contract))
+        parser = ArgumentParser(
+            prog=f"{PROGRAM} inspect", description="Print what a model file says about itself."
+        )
+        parser.add_argument("file", type=Path, metavar="FILE", help="the .onnx file")
+        file = parser.parse_args(arguments[1:]).file
+        print_line(describe(file, Classifier.load(file).contract))
         return 0
     return _export(_export_parser().parse_args(arguments))
-
-
-def _inspect_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog=f"{PROGRAM} inspect", description="Print what a model file says about itself."
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the .onnx file")
-    return parser
 
 
 def _export_parser() -> ArgumentParser:
@@ -103,13 +100,10 @@ def _export_parser() -> ArgumentParser:
 
 
 def _percentage(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= 100:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -24,8 +24,6 @@ FINE_SHARE = 0.05
 """Share of the weights, nearest to the input, that an int8 file stores as float16: rounding them to
 int8 caused nine tenths of all differences of an InceptionV3."""
 
-FLOAT16_LARGEST = float(np.finfo(np.float16).max)
-
 Weights = NDArray[np.float32]
 
 Stored = tuple[list[onnx.TensorProto], onnx.NodeProto]
@@ -34,11 +32,9 @@ Stored = tuple[list[onnx.TensorProto], onnx.NodeProto]
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with large weights stored as float16 behind a `Cast`."""
-    weights = _large_weights(model)
-    return _replace(
-        model,
-        {name: _as_float16(name, values) for name, (values, _) in weights.items() if _fits(values)},
-    )
+    weights = {name: values for name, (values, _) in _large_weights(model).items()}
+    stored = {name: _as_float16(name, own) for name, own in weights.items() if _fits(own)}
+    return _replace(model, stored)
 
 
 def to_int8(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -67,12 +63,8 @@ def quantise(weights: Weights, axis: int) -> tuple[NDArray[np.int8], Weights]:
     channel cancel. Source: Guo et al., "SQuant: On-the-Fly Data-Free Quantization
     via Diagonal Hessian Approximation", ICLR 2022.
 
-    Parameters
-    ----------
-    weights : float32
-        Shape (out, in, height, width) of a Conv or (in, out) of a MatMul.
-    axis : int
-        The axis of the output channels.
+    Weights have shape (out, in, height, width) of a Conv or (in, out) of a MatMul; `axis` is that
+    of the output channels.
 
     Returns
     -------
@@ -109,7 +101,7 @@ def _cancel_errors(
 
 
 def _fits(values: Weights) -> bool:
-    return float(np.abs(values).max()) <= FLOAT16_LARGEST
+    return bool(np.abs(values).max() <= np.finfo(np.float16).max)
 
 
 def _as_float16(name: str, values: Weights) -> Stored:
@@ -143,34 +135,26 @@ def _replace(model: onnx.ModelProto, stored: Mapping[str, Stored]) -> onnx.Model
     smaller.CopyFrom(model)
     graph = smaller.graph
     tensors = [tensor for tensor in model.graph.initializer if tensor.name not in stored]
-    nodes = [node for _, node in stored.values()] + list(model.graph.node)
+    tensors += [tensor for own, _ in stored.values() for tensor in own]
     del graph.initializer[:], graph.node[:]
     graph.initializer.extend(tensors)
-    for parts, _ in stored.values():
-        graph.initializer.extend(parts)
-    graph.node.extend(nodes)
+    graph.node.extend([*(node for _, node in stored.values()), *model.graph.node])
     return smaller
 
 
 def to_static(model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]]) -> onnx.ModelProto:
     """Return a graph that computes with 8-bit integers, calibrated on real spectrograms.
 
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        The float32 model.
-    batches : iterable of float32, shape (batch, n_mels, frames)
-        Spectrograms in the network's input format, dB in `[-top_db, 0]`.
+    The batches are what the float32 network takes: dB in `[-top_db, 0]`, shape
+    (batch, n_mels, frames).
     """
     from onnxruntime import quantization
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._batches = iter(batches)
+    inputs = ({INPUT: batch} for batch in batches)
 
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {INPUT: batch}
+            return next(inputs, None)
 
     with TemporaryDirectory(prefix="genre-export-") as folder:
         source, target = Path(folder, "float32.onnx"), Path(folder, "static.onnx")

@@ -19,33 +19,23 @@ from export.errors import ExportError
 from export.source import ExportSource
 from streamer.core.model import INPUT, OUTPUT
 from streamer.system.commandline import UserError
-from trainer.run import DAMAGED_FILE_ERRORS
+from trainer.run import DAMAGED_FILE_ERRORS, first_line
 
 OPSET, IR_VERSION = 18, 8
 """ONNX versions of the files; every onnxruntime that `pyproject.toml` allows reads them."""
 
 
 class Network:
-    """The Keras network of a run, from spectrograms to logits (contract 4.2).
-
-    Parameters
-    ----------
-    source : ExportSource
-        The run.
-
-    Raises
-    ------
-    UserError
-        If the Keras file is damaged or has another number of classes than the run has labels.
-    """
+    """The Keras network of a run, from spectrograms to logits (contract 4.2)."""
 
     def __init__(self, source: ExportSource) -> None:
+        """Load it; raise a UserError if it is damaged or does not fit the run's labels."""
         self._source = source
         try:
             self._images = keras.saving.load_model(source.network, compile=False)
         except DAMAGED_FILE_ERRORS as error:
             raise UserError(
-                f"{source.network} is damaged ({_reason(error)}): train again"
+                f"{source.network} is damaged ({first_line(error)}): train again"
             ) from None
         classes, labels = self._images.output_shape[-1], len(source.contract.labels)
         if classes != labels:
@@ -66,27 +56,11 @@ class Network:
         return {OUTPUT: self._images(images, training=False)}
 
     def logits(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Predict with Keras.
-
-        Parameters
-        ----------
-        spectrograms : float32, shape (batch, n_mels, frames)
-            dB in `[-top_db, 0]`.
-
-        Returns
-        -------
-        float32, shape (batch, classes)
-        """
+        """Predict with Keras; see `export.verify.Predictor`."""
         return np.asarray(self._function(tf.constant(spectrograms))[OUTPUT], np.float32)
 
     def to_onnx(self) -> onnx.ModelProto:
-        """Convert to ONNX with float32 weights, any batch and any number of frames.
-
-        Raises
-        ------
-        ExportError
-            If tf2onnx cannot convert a layer.
-        """
+        """Convert to ONNX with float32 weights, any batch and any number of frames."""
         logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
         try:
             model, _ = tf2onnx.convert.from_function(
@@ -94,23 +68,17 @@ class Network:
             )
         except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
             raise ExportError(
-                f"tf2onnx cannot convert {self._source.network} ({_reason(error)})"
+                f"tf2onnx cannot convert {self._source.network} ({first_line(error)})"
             ) from None
         model.ir_version = IR_VERSION
         del model.opset_import[:]
         model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
-        for node, names in (
-            (model.graph.input[0], "batch,,frames"),
-            (model.graph.output[0], "batch,"),
-        ):
-            for axis, name in zip(node.type.tensor_type.shape.dim, names.split(","), strict=True):
-                if name:
-                    axis.dim_param = name
+        shapes = [
+            tensor.type.tensor_type.shape.dim
+            for tensor in (model.graph.input[0], model.graph.output[0])
+        ]
+        shapes[0][0].dim_param = shapes[1][0].dim_param = "batch"
+        shapes[0][2].dim_param = "frames"
         model.graph.name = self._source.contract.name
         model.doc_string = "Made by genre-export; its contract is the metadata entry genre_stream."
         return model
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of an error's message, not too long for one line to the user."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

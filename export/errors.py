@@ -12,15 +12,10 @@ class ExportError(UserError):
 
 
 def check_utf8(text: str, advice: str) -> None:
-    """Refuse a text with surrogates, which stand for bytes that are not UTF-8.
+    """Raise a UserError, which ends with `advice`, for a text with surrogates.
 
-    Python decodes such bytes of a command line or a file's name to surrogates, which neither a
-    model file nor a terminal can hold.
-
-    Raises
-    ------
-    UserError
-        If there are any; the message ends with `advice`.
+    Python decodes bytes that are not UTF-8 to surrogates, in a command line or a file's name;
+    neither a model file nor a terminal can hold them.
     """
     try:
         text.encode()

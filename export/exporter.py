@@ -1,8 +1,9 @@
-"""From a training run to a model file: convert, compress, verify, write."""
+"""From a training run to a model file: convert, compress, embed the contract, verify, write."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ from pathlib import Path
 import onnx
 
 from export.compress import to_float16, to_int8, to_static
-from export.embedding import embed_contract
 from export.errors import ExportError
 from export.source import ExportSource
-from streamer.core.model import Classifier, ModelError
+from streamer.core.contract import METADATA_KEY, Golden, ModelContract
+from streamer.core.model import Classifier, ModelError, golden_spectrogram, spectrogram_digest
 from streamer.system.console import silenced_stderr
 from streamer.system.files import atomic_write
 
@@ -53,21 +54,14 @@ class ExportSettings:
 
 
 def export(settings: ExportSettings, report: Callable[[str], None]) -> None:
-    """Make a model file from a run. If anything fails, the file at `settings.out` is unchanged.
+    """Make a model file from a run; `report` gets each line of progress.
 
-    Parameters
-    ----------
-    settings : ExportSettings
-        What to export, and how.
-    report : callable
-        Called with each line of progress.
+    If anything fails, the file at `settings.out` is unchanged.
 
     Raises
     ------
-    ExportError
-        If the export fails.
     UserError
-        If the run or the pictures cannot be used.
+        If the run or the pictures cannot be used, or (an ExportError) the export fails.
     """
     source = settings.source
     contract = dataclasses.replace(source.contract, precision=settings.precision)
@@ -85,7 +79,7 @@ def export(settings: ExportSettings, report: Callable[[str], None]) -> None:
     converted_file = converted.SerializeToString()
     difference = check_conversion(network.logits, predictor(converted_file), contract)
     report(f"float32 equals Keras within {difference:.1e} in every probability")
-    file = embed_contract(_compress(converted, settings.precision, calibration), contract)
+    file = _embed_contract(_compress(converted, settings.precision, calibration), contract)
 
     graphs = {"float32": converted_file, settings.precision: file}
     costs = measure_costs(graphs, contract)
@@ -100,16 +94,38 @@ def export(settings: ExportSettings, report: Callable[[str], None]) -> None:
 def _compress(
     model: onnx.ModelProto, precision: str, calibration: list[TrackWindows]
 ) -> onnx.ModelProto:
-    if precision == "float16":
-        return to_float16(model)
-    if precision == "int8":
-        return to_int8(model)
-    if precision == "static":
-        every = max(1, len(calibration) // CALIBRATION_TRACKS)
-        batches = (track.spectrograms[:1] for track in calibration[::every])
-        with silenced_stderr():
-            return to_static(model, batches)
+    match precision:
+        case "float16":
+            return to_float16(model)
+        case "int8":
+            return to_int8(model)
+        case "static":
+            every = max(1, len(calibration) // CALIBRATION_TRACKS)
+            with silenced_stderr():
+                return to_static(model, [track.spectrograms[:1] for track in calibration[::every]])
     return model
+
+
+def _embed_contract(model: onnx.ModelProto, contract: ModelContract) -> bytes:
+    """Add the contract and its golden answer to the graph's metadata; return the model file."""
+    spectrogram = golden_spectrogram(contract.spectrogram, contract.window_frames)
+    (logits,) = predictor(model.SerializeToString(), contract.precision)(spectrogram)
+    golden = Golden(
+        spectrogram_sha256=spectrogram_digest(spectrogram),
+        frames=contract.window_frames,
+        logits=tuple(float(logit) for logit in logits),
+        contract_sha256=contract.digest,
+    )
+    contract = dataclasses.replace(contract, golden=golden)
+    # RFC 8259 has no NaN; check_conversion refuses a network that predicts NaN before this.
+    text = json.dumps(contract.to_metadata(), allow_nan=False)
+    onnx.helper.set_model_props(model, {METADATA_KEY: text})
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the converted graph is not valid ONNX: {error}") from None
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _verify(
@@ -120,13 +136,7 @@ def _verify(
     tracks: list[TrackWindows],
     report: Callable[[str], None],
 ) -> None:
-    """Report how well the graphs agree with Keras.
-
-    Raises
-    ------
-    ExportError
-        If the graph of `settings.precision` agrees too little.
-    """
+    """Report how well the graphs agree with Keras; raise an ExportError if it is too little."""
     contract = settings.source.contract
     count = sum(len(track.spectrograms) for track in tracks)
     # read_windows leaves out tracks that were trained on unless there are no others.

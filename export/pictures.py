@@ -34,14 +34,8 @@ def read_windows(
 ) -> list[TrackWindows]:
     """Cut every picture of a folder into consecutive windows without overlap.
 
-    Parameters
-    ----------
-    folder : Path
-        `ROOT/<genre>/<track>.png` and `ROOT/spectrogram.json` (contract 4.4).
-    contract : ModelContract
-        Grid and length of the windows. A picture shorter than a window is one short window.
-    leave_out : collection of str
-        Names, as in `TrackWindows.track`, to leave out; if no track would be left, all are read.
+    The folder holds `<genre>/<track>.png` and `spectrogram.json` (contract 4.4). A picture shorter
+    than a window is one short window. If `leave_out` names all tracks, none is left out.
 
     Returns
     -------

@@ -27,16 +27,7 @@ def read_source(
 ) -> ExportSource:
     """Read a training run and make the contract of its model.
 
-    Parameters
-    ----------
-    folder : Path
-        Run folder.
-    name : str, optional
-        Name of the model; the folder's name by default.
-    version : str
-        Version of the model.
-    dataset : str, optional
-        What it was trained on; the name of the data folder by default.
+    By default, the model is named after the run's folder and the dataset after the data's.
 
     Raises
     ------

@@ -11,11 +11,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from export.embedding import open_session
 from export.errors import ExportError
 from export.pictures import TrackWindows
 from streamer.core.contract import ModelContract
-from streamer.core.model import INPUT, OUTPUT, golden_spectrogram, softmax
+from streamer.core.model import INPUT, OUTPUT, golden_spectrogram, session_options, softmax
 from streamer.system.processors import processors
 
 CONVERSION_TOLERANCE = 1e-4
@@ -55,18 +54,16 @@ class Cost:
 
 
 def predictor(content: bytes, precision: str = "float32", threads: int = 1) -> Predictor:
-    """Return a function that predicts with the graph in `content`."""
-    session: onnxruntime.InferenceSession = open_session(content, precision, threads)
+    """Return a function that predicts with a graph as `Classifier` does with such a file."""
+    options = session_options(threads, integers=precision == "static")
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda spectrograms: np.asarray(session.run([OUTPUT], {INPUT: spectrograms})[0])
 
 
 def check_conversion(keras: Predictor, converted: Predictor, contract: ModelContract) -> float:
     """Return the largest difference of a probability over windows of three lengths.
 
-    Raises
-    ------
-    ExportError
-        If it is `CONVERSION_TOLERANCE` or more, or a logit is not finite.
+    Raise an ExportError if it is `CONVERSION_TOLERANCE` or more, or a logit is not finite.
     """
     largest = 0.0
     for frames in (contract.min_frames, contract.window_frames, 2 * contract.window_frames):
@@ -113,13 +110,9 @@ def accuracy(
     probabilities: NDArray[np.float32], tracks: Sequence[TrackWindows], labels: Sequence[str]
 ) -> float | None:
     """Return the share of windows whose top genre is their folder; None if no folder is a label."""
-    truth = np.concatenate(
-        [
-            np.full(
-                len(track.spectrograms), labels.index(track.genre) if track.genre in labels else -1
-            )
-            for track in tracks
-        ]
+    truth = np.repeat(
+        [labels.index(track.genre) if track.genre in labels else -1 for track in tracks],
+        [len(track.spectrograms) for track in tracks],
     )
     known = truth >= 0
     if not known.any():
@@ -130,29 +123,19 @@ def accuracy(
 def measure_costs(graphs: Mapping[str, bytes], contract: ModelContract) -> dict[str, Cost]:
     """Measure graphs, named by their precision, on one window of the training's length."""
     window = golden_spectrogram(contract.spectrogram, contract.window_frames)
-    one, many = (
-        _milliseconds(
-            {name: predictor(graph, name, threads) for name, graph in graphs.items()}, window
-        )
-        for threads in (1, processors())
-    )
-    return {
-        name: Cost(len(graph), one_thread=one[name], all_threads=many[name])
-        for name, graph in graphs.items()
-    }
-
-
-def _milliseconds(
-    predictors: Mapping[str, Predictor], window: NDArray[np.float32]
-) -> dict[str, float]:
-    """Time predictors alternately, so that other load on the machine affects all of them alike."""
-    times: dict[str, list[float]] = {name: [] for name in predictors}
-    for _ in range(1 + TIMED_RUNS):
-        for name, logits in predictors.items():
-            start = time.perf_counter()
-            logits(window)
-            times[name].append(time.perf_counter() - start)
-    return {name: 1000 * statistics.median(taken[1:]) for name, taken in times.items()}
+    milliseconds: dict[str, list[float]] = {name: [] for name in graphs}
+    for threads in (1, processors()):
+        predictors = {name: predictor(graph, name, threads) for name, graph in graphs.items()}
+        times: dict[str, list[float]] = {name: [] for name in graphs}
+        for _ in range(1 + TIMED_RUNS):
+            # Alternately, so that other load on the machine affects all graphs alike.
+            for name, logits in predictors.items():
+                start = time.perf_counter()
+                logits(window)
+                times[name].append(time.perf_counter() - start)
+        for name, taken in times.items():
+            milliseconds[name].append(1000 * statistics.median(taken[1:]))
+    return {name: Cost(len(graph), *milliseconds[name]) for name, graph in graphs.items()}
 
 
 def table(rows: Sequence[tuple[str, Cost, Agreement | None]]) -> str:

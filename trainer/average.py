@@ -24,21 +24,16 @@ def average(folders: Sequence[Path], out: Path) -> Path:
     accurate as the mean of their predictions, at the cost of one network. For unrelated networks
     it is useless.
 
-    Source: M. Wortsman et al., "Model soups", ICML 2022.
+    A run that is named twice counts twice. What is not averaged, such as the lists of the tracks,
+    is taken from the first run.
 
-    Parameters
-    ----------
-    folders : sequence of Path
-        Folders of runs, at least two; one that is named twice counts twice. Whatever is not
-        averaged, such as the lists of the tracks, is taken from the first one.
-    out : Path
-        Folder of the new run: `run.json` and `model.keras`.
+    Source: M. Wortsman et al., "Model soups", ICML 2022.
 
     Raises
     ------
     NetworkError, RunError
-        If there are too few runs, one is not a run or has no network, they differ in labels, grid
-        or window, or `out` already holds a run.
+        If there are less than two runs, one has no network, they differ in `SAME`, or `out` already
+        holds a run.
     """
     if len(folders) < 2:
         raise NetworkError(f"an average needs two runs or more, not only {folders[0]}")

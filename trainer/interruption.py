@@ -16,9 +16,8 @@ class Interruption:
     alone can handle signals, and in a background job, which ignores Ctrl-C, nothing is changed.
     """
 
-    def __init__(self) -> None:
-        self._requested = False
-        self._previous: Any = None
+    _requested = False
+    _previous: Any = None
 
     def __enter__(self) -> Interruption:
         in_main_thread = threading.current_thread() is threading.main_thread()

@@ -18,7 +18,7 @@ import numpy as np
 from streamer.core.spectrogram import SpectrogramSpec
 from streamer.system.commandline import UserError
 from streamer.system.files import atomic_write
-from trainer.run import DAMAGED_FILE_ERRORS, NETWORK_FILE, Run, read_run
+from trainer.run import DAMAGED_FILE_ERRORS, NETWORK_FILE, Run, first_line, read_run
 
 # TensorFlow warns at length about retraced functions.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -44,15 +44,9 @@ class NetworkError(UserError):
 class SpectrogramToImage(keras.layers.Layer):  # type: ignore[misc]
     """Convert log-mel windows to images in the format that InceptionV3 was pretrained on.
 
-    `x = 2 * dB / top_db + 1` lies in [-1, 1]; then follow a bilinear resize by `input_scale` and
-    three equal channels. `export.convert` builds the same steps into the ONNX graph.
-
-    Parameters
-    ----------
-    top_db : float
-        Range of the input below its loudest cell, in dB.
-    input_scale : float
-        Factor on both axes: 128 bands leave InceptionV3 only two rows at 1, six at 2.
+    `x = 2 * dB / top_db + 1` lies in [-1, 1]; then follow a bilinear resize by `input_scale` (128
+    bands leave InceptionV3 only two rows at 1, six at 2) and three equal channels.
+    `export.convert` builds the same steps into the ONNX graph.
     """
 
     def __init__(self, top_db: float, input_scale: float, **arguments: Any) -> None:
@@ -72,25 +66,15 @@ class SpectrogramToImage(keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for Keras' serialisation."""
-        return {
-            **super().get_config(),
-            "top_db": self.top_db,
-            "input_scale": self.input_scale,
-        }
+        own = {"top_db": self.top_db, "input_scale": self.input_scale}
+        return {**super().get_config(), **own}
 
 
 def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) -> keras.Model:
     """Build InceptionV3 with global average pooling and one dense layer, images to logits.
 
-    Parameters
-    ----------
-    labels : sequence of str
-        The classes.
-    weights : str
-        `none` (random), `imagenet` (Keras downloads it), the path of a notop weights file, or the
-        folder of an earlier run, whose dense layer is copied too if its labels are the same.
-    dropout : float
-        Share of features dropped in training, 0 to 1.
+    `weights` as in `FitSettings`: if they are those of a run with the same labels, its dense layer
+    is copied too. `dropout` is the share of features dropped in training, 0 to 1.
 
     Returns
     -------
@@ -112,11 +96,14 @@ def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) 
     # The loss needs float32, also under mixed precision.
     logits = keras.layers.Dense(len(labels), dtype="float32", name="logits")(features)
     network = keras.Model(images, logits, name="image_network")
-    folder = earlier_run(weights)
-    if folder is None:
+    if folder := earlier_run(weights):
+        earlier, run = load_image_network(folder)
+        if run.labels == tuple(labels):
+            network.set_weights(earlier.get_weights())
+        else:
+            backbone.set_weights(earlier.get_layer(BACKBONE).get_weights())
+    elif weights != "none":
         _load_pretrained(backbone, weights)
-    else:
-        _copy_weights(network, labels, folder)
     return network
 
 
@@ -126,19 +113,7 @@ def earlier_run(weights: str) -> Path | None:
     return folder if weights not in ("none", "imagenet") and folder.is_dir() else None
 
 
-def _copy_weights(network: keras.Model, labels: Sequence[str], folder: Path) -> None:
-    """Copy the weights of an earlier run: all if its labels are the same, else the backbone's."""
-    earlier, run = load_image_network(folder)
-    if run.labels == tuple(labels):
-        network.set_weights(earlier.get_weights())
-    else:
-        backbone = earlier.get_layer(BACKBONE)
-        network.get_layer(BACKBONE).set_weights(backbone.get_weights())
-
-
 def _load_pretrained(backbone: keras.Model, weights: str) -> None:
-    if weights == "none":
-        return
     if weights == "imagenet":
         try:
             source = keras.applications.InceptionV3(weights="imagenet", include_top=False)
@@ -160,9 +135,8 @@ def _load_pretrained(backbone: keras.Model, weights: str) -> None:
     try:
         backbone.load_weights(path)
     except DAMAGED_FILE_ERRORS as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise NetworkError(
-            f"--weights {weights}: not weights of InceptionV3 without its top ({reason})"
+            f"--weights {weights}: not weights of InceptionV3 without its top ({first_line(error)})"
         ) from error
 
 
@@ -170,17 +144,6 @@ def with_preprocessing(
     image_network: keras.Model, spec: SpectrogramSpec, frames: int, input_scale: float
 ) -> keras.Model:
     """Put the conversion to images in front of a network, whose weights are shared.
-
-    Parameters
-    ----------
-    image_network : keras.Model
-        From `build_image_network`.
-    spec : SpectrogramSpec
-        Grid of the windows.
-    frames : int
-        Columns of a window.
-    input_scale : float
-        See `SpectrogramToImage`.
 
     Returns
     -------
@@ -197,8 +160,7 @@ def with_preprocessing(
         raise NetworkError(
             f"a window of {spec.n_mels} bands x {frames} frames at input scale {input_scale:g} is "
             f"{height} x {width} pixels and InceptionV3 needs {SMALLEST_IMAGE} x {SMALLEST_IMAGE}; "
-            "raise --input-scale, "
-            "--window-seconds or --mels"
+            "raise --input-scale, --window-seconds or --mels"
         )
     spectrograms = keras.Input((spec.n_mels, frames), name="spectrogram")
     images = SpectrogramToImage(spec.top_db, input_scale, name="image")(spectrograms)
@@ -206,13 +168,7 @@ def with_preprocessing(
 
 
 def save_image_network(image_network: keras.Model, folder: Path) -> None:
-    """Write the network of a run atomically.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written, or the disk has too little room; the message is one line.
-    """
+    """Write the network of a run; see `streamer.system.files.atomic_write`."""
     with atomic_write(folder / NETWORK_FILE, file_size(image_network.variables)) as partial:
         image_network.save(partial)
 
@@ -249,12 +205,6 @@ def load_image_network(folder: Path) -> tuple[keras.Model, Run]:
 
 
 def load_network(folder: Path) -> tuple[keras.Model, Run]:
-    """Load the network of a run from log-mel windows of the training's length to logits.
-
-    Raises
-    ------
-    NetworkError, RunError
-        As `load_image_network`.
-    """
+    """Load a run as `load_image_network` does, but its network from log-mel windows to logits."""
     image_network, run = load_image_network(folder)
     return with_preprocessing(image_network, run.spec, run.window_frames, run.input_scale), run

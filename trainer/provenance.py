@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shlex
 import subprocess
@@ -13,34 +14,20 @@ from typing import Any
 
 def provenance() -> dict[str, Any]:
     """Return `command`, `versions` and `git` of a run that is made now, as `Run` takes them."""
-    return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": _versions(),
-        "git": _git_commit(),
-    }
-
-
-def _versions() -> dict[str, str]:
     import keras
 
     versions = {"python": platform.python_version(), "backend": keras.backend.backend()}
     for package in ("genre-stream", "keras", "numpy", "tensorflow", "torch", "jax"):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {"command": command, "versions": versions, "git": _git_commit()}
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the code, None where it is no git checkout."""
+    """Return the commit of the code; None where it is no git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
-        found = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()

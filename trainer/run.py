@@ -37,6 +37,11 @@ DAMAGED_FILE_ERRORS = (
 """Raised by Keras, h5py and zipfile for a damaged model or weights file."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, at most 200 characters, or else its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 class RunError(UserError):
     """A run that cannot be read, started or continued; the message is one sentence."""
 
@@ -124,17 +129,8 @@ class Run:
     ) -> ModelContract:
         """Return the contract of a model made from this run, with a golden answer of zeros.
 
-        Parameters
-        ----------
-        name, version : str
-            What the model is called.
-        dataset : str, optional
-            What it was trained on; the name of the data folder by default.
-
-        Raises
-        ------
-        ModelError
-            If a value is out of range; the message names field and value.
+        The dataset is named after the data folder by default. A ModelError names the field and the
+        value that are out of range.
         """
         content = _ADAPTER.dump_python(self, mode="json", by_alias=True)
         return ModelContract.from_metadata(
@@ -175,6 +171,11 @@ def read_run(folder: Path) -> Run:
     RunError
         If the file cannot be read, or a field is missing or of the wrong type.
     """
+    return _read(folder)[0]
+
+
+def _read(folder: Path) -> tuple[Run, dict[str, Any]]:
+    """Return a run and the content of its file."""
     path = folder / RUN_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
@@ -187,7 +188,7 @@ def read_run(folder: Path) -> Run:
     if not isinstance(content, dict):
         raise RunError(f"{path} does not describe a training run")
     try:
-        return _ADAPTER.validate_python(content)
+        return _ADAPTER.validate_python(content), content
     except pydantic.ValidationError as error:
         raise RunError(f"{path}{_problem(error)}: restore it from a copy, or train again") from None
 
@@ -208,42 +209,29 @@ def _problem(error: pydantic.ValidationError) -> str:
     return f": {names[0]} {rule}, not {first['input']!r}"
 
 
-def write_run(folder: Path, run: Run) -> None:
-    """Replace the `run.json` of a folder atomically."""
+def write_run(folder: Path, run: Run, before: Mapping[str, Any] | None = None) -> None:
+    """Replace the `run.json` of a folder; keys of its content `before` that are unknown stay."""
+    before = before or {}
     content = _ADAPTER.dump_python(run, mode="json", by_alias=True)
     if not run.averaged:
         del content["averaged"]
-    write_json(folder / RUN_FILE, content)
+    for name in ("split", "background", "settings"):
+        content[name] |= {**before.get(name, {}), **content[name]}
+    write_json(folder / RUN_FILE, content | {**before, **content})
 
 
 def update_run(folder: Path, metrics: Mapping[str, Any], **changes: Any) -> None:
-    """Add metrics to a run and replace some of its other fields.
-
-    Raises
-    ------
-    RunError
-        If the folder is not a run.
-    """
-    run = read_run(folder)
-    write_run(folder, dataclasses.replace(run, metrics={**run.metrics, **metrics}, **changes))
+    """Add metrics to a run and replace some of its other fields; see `read_run`."""
+    run, content = _read(folder)
+    run = dataclasses.replace(run, metrics={**run.metrics, **metrics}, **changes)
+    write_run(folder, run, content)
 
 
 def leak_notes(held_back: Sequence[str], trained: Iterable[str], where: str) -> list[str]:
-    """Return a note for the reader if evaluation tracks were trained on, else nothing.
-
-    Parameters
-    ----------
-    held_back : sequence of str
-        Tracks of the valid and test lists.
-    trained : iterable of str
-        Tracks that the network was trained on.
-    where : str
-        The run that did, for the note.
-    """
-    known = len(set(trained).intersection(held_back))
-    if not known:
-        return []
-    return [
-        f"{known} of the {len(held_back)} valid and test tracks were trained on in {where}: "
-        "expect less on unknown music"
-    ]
+    """Return a note on tracks `held_back` for evaluation that were `trained` on in a run."""
+    if known := len(set(trained).intersection(held_back)):
+        return [
+            f"{known} of the {len(held_back)} valid and test tracks were trained on in {where}: "
+            "expect less on unknown music"
+        ]
+    return []

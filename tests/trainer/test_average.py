@@ -1,4 +1,4 @@
-"""Averaging runs: the mean of their weights and its run.json."""
+"""Averaging runs, the mean of their weights, and what becomes of a run.json."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from support.pictures import write_pictures
-from support.run import RUN, tiny_network, write_run
+from support.run import RUN, tiny_network, write_run, write_run_file
 
 from trainer.cli import main
+from trainer.run import update_run
 
 
 def split(train: list[str], valid: list[str]) -> dict[str, Any]:
@@ -90,6 +91,16 @@ def test_tracks_that_any_source_was_trained_on_are_not_held_back(tmp_path: Path)
         "1 of the 2 valid and test tracks were trained on in one of the runs of this average: "
         "expect less on unknown music",
     ]
+
+
+def test_unknown_keys_of_run_json_survive_an_update(tmp_path: Path) -> None:
+    settings = {**RUN["settings"], "later": 1}
+    write_run_file(tmp_path, later={"a": [1]}, settings=settings)
+    update_run(tmp_path, {"test": 0.5}, decision={"hold": 2})
+    content = json.loads((tmp_path / "run.json").read_text())
+    assert (content["later"], content["settings"]["later"]) == ({"a": [1]}, 1)
+    assert content["decision"] == {"hold": 2}
+    assert content["metrics"] == {**RUN["metrics"], "test": 0.5}
 
 
 def test_runs_that_cannot_be_averaged_are_refused_in_one_line(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from streamer.system.commandline import UserError, print_line
 from trainer.commands import options
-from trainer.commands.output import import_keras, print_notes, print_skipped
+from trainer.commands.output import import_keras, print_skipped
+from trainer.run import update_run
 
 if TYPE_CHECKING:
     from streamer.core.model import Classifier
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 
 def _run_evaluate(given: argparse.Namespace) -> int:
     path = _run_or_model(given)
-    model = _load(path)
-    sets = _sets(model, given)
+    model, sets = _load(path, given)
     print_skipped(sets.skipped)
     own = not (given.data or given.background)
     run = path if own and path.is_dir() else None
@@ -29,10 +29,7 @@ def _run_evaluate(given: argparse.Namespace) -> int:
 
 def evaluate_run(run: Path) -> None:
     """Evaluate a run on its own lists."""
-    from trainer.evaluation_sets import find_evaluation_sets
-
-    model = _load(run)
-    _evaluate(model, find_evaluation_sets(model), run / "evaluation", run, seed=0)
+    _evaluate(*_load(run), run / "evaluation", run, seed=0)
 
 
 def _evaluate(
@@ -40,7 +37,6 @@ def _evaluate(
 ) -> None:
     """Evaluate, print and write the result; record summary and temperature in `run`."""
     from trainer.evaluate import as_text, evaluate, summary, write_evaluation
-    from trainer.run import update_run
 
     evaluation = evaluate(model, sets, seed=seed)
     print_line(as_text(evaluation))
@@ -50,23 +46,15 @@ def _evaluate(
 
 
 def _add_stream_options(parser: argparse.ArgumentParser) -> None:
-    options.add_evaluation(parser)
-    options.add_set(parser)
+    _add_robustness_options(parser)
     parser.add_argument(
         "--limit", type=options.number(int, 1), metavar="N", help="play only N tracks"
     )
+    seconds = options.number(float, 0.1, 600)
     parser.add_argument(
-        "--gap-seconds",
-        type=options.number(float, 0.1, 600),
-        default=4.0,
-        help="silence where there is some (4)",
+        "--gap-seconds", type=seconds, default=4.0, help="silence where there is some (4)"
     )
-    parser.add_argument(
-        "--hop-seconds",
-        type=options.number(float, 0.1, 600),
-        default=1.0,
-        help="between decisions (1)",
-    )
+    parser.add_argument("--hop-seconds", type=seconds, default=1.0, help="between decisions (1)")
     parser.add_argument(
         "--tune",
         action="store_true",
@@ -82,7 +70,6 @@ def _add_stream_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_stream_test(given: argparse.Namespace) -> int:
-    from trainer.run import update_run
     from trainer.stream_test import as_text, stream_test, write_stream_test
     from trainer.tuning import tune
 
@@ -92,8 +79,7 @@ def _run_stream_test(given: argparse.Namespace) -> int:
         raise UserError("--tune needs a run folder, into which it writes, and the valid list")
     if given.right_of_claimed is not None and not given.tune:
         raise UserError("--right-of-claimed says what --tune is to look for; add --tune")
-    model = _load(path)
-    sets = _sets(model, given)
+    model, sets = _load(path, given)
     test = stream_test(
         model,
         sets,
@@ -104,7 +90,7 @@ def _run_stream_test(given: argparse.Namespace) -> int:
         seed=given.seed,
     )
     print_skipped([*sets.skipped, *test.stream.skipped])
-    print_notes(sets.notes)
+    _print_notes(sets)
     print_line(as_text(test.result, name, sets.protocol))
     if given.tune:
         test = tune(test, model.contract, given.right_of_claimed)
@@ -121,19 +107,21 @@ def _run_stream_test(given: argparse.Namespace) -> int:
 
 def _add_robustness_options(parser: argparse.ArgumentParser) -> None:
     options.add_evaluation(parser)
-    options.add_set(parser)
+    parser.add_argument(
+        "--set",
+        choices=("valid", "test", "all"),
+        help="which list (valid; with --split all there is only one, all)",
+    )
 
 
 def _run_robustness(given: argparse.Namespace) -> int:
     from trainer.robustness import as_text, robustness, write_robustness
-    from trainer.run import update_run
 
     path = _run_or_model(given)
     name = _set_name(given)
-    model = _load(path)
-    sets = _sets(model, given)
+    model, sets = _load(path, given)
     print_skipped(sets.skipped)
-    print_notes(sets.notes)
+    _print_notes(sets)
     tracks = sets.music.get(name)
     if not tracks:
         raise UserError(f"--set {name}: none of its tracks is in the data folder")
@@ -151,16 +139,12 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
 
 
-def _run_report(given: argparse.Namespace) -> int:
-    write_run_report(given.run)
-    return 0
-
-
-def write_run_report(run: Path) -> None:
-    """Write the report of a run and print where it is."""
+def run_report(given: argparse.Namespace) -> int:
+    """Write the report of the run folder `given.run` and print where it is."""
     from trainer.report import write_report
 
-    print_line(f"report: {write_report(run)}")
+    print_line(f"report: {write_report(given.run)}")
+    return 0
 
 
 def _run_or_model(given: argparse.Namespace) -> Path:
@@ -193,20 +177,22 @@ def _set_name(given: argparse.Namespace) -> str:
     return name
 
 
-def _load(path: Path) -> Classifier:
-    from trainer.loading import load_classifier
-
+def _load(path: Path, given: argparse.Namespace | None = None) -> tuple[Classifier, EvaluationSets]:
+    """Load a run or a model, and find the tracks to evaluate it on: by default a run's own."""
     if path.is_dir():
         import_keras()
-    return load_classifier(path)
-
-
-def _sets(model: Classifier, given: argparse.Namespace) -> EvaluationSets:
     from trainer.evaluation_sets import find_evaluation_sets
+    from trainer.loading import load_classifier
 
-    return find_evaluation_sets(
-        model, data=given.data, background=given.background, split=given.split, seed=given.seed
-    )
+    model = load_classifier(path)
+    names = ("data", "background", "split", "seed")
+    chosen = {name: getattr(given, name) for name in names} if given else {}
+    return model, find_evaluation_sets(model, **chosen)
+
+
+def _print_notes(sets: EvaluationSets) -> None:
+    for note in sets.notes:
+        print_line(f"note: {note}")
 
 
 def _results_folder(given: argparse.Namespace, path: Path, own: bool = True) -> Path:
@@ -230,5 +216,5 @@ COMMANDS: dict[str, options.Command] = {
         _add_robustness_options,
         "judge what microphones, rooms and radios cost",
     ),
-    "report": (_run_report, _add_report_options, "write a run's report again"),
+    "report": (run_report, _add_report_options, "write a run's report again"),
 }

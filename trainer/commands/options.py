@@ -51,16 +51,13 @@ def add_seed(parser: argparse.ArgumentParser, text: str) -> None:
 def add_grid(parser: argparse.ArgumentParser) -> None:
     """Add the options of the spectrograms that are made of audio."""
     grid = parser.add_argument_group("spectrogram, where the data is audio")
-    grid.add_argument(
-        "--hop-ms", type=number(float, 1, 1000), help="time between two columns (77.6)"
-    )
-    grid.add_argument(
-        "--n-fft", type=number(int, 2, 2**18), help="length of the Fourier transform (2048)"
-    )
-    grid.add_argument("--mels", type=number(int, 1, 2048), help="mel bands (128)")
-    grid.add_argument(
-        "--workers", type=number(int, 1, 1024), help="processes that read audio (one a core)"
-    )
+    for option, kind, text in (
+        ("--hop-ms", number(float, 1, 1000), "time between two columns (77.6)"),
+        ("--n-fft", number(int, 2, 2**18), "length of the Fourier transform (2048)"),
+        ("--mels", number(int, 1, 2048), "mel bands (128)"),
+        ("--workers", number(int, 1, 1024), "processes that read audio (one a core)"),
+    ):
+        grid.add_argument(option, type=kind, help=text)
 
 
 def add_split(parser: argparse.ArgumentParser, before: str = "") -> None:
@@ -91,13 +88,4 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         help="where results go (default: RUN/evaluation; for NAME.onnx NAME-evaluation)",
-    )
-
-
-def add_set(parser: argparse.ArgumentParser) -> None:
-    """Add `--set`, the list to evaluate on."""
-    parser.add_argument(
-        "--set",
-        choices=("valid", "test", "all"),
-        help="which list (valid; with --split all there is only one, all)",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamer.system.commandline import print_line
@@ -17,19 +16,6 @@ def print_skipped(skipped: Iterable[Skipped]) -> None:
     """Print the files that were not used, with their reasons."""
     for entry in skipped:
         print_line(f"skipped {entry.path}: {entry.reason}")
-
-
-def print_skipped_pictures(folder: Path, *, background: bool) -> None:
-    """Print the pictures of a folder that cannot be used."""
-    from trainer.discovery import find_background, find_tracks
-
-    print_skipped((find_background if background else find_tracks)(folder)[1])
-
-
-def print_notes(notes: Iterable[str]) -> None:
-    """Print what must be stated beside an accuracy."""
-    for note in notes:
-        print_line(f"note: {note}")
 
 
 def import_keras() -> None:

@@ -7,16 +7,17 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from streamer.core.spectrogram import SpectrogramSpec
 from streamer.system.commandline import UserError, print_line
 from trainer.augment import NONE, Augmentation
 from trainer.commands import evaluation, options
-from trainer.commands.output import import_keras, print_skipped, print_skipped_pictures
+from trainer.commands.output import import_keras, print_skipped
 from trainer.fit_settings import KEPT_EPOCHS, NUMBERS, PRECISIONS, FitSettings
-
-if TYPE_CHECKING:
-    from streamer.core.spectrogram import SpectrogramSpec
+from trainer.tracks import is_picture_folder
 
 
 def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
@@ -50,17 +51,12 @@ def _prepare(data: Path, out: Path | None, given: argparse.Namespace, *, backgro
 
 
 def _spec(given: argparse.Namespace) -> SpectrogramSpec:
-    from streamer.core.spectrogram import SpectrogramSpec
-
     spec = SpectrogramSpec()
-    changes: dict[str, Any] = {}
-    if given.hop_ms is not None:
-        changes["hop_length"] = round(given.hop_ms * spec.sample_rate / 1000)
-    if given.n_fft is not None:
-        changes["n_fft"] = given.n_fft
-    if given.mels is not None:
-        changes["n_mels"] = given.mels
-    return dataclasses.replace(spec, **changes)
+    hop_length = given.hop_ms and round(given.hop_ms * spec.sample_rate / 1000)
+    changes = {"hop_length": hop_length, "n_fft": given.n_fft, "n_mels": given.mels}
+    return dataclasses.replace(
+        spec, **{name: value for name, value in changes.items() if value is not None}
+    )
 
 
 def _add_speak_options(parser: argparse.ArgumentParser) -> None:
@@ -85,8 +81,7 @@ def _add_fit_options(
 ) -> None:
     """Add the options of a training; `kinds` says in the help what the folders may hold.
 
-    Limits, defaults and help of the numbers come from `FitSettings`. Options that are not given are
-    None, an empty list or False, which `_refuse_options_of_resumed` relies on.
+    Options that are not given are None, an empty list or False: see `_refuse_options_of_resumed`.
     """
     parser.add_argument("--data", type=Path, help=f"{kinds}, one folder a genre")
     parser.add_argument("--out", type=Path, help="folder of the run (runs/DATE-TIME)")
@@ -144,18 +139,13 @@ def _add_fit_options(
 
 def default_strengths() -> list[str]:
     """Return the defaults of all augmentations as `--augment` takes them."""
-    strengths = dataclasses.asdict(Augmentation())
     return [
-        f"{name}={','.join(f'{part:g}' for part in value)}"
-        if isinstance(value, tuple)
-        else f"{name}={value:g}"
-        for name, value in strengths.items()
+        f"{name}={','.join(f'{part:g}' for part in np.atleast_1d(value))}"
+        for name, value in dataclasses.asdict(Augmentation()).items()
     ]
 
 
 def _run_fit(given: argparse.Namespace) -> int:
-    from trainer.tracks import is_picture_folder
-
     _refuse_options_of_resumed(given)
     for option in ("data", "background"):
         folder = getattr(given, option)
@@ -167,11 +157,17 @@ def _run_fit(given: argparse.Namespace) -> int:
     if given.resume is None:
         if given.data is None:
             raise UserError("--data is missing: give a folder of pictures, or --resume RUN")
-        print_skipped_pictures(given.data, background=False)
+        _print_skipped_pictures(given.data, background=False)
         if given.background:
-            print_skipped_pictures(given.background, background=True)
+            _print_skipped_pictures(given.background, background=True)
     _fit(given)
     return 0
+
+
+def _print_skipped_pictures(folder: Path, *, background: bool) -> None:
+    from trainer.discovery import find_background, find_tracks
+
+    print_skipped((find_background if background else find_tracks)(folder)[1])
 
 
 def _refuse_options_of_resumed(given: argparse.Namespace) -> None:
@@ -194,31 +190,23 @@ def _fit(given: argparse.Namespace) -> Path:
 
     if given.resume is not None:
         return resume(given.resume)
+    names = {field.name for field in dataclasses.fields(FitSettings)}
+    fields = {
+        name: value for name, value in vars(given).items() if name in names and value is not None
+    }
     # Absolute paths, so that the run can be evaluated from any working directory.
-    fields: dict[str, Any] = {
+    fields |= {
         "data": given.data.resolve(),
         "out": given.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"),
         "background": given.background and given.background.resolve(),
         "split": tuple(given.split),
-        "exclude_faults": given.exclude_faults,
-        "freeze_batch_norms": given.freeze_batch_norms,
-        "tensorboard": given.tensorboard,
         "augmentation": parse_augmentation(given.augment),
     }
-    for name in [*(field.name for field in NUMBERS), "keep", "precision", "weights"]:
-        if getattr(given, name) is not None:
-            fields[name] = getattr(given, name)
     return fit(FitSettings(**fields))
 
 
 def parse_augmentation(changes: Sequence[str]) -> Augmentation:
-    """Return the default strengths with the changes of `--augment`, in their order.
-
-    Raises
-    ------
-    UserError
-        If a strength is unknown or its value is not allowed.
-    """
+    """Return the default strengths with the changes of `--augment`, in their order."""
     strength = Augmentation()
     defaults = dataclasses.asdict(strength)
     for change in changes:
@@ -279,30 +267,30 @@ def _add_all_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_all(given: argparse.Namespace) -> int:
-    from trainer.tracks import is_picture_folder
-
     _refuse_options_of_resumed(given)
     if given.resume is None:
         if given.data is None:
             raise UserError(
                 "--data is missing: give a folder with one folder a genre, or --resume RUN"
             )
-        if not is_picture_folder(given.data):
-            given.data = _prepare(given.data, given.pictures, given, background=False)
-        elif given.hop_ms or given.n_fft or given.mels:
+        if is_picture_folder(given.data) and (given.hop_ms or given.n_fft or given.mels):
             raise UserError(
                 f"--hop-ms, --n-fft and --mels need audio and {given.data} holds pictures"
             )
-        else:
-            print_skipped_pictures(given.data, background=False)
-        if given.background and not is_picture_folder(given.background):
-            given.background = _prepare(given.background, None, given, background=True)
-        elif given.background:
-            print_skipped_pictures(given.background, background=True)
-    run = _fit(given)
-    evaluation.evaluate_run(run)
-    evaluation.write_run_report(run)
-    return 0
+        given.data = _pictures(given.data, given.pictures, given, background=False)
+        if given.background:
+            given.background = _pictures(given.background, None, given, background=True)
+    given.run = _fit(given)
+    evaluation.evaluate_run(given.run)
+    return evaluation.run_report(given)
+
+
+def _pictures(data: Path, out: Path | None, given: argparse.Namespace, *, background: bool) -> Path:
+    """Return the folder of the pictures of a data folder, which may be that folder itself."""
+    if not is_picture_folder(data):
+        return _prepare(data, out, given, background=background)
+    _print_skipped_pictures(data, background=background)
+    return data
 
 
 COMMANDS: dict[str, options.Command] = {

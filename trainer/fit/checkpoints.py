@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
+import pydantic
 
 from streamer.system.files import atomic_write, write_file, write_json
 from trainer.fit.validation import Validation
@@ -49,11 +49,6 @@ class Checkpoints:
     """The folder `checkpoints` of a run: weights with optimiser state, and `state.json`.
 
     Only `state.json` makes a weights file valid: it is written after it and names its epoch.
-
-    Parameters
-    ----------
-    run : Path
-        Run folder.
     """
 
     def __init__(self, run: Path) -> None:
@@ -67,10 +62,7 @@ class Checkpoints:
     def save(self, network: keras.Model, progress: Progress) -> None:
         """Save a compiled network and the progress after an epoch; delete older weights.
 
-        Raises
-        ------
-        OSError
-            If a file cannot be written; the previous checkpoint stays valid.
+        After an OSError the previous checkpoint is still valid.
         """
         weights = self._weights(progress.epoch)
         size = file_size([*network.variables, *network.optimizer.variables])
@@ -84,9 +76,7 @@ class Checkpoints:
     def read_progress(self) -> Progress:
         """Read the progress; raise RunError if the file is damaged."""
         try:
-            fields = json.loads(self._state.read_text())
-            best = fields.pop("best")
-            return Progress(**fields, best=None if best is None else Validation(**best))
+            return pydantic.TypeAdapter(Progress).validate_json(self._state.read_bytes())
         except DAMAGED_FILE_ERRORS as error:
             raise RunError(f"{self._state}: {DAMAGED}") from error
 
@@ -126,13 +116,7 @@ class EpochResult:
 
 
 class History:
-    """`history.csv` of a run, a row an epoch.
-
-    Parameters
-    ----------
-    run : Path
-        Run folder.
-    """
+    """`history.csv` of a run, a row an epoch."""
 
     def __init__(self, run: Path) -> None:
         self._path = run / "history.csv"

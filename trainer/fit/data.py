@@ -34,7 +34,8 @@ class TrainingData:
 
     spec: SpectrogramSpec
     """Grid of all pictures."""
-    division: Division
+    division: Division | Run
+    """A new division, or the run that is continued, which keeps its own."""
     train: list[Song]
     valid: list[Song]
     background_train: list[Song]
@@ -55,14 +56,8 @@ class TrainingData:
 def load_data(settings: FitSettings, earlier: Path | None, run: Run | None) -> TrainingData:
     """Load the data of a training.
 
-    Parameters
-    ----------
-    settings : FitSettings
-        Names the folders, the split and the seed.
-    earlier : Path or None
-        Folder of the run whose weights a new training starts from.
-    run : Run or None
-        A run that is continued keeps its division: files that were added since are not used.
+    A `run` that is continued keeps its division: files that were added since are not used.
+    `earlier` is the folder of the run whose weights a new training starts from.
 
     Raises
     ------
@@ -80,26 +75,15 @@ def load_data(settings: FitSettings, earlier: Path | None, run: Run | None) -> T
         )
     tracks, skipped = find_tracks(settings.data)
     sounds = find_background(folder)[0] if folder else []
-    if run:
-        division = Division(run.labels, run.split, run.background, run.trained_on_before)
-    else:
-        division = _divide(settings, earlier, tracks, skipped, sounds)
+    division = run or _divide(settings, earlier, tracks, skipped, sounds)
     lists, background = division.split, division.background
+    sounds = [replace(sound, genre=NOT_MUSIC) for sound in sounds]
     train, valid, _ = (
         _named(tracks, names, settings.data) for names in (lists.train, lists.valid, lists.test)
     )
-    background_train, background_valid = (
-        [replace(sound, genre=NOT_MUSIC) for sound in _named(sounds, names, folder)]
-        for names in (background.train, background.valid)
-    )
-    return TrainingData(
-        spec,
-        division,
-        load_songs(train, division.labels),
-        load_songs(valid, division.labels),
-        load_songs(background_train, division.labels),
-        load_songs(background_valid, division.labels),
-    )
+    other = [_named(sounds, names, folder) for names in (background.train, background.valid)]
+    songs = [load_songs(each, division.labels) for each in (train, valid, *other)]
+    return TrainingData(spec, division, *songs)
 
 
 def _divide(
@@ -131,9 +115,7 @@ def _divide(
     notes = (*split.notes, *leak_notes([*valid, *test], before, where))
     lists = TrackLists(split.name, split.protocol, notes, tuple(split.missing), train, valid, test)
     labels = tuple(labels_of(tracks, settings.background is not None))
-    background = BackgroundLists((), ())
-    if sounds:
-        background = BackgroundLists(*map(_names, divide_background(sounds)))
+    background = BackgroundLists(*map(_names, divide_background(sounds)))
     return Division(labels, lists, background, tuple(sorted(before)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from streamer.core.spectrogram import SpectrogramSpec
 from trainer.dataset import NOT_MUSIC, TrainingWindows
 from trainer.fit.checkpoints import Checkpoints, EpochResult, History, Progress
 from trainer.fit.data import load_data
@@ -32,33 +32,22 @@ from trainer.provenance import provenance
 from trainer.run import RUN_FILE, Run, RunError, read_run, update_run, write_run
 
 FIRST_SECONDS = 3.0
-"""Audio after which a stream gets its first prediction, in seconds: the model's `min_frames`."""
+"""Audio after which a stream gets its first prediction: the model's `min_frames`, unless the
+network's smallest image needs more."""
 
 
 def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
     """Train a network, keep its best state by validation, and return the run folder.
 
-    Parameters
-    ----------
-    settings : FitSettings
-        What to train on, and how.
-    console : rich.console.Console, optional
-        Where progress is printed; standard error by default.
-
-    Returns
-    -------
-    Path
-        The run: `run.json`, `history.csv`, `model.keras`, `checkpoints/`.
+    Progress is printed to standard error, unless another console is given.
 
     Raises
     ------
     RunError
         If the settings contradict each other, the folder already holds a run or cannot be written,
         or the loss is not finite.
-    DatasetError
-        If the data cannot be used.
-    NetworkError
-        If the network cannot be built.
+    DatasetError, NetworkError
+        If the data cannot be used, or the network cannot be built.
     KeyboardInterrupt
         If interrupted; `resume` continues after the last finished epoch.
     """
@@ -69,7 +58,15 @@ def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
             f"--out {settings.out}: already holds a run; continue it with --resume or choose "
             "another folder"
         )
-    _make_run_folder(settings.out)
+    try:
+        (settings.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        probe = settings.out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(
+            f"--out {settings.out}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
     # Absolute paths, since the run may be continued from another working directory.
     split = tuple(
         str(Path(part).resolve()) if Path(part).is_file() else part for part in settings.split
@@ -88,31 +85,8 @@ def resume(out: Path, *, console: Console | None = None) -> Path:
     return _TrainingLoop(replace(run.settings, out=out), console, run).run()
 
 
-def _make_run_folder(out: Path) -> None:
-    """Make a run's folder; raise RunError if it cannot be written."""
-    try:
-        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise RunError(
-            f"--out {out}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
-
-
 class _TrainingLoop:
-    """Trains one run from wherever it stands to its end.
-
-    Parameters
-    ----------
-    settings : FitSettings
-        Settings of the run.
-    console : Console or None
-        Where progress is printed; standard error by default.
-    interrupted : Run, optional
-        The run, if it is continued.
-    """
+    """Trains one run to its end, from its start or from where it was `interrupted`."""
 
     def __init__(
         self, settings: FitSettings, console: Console | None, interrupted: Run | None = None
@@ -123,18 +97,17 @@ class _TrainingLoop:
         self.history = History(settings.out)
         self.progress = Progress()
         self.interruption = Interruption()
-        self.phase = ""
-        """Phase that the network is compiled for; empty before the first epoch."""
+        self.phase = ""  # that the network is compiled for
         keras.utils.set_random_seed(settings.seed)
         keras.config.set_dtype_policy(settings.precision)
-        self.data = load_data(settings, earlier_run(settings.weights), interrupted)
-        self.frames = self.data.spec.frames_in(settings.window_seconds)
+        data = self.data = load_data(settings, earlier_run(settings.weights), interrupted)
+        self.frames = data.spec.frames_in(settings.window_seconds)
         self.windows = TrainingWindows(
-            self.data.train,
-            self.data.background_train,
-            self.data.not_music,
-            len(self.data.division.labels),
-            spec=self.data.spec,
+            data.train,
+            data.background_train,
+            data.not_music,
+            len(data.division.labels),
+            spec=data.spec,
             frames=self.frames,
             batch=settings.batch,
             windows_per_song=settings.windows_per_song,
@@ -142,15 +115,15 @@ class _TrainingLoop:
             augmentation=settings.augmentation,
             seed=settings.seed,
         )
-        self.learning_rate = _LearningRate(settings, self.windows.steps)
+        self.learning_rates = _learning_rates(settings, self.windows.steps)
         self.image_network = build_image_network(
-            self.data.division.labels,
+            data.division.labels,
             # A checkpoint holds all weights; where the first ones came from may be gone.
             weights="none" if self.checkpoints.exist() else settings.weights,
             dropout=settings.dropout,
         )
         self.network = with_preprocessing(
-            self.image_network, self.data.spec, self.frames, settings.input_scale
+            self.image_network, data.spec, self.frames, settings.input_scale
         )
         self.averaged_weights = keras.callbacks.SwapEMAWeights()
         self.averaged_weights.set_model(self.network)
@@ -171,12 +144,15 @@ class _TrainingLoop:
             while not self.progress.finished(settings):
                 result = self._run_epoch(self.progress.epoch)
                 self._print_result(result)
-                if writer is not None:
-                    _log_result(writer, result)
+                if writer:
+                    for name, value in dataclasses.asdict(result).items():
+                        if isinstance(value, float):
+                            writer.add_scalar(name, value, step=result.epoch)
+                    writer.flush()
                 self.interruption.check()
             if self.progress.out_of_patience(settings):
                 self.console.print(f"no better validation for {settings.patience} epochs: stopping")
-            if writer is not None:
+            if writer:
                 writer.close()
             self._save_run()
         return settings.out
@@ -198,14 +174,12 @@ class _TrainingLoop:
         if _phase(self.settings, epoch) != self.phase:
             self._compile(epoch)
         trained = self._train(epoch)
-        validation = self._validate(epoch)
+        validation = dataclasses.asdict(self._validate(epoch))
         result = EpochResult(
             epoch=epoch + 1,
             phase=self.phase,
-            valid_accuracy=validation.accuracy,
-            valid_nll=validation.nll,
-            valid_not_music=validation.not_music,
             **trained,
+            **{f"valid_{name}": value for name, value in validation.items()},
         )
         # The row goes first: `_restore` drops a row without a checkpoint, but could not add one.
         self.history.append(result)
@@ -247,13 +221,20 @@ class _TrainingLoop:
 
     def _train(self, epoch: int) -> dict[str, float]:
         """Run the training steps of an epoch; return its part of an `EpochResult`."""
-        self._seed_dropout(epoch)
+        if self.settings.dropout:
+            # Seeded by epoch, so that a continued run draws the same masks.
+            state = self.image_network.get_layer("dropout").seed_generator.state
+            state.assign(np.array([self.settings.seed, epoch], state.dtype))
         started = time.perf_counter()
         step_seconds = 0.0
         steps: list[dict[str, float]] = []
+        rate = self.settings.head_learning_rate
         for number, batch in enumerate(self.windows.epoch(epoch), start=1):
             before = time.perf_counter()
-            self.network.optimizer.learning_rate = self.learning_rate.at(epoch, number - 1)
+            if self.phase == "whole":
+                epochs = epoch - self.settings.head_epochs
+                rate = float(self.learning_rates(self.windows.steps * epochs + number - 1))
+            self.network.optimizer.learning_rate = rate
             logs = self.network.train_on_batch(
                 batch.windows, batch.targets, sample_weight=batch.weights, return_dict=True
             )
@@ -265,28 +246,21 @@ class _TrainingLoop:
             self.interruption.check()
         seconds = time.perf_counter() - started
         self.progress.seconds += seconds
-        rate = keras.ops.convert_to_numpy(self.network.optimizer.learning_rate)
         return {
             "loss": float(np.mean([step["loss"] for step in steps])),
             "accuracy": float(np.mean([step["accuracy"] for step in steps])),
-            "learning_rate": float(rate),
+            "learning_rate": rate,
             "seconds": seconds,
             "step_seconds": step_seconds,
         }
-
-    def _seed_dropout(self, epoch: int) -> None:
-        """Seed dropout from seed and epoch, so that a continued run draws the same masks."""
-        if self.settings.dropout:
-            state = self.image_network.get_layer("dropout").seed_generator.state
-            state.assign(np.array([self.settings.seed, epoch], state.dtype))
 
     def _check_finite(self, name: str, value: float, epoch: int) -> None:
         """Raise RunError for a loss that is not finite, before bad weights replace good ones."""
         if math.isfinite(value):
             return
-        head = _phase(self.settings, epoch) == "head"
-        option = "--head-learning-rate" if head else "--learning-rate"
-        rate = self.settings.head_learning_rate if head else self.settings.learning_rate
+        option, rate = "--learning-rate", self.settings.learning_rate
+        if self.phase == "head":
+            option, rate = "--head-learning-rate", self.settings.head_learning_rate
         raise RunError(
             f"the {name} of epoch {epoch + 1} is {value}: the training diverged; start a new run "
             f"with less than {option} {rate:g}"
@@ -306,21 +280,21 @@ class _TrainingLoop:
         return validation
 
     def _save_network(self) -> None:
-        image_network = self.image_network
-        if self.settings.precision != "float32":
+        image_network, settings = self.image_network, self.settings
+        if settings.precision != "float32":
             # The file is always plain float32, whatever the training computes in.
             keras.config.set_dtype_policy("float32")
-            image_network = build_image_network(
-                self.data.division.labels, weights="none", dropout=self.settings.dropout
-            )
+            labels = self.data.division.labels
+            image_network = build_image_network(labels, weights="none", dropout=settings.dropout)
             image_network.set_weights(self.image_network.get_weights())
-            keras.config.set_dtype_policy(self.settings.precision)
-        save_image_network(image_network, self.settings.out)
+            keras.config.set_dtype_policy(settings.precision)
+        save_image_network(image_network, settings.out)
 
     def _save_run(self) -> None:
         """Write `run.json`; what evaluations have added to it since stays."""
         settings, division, progress = self.settings, self.data.division, self.progress
         spec = self.data.spec
+        smallest = math.ceil(SMALLEST_IMAGE / settings.input_scale)
         made = provenance()
         if not (settings.out / RUN_FILE).exists():
             run = Run(
@@ -328,7 +302,7 @@ class _TrainingLoop:
                 not_music=NOT_MUSIC if settings.background else None,
                 spec=spec,
                 window_frames=self.frames,
-                min_frames=min(self.frames, _first_frames(spec, settings.input_scale)),
+                min_frames=min(self.frames, max(spec.frames_in(FIRST_SECONDS), smallest)),
                 input_scale=settings.input_scale,
                 seed=settings.seed,
                 split=division.split,
@@ -387,50 +361,23 @@ class _TrainingLoop:
         )
 
 
-class _LearningRate:
-    """Learning rate of every step: constant for the head, then warm-up and a cosine to 1 %.
+def _learning_rates(settings: FitSettings, steps: int) -> Callable[[int], Any]:
+    """Return the rate by step of the whole network's phase: warm-up, then a cosine to 1 %.
 
-    Parameters
-    ----------
-    settings : FitSettings
-        Highest rates and epochs of the two phases.
-    steps : int
-        Steps in an epoch.
+    An epoch has `steps` steps.
     """
-
-    def __init__(self, settings: FitSettings, steps: int) -> None:
-        self._settings = settings
-        self._steps = steps
-        total = steps * settings.epochs
-        warm_up = min(total // 10, 2 * steps)
-        self._schedule = keras.optimizers.schedules.CosineDecay(
-            0.01 * settings.learning_rate,
-            max(1, total - warm_up),
-            alpha=0.01,
-            warmup_target=settings.learning_rate,
-            warmup_steps=warm_up,
-        )
-
-    def at(self, epoch: int, step: int) -> float:
-        """Return the rate of a step of an epoch, both counted from 0."""
-        if _phase(self._settings, epoch) == "head":
-            return self._settings.head_learning_rate
-        return float(self._schedule(self._steps * (epoch - self._settings.head_epochs) + step))
-
-
-def _log_result(writer: Any, result: EpochResult) -> None:
-    """Log all numbers of an epoch for TensorBoard."""
-    for name, value in dataclasses.asdict(result).items():
-        if isinstance(value, float):
-            writer.add_scalar(name, value, step=result.epoch)
-    writer.flush()
+    total = steps * settings.epochs
+    warm_up = min(total // 10, 2 * steps)
+    schedule: Callable[[int], Any] = keras.optimizers.schedules.CosineDecay(
+        0.01 * settings.learning_rate,
+        max(1, total - warm_up),
+        alpha=0.01,
+        warmup_target=settings.learning_rate,
+        warmup_steps=warm_up,
+    )
+    return schedule
 
 
 def _phase(settings: FitSettings, epoch: int) -> str:
     """Return the phase of an epoch, counted from 0: `head` or `whole`."""
     return "head" if epoch < settings.head_epochs else "whole"
-
-
-def _first_frames(spec: SpectrogramSpec, input_scale: float) -> int:
-    """Return the columns of about 3 s, and no fewer than the network's smallest image needs."""
-    return max(spec.frames_in(FIRST_SECONDS), math.ceil(SMALLEST_IMAGE / input_scale))

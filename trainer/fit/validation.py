@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.model import softmax
 from trainer.dataset import Song, even_windows
 from trainer.fit.data import TrainingData
+from trainer.metrics import track_probabilities
 
 WINDOWS_PER_TRACK = 2
 """Windows of each track that are evaluated after an epoch."""
@@ -34,37 +34,32 @@ class Validation:
         Background sounds count as one more class beside the `genres`, so that a network which takes
         speech for hip-hop does not win by half a per cent of the music.
         """
-        if other is None:
-            return True
-        return (self._mean_recall(genres), -self.nll) > (other._mean_recall(genres), -other.nll)
+        return other is None or self._score(genres) > other._score(genres)
 
-    def _mean_recall(self, genres: int) -> float:
+    def _score(self, genres: int) -> tuple[float, float]:
         if self.not_music is None:
-            return self.accuracy
-        return (genres * self.accuracy + self.not_music) / (genres + 1)
+            return self.accuracy, -self.nll
+        return (genres * self.accuracy + self.not_music) / (genres + 1), -self.nll
 
 
 def validate(network: keras.Model, data: TrainingData, frames: int, batch: int) -> Validation:
     """Evaluate a network on windows of `frames` columns, `batch` at a time."""
-    probabilities = _track_probabilities(network, data.valid, data, frames, batch)
+
+    def predict(songs: Sequence[Song]) -> NDArray[np.float64]:
+        windows = [even_windows(song, data.spec, frames, WINDOWS_PER_TRACK) for song in songs]
+        logits = network.predict(np.concatenate(windows), batch_size=batch, verbose=0)
+        owner = np.repeat(np.arange(len(songs)), [len(own) for own in windows])
+        return track_probabilities(logits, owner)
+
+    probabilities = predict(data.valid)
     truth = np.array([song.label for song in data.valid])
     likelihood = probabilities[np.arange(len(truth)), truth]
     not_music = None
     if data.background_valid:
-        sounds = _track_probabilities(network, data.background_valid, data, frames, batch)
+        sounds = predict(data.background_valid)
         not_music = float(np.mean(sounds.argmax(axis=1) == data.not_music))
     return Validation(
         accuracy=float(np.mean(probabilities.argmax(axis=1) == truth)),
         nll=float(-np.mean(np.log(np.maximum(likelihood, 1e-12)))),
         not_music=not_music,
     )
-
-
-def _track_probabilities(
-    network: keras.Model, songs: Sequence[Song], data: TrainingData, frames: int, batch: int
-) -> NDArray[np.float64]:
-    """Return the mean probabilities of each song's windows, shape (songs, labels)."""
-    windows = [even_windows(song, data.spec, frames, WINDOWS_PER_TRACK) for song in songs]
-    logits = network.predict(np.concatenate(windows), batch_size=batch, verbose=0)
-    ends = np.cumsum([len(own) for own in windows])[:-1]
-    return np.array([own.mean(axis=0) for own in np.split(softmax(logits, 1.0), ends)], np.float64)

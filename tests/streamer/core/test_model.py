@@ -525,7 +525,7 @@ def test_a_model_runs_without_any_training_framework(model: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "thirds\n", "")
 
 
-@pytest.mark.parametrize("user", ["streamer.core.model", "export.embedding", "trainer.loading"])
+@pytest.mark.parametrize("user", ["streamer.core.model", "export.compress", "trainer.loading"])
 def test_loading_a_model_writes_nothing_to_the_home_folder(tmp_path: Path, user: str) -> None:
     """By default onnxruntime writes a machine identifier there and sends telemetry."""
     script = f"import {user}, streamer.core.model as m; m.Classifier.load(m.DEFAULT_MODEL)"
