@@ -158,14 +158,14 @@ def predict(
                 continue
             crops = crops_of(columns, contract.window_frames, contract.spectrogram.top_db)
             batches = [crops[start : start + BATCH] for start in range(0, len(crops), BATCH)]
-            answers = np.concatenate([classifier.logits(batch) for batch in batches])
-            if not np.isfinite(answers).all():
+            own_logits = np.concatenate([classifier.logits(batch) for batch in batches])
+            if not np.isfinite(own_logits).all():
                 raise DatasetError(
                     f"the network's answers to {track.name} are no finite numbers: its training "
                     "diverged or its file is damaged; train again with a lower learning rate"
                 )
             used.append(track)
-            logits.append(answers)
+            logits.append(own_logits)
     if not used:
         raise DatasetError(f"none of the {len(tracks)} tracks can be read: {skipped[0].reason}")
     owner = np.repeat(np.arange(len(used)), [len(own) for own in logits])
