@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from streamer.core.contract import CONTRACT, ModelContract
 
@@ -42,17 +43,15 @@ def describe(path: Path, contract: ModelContract) -> str:
     return "\n".join(f"{topic:<12} {text}" for topic, text in topics.items())
 
 
-def _pairs(values: object, prefix: str = "") -> str:
-    """Return nested entries as `outer.inner value`, separated by commas."""
-    if not isinstance(values, Mapping):
-        return str(values)
-    parts = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            parts.append(_pairs(value, f"{prefix}{name}."))
-        else:
-            parts.append(f"{prefix}{name} {_text(value)}")
-    return ", ".join(part for part in parts if part)
+def _pairs(values: Any, prefix: str = "") -> str:
+    """Return the entries of nested mappings as `outer.inner value`, separated by commas."""
+    parts = [
+        _pairs(value, f"{prefix}{name}.")
+        if isinstance(value, Mapping)
+        else f"{prefix}{name} {_text(value)}"
+        for name, value in values.items()
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _text(value: object) -> str:

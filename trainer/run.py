@@ -133,31 +133,24 @@ class Run:
         value that are out of range.
         """
         content = _ADAPTER.dump_python(self, mode="json", by_alias=True)
-        return ModelContract.from_metadata(
-            {
-                **content,
-                "contract": CONTRACT,
-                "name": name,
-                "version": version,
-                "spectrogram": content["spec"],
-                # Names and numbers only: paths may tell who trained it.
-                "training": {
-                    "dataset": dataset or self.settings.data.name or "unknown",
-                    "split": self.split.name,
-                    "protocol": self.split.protocol,
-                    "tracks": {
-                        part: len(content["split"][part]) for part in ("train", "valid", "test")
-                    },
-                    "seed": self.seed,
-                    "metrics": content["metrics"],
-                },
-                "golden": {
-                    "spectrogram_sha256": "0" * 64,
-                    "frames": self.window_frames,
-                    "logits": [0.0] * len(self.labels),
-                },
-            }
-        )
+        split = content["split"]
+        # Names and numbers only: paths may tell who trained it.
+        training = {
+            "dataset": dataset or self.settings.data.name or "unknown",
+            "split": split["name"],
+            "protocol": split["protocol"],
+            "tracks": {part: len(split[part]) for part in ("train", "valid", "test")},
+            "seed": self.seed,
+            "metrics": content["metrics"],
+        }
+        golden = {
+            "spectrogram_sha256": "0" * 64,
+            "frames": self.window_frames,
+            "logits": [0.0] * len(self.labels),
+        }
+        content |= {"contract": CONTRACT, "name": name, "version": version}
+        content |= {"spectrogram": content["spec"], "training": training, "golden": golden}
+        return ModelContract.from_metadata(content)
 
 
 _ADAPTER = pydantic.TypeAdapter(Run)
@@ -171,11 +164,6 @@ def read_run(folder: Path) -> Run:
     RunError
         If the file cannot be read, or a field is missing or of the wrong type.
     """
-    return _read(folder)[0]
-
-
-def _read(folder: Path) -> tuple[Run, dict[str, Any]]:
-    """Return a run and the content of its file."""
     path = folder / RUN_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
@@ -188,7 +176,7 @@ def _read(folder: Path) -> tuple[Run, dict[str, Any]]:
     if not isinstance(content, dict):
         raise RunError(f"{path} does not describe a training run")
     try:
-        return _ADAPTER.validate_python(content), content
+        return _ADAPTER.validate_python(content)
     except pydantic.ValidationError as error:
         raise RunError(f"{path}{_problem(error)}: restore it from a copy, or train again") from None
 
@@ -209,22 +197,22 @@ def _problem(error: pydantic.ValidationError) -> str:
     return f": {names[0]} {rule}, not {first['input']!r}"
 
 
-def write_run(folder: Path, run: Run, before: Mapping[str, Any] | None = None) -> None:
-    """Replace the `run.json` of a folder; keys of its content `before` that are unknown stay."""
-    before = before or {}
+def write_run(folder: Path, run: Run) -> None:
+    """Write the `run.json` of a folder; keys in the old one that are not known here stay."""
+    path = folder / RUN_FILE
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     content = _ADAPTER.dump_python(run, mode="json", by_alias=True)
     if not run.averaged:
         del content["averaged"]
     for name in ("split", "background", "settings"):
-        content[name] |= {**before.get(name, {}), **content[name]}
-    write_json(folder / RUN_FILE, content | {**before, **content})
+        content[name] |= before.get(name, {}) | content[name]
+    write_json(path, content | before | content)
 
 
 def update_run(folder: Path, metrics: Mapping[str, Any], **changes: Any) -> None:
     """Add metrics to a run and replace some of its other fields; see `read_run`."""
-    run, content = _read(folder)
-    run = dataclasses.replace(run, metrics={**run.metrics, **metrics}, **changes)
-    write_run(folder, run, content)
+    run = read_run(folder)
+    write_run(folder, dataclasses.replace(run, metrics={**run.metrics, **metrics}, **changes))
 
 
 def leak_notes(held_back: Sequence[str], trained: Iterable[str], where: str) -> list[str]:

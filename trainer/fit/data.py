@@ -47,11 +47,6 @@ class TrainingData:
         labels = self.division.labels
         return labels.index(NOT_MUSIC) if NOT_MUSIC in labels else None
 
-    @property
-    def genres(self) -> int:
-        """Number of genres that are trained on."""
-        return len({song.label for song in self.train})
-
 
 def load_data(settings: FitSettings, earlier: Path | None, run: Run | None) -> TrainingData:
     """Load the data of a training.

@@ -36,10 +36,10 @@ FIRST_SECONDS = 3.0
 network's smallest image needs more."""
 
 
-def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
+def fit(settings: FitSettings) -> Path:
     """Train a network, keep its best state by validation, and return the run folder.
 
-    Progress is printed to standard error, unless another console is given.
+    Progress is printed to standard error.
 
     Raises
     ------
@@ -71,10 +71,10 @@ def fit(settings: FitSettings, *, console: Console | None = None) -> Path:
     split = tuple(
         str(Path(part).resolve()) if Path(part).is_file() else part for part in settings.split
     )
-    return _TrainingLoop(replace(settings, split=split), console).run()
+    return _TrainingLoop(replace(settings, split=split)).run()
 
 
-def resume(out: Path, *, console: Console | None = None) -> Path:
+def resume(out: Path) -> Path:
     """Continue an interrupted run with its own settings; see `fit`."""
     run = read_run(out)
     if run.averaged:
@@ -82,17 +82,15 @@ def resume(out: Path, *, console: Console | None = None) -> Path:
             f"--resume {out}: an average has no epochs to continue; start a run from it with "
             f"--weights {out}"
         )
-    return _TrainingLoop(replace(run.settings, out=out), console, run).run()
+    return _TrainingLoop(replace(run.settings, out=out), run).run()
 
 
 class _TrainingLoop:
     """Trains one run to its end, from its start or from where it was `interrupted`."""
 
-    def __init__(
-        self, settings: FitSettings, console: Console | None, interrupted: Run | None = None
-    ) -> None:
+    def __init__(self, settings: FitSettings, interrupted: Run | None = None) -> None:
         self.settings = settings
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.checkpoints = Checkpoints(settings.out)
         self.history = History(settings.out)
         self.progress = Progress()
@@ -272,7 +270,8 @@ class _TrainingLoop:
         self.averaged_weights.on_test_begin()
         validation = validate(self.network, self.data, self.frames, settings.batch)
         self._check_finite("validation loss", validation.nll, epoch)
-        better = settings.keep == "last" or validation.better_than(progress.best, self.data.genres)
+        genres = len({song.label for song in self.data.train})
+        better = settings.keep == "last" or validation.better_than(progress.best, genres)
         if better and epoch >= settings.unjudged_epochs:
             progress.best, progress.best_epoch = validation, epoch + 1
             self._save_network()
@@ -342,11 +341,9 @@ class _TrainingLoop:
 
     def _print_step(self, epoch: int, step: int, loss: float) -> None:
         if self.console.is_terminal:
-            self.console.print(
-                f"epoch {epoch + 1}/{self.settings.total_epochs}  step {step}/{self.windows.steps}"
-                f"  loss {loss:.3f}   ",
-                end="\r",
-            )
+            epochs, steps = self.settings.total_epochs, self.windows.steps
+            text = f"epoch {epoch + 1}/{epochs}  step {step}/{steps}  loss {loss:.3f}   "
+            self.console.print(text, end="\r")
 
     def _print_result(self, result: EpochResult) -> None:
         total = self.settings.total_epochs
