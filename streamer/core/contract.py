@@ -45,6 +45,12 @@ def _known_precision(precision: str) -> str:
     return precision
 
 
+def _sha256(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
+        return value
+    raise ValueError("must be 64 hexadecimal digits")
+
+
 def _number_or_text(value: Any) -> Any:
     # Integers stay integers: the digest of the contract depends on how they are written.
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -67,20 +73,19 @@ def _spec(value: object) -> SpectrogramSpec:
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 Logit = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
     """A spectrogram and its logits, by which graph, runtime and preprocessing are checked."""
 
-    spectrogram_sha256: Sha256
+    spectrogram_sha256: Annotated[str, PlainValidator(_sha256)]
     """SHA-256 of `golden_spectrogram` as little-endian float32, in hexadecimal."""
     frames: Count
     """Columns of the golden spectrogram."""
     logits: tuple[Logit, ...]
     """The network's output for it, in the order of the labels."""
-    contract_sha256: Sha256 | None = None
+    contract_sha256: Annotated[str | None, PlainValidator(_sha256)] = None
     """`ModelContract.digest` when the file was made; logits alone cannot tell swapped labels."""
 
 

@@ -85,6 +85,8 @@ class Pipeline:
         """Values so far that were NaN or infinite, over all channels."""
         self.clipped_samples = 0
         """Values so far at full scale or beyond, over all channels."""
+        self.position = 0.0
+        """Seconds of sound so far, with what the resampler holds back. Grows until `finish`."""
         self._rate = classifier.contract.spectrogram.sample_rate
         self._spectrogram = spectrogram
         self._columns = ColumnPipeline(
@@ -107,12 +109,6 @@ class Pipeline:
     @hop_seconds.setter
     def hop_seconds(self, seconds: float) -> None:
         self._columns.hop_seconds = seconds
-
-    @property
-    def position(self) -> float:
-        """Seconds of sound since the first sample, with those that the resampler holds back."""
-        held = self._resampler.held_seconds if self._resampler else 0.0
-        return self._received / self._rate + held
 
     @property
     def inferences(self) -> int:
@@ -174,7 +170,11 @@ class Pipeline:
             self._resampler = Resampler(sample_rate, self._rate)
         self.nan_samples += mono.nan_samples
         self.clipped_samples += mono.clipped_samples
-        return events + self._take(self._resampler.push(mono.samples))
+        events += self._take(self._resampler.push(mono.samples))
+        position = self._received / self._rate + self._resampler.held_seconds
+        # Set once, since other threads read it; the end of a stretch may round a sample away.
+        self.position = max(self.position, position)
+        return events
 
     def finish(self) -> list[Event]:
         """End the source; return its last events.
@@ -185,6 +185,7 @@ class Pipeline:
             return []
         events = self._flush_resampler()
         self._finished = True
+        self.position = self._received / self._rate
         if self._received and not self._columns.decided_at:
             events += self._decide(self._received)
         return [*events, *self._columns.finish(self._received)]
@@ -294,8 +295,8 @@ class ColumnPipeline:
         Returns the events that these columns complete, as `Pipeline.feed` does.
         """
         events: list[Event] = []
-        for column in np.hsplit(columns, columns.shape[1]):
-            self._fed.append(column)
+        for index in range(columns.shape[1]):
+            self._fed.append(columns[:, index : index + 1])
             self._fed_until += self._spec.hop_length
             if self._fed_until >= self.next_decision:
                 boundary = self.decided_at if self.gate.update_level(level_dbfs) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import threading
 import time
 from collections import deque
@@ -54,10 +53,8 @@ class BufferBudget:
         return self._total > self._limit and size * len(self._sizes) > self._limit
 
 
-@functools.cache
-def shared_budget() -> BufferBudget:
-    """Return the budget of this process: half of its memory."""
-    return BufferBudget(allowed_memory() // 2)
+SHARED_BUDGET = BufferBudget(allowed_memory() // 2)
+"""The budget of this process: half of its memory."""
 
 
 class BlockQueue:
@@ -84,7 +81,7 @@ class BlockQueue:
         self.stopped = threading.Event()
         """Set when the producer is to return."""
         self._paced = paced
-        self._budget = budget or shared_budget()
+        self._budget = budget or SHARED_BUDGET
         self._clock = clock
         self._changed = threading.Condition()
         self._blocks: deque[AudioBlock] = deque()

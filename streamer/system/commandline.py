@@ -78,13 +78,13 @@ def run_program(
         try:
             status = body()
         except reported as error:
-            print_error(str(error), program)
             status = getattr(error, "exit_status", UserError.exit_status)
+            print_error(str(error), program)
         except KeyboardInterrupt:
             status = INTERRUPTED
             if interrupted is not None:
-                print_error(str(interrupted), program)
                 status = interrupted.exit_status
+                print_error(str(interrupted), program)
         finally:
             # Here, because an error at the interpreter's exit could not be handled any more.
             sys.stdout.flush()

@@ -176,7 +176,7 @@ def test_a_missing_field_of_the_spectrogram_is_named(
         (
             "golden.spectrogram_sha256",
             "feed",
-            "golden.spectrogram_sha256 must match pattern '^[0-9a-f]{64}$', not 'feed'",
+            "golden.spectrogram_sha256 must be 64 hexadecimal digits, not 'feed'",
         ),
         ("golden.frames", 5, "golden.frames must be at least min_frames 39, not 5"),
         ("golden.logits", [1.0], "golden.logits must be a list of 3 finite numbers, not [1.0]"),
@@ -188,7 +188,12 @@ def test_a_missing_field_of_the_spectrogram_is_named(
         (
             "golden.contract_sha256",
             1,
-            "golden.contract_sha256 must be a valid string, not 1",
+            "golden.contract_sha256 must be 64 hexadecimal digits, not 1",
+        ),
+        (
+            "golden.contract_sha256",
+            None,
+            "golden.contract_sha256 must be 64 hexadecimal digits, not None",
         ),
         (
             "precision",

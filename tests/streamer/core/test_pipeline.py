@@ -16,6 +16,7 @@ from streamer.core.decision import Decision, DecisionSettings, Segment, State
 from streamer.core.events import SpectrogramColumns
 from streamer.core.model import Classifier
 from streamer.core.pipeline import ColumnPipeline, Event, Pipeline, Titles
+from streamer.core.resampling import Resampler
 from streamer.core.spectrogram import SpectrogramSpec, log_mel
 
 RATE = 22050
@@ -438,6 +439,30 @@ def test_the_position_includes_what_the_resampler_holds_back(classifier: Classif
     for second in range(1, 4):
         pipeline.feed(silence(1, 48000), 48000)
         assert pipeline.position == pytest.approx(second)
+
+
+def test_the_position_never_decreases_for_another_thread(classifier: Classifier) -> None:
+    pipeline = Pipeline(classifier, hop_seconds=0.2)
+    seen: list[float] = []
+    resample, classify = Resampler._resample, Classifier.predict
+
+    def watched_resample(self: Resampler, *args: Any, **options: Any) -> Any:
+        samples = resample(self, *args, **options)
+        seen.append(pipeline.position)
+        return samples
+
+    def watched_classify(self: Classifier, spectrograms: Any) -> Any:
+        seen.append(pipeline.position)
+        return classify(self, spectrograms)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Resampler, "_resample", watched_resample)
+        patch.setattr(Classifier, "predict", watched_classify)
+        for rate in (48000, 44100, 48000):
+            for _ in range(40):
+                pipeline.feed(band_noise("low", 0.1, rate), rate)
+                seen.append(pipeline.position)
+    assert seen == sorted(seen)
 
 
 def test_a_source_without_samples_has_no_events(classifier: Classifier) -> None:

@@ -116,3 +116,15 @@ def test_output_that_does_not_fit_on_the_disk_is_one_line(
     assert capsys.readouterr().err == (
         "program: cannot write the output: No space left on device\n"
     )
+
+
+def test_an_error_that_nobody_reads_keeps_its_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as stderr, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        patch.setattr("streamer.system.commandline.discard_standard_output", lambda: None)
+        assert run_program("program", fail(UserError("no"))) == 2
+        interrupted = UserError("interrupted", exit_status=1)
+        assert run_program("program", fail(KeyboardInterrupt()), interrupted=interrupted) == 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)
