@@ -1,4 +1,4 @@
-"""What the settings ask for: the sources, the model, and a pipeline for each source."""
+"""Makes what the settings name: the sources, the model, and a pipeline for each source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streamer.system.processors import processors
 
 
 class InputError(UserError):
-    """The settings ask for something that cannot be had; one sentence says why and what to do."""
+    """Something that the settings name cannot be used; one sentence, with what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ class Reloader:
         self._supervisor = supervisor
 
     async def reload(self) -> None:
-        """Apply what the settings say now; if they cannot be used, log why and change nothing."""
+        """Read and apply the settings; if they cannot be used, log why and change nothing."""
         try:
             settings = self._read_settings()
             # In a thread, since it may search for devices.

@@ -38,6 +38,7 @@ from streamer.sinks.websocket.hub import Hub
 from streamer.sinks.websocket.server import Server
 from streamer.system import logs
 from streamer.system.background_writer import BackgroundWriter
+from streamer.system.commandline import UserError
 from streamer.system.console import print_error, unreadable_reason
 from streamer.system.memory import TRIM_SECONDS, return_freed_memory, share_one_heap
 from streamer.system.notify import Notifier, ignore_requests, inherited_sockets
@@ -159,10 +160,11 @@ class Service:
 
     def _receive(self, event: ListenerEvent) -> None:
         """Queue an event of a listener, on its thread; spectrograms only if a client wants them."""
-        match event:
-            case PipelineEvent(event=SpectrogramColumns()) if not self._spectrogram_wanted:
-                return
-        self._mailbox.put(event)
+        is_spectrogram = isinstance(event, PipelineEvent) and isinstance(
+            event.event, SpectrogramColumns
+        )
+        if self._spectrogram_wanted or not is_spectrogram:
+            self._mailbox.put(event)
 
     def _deliver(self, event: ListenerEvent) -> None:
         """Publish an event, on the event loop."""
@@ -283,10 +285,7 @@ def read_token(settings: Settings) -> str | None:
 
 
 def run(settings: Settings, reload: Callable[[], Settings]) -> int:
-    """Run the daemon; return the exit status.
-
-    A `UserError` is raised if the settings ask for something that cannot be had.
-    """
+    """Run the daemon; return the exit status."""
     faulthandler.enable()
     share_one_heap()
     terminal = Terminal(sys.stderr) if sys.stderr.isatty() else None
@@ -300,5 +299,9 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
             notifier.status("loading the model")
             service = Service(settings, reload, notifier=notifier, terminal=terminal)
             return asyncio.run(service.run())
+        except UserError as error:
+            # Here, while standard error cannot block: nobody may be reading it.
+            print_error(str(error))
+            return error.exit_status
         finally:
             console.drain()

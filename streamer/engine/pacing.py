@@ -1,4 +1,4 @@
-"""How often a source is decided about: as often as asked for, or as often as the machine can."""
+"""The hop of a source: as configured, or longer while the machine cannot keep up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BACKLOG_SECONDS = 5.0
 
 
 class HopPacing:
-    """Measures the work of one source and chooses a hop that it fits into. Knows no clock.
+    """Measures the work of one source and chooses a hop that it fits into; uses no clock.
 
     `shortest` is the hop to use while the machine keeps up, in seconds.
     """

@@ -1,1 +1,1 @@
-"""Sinks, the destinations of events; they share `messages` and otherwise know no other sink."""
+"""Sinks, the destinations of events; of one another they import only `messages`."""

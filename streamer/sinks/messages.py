@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 
@@ -157,6 +157,14 @@ def timestamp(time: datetime) -> str:
     if time.tzinfo is None:
         raise ValueError(f"time must have a time zone, unlike {time!r}")
     return time.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def day_before(time: datetime) -> datetime:
+    """Return the start of the default period of a history; `ValueError` before the calendar."""
+    try:
+        return time - timedelta(days=1)
+    except OverflowError:
+        raise ValueError(f"there is no day before {timestamp(time)}; say from, too") from None
 
 
 def confidence(decision: Decision) -> float:

@@ -122,8 +122,8 @@ def test_the_watchdog_pings_in_silence(model, manager, tmp_path):
         daemon(tmp_path, "--model", model, *RAW, stdin=process.stdout, variables=variables),
     ):
         manager.wait_for("STATUS=in: silence")
-        heard = manager.received_within(6.0)
-        assert heard.count("WATCHDOG=1") >= 5
+        received = manager.received_within(6.0)
+        assert received.count("WATCHDOG=1") >= 5
 
 
 SOCKET_LAUNCHER = (
@@ -255,6 +255,24 @@ def test_a_port_in_use_is_one_line_and_status_1(model, tone, tmp_path):
     assert running.log.startswith(f"genre-stream: cannot listen on 127.0.0.1:{port}: ")
     assert running.log.endswith("already in use; choose another --host or --port\n")
     assert running.log.count("\n") == 1
+
+
+def test_an_error_at_the_start_ends_the_daemon_although_its_log_is_not_read(model, tone, tmp_path):
+    unread, stderr = os.pipe()
+    fill(stderr)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [*support.daemon.COMMAND, "--model", model, "--source", tone, "--port", port]
+        done = subprocess.run(
+            command,
+            env=support.daemon.environment(tmp_path),
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+            timeout=LONGEST_WAIT_SECONDS,
+        )
+    assert done.returncode == 1
+    os.close(stderr)
+    os.close(unread)
 
 
 def test_sighup_adds_removes_and_changes_sources_and_keeps_the_others(
@@ -414,7 +432,8 @@ def test_it_stops_when_its_terminal_is_closed(model, tone, tmp_path):
     )
     os.close(follower)
     screen = ""
-    while "dBFS" not in screen:
+    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+    while "dBFS" not in screen and time.monotonic() < deadline:
         screen += os.read(leader, 4096).decode(errors="replace")
     os.close(leader)
     process.send_signal(signal.SIGHUP)

@@ -10,12 +10,12 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from streamer.sinks.messages import encode, timestamp
+from streamer.sinks.messages import day_before, encode, timestamp
 from streamer.system.commandline import UserError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,6 @@ LOCKED_SECONDS = 0.6
 """How long a transaction waits for a lock of another program."""
 ROW_LIMIT = 50_000
 """Most rows of one table that a query returns by default; beyond it the newest are left out."""
-DAY = timedelta(days=1)
 
 TRANSIENT_ERRORS = (
     sqlite3.SQLITE_FULL,
@@ -210,10 +209,7 @@ def open_query(
         If `from_` is not given and the calendar has no day before `to`.
     """
     to = to or datetime.now(UTC)
-    try:
-        from_ = from_ or to - DAY
-    except OverflowError:
-        raise ValueError(f"there is no day before {timestamp(to)}; say from, too") from None
+    from_ = from_ or day_before(to)
     try:
         with contextlib.closing(
             sqlite3.connect(f"file:{quote(bytes(path))}?mode=ro", uri=True, timeout=LOCKED_SECONDS)

@@ -1,8 +1,8 @@
 """Distributes events to WebSocket clients: the latest of every source, a queue for each client.
 
-The hub knows no socket. The server gives every client an `Outbox` with a function that writes a
-frame at once or says that the client is behind; the hub encodes every message once and hands the
-frame to the outboxes whose clients subscribed to it. Everything runs on the event loop's thread.
+The hub does not handle sockets. The server gives every client an `Outbox` with a function that
+writes a frame, unless the client is behind; the hub encodes every message once and hands the frame
+to the outboxes whose clients subscribed to it. Everything runs on the event loop's thread.
 """
 
 from __future__ import annotations

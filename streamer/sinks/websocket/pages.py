@@ -113,15 +113,14 @@ class Pages:
             raise RefusedError(
                 401, "this needs the token: Authorization: Bearer TOKEN or ?token=TOKEN"
             )
-        accept = single(request.headers, "Accept") or ""
         if path == "/metrics" and self._metrics is not None:
-            encode, media_type = choose_encoder(accept)
+            encode, media_type = choose_encoder(single(request.headers, "Accept") or "")
             return Page(encode(self._metrics), media_type)
         if path == "/api/state":
             state = self._hub.state() | {"history": self._read_history is not None}
             return Page(messages.encode(state), "application/json")
         if path == "/api/history":
-            return await self._history_page(query, accept)
+            return await self._history_page(query, single(request.headers, "Accept") or "")
         return text_page(
             404, "there is no such page; see / /healthz /metrics /api/state /api/history"
         )
@@ -150,6 +149,8 @@ class Pages:
                 None if (text := parameter(query, name)) is None else parse_timestamp(name, text)
                 for name in ("from", "to")
             )
+            if to and not from_:
+                from_ = messages.day_before(to)
         except ValueError as error:
             raise RefusedError(400, str(error)) from None
         accepted = "csv" if "text/csv" in accept else "json"
@@ -161,8 +162,6 @@ class Pages:
                 body = await asyncio.to_thread(
                     self._read_history, from_, to, source, table if as_csv else None
                 )
-        except ValueError as error:  # the period is not in the calendar
-            raise RefusedError(400, str(error)) from None
         except UserError as error:
             return text_page(503, str(error))
         return Page(body, "text/csv; charset=utf-8" if as_csv else "application/json")

@@ -36,7 +36,7 @@ FAILED, RECONNECTING, STALLED = SourceState.FAILED, SourceState.RECONNECTING, So
 
 
 class FaultyClassifier(Classifier):
-    """A real classifier that is slow or crashes as a test says."""
+    """A real classifier that is slow or crashes as a test sets it."""
 
     pause = 0.0
     """Seconds that each inference takes longer."""
@@ -215,7 +215,7 @@ def test_an_interrupted_download_is_opened_again_and_ends_when_complete(
     classifier: FaultyClassifier, tmp_path: Path
 ) -> None:
     song = write_tone(tmp_path / "song.wav", (440.0, 1.0)).read_bytes()
-    # Each time it is asked for twice: to see what it is, and by FFmpeg.
+    # Requested twice each time: to find out its type, and by FFmpeg.
     bodies = itertools.chain([song, song[: len(song) // 2]], itertools.repeat(song))
 
     def play(client: Conversation) -> None:
@@ -270,7 +270,7 @@ def test_a_crash_is_logged_with_its_traceback_and_the_listener_starts_over(
 
 @contextlib.contextmanager
 def no_room_for_threads() -> Iterator[None]:
-    """Ask for stacks that no memory holds, so that the system gives no thread."""
+    """Request stacks larger than any memory, so that no thread can be started."""
     usual = threading.stack_size(1 << 46)
     try:
         yield

@@ -588,6 +588,16 @@ def test_an_invalid_history_query_is_answered_with_the_reason(tmp_path, query, r
     run(scenario())
 
 
+@pytest.mark.parametrize("path", ["healthz", "api/state"])
+def test_pages_of_one_format_ignore_the_accept_header(path):
+    async def scenario():
+        async with running_server() as (_, server):
+            accept = [("Accept", "text/html"), ("Accept", "application/json")]
+            assert (await fetch(f"{server.url}{path}", headers=accept))[0] == 200
+
+    run(scenario())
+
+
 def test_api_history_is_404_without_a_history():
     async def scenario():
         async with running_server() as (_, server):

@@ -32,7 +32,7 @@ def sent(terminal: Terminal) -> str:
 
 
 def screen(written: str) -> list[str]:
-    """The lines that a terminal shows after `written`; it knows the two codes in use."""
+    """The lines that a terminal shows after `written`; no other codes are interpreted."""
     shown, *redrawn = re.split(r"\x1b\[(\d+)A\r\x1b\[J", written)
     lines = shown.split("\n")
     for up, text in zip(redrawn[::2], redrawn[1::2], strict=True):
@@ -47,11 +47,11 @@ def test_each_source_keeps_one_live_line_and_log_lines_scroll_above(terminal):
     terminal.publish(jazz("radio", position=1.0))
     terminal.publish(jazz("hall", position=1.0))
     assert [line.split()[0] for line in screen(sent(terminal))] == ["radio", "hall"]
-    log.warning("the first word")
+    log.warning("the first line")
     terminal.publish(jazz("radio", position=2.0, genre="blues"))
-    log.warning("the second word")
+    log.warning("the second line")
     lines = screen(sent(terminal))
-    assert lines[:2] == ["the first word", "the second word"]
+    assert lines[:2] == ["the first line", "the second line"]
     assert "blues" in lines[2]
     assert lines[3].startswith("hall")
     assert len(lines) == 4
