@@ -36,6 +36,10 @@ FILE_BYTES_PER_VARIABLE = 6000
 """Estimated overhead of one variable in a Keras file, in bytes."""
 
 
+NO_ROOM = "make room and try again; a training goes on with --resume"
+"""Advice where a network does not fit on the disk."""
+
+
 class NetworkError(UserError):
     """A network that cannot be built or loaded; the message is one sentence and names a remedy."""
 
@@ -169,7 +173,8 @@ def with_preprocessing(
 
 def save_image_network(image_network: keras.Model, folder: Path) -> None:
     """Write the network of a run; see `streamer.system.files.atomic_write`."""
-    with atomic_write(folder / NETWORK_FILE, file_size(image_network.variables)) as partial:
+    size = file_size(image_network.variables)
+    with atomic_write(folder / NETWORK_FILE, size, advice=NO_ROOM) as partial:
         image_network.save(partial)
 
 

@@ -358,6 +358,32 @@ def test_a_background_share_of_nothing_or_everything_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_genre_called_not_music_is_music_without_a_background(tmp_path: Path) -> None:
+    from trainer.fit.data import load_data
+    from trainer.fit_settings import FitSettings
+
+    pictures = write_pictures(tmp_path / "pictures", genres=("not_music", "rows"))
+    settings = FitSettings(data=pictures, out=tmp_path / "run", split=("stratified",))
+    loaded = load_data(settings, None, None)
+    assert loaded.division.labels == ("not_music", "rows")
+    assert loaded.not_music is None
+
+
+def test_a_network_without_room_on_the_disk_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    from trainer.network import save_image_network
+
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(OSError, match="make room and try again; a training goes on with --resume"):
+        save_image_network(network, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_split_without_training_tracks_of_a_genre_is_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,11 +15,10 @@ import pydantic
 from streamer.system.files import atomic_write, write_file, write_json
 from trainer.fit.validation import Validation
 from trainer.fit_settings import FitSettings
-from trainer.network import file_size
+from trainer.network import NO_ROOM, file_size
 from trainer.run import DAMAGED_FILE_ERRORS, RunError
 
 DAMAGED = "damaged: restore it from a copy, or start a new run"
-NO_ROOM = "make room and continue the run with --resume"
 
 
 @dataclass(slots=True)

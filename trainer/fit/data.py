@@ -36,16 +36,12 @@ class TrainingData:
     """Grid of all pictures."""
     division: Division | Run
     """A new division, or the run that is continued, which keeps its own."""
+    not_music: int | None
+    """Index of the label of the background sounds; None without a background."""
     train: list[Song]
     valid: list[Song]
     background_train: list[Song]
     background_valid: list[Song]
-
-    @property
-    def not_music(self) -> int | None:
-        """Index of the label of the background sounds; None without a background."""
-        labels = self.division.labels
-        return labels.index(NOT_MUSIC) if NOT_MUSIC in labels else None
 
 
 def load_data(settings: FitSettings, earlier: Path | None, run: Run | None) -> TrainingData:
@@ -78,7 +74,9 @@ def load_data(settings: FitSettings, earlier: Path | None, run: Run | None) -> T
     )
     other = [_named(sounds, names, folder) for names in (background.train, background.valid)]
     songs = [load_songs(each, division.labels) for each in (train, valid, *other)]
-    return TrainingData(spec, division, *songs)
+    # Without a background, a genre of that name is music like any other.
+    not_music = division.labels.index(NOT_MUSIC) if folder else None
+    return TrainingData(spec, division, not_music, *songs)
 
 
 def _divide(
