@@ -210,7 +210,10 @@ def _load_fault(path: Path, error: Exception) -> str:
     runtime = f"onnxruntime {onnxruntime.__version__}"
     for pattern, fault in (
         ("No graph was found", "is cut short and holds no graph: copy or export it again"),
-        ("External data", "keeps its weights in another file: export it as one file"),
+        (
+            "External data|cannot get file size",  # the latter by onnxruntime 1.20
+            "keeps its weights in another file: export it as one file",
+        ),
         ("not a registered func|No opset import", f"uses operators that {runtime} does not have"),
         ("opset|IR version", f"is written in another dialect of ONNX than {runtime} reads"),
     ):
