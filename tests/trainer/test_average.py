@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import resource
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.disk import files_of_at_most_a_kilobyte
 from support.pictures import write_pictures
 from support.run import RUN, tiny_network, write_run, write_run_file
 
@@ -199,24 +197,13 @@ def test_an_average_cannot_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (out / "run.json").read_bytes() == before
 
 
-@contextlib.contextmanager
-def files_of_a_kilobyte() -> Iterator[None]:
-    """Let writes beyond 1000 bytes fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_network_that_does_not_fit_on_the_disk_leaves_the_old_one(tmp_path: Path) -> None:
     from trainer.network import save_image_network
 
     (tmp_path / "model.keras").write_text("before")
     with (
         pytest.raises(OSError, match=r"cannot be written \(.*\); .* is kept$") as caught,
-        files_of_a_kilobyte(),
+        files_of_at_most_a_kilobyte(),
     ):
         save_image_network(tiny_network(), tmp_path)
     assert "\n" not in str(caught.value)

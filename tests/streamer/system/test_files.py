@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import resource
 import shutil
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.disk import files_of_at_most_a_kilobyte
 
 from streamer.system.commandline import UserError
 from streamer.system.files import atomic_write, check_writable, write_file, write_json
-
-
-@contextlib.contextmanager
-def files_of_at_most_a_kilobyte() -> Iterator[None]:
-    """Let writes beyond 1000 bytes fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
