@@ -56,6 +56,7 @@ def message(published: Published) -> Message:
 
 
 def _prediction(published: Published, decision: Decision) -> Message:
+    probabilities = shares(decision.probabilities)
     return {
         "type": "prediction",
         "source": published.source,
@@ -65,8 +66,8 @@ def _prediction(published: Published, decision: Decision) -> Message:
         "hop_seconds": round(decision.hop_seconds, 3),
         "state": decision.state.value,
         "genre": decision.genre,
-        "confidence": confidence(decision),
-        "probabilities": shares(decision.probabilities),
+        "confidence": confidence(decision, probabilities),
+        "probabilities": probabilities,
         "window_probabilities": shares(decision.window_probabilities),
         "level_dbfs": round(decision.level_dbfs, 1),
         "latency_ms": round(published.latency * 1000, 1),
@@ -167,10 +168,10 @@ def day_before(time: datetime) -> datetime:
         raise ValueError(f"there is no day before {timestamp(time)}; say from, too") from None
 
 
-def confidence(decision: Decision) -> float:
-    """Return a decision's confidence to four decimals; a genre's equals its rounded probability."""
+def confidence(decision: Decision, probabilities: Mapping[str, float]) -> float:
+    """Return a confidence to four decimals; a genre's is that of `probabilities`, from `shares`."""
     if decision.genre:
-        return shares(decision.probabilities)[decision.genre]
+        return probabilities[decision.genre]
     return round(decision.confidence, 4)
 
 

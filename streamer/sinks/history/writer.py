@@ -106,10 +106,11 @@ class _PendingRows:
         key = (minute, published.source, decision.state.value, decision.genre or "")
         # As precise as in the protocol's messages.
         seconds = round(decision.hop_seconds, 3)
+        own = messages.confidence(decision, messages.shares(decision.probabilities))
         known, confidence, level = self._minutes.get(key, (0.0, 0.0, 0.0))
         self._minutes[key] = (
             known + seconds,
-            confidence + seconds * messages.confidence(decision),
+            confidence + seconds * own,
             level + seconds * round(decision.level_dbfs, 1),
         )
 
