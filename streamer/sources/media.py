@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import ssl
 from collections import deque
@@ -37,17 +36,11 @@ RECONNECT_OPTIONS = {"reconnect": "1", "reconnect_delay_max": "4"}
 """FFmpeg resumes a file on a web server where the connection broke; delays in seconds."""
 MAX_PLAYLISTS = 16
 """Playlists that may lead to one another before that counts as a circle."""
+DECODING_SLOTS = FairSemaphore(processors())
+"""Limits how many radios of this process are decoded at once: hundreds of decoding threads would
+otherwise compete for the interpreter."""
 
 logger = logging.getLogger(__name__)
-
-
-@functools.cache
-def shared_decoding_slots() -> FairSemaphore:
-    """Return the semaphore that limits how many radios of this process are decoded at once.
-
-    Hundreds of decoding threads would otherwise compete for the interpreter.
-    """
-    return FairSemaphore(processors())
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +133,7 @@ class MediaSource(ThreadedSource):
         try:
             with (
                 self._reported_errors(media.display_name, permanent=permanent),
-                http.decoding(shared_decoding_slots()) if http else nullcontext(),
+                http.decoding(DECODING_SLOTS) if http else nullcontext(),
             ):
                 for block in decode(media.container, media.display_name, title_at, media.timeout):
                     queue.put(replace(block, discontinuity=discontinuity))

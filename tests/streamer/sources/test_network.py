@@ -205,7 +205,7 @@ def test_a_waiting_radio_does_not_occupy_a_decoding_slot(
         client.closing.wait(LONGEST_WAIT_SECONDS)
 
     slots = FairSemaphore(1)
-    monkeypatch.setattr(media, "shared_decoding_slots", lambda: slots)
+    monkeypatch.setattr(media, "DECODING_SLOTS", slots)
     with scripted(talk) as url:
         radios = [MediaSource(url) for _ in range(3)]
         try:
