@@ -1,0 +1,227 @@
+"""MusiCNN: the tags that its authors' package gives, from samples of any length."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from trainer.musicnn import (
+    MIN_SAMPLES,
+    PIECE_FRAMES,
+    PIECE_HOP,
+    PIECE_SAMPLES,
+    SPEC,
+    TAGS,
+    WEIGHTS,
+    pieces_of_track,
+)
+
+keras = pytest.importorskip("keras")
+
+from trainer.audio import read_audio  # noqa: E402
+from trainer.musicnn import network  # noqa: E402
+from trainer.musicnn.network import (  # noqa: E402
+    LogMel,
+    Pieces,
+    WeightsError,
+    build_piece_network,
+    build_tagger,
+    load_weights,
+)
+from trainer.musicnn.weights import main, save, without_idle_filters  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def tagger() -> keras.Model:
+    return build_tagger()
+
+
+def sound(seconds: float, seed: int = 0) -> NDArray[np.float32]:
+    """Return chords that change every second, shape (1, n)."""
+    random = np.random.default_rng(seed)
+    times = np.arange(round(seconds * SPEC.sample_rate)) / SPEC.sample_rate
+    pitches = random.uniform(60, 2000, (round(seconds) + 1, 6))[times.astype(int)]
+    waves = np.sin(2 * np.pi * pitches * times[:, None]).sum(axis=1)
+    noise = random.standard_normal(len(times)) * (np.sin(2 * np.pi * 2 * times) > 0.7)
+    return np.asarray(0.05 * waves + 0.1 * noise, np.float32)[None]
+
+
+def tags_of(tagger: keras.Model, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(tagger.predict(audio, verbose=0, batch_size=8))
+
+
+@pytest.mark.shared
+def test_the_tags_of_real_tracks_are_those_of_the_authors(
+    tagger: keras.Model, shared: Path, measured: Callable[[str], None]
+) -> None:
+    published = np.load(shared / "gtzan" / "musicnn_tags_train.npz")
+    paths = sorted(shared.glob("gtzan/audio/*/*.flac"))
+    paths = [path for path in paths if path.stem in published.files]
+    ours, theirs = [], []
+    for path in paths:
+        pieces = pieces_of_track(read_audio(path, SPEC.sample_rate))
+        assert len(pieces) == len(published[path.stem])
+        # The last pieces show whether ours are as far apart as theirs.
+        ours.append(tags_of(tagger, pieces[3::8]))
+        theirs.append(published[path.stem][3::8])
+    tags, expected = np.concatenate(ours), np.concatenate(theirs)
+    difference = float(np.abs(tags - expected).mean())
+    correlation = float(np.corrcoef(tags.ravel(), expected.ravel())[0, 1])
+    measured(f"MusiCNN, {len(paths)} tracks: mean difference {difference:.4f}, r {correlation:.4f}")
+    assert len(paths) == 40
+    assert difference < 0.004
+    assert correlation > 0.99
+
+
+@pytest.mark.parametrize("samples", [MIN_SAMPLES, MIN_SAMPLES + 1, 66_666, 80_000])
+def test_any_length_from_three_seconds_up_gives_fifty_probabilities(
+    tagger: keras.Model, samples: int
+) -> None:
+    audio = np.repeat(sound(6)[:, :samples], 2, axis=0)
+    tags = tags_of(tagger, audio)
+    assert tags.shape == (2, len(TAGS)) == (2, 50)
+    assert ((tags > 0) & (tags < 1)).all()
+    np.testing.assert_allclose(tags[0], tags[1], atol=1e-6)
+
+
+def test_the_tags_are_the_mean_of_three_pieces_in_five_seconds(tagger: keras.Model) -> None:
+    audio = sound(5)
+    ends = [audio.shape[1] - back * PIECE_HOP * SPEC.hop_length for back in (2, 1, 0)]
+    pieces = np.concatenate([audio[:, end - PIECE_SAMPLES : end] for end in ends])
+    alone = tags_of(tagger, pieces)
+    assert np.abs(alone[0] - alone[2]).max() > 0.01
+    np.testing.assert_allclose(tags_of(tagger, audio)[0], alone.mean(axis=0), atol=1e-6)
+
+
+def test_only_the_last_whole_pieces_count(tagger: keras.Model) -> None:
+    audio = sound(3.9)
+    other = audio.copy()
+    other[:, : audio.shape[1] - PIECE_SAMPLES] = 0.5
+    np.testing.assert_allclose(tags_of(tagger, audio), tags_of(tagger, other), atol=1e-6)
+
+
+def test_loud_music_has_finite_tags(tagger: keras.Model) -> None:
+    times = np.arange(MIN_SAMPLES) / SPEC.sample_rate
+    square = np.sign(np.sin(2 * np.pi * 50 * times)).astype(np.float32)[None]
+    log_mel = np.asarray(LogMel()(square))
+    largest_of_float16 = 65504
+    assert log_mel.max() > np.log10(100 * largest_of_float16)
+    assert np.isfinite(log_mel).all()
+    assert np.isfinite(tags_of(tagger, square)).all()
+
+
+def test_silence_has_finite_tags(tagger: keras.Model) -> None:
+    assert np.isfinite(tags_of(tagger, np.zeros((1, MIN_SAMPLES), np.float32))).all()
+
+
+def test_the_spectrogram_is_librosas() -> None:
+    librosa = pytest.importorskip("librosa")
+    audio = sound(3)
+    power = librosa.feature.melspectrogram(
+        # 128 samples are mirrored in front of them.
+        y=np.pad(audio[0], (PIECE_SAMPLES - MIN_SAMPLES, 0), mode="reflect"),
+        sr=SPEC.sample_rate,
+        n_fft=SPEC.n_fft,
+        hop_length=SPEC.hop_length,
+        n_mels=SPEC.n_mels,
+        center=False,
+    )
+    ours = np.asarray(LogMel()(audio))[0]
+    assert ours.shape == (PIECE_FRAMES, SPEC.n_mels)
+    np.testing.assert_allclose(ours, np.log10(10000 * power.T + 1), atol=2e-4)
+
+
+def test_a_track_is_cut_as_centred_columns_are() -> None:
+    track = np.arange(1, 30 * SPEC.sample_rate + 1, dtype=np.float32)
+    pieces = pieces_of_track(track)
+    assert pieces.shape == (28, PIECE_SAMPLES)
+    assert not pieces[0, :256].any()
+    assert pieces[0, 256] == 1
+    assert pieces[1, 0] == PIECE_HOP * SPEC.hop_length - 256 + 1
+
+
+@pytest.mark.parametrize("shape", [(MIN_SAMPLES - 1,), (1, MIN_SAMPLES)])
+def test_a_track_too_short_is_refused_with_its_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"not \({shape[0]},"):
+        pieces_of_track(np.zeros(shape, np.float32))
+
+
+def test_filters_that_hear_nothing_can_be_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every layer of the front end has two idle filters; the last has the constant one instead."""
+    random = np.random.default_rng(3)
+    with monkeypatch.context() as patch:
+        for group in ("TIMBRAL", "TEMPORAL"):
+            more = [
+                dataclasses.replace(layer, filters=layer.filters + (1 if layer.frames == 32 else 2))
+                for layer in getattr(network, group)
+            ]
+            patch.setattr(network, group, tuple(more))
+        whole = build_piece_network(None)
+    weights = {}
+    for layer in whole.layers:
+        for variable in layer.weights:
+            name, shape = network.variable_name(layer, variable), variable.shape
+            positive = name.endswith(("gamma", "variance"))
+            drawn = random.uniform(0.5, 2, shape) if positive else random.normal(0, 0.2, shape)
+            if "front" in name and name.endswith("kernel"):
+                drawn[..., :2] = 1e-20
+            weights[name] = drawn.astype(np.float32)
+    np.savez(tmp_path / "whole.npz", **weights)
+    load_weights(whole, tmp_path / "whole.npz")
+    save(without_idle_filters(weights), tmp_path / "pruned.npz")
+    pruned = build_piece_network(tmp_path / "pruned.npz")
+    assert pruned.count_params() < whole.count_params()
+    pieces = random.uniform(0, 4, (2, PIECE_FRAMES, SPEC.n_mels)).astype(np.float32)
+    expected = whole(pieces, training=False)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(pruned(pieces, training=False), expected, atol=1e-5)
+
+
+def test_pieces_end_with_the_last_column() -> None:
+    columns = np.arange(320, dtype=np.float32)[None, :, None]
+    pieces = np.asarray(Pieces()(columns))[0, :, :, 0]
+    assert pieces[:, -1].tolist() == [319 - 2 * PIECE_HOP, 319 - PIECE_HOP, 319]
+    assert (pieces[:, -1] - pieces[:, 0] == PIECE_FRAMES - 1).all()
+
+
+def test_a_saved_tagger_comes_back(tagger: keras.Model, tmp_path: Path) -> None:
+    tagger.save(tmp_path / "tagger.keras")
+    audio = sound(3)
+    again = keras.saving.load_model(tmp_path / "tagger.keras", compile=False)
+    np.testing.assert_allclose(tags_of(again, audio), tags_of(tagger, audio), atol=1e-7)
+
+
+def test_weights_of_something_else_are_refused_by_name(tmp_path: Path) -> None:
+    with np.load(WEIGHTS) as file:
+        arrays = dict(file)
+    untrained = build_piece_network(None)
+    lacking = {name: array for name, array in arrays.items() if name != "dense/bias"}
+    np.savez(tmp_path / "lacking.npz", **lacking)
+    with pytest.raises(WeightsError, match=r"lacking\.npz: .*dense/bias"):
+        load_weights(untrained, tmp_path / "lacking.npz")
+    np.savez(tmp_path / "short.npz", **(arrays | {"dense/bias": np.zeros(3)}))
+    with pytest.raises(WeightsError, match=r"dense/bias has shape \(3,\), not \(200,\)"):
+        load_weights(untrained, tmp_path / "short.npz")
+
+
+def test_a_file_that_is_no_wheel_is_named_on_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wheel = tmp_path / "other.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("other/__init__.py", "")
+    assert main([str(wheel), "--out", str(tmp_path / "weights.npz")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{wheel}: not the wheel of musicnn 0.1.0")
+
+
+def test_the_licence_lies_beside_the_weights() -> None:
+    assert "Universitat Pompeu Fabra" in WEIGHTS.with_name("LICENSE").read_text()

@@ -1,0 +1,316 @@
+"""MusiCNN in Keras 3, from samples to tags.
+
+Source: J. Pons et al., "End-to-end learning for music audio tagging at scale", ISMIR 2018
+(arXiv:1711.02520), for the front end; J. Pons and X. Serra, "musicnn", 2019 (arXiv:1909.06654), for
+the rest and the weights.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# TensorFlow prints a page about its build on import unless told before.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.core.spectrogram import mel_filterbank
+from trainer.musicnn import MIN_SAMPLES, PIECE_FRAMES, PIECE_HOP, PIECE_SAMPLES, SPEC, TAGS, WEIGHTS
+
+
+@dataclass(frozen=True, slots=True)
+class FrontLayer:
+    """Filters of one shape in the front end."""
+
+    frames: int
+    """Columns under a filter."""
+    bands: int
+    """Mel bands under a filter."""
+    filters: int
+    """How many there are."""
+
+    @property
+    def name(self) -> str:
+        """Name of the Keras layer."""
+        return f"front_{self.frames}x{self.bands}"
+
+
+TIMBRAL = (FrontLayer(7, 38, 23), FrontLayer(7, 67, 14))
+"""Vertical filters. In the paper there are 204 of each shape."""
+
+TEMPORAL = (FrontLayer(128, 1, 3), FrontLayer(64, 1, 7), FrontLayer(32, 1, 18))
+"""Horizontal filters. In the paper there are 51 of each length.
+
+The training left nine tenths of all filters without weights, so that they always answer the same.
+Those are not computed; the last one of the last layer answers 1 and stands for all of them. See
+`weights.without_idle_filters`.
+"""
+
+MIDDLE_FILTERS, MIDDLE_FRAMES, MIDDLE_LAYERS = 64, 7, 3
+"""Layers between the front end and the pooling over time."""
+
+DENSE_UNITS, DROPOUT = 200, 0.5
+"""The layer before the tags."""
+
+EPSILON = 1e-3
+"""What the normalisations add to the variance."""
+
+LOUDNESS = 10000.0
+"""Factor on the power before its logarithm."""
+
+
+class WeightsError(ValueError):
+    """A file of weights that does not fit the network; the message names it."""
+
+
+def fourier_matrix(n_fft: int) -> NDArray[np.float32]:
+    """Return what maps a frame to its Hann-windowed spectrum, shape `(n_fft, 2 + n_fft)`.
+
+    The first half of the columns are the cosines of bins 0 to `n_fft / 2`, the second the sines.
+    """
+    times = np.arange(n_fft)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * times / n_fft)
+    angles = 2 * np.pi * np.outer(times, np.arange(1 + n_fft // 2)) / n_fft
+    waves = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    return np.asarray(window[:, None] * waves, np.float32)
+
+
+@keras.saving.register_keras_serializable(package="genre_stream")
+class LogMel(keras.layers.Layer):  # type: ignore[misc]
+    """MusiCNN's spectrogram, as matrix products: `(batch, samples)` to `(batch, frames, n_mels)`.
+
+    The last column ends with the last sample; what is left over in front is not used. 128 samples
+    are mirrored in front, so that 3 s make one piece of 187 columns: otherwise these would need
+    3.008 s. The window of the first column all but hides them.
+
+    Float32 throughout: the authors' package rounds to float16, whose largest number, 65,504, the
+    scaled power of loud music exceeds many times; it then answers NaN.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Make the matrices."""
+        self._fourier = fourier_matrix(SPEC.n_fft)
+        # Once for the squares of the cosines and once for those of the sines.
+        self._filters = np.tile(mel_filterbank(SPEC).T, (2, 1))
+
+    def call(self, audio: Any) -> Any:
+        """Map samples at 16 kHz, full scale 1, to `log10(10000 power + 1)`."""
+        ops, hop = keras.ops, SPEC.hop_length
+        mirrored = audio[:, PIECE_SAMPLES - MIN_SAMPLES : 0 : -1]
+        audio = ops.concatenate([mirrored, audio], axis=1)
+        rest = ops.shape(audio)[1] % hop
+        # A frame is two hops long.
+        hops = ops.reshape(audio[:, rest:], (-1, (ops.shape(audio)[1] - rest) // hop, hop))
+        frames = ops.concatenate([hops[:, :-1], hops[:, 1:]], axis=2)
+        power = ops.square(ops.matmul(frames, self._fourier))
+        # ONNX has neither log1p nor a logarithm to the base of 10.
+        return ops.log(LOUDNESS * ops.matmul(power, self._filters) + 1) / float(np.log(10))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, Any, int]:
+        """Return `(batch, frames, n_mels)`."""
+        return (input_shape[0], None, SPEC.n_mels)
+
+
+@keras.saving.register_keras_serializable(package="genre_stream")
+class Pieces(keras.layers.Layer):  # type: ignore[misc]
+    """Cut spectrograms into pieces of 3 s, one a second, the last one at the end.
+
+    `(batch, frames, n_mels)` to `(batch, pieces, PIECE_FRAMES, n_mels)`.
+    """
+
+    def call(self, spectrograms: Any) -> Any:
+        """Return the pieces in the order of time."""
+        ops = keras.ops
+        frames = ops.shape(spectrograms)[1]
+        count = (frames - PIECE_FRAMES) // PIECE_HOP + 1
+        first = frames - PIECE_FRAMES - (count - 1) * PIECE_HOP
+        starts = first + PIECE_HOP * ops.arange(count)
+        columns = starts[:, None] + ops.arange(PIECE_FRAMES)[None, :]
+        return ops.take(spectrograms, columns, axis=1)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, Any, int, int]:
+        """Return `(batch, pieces, PIECE_FRAMES, n_mels)`."""
+        return (input_shape[0], None, PIECE_FRAMES, input_shape[2])
+
+
+@keras.saving.register_keras_serializable(package="genre_stream")
+class EachPiece(keras.layers.Layer):  # type: ignore[misc]
+    """Apply a network to every piece and return the mean of its answers.
+
+    Parameters
+    ----------
+    network : keras.Model
+        `(batch, PIECE_FRAMES, n_mels)` to `(batch, tags)`.
+    """
+
+    def __init__(self, network: keras.Model, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.network = network
+
+    def call(self, pieces: Any) -> Any:
+        """Map `(batch, pieces, PIECE_FRAMES, n_mels)` to `(batch, tags)`."""
+        ops = keras.ops
+        batch, count = ops.shape(pieces)[:2]
+        together = ops.reshape(pieces, (-1, *pieces.shape[2:]))
+        tags = self.network(together, training=False)
+        return ops.mean(ops.reshape(tags, (batch, count, tags.shape[-1])), axis=1)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, int]:
+        """Return `(batch, tags)`."""
+        return (input_shape[0], self.network.output_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what Keras needs to make this layer again."""
+        network = keras.saving.serialize_keras_object(self.network)
+        return {**super().get_config(), "network": network}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> EachPiece:
+        """Make the layer again."""
+        network = keras.saving.deserialize_keras_object(config.pop("network"))
+        return cls(network, **config)
+
+
+def build_piece_network(weights: Path | None = WEIGHTS) -> keras.Model:
+    """Return MusiCNN for one piece.
+
+    Parameters
+    ----------
+    weights : Path or None
+        From `trainer.musicnn.weights`; None leaves the network untrained.
+
+    Returns
+    -------
+    keras.Model
+        float32 `(batch, PIECE_FRAMES, n_mels)`, cells `log10(10000 power + 1)`, to the
+        probabilities of `TAGS`, `(batch, 50)`.
+
+    Raises
+    ------
+    WeightsError
+        If the file is not of this network.
+    """
+    pieces = keras.Input((PIECE_FRAMES, SPEC.n_mels), name="pieces")
+    front = _front_end(pieces)
+    features = keras.layers.Concatenate(name="middle_out")([front, *_middle(front)])
+    network = keras.Model(pieces, _back_end(features), name="musicnn")
+    if weights is not None:
+        load_weights(network, weights)
+    return network
+
+
+def _norm(name: str) -> keras.layers.BatchNormalization:
+    return keras.layers.BatchNormalization(epsilon=EPSILON, name=f"{name}_norm")
+
+
+def _front_end(pieces: Any) -> Any:
+    """Hear timbres (vertical filters) and rhythms (horizontal ones), each wherever it is loudest.
+
+    The maximum over the mel bands makes a timbre the same at every pitch.
+    """
+    layers = keras.layers
+    image = layers.Reshape((PIECE_FRAMES, SPEC.n_mels, 1), name="image")(pieces)
+    image = _norm("image")(image)
+    # Padded in time alone: the maximum follows over all bands.
+    padding = (TIMBRAL[0].frames // 2, TIMBRAL[0].frames // 2), (0, 0)
+    padded = layers.ZeroPadding2D(padding, name="padded")(image)
+    heard = []
+    for layer in (*TIMBRAL, *TEMPORAL):
+        source, border = (padded, "valid") if layer in TIMBRAL else (image, "same")
+        shape = (layer.frames, layer.bands)
+        maps = layers.Conv2D(
+            layer.filters, shape, padding=border, activation="relu", name=layer.name
+        )(source)
+        maps = _norm(layer.name)(maps)
+        loudest = layers.MaxPooling2D((1, maps.shape[2]), name=f"{layer.name}_loudest")(maps)
+        flat = layers.Reshape((PIECE_FRAMES, layer.filters), name=f"{layer.name}_flat")
+        heard.append(flat(loudest))
+    return layers.Concatenate(name="front_out")(heard)
+
+
+def _middle(front: Any) -> list[Any]:
+    """Return the outputs of the layers over time; each adds to the one before."""
+    outputs: list[Any] = []
+    features = front
+    for number in range(1, MIDDLE_LAYERS + 1):
+        name = f"middle_{number}"
+        found = keras.layers.Conv1D(
+            MIDDLE_FILTERS, MIDDLE_FRAMES, padding="same", activation="relu", name=name
+        )(features)
+        found = _norm(name)(found)
+        # The front end has another number of features and cannot be added to.
+        features = keras.layers.Add(name=f"{name}_sum")([found, features]) if outputs else found
+        outputs.append(features)
+    return outputs
+
+
+def _back_end(features: Any) -> Any:
+    layers = keras.layers
+    pooled = [
+        layers.GlobalMaxPooling1D(name="maximum")(features),
+        layers.GlobalAveragePooling1D(name="mean")(features),
+    ]
+    pooled = _norm("pooled")(layers.Concatenate(name="pooled")(pooled))
+    pooled = layers.Dropout(DROPOUT, name="pooled_dropout")(pooled)
+    dense = layers.Dense(DENSE_UNITS, activation="relu", name="dense")(pooled)
+    dense = layers.Dropout(DROPOUT, name="dense_dropout")(_norm("dense")(dense))
+    return layers.Dense(len(TAGS), activation="sigmoid", name="tags")(dense)
+
+
+def load_weights(network: keras.Model, path: Path) -> None:
+    """Put the weights of a file into the network, by the names of layers and variables.
+
+    Raises
+    ------
+    WeightsError
+        If the file lacks a weight, has one too many or one of another shape.
+    """
+    with np.load(path) as file:
+        arrays = {name: np.asarray(file[name], np.float32) for name in file.files}
+    variables = {
+        variable_name(layer, each): each for layer in network.layers for each in layer.weights
+    }
+    if strange := sorted(set(arrays) ^ set(variables)):
+        raise WeightsError(f"{path}: not weights of MusiCNN: {strange[0]} is missing or unknown")
+    for name, variable in variables.items():
+        if arrays[name].shape != tuple(variable.shape):
+            raise WeightsError(
+                f"{path}: {name} has shape {arrays[name].shape}, not {tuple(variable.shape)}"
+            )
+        variable.assign(arrays[name])
+
+
+def variable_name(layer: Any, variable: Any) -> str:
+    """Return the name under which a weight is stored."""
+    return f"{layer.name}/{variable.name}"
+
+
+def build_tagger(weights: Path | None = WEIGHTS) -> keras.Model:
+    """Return MusiCNN from samples to tags.
+
+    Parameters
+    ----------
+    weights : Path or None
+        See `build_piece_network`.
+
+    Returns
+    -------
+    keras.Model
+        `audio`, float32 `(batch, samples)`: mono at 16 kHz, full scale 1, finite, `MIN_SAMPLES` or
+        more. Gives `tags`, `(batch, 50)`: the mean of the probabilities of the pieces of 3 s, one
+        a second, the last of which ends with the last sample.
+
+    Raises
+    ------
+    WeightsError
+        If the file is not of this network.
+    """
+    audio = keras.Input((None,), name="audio")
+    pieces = Pieces(name="pieces")(LogMel(name="log_mel")(audio))
+    tags = EachPiece(build_piece_network(weights), name="each_piece")(pieces)
+    return keras.Model(audio, tags, name="tagger")
