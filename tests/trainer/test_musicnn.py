@@ -27,6 +27,7 @@ keras = pytest.importorskip("keras")
 from trainer.audio import read_audio  # noqa: E402
 from trainer.musicnn import network  # noqa: E402
 from trainer.musicnn.network import (  # noqa: E402
+    Level,
     LogMel,
     Pieces,
     WeightsError,
@@ -43,13 +44,17 @@ def tagger() -> keras.Model:
 
 
 def sound(seconds: float, seed: int = 0) -> NDArray[np.float32]:
-    """Return chords that change every second, shape (1, n)."""
+    """Return chords that change every second, at the level of published music, shape (1, n)."""
     random = np.random.default_rng(seed)
     times = np.arange(round(seconds * SPEC.sample_rate)) / SPEC.sample_rate
     pitches = random.uniform(60, 2000, (round(seconds) + 1, 6))[times.astype(int)]
     waves = np.sin(2 * np.pi * pitches * times[:, None]).sum(axis=1)
     noise = random.standard_normal(len(times)) * (np.sin(2 * np.pi * 2 * times) > 0.7)
-    return np.asarray(0.05 * waves + 0.1 * noise, np.float32)[None]
+    return at_level(np.asarray(0.5 * waves + noise, np.float32)[None], -15)
+
+
+def at_level(audio: NDArray[np.float32], dbfs: float) -> NDArray[np.float32]:
+    return np.asarray(audio * 10 ** (dbfs / 20) / np.sqrt((audio**2).mean()), np.float32)
 
 
 def tags_of(tagger: keras.Model, audio: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -101,9 +106,27 @@ def test_the_tags_are_the_mean_of_three_pieces_in_five_seconds(tagger: keras.Mod
 
 def test_only_the_last_whole_pieces_count(tagger: keras.Model) -> None:
     audio = sound(3.9)
-    other = audio.copy()
-    other[:, : audio.shape[1] - PIECE_SAMPLES] = 0.5
-    np.testing.assert_allclose(tags_of(tagger, audio), tags_of(tagger, other), atol=1e-6)
+    other, before = audio.copy(), audio.shape[1] - PIECE_SAMPLES
+    other[:, :before] = audio[:, :before][:, ::-1]
+    np.testing.assert_allclose(tags_of(tagger, audio), tags_of(tagger, other), atol=1e-5)
+
+
+@pytest.mark.parametrize("dbfs", [-30, -45, -60])
+def test_quiet_music_has_the_tags_of_published_music(tagger: keras.Model, dbfs: float) -> None:
+    audio = sound(3)
+    tags = tags_of(tagger, at_level(audio, dbfs))
+    np.testing.assert_allclose(tags, tags_of(tagger, audio), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(-40, -15), (-30, -15), (-25, -17.5), (-20, -20), (-15, -15), (-10, -10), (-7, -15), (0, -15)],
+)
+def test_the_levels_of_published_music_stay_and_others_become_theirs(
+    before: float, after: float
+) -> None:
+    changed = np.asarray(Level()(at_level(sound(3), before)))
+    assert 10 * np.log10((changed**2).mean()) == pytest.approx(after, abs=0.01)
 
 
 def test_loud_music_has_finite_tags(tagger: keras.Model) -> None:
