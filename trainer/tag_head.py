@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from trainer.measures import fit_temperature, log_softmax, negative_log_likelihood
+from streamer.core.model import softmax
+from trainer.metrics import fit_temperature, negative_log_likelihood
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.int64]
@@ -232,7 +233,7 @@ def _likeliest_factors(networks: NDArray[np.float64], truth: Indices) -> NDArray
     one_hot = np.eye(networks.shape[2])[truth]
     for _ in range(NEWTON_STEPS):
         logits = np.tensordot(factors, networks, 1)
-        probabilities = np.exp(log_softmax(logits))
+        probabilities = softmax(logits)
         expected = (networks * probabilities).sum(axis=2)
         gradient = (expected - (networks * one_hot).sum(axis=2)).mean(axis=1)
         deviations = networks - expected[:, :, None]

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 pytest.importorskip("sklearn")
 
-from trainer.measures import fit_temperature, log_softmax, negative_log_likelihood
+from scipy.special import log_softmax
+
+from trainer.metrics import fit_temperature, negative_log_likelihood
 from trainer.tag_head import (
     Fusion,
     TagHead,
