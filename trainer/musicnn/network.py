@@ -43,6 +43,9 @@ class FrontLayer:
 TIMBRAL = (FrontLayer(7, 38, 23), FrontLayer(7, 67, 14))
 """Vertical filters. In the paper there are 204 of each shape."""
 
+EDGE_FRAMES = TIMBRAL[0].frames // 2
+"""Columns at each end of a piece where a vertical filter sees zeros beyond it."""
+
 TEMPORAL = (FrontLayer(128, 1, 3), FrontLayer(64, 1, 7), FrontLayer(32, 1, 18))
 """Horizontal filters. In the paper there are 51 of each length.
 
@@ -154,48 +157,57 @@ class LogMel(keras.layers.Layer):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package="genre_stream")
-class Pieces(keras.layers.Layer):  # type: ignore[misc]
-    """Cut spectrograms into pieces of 3 s, one a second, the last one at the end.
-
-    `(batch, frames, n_mels)` to `(batch, pieces, PIECE_FRAMES, n_mels)`.
-    """
-
-    def call(self, spectrograms: Any) -> Any:
-        """Return the pieces in the order of time."""
-        ops = keras.ops
-        frames = ops.shape(spectrograms)[1]
-        count = (frames - PIECE_FRAMES) // PIECE_HOP + 1
-        first = frames - PIECE_FRAMES - (count - 1) * PIECE_HOP
-        starts = first + PIECE_HOP * ops.arange(count)
-        columns = starts[:, None] + ops.arange(PIECE_FRAMES)[None, :]
-        return ops.take(spectrograms, columns, axis=1)
-
-    def compute_output_shape(self, input_shape: Any) -> tuple[Any, Any, int, int]:
-        """Return `(batch, pieces, PIECE_FRAMES, n_mels)`."""
-        return (input_shape[0], None, PIECE_FRAMES, input_shape[2])
-
-
-@keras.saving.register_keras_serializable(package="genre_stream")
 class EachPiece(keras.layers.Layer):  # type: ignore[misc]
-    """Apply a network to every piece and return the mean of its answers.
+    """Cut spectrograms into pieces of 3 s, one a second, and return the mean of their tags.
+
+    The last piece ends with the last column. Vertical filters see 7 columns, so their answers are
+    computed once for all pieces that have these columns, and anew only at both ends of a piece,
+    where they see zeros instead of what is beyond. That saves a quarter of the time for 5 s.
 
     Parameters
     ----------
     network : keras.Model
-        `(batch, PIECE_FRAMES, n_mels)` to `(batch, tags)`.
+        MusiCNN for one piece, from `build_piece_network`.
     """
 
     def __init__(self, network: keras.Model, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.network = network
+        self._image_norm = network.get_layer("image_norm")
+        timbres = [network.get_layer(f"{layer.name}_flat").output for layer in TIMBRAL]
+        self._after_timbres = keras.Model([self._image_norm.output, *timbres], network.output)
 
-    def call(self, pieces: Any) -> Any:
-        """Map `(batch, pieces, PIECE_FRAMES, n_mels)` to `(batch, tags)`."""
-        ops = keras.ops
-        batch, count = ops.shape(pieces)[:2]
-        together = ops.reshape(pieces, (-1, *pieces.shape[2:]))
-        tags = self.network(together, training=False)
+    def call(self, spectrograms: Any) -> Any:
+        """Map `(batch, frames, n_mels)` to `(batch, tags)`."""
+        ops, edge = keras.ops, EDGE_FRAMES
+        batch, frames = ops.shape(spectrograms)[:2]
+        count = (frames - PIECE_FRAMES) // PIECE_HOP + 1
+        first = frames - PIECE_FRAMES - (count - 1) * PIECE_HOP
+        starts = first + PIECE_HOP * ops.arange(count)
+
+        def each_piece(columns: Any, length: int) -> Any:
+            """Return `length` columns from each piece's start, shape `(batch * pieces, ...)`."""
+            chosen = ops.take(columns, starts[:, None] + ops.arange(length)[None, :], axis=1)
+            return ops.reshape(chosen, (-1, length, *chosen.shape[3:]))
+
+        image = self._image_norm(spectrograms[..., None])
+        pieces = each_piece(image, PIECE_FRAMES)
+        padding = ((0, 0), (edge, 0), (0, 0), (0, 0)), ((0, 0), (0, edge), (0, 0), (0, 0))
+        begins = ops.pad(pieces[:, : 2 * edge], padding[0])
+        ends = ops.pad(pieces[:, -2 * edge :], padding[1])
+        timbres = []
+        for layer in TIMBRAL:
+            inner = each_piece(self._timbre(layer, image), PIECE_FRAMES - 2 * edge)
+            parts = [self._timbre(layer, begins), inner, self._timbre(layer, ends)]
+            timbres.append(ops.concatenate(parts, axis=1))
+        tags = self._after_timbres([pieces, *timbres], training=False)
         return ops.mean(ops.reshape(tags, (batch, count, tags.shape[-1])), axis=1)
+
+    def _timbre(self, layer: FrontLayer, image: Any) -> Any:
+        """Map `(n, frames, n_mels, 1)` to `(n, frames - 2 * EDGE_FRAMES, filters)`."""
+        for name in (layer.name, f"{layer.name}_norm"):
+            image = self.network.get_layer(name)(image)
+        return keras.ops.max(image, axis=2)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, int]:
         """Return `(batch, tags)`."""
@@ -254,8 +266,7 @@ def _front_end(pieces: Any) -> Any:
     image = layers.Reshape((PIECE_FRAMES, SPEC.n_mels, 1), name="image")(pieces)
     image = _norm("image")(image)
     # Padded in time alone: the maximum follows over all bands.
-    padding = (TIMBRAL[0].frames // 2, TIMBRAL[0].frames // 2), (0, 0)
-    padded = layers.ZeroPadding2D(padding, name="padded")(image)
+    padded = layers.ZeroPadding2D((EDGE_FRAMES, 0), name="padded")(image)
     heard = []
     for layer in (*TIMBRAL, *TEMPORAL):
         source, border = (padded, "valid") if layer in TIMBRAL else (image, "same")
@@ -348,6 +359,6 @@ def build_tagger(weights: Path | None = WEIGHTS) -> keras.Model:
         If the file is not of this network.
     """
     audio = keras.Input((None,), name="audio")
-    pieces = Pieces(name="pieces")(LogMel(name="log_mel")(Level(name="level")(audio)))
-    tags = EachPiece(build_piece_network(weights), name="each_piece")(pieces)
+    columns = LogMel(name="log_mel")(Level(name="level")(audio))
+    tags = EachPiece(build_piece_network(weights), name="each_piece")(columns)
     return keras.Model(audio, tags, name="tagger")
