@@ -33,7 +33,8 @@ class FitSettings:
     out: Path
     """Run folder."""
     weights: str = "imagenet"
-    """`imagenet`, `none`, the path of InceptionV3 notop weights or the folder of an earlier run."""
+    """`imagenet`, `none`, the path of InceptionV3 notop weights, the folder of an earlier run, the
+    path of a model file (`.onnx`), or `gtzan` for the one that ships with genre-stream."""
     split: tuple[str, ...] = ()
     """As `trainer.splits.split_tracks` takes it."""
     exclude_faults: bool = False
@@ -71,7 +72,7 @@ class FitSettings:
     """Counts epochs of the whole network only."""
     freeze_batch_norms: bool = False
     """Keep statistics, scales and offsets of the batch norms: steps cost less, and windows of one
-    batch do not influence each other."""
+    batch do not influence each other. Always so with the weights of a model file."""
     keep: str = "best"
     """Epoch whose averaged weights are kept: the `best` by validation or the `last`, whose accuracy
     is not biased by selection on the validation list."""

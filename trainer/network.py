@@ -18,6 +18,7 @@ import numpy as np
 from streamer.core.spectrogram import SpectrogramSpec
 from streamer.system.commandline import UserError
 from streamer.system.files import atomic_write
+from trainer.exported import EMBEDDED, ExportedNetwork, model_file, read_exported
 from trainer.run import DAMAGED_FILE_ERRORS, NETWORK_FILE, Run, first_line, read_run
 
 # TensorFlow warns at length about retraced functions.
@@ -28,6 +29,9 @@ IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 BACKBONE = "inception_v3"
 """Name of the layer in `model.keras` that holds the pretrained part."""
+
+NAMED_WEIGHTS = (EMBEDDED, "imagenet", "none")
+"""What `--weights` takes beside paths."""
 
 SMALLEST_IMAGE = 75
 """Height and width, in pixels, that InceptionV3 needs at least."""
@@ -77,8 +81,8 @@ class SpectrogramToImage(keras.layers.Layer):  # type: ignore[misc]
 def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) -> keras.Model:
     """Build InceptionV3 with global average pooling and one dense layer, images to logits.
 
-    `weights` as in `FitSettings`: if they are those of a run with the same labels, its dense layer
-    is copied too. `dropout` is the share of features dropped in training, 0 to 1.
+    `weights` as in `FitSettings`: if they are those of a run or a model file with the same labels,
+    its dense layer is copied too. `dropout` is the share of features dropped in training, 0 to 1.
 
     Returns
     -------
@@ -106,6 +110,11 @@ def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) 
             network.set_weights(earlier.get_weights())
         else:
             backbone.set_weights(earlier.get_layer(BACKBONE).get_weights())
+    elif path := model_file(weights):
+        exported = read_exported(path)
+        _set_folded_weights(backbone, exported, path)
+        if exported.labels == tuple(labels):
+            network.get_layer("logits").set_weights(exported.head)
     elif weights != "none":
         _load_pretrained(backbone, weights)
     return network
@@ -114,7 +123,33 @@ def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) 
 def earlier_run(weights: str) -> Path | None:
     """Return the run folder that `--weights` names; None if it names anything else."""
     folder = Path(weights)
-    return folder if weights not in ("none", "imagenet") and folder.is_dir() else None
+    return folder if weights not in NAMED_WEIGHTS and folder.is_dir() else None
+
+
+def _set_folded_weights(backbone: keras.Model, exported: ExportedNetwork, path: Path) -> None:
+    """Give the backbone the weights of a model file, whose batch norms are folded into kernels.
+
+    A batch norm then only adds the bias, as its `beta`: its statistics do not change anything. They
+    are not those of its inputs, so they have to stay while such a network is trained.
+    """
+    # Keras numbers layers as it creates them; `backbone.layers` is sorted by depth.
+    layers = sorted(backbone.layers, key=lambda layer: _number(layer.name))
+    convolutions = [each for each in layers if isinstance(each, keras.layers.Conv2D)]
+    norms = [each for each in layers if isinstance(each, keras.layers.BatchNormalization)]
+    shapes = [tuple(each.kernel.shape) for each in convolutions]
+    if [kernel.shape for kernel, _ in exported.convolutions] != shapes:
+        raise NetworkError(f"--weights {path}: its network is not an InceptionV3 of genre-train")
+    for convolution, norm, (kernel, bias) in zip(
+        convolutions, norms, exported.convolutions, strict=True
+    ):
+        convolution.set_weights([kernel])
+        norm.set_weights([bias, np.zeros_like(bias), np.full_like(bias, 1 - norm.epsilon)])
+
+
+def _number(name: str) -> int:
+    """Return the number at the end of a layer's name, 0 for the first one, which has none."""
+    last = name.rpartition("_")[2]
+    return int(last) if last.isdecimal() else 0
 
 
 def _load_pretrained(backbone: keras.Model, weights: str) -> None:
@@ -133,8 +168,8 @@ def _load_pretrained(backbone: keras.Model, weights: str) -> None:
     path = Path(weights)
     if not path.is_file():
         raise NetworkError(
-            f"--weights {weights}: no such file; give imagenet, none, the path of an "
-            "InceptionV3 notop weights file or the folder of an earlier run"
+            f"--weights {weights}: no such file; give gtzan, imagenet, none, a model file, the "
+            "path of an InceptionV3 notop weights file or the folder of an earlier run"
         )
     try:
         backbone.load_weights(path)

@@ -510,3 +510,10 @@ def test_evaluation_tracks_that_an_earlier_run_was_trained_on_are_noted(
     assert leaking
     (note,) = (note for note in content["split"]["notes"] if "trained on" in note)
     assert note.startswith(f"{len(leaking)} of the 4 valid and test tracks")
+
+
+def test_a_training_from_a_model_file_keeps_its_batch_norms(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [*fit_command(data, out), "--weights", "gtzan", "--head-epochs", "0"]
+    assert fit_here([*command, "--epochs", "0"]) == 0
+    assert json.loads((out / "run.json").read_text())["settings"]["freeze_batch_norms"]

@@ -98,8 +98,9 @@ def _add_fit_options(
     )
     parser.add_argument(
         "--weights",
-        help="imagenet (default), none, the path of InceptionV3 notop weights, or the folder of an "
-        "earlier run to start from",
+        help="where to start: imagenet (default), gtzan (the network that ships with "
+        "genre-stream: best for a small set), none, an .onnx file of genre-export, the folder of "
+        "an earlier run, or the path of InceptionV3 notop weights",
     )
     for field in NUMBERS:
         default: Any = field.default

@@ -9,6 +9,7 @@ from pathlib import Path
 from streamer.core.spectrogram import SpectrogramSpec
 from trainer.dataset import NOT_MUSIC, Song, labels_of, load_songs
 from trainer.discovery import check_genres, find_background, find_tracks
+from trainer.exported import model_file, read_exported
 from trainer.fit_settings import FitSettings
 from trainer.pictures import read_spec
 from trainer.run import BackgroundLists, Run, RunError, TrackLists, leak_notes, read_run
@@ -87,7 +88,7 @@ def _divide(
     sounds: Sequence[Track],
 ) -> Division:
     """Divide tracks and sounds for a new run."""
-    before = read_run(earlier).trained_tracks if earlier else frozenset()
+    before = _trained_before(settings.weights, earlier)
     check_genres(tracks, skipped)
     split = split_tracks(
         tracks, settings.split, seed=settings.seed, exclude_faults=settings.exclude_faults
@@ -105,11 +106,21 @@ def _divide(
         )
     train, valid, test = (_names(members) for members in split.sets().values())
     where = f"{settings.weights}, where this run starts"
-    notes = (*split.notes, *leak_notes([*valid, *test], before, where))
+    notes = (*split.notes, *leak_notes([*valid, *test], before or (), where))
+    if before is None:
+        notes += (f"{settings.weights} does not tell its tracks: an accuracy on those is too high",)
     lists = TrackLists(split.name, split.protocol, notes, tuple(split.missing), train, valid, test)
     labels = tuple(labels_of(tracks, settings.background is not None))
     background = BackgroundLists(*map(_names, divide_background(sounds)))
-    return Division(labels, lists, background, tuple(sorted(before)))
+    return Division(labels, lists, background, tuple(sorted(before or ())))
+
+
+def _trained_before(weights: str, earlier: Path | None) -> frozenset[str] | None:
+    """Return the tracks that initial weights were trained on; None if that is not known."""
+    if earlier:
+        return read_run(earlier).trained_tracks
+    path = model_file(weights)
+    return read_exported(path).trained_tracks if path else frozenset()
 
 
 def _names(tracks: Iterable[Track]) -> tuple[str, ...]:

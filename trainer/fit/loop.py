@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from trainer.dataset import NOT_MUSIC, TrainingWindows
+from trainer.exported import model_file
 from trainer.fit.checkpoints import Checkpoints, EpochResult, History, Progress
 from trainer.fit.data import load_data
 from trainer.fit.validation import Validation, validate
@@ -71,7 +72,9 @@ def fit(settings: FitSettings) -> Path:
     split = tuple(
         str(Path(part).resolve()) if Path(part).is_file() else part for part in settings.split
     )
-    return _TrainingLoop(replace(settings, split=split)).run()
+    # A model file holds no statistics of its batch norms: see `build_image_network`.
+    frozen = settings.freeze_batch_norms or model_file(settings.weights) is not None
+    return _TrainingLoop(replace(settings, split=split, freeze_batch_norms=frozen)).run()
 
 
 def resume(out: Path) -> Path:
