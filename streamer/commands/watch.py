@@ -11,6 +11,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from streamer.core.colours import COLOURS, ansi, colours
 from streamer.core.decision import Decision
 from streamer.core.segments import State
 from streamer.sinks.messages import PROTOCOL
-from streamer.sinks.terminal import Terminal, decision_line, status_line
+from streamer.sinks.terminal import Line, Terminal, decision_line, status_line
 from streamer.system.backoff import Backoff
 from streamer.system.commandline import ArgumentParser, UserError
 from streamer.system.console import print_error, unreadable_reason
@@ -32,6 +33,8 @@ INACTIVITY_SECONDS = 45.0
 """Three intervals of the heartbeat, after which a server is taken for dead."""
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 DIM = "\x1b[2m"
+FILE_COLUMNS = 10_000
+"""Longest line that is printed where there is no terminal."""
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """Raised while a frame that does not follow the protocol is decoded or shown."""
@@ -213,13 +216,13 @@ def _print_frame(text: str) -> None:
     print(text, flush=True)
 
 
-def _line(frame: Mapping[str, Any]) -> str:
+def _line(frame: Mapping[str, Any]) -> Line:
     """Return the line that shows a `prediction` or `source` frame."""
     if frame["type"] == "source":
-        return status_line(frame["source"], frame["state"], frame["detail"])
+        return partial(status_line, frame["source"], frame["state"], frame["detail"])
     values = {field.name: frame[field.name] for field in fields(Decision)}
     decision = Decision(**values | {"state": State(frame["state"])})
-    return decision_line(frame["source"], decision)
+    return partial(decision_line, frame["source"], decision)
 
 
 class _Screen:
@@ -237,14 +240,15 @@ class _Screen:
         match frame["type"]:
             case "hello":
                 self._colours = colours(frame["labels"])
-            case "prediction" | "source" if self._terminal:
-                colour = DIM if genre is None else ansi(self._colours.get(genre, COLOURS[0]))
-                self._terminal.show(frame["source"], _line(frame), colour)
             case "prediction" | "source":
-                shown = (frame["type"], frame["state"], genre, frame.get("detail"))
-                if self._last.get(frame["source"]) != shown:
-                    self._last[frame["source"]] = shown
-                    print(_line(frame), flush=True)
+                source, line = frame["source"], _line(frame)
+                change = (frame["type"], frame["state"], genre, frame.get("detail"))
+                if self._terminal:
+                    colour = DIM if genre is None else ansi(self._colours.get(genre, COLOURS[0]))
+                    self._terminal.show(source, line, colour, change=change)
+                elif self._last.get(source) != change:
+                    self._last[source] = change
+                    print(line(FILE_COLUMNS), flush=True)
 
     def finish(self) -> None:
         """Wait until the terminal has been written to."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import TextIO
 
 from streamer.core.decision import Decision
 from streamer.core.events import PlacedSegment, Published, Sink, SourceStatus
+from streamer.core.segments import State
 from streamer.system.background_writer import BackgroundWriter
 from streamer.system.console import strip_control_characters
 
@@ -18,36 +20,60 @@ UP_AND_CLEAR = "\x1b[{}A\r\x1b[J"
 
 PLAIN = "\x1b[0m"
 BAR_CELLS = 10
+NAME_CELLS = 12
+"""Width of the column with the sources' names."""
+DUMB_COLUMNS = 200
+"""Longest line of a terminal that cannot move its cursor; it may wrap."""
+
+Line = Callable[[int], str]
+"""Returns a source's line for a terminal with this many columns."""
 
 
 class Terminal(BackgroundWriter, Sink):
     """Keeps one line per source at the bottom of a terminal, and lets log lines scroll above them.
 
-    It is a text stream itself, so that a log handler can write to it.
+    It is a text stream itself, so that a log handler can write to it. A terminal that cannot move
+    its cursor (``TERM=dumb``) gets a line for every change instead, without escape sequences.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self._lines: dict[str, tuple[str, str]] = {}
+        self._lines: dict[str, tuple[str, Line]] = {}
         """Colour code and text of each source's line."""
+        self._told: dict[str, Hashable] = {}
+        """What each source's last line said, if lines are not replaced."""
         self._drawn = 0
+        self._is_dumb = os.environ.get("TERM") == "dumb"
         super().__init__(stream)
 
     def publish(self, published: Published) -> None:
         """Show a decision or a source's state."""
+        source = published.source
         match published.event:
             case Decision() as decision:
-                self.show(published.source, decision_line(published.source, decision))
-            case SourceStatus(source=source, state=state, detail=detail):
-                self.show(source, status_line(source, state, detail))
+                line = partial(decision_line, source, decision)
+                self.show(source, line, change=(decision.state, decision.genre))
+            case SourceStatus(state=state, detail=detail):
+                line = partial(status_line, source, state, detail)
+                self.show(source, line, change=(state, detail))
 
     def remove_source(self, name: str, segments: Sequence[PlacedSegment] = ()) -> None:
         """Remove a source's line."""
         with self._change:
             self._lines.pop(name, None)
+            self._told.pop(name, None)
             self._request_write()
 
-    def show(self, source: str, line: str, colour: str = "") -> None:
-        """Replace a source's line; `colour` is the code that begins it, such as ESC [31m."""
+    def show(self, source: str, line: Line, colour: str = "", *, change: Hashable) -> None:
+        """Replace a source's line.
+
+        `colour` is the code that begins it, such as ESC [31m. Where lines are not replaced, a line
+        is written if `change` differs from that of the one before.
+        """
+        if self._is_dumb:
+            if self._told.get(source) != change:
+                self._told[source] = change
+                self.write(f"{line(DUMB_COLUMNS).rstrip()}\n")
+            return
         with self._change:
             self._lines[source] = colour, line
             self._request_write()
@@ -64,7 +90,7 @@ class Terminal(BackgroundWriter, Sink):
         size = self._size()
         width, room = size.columns - 1, max(1, size.lines - 1)
         lines = [
-            f"{colour}{line[:width]}{PLAIN}" if colour else line[:width]
+            f"{colour}{line(width)}{PLAIN}" if colour else line(width)
             for colour, line in self._lines.values()
         ]
         if len(lines) > room:
@@ -79,8 +105,11 @@ class Terminal(BackgroundWriter, Sink):
         return shutil.get_terminal_size()
 
 
-def decision_line(source: str, decision: Decision) -> str:
-    """Return a decision as one line.
+def decision_line(source: str, decision: Decision, width: int = 80) -> str:
+    """Return a decision as one line of at most `width` characters.
+
+    Where there is little room the label stays longest: first go level, bar, time and confidence,
+    then the source's name.
 
     Examples
     --------
@@ -88,19 +117,57 @@ def decision_line(source: str, decision: Decision) -> str:
     >>> decision = Decision(95.0, 1.0, State.MUSIC, "jazz", 0.83, {}, {}, -21.4)
     >>> decision_line("radio", decision)
     'radio         1:35  jazz        83 % ████████░░  -21 dBFS'
+    >>> decision_line("radio", decision, width=19)
+    'radio        jazz'
     """
     minutes, seconds = divmod(int(decision.position), 60)
+    clock = f" {minutes}:{seconds:02d}".rjust(6)
+    label = decision.genre or decision.state.replace("_", " ")
+    confidence, bar = _certainty(decision)
+    level = f" {decision.level_dbfs:4.0f} dBFS"
+    column = f"  {label:<10}"
+    rests = (
+        clock + column + confidence + bar + level,
+        clock + column + confidence + bar,
+        clock + column + confidence,
+        column[1:] + confidence,
+        f" {label}",
+    )
+    return _fit(source, rests, label, width)
+
+
+def _certainty(decision: Decision) -> tuple[str, str]:
+    """Return the confidence of a decision and its bar; of an uncertain one the likeliest label."""
+    nothing = " " * 6, " " * (1 + BAR_CELLS)
+    if decision.state is State.SILENCE:
+        return nothing
+    if decision.state is State.UNCERTAIN:
+        shares = decision.probabilities
+        if len(set(shares.values())) < 2:  # equal while the window is filled anew
+            return nothing
+        return " maybe", f" {max(shares, key=shares.__getitem__):<{BAR_CELLS}}"
     filled = round(decision.confidence * BAR_CELLS)
     bar = "█" * filled + "░" * (BAR_CELLS - filled)
-    label = decision.genre or decision.state.replace("_", " ")
-    clock = f"{minutes}:{seconds:02d}"
-    return strip_control_characters(
-        f"{source:<12} {clock:>5}  {label:<10} {decision.confidence * 100:3.0f} % {bar} "
-        f"{decision.level_dbfs:4.0f} dBFS"
-    )
+    return f" {decision.confidence * 100:3.0f} %", f" {bar}"
 
 
-def status_line(source: str, state: str, detail: str) -> str:
-    """Return a source's state, and the reason for it if any, as one line."""
-    reason = f": {detail}" if detail else ""
-    return strip_control_characters(f"{source:<12} {state}{reason}")
+def status_line(source: str, state: str, detail: str, width: int = 80) -> str:
+    """Return a source's state, and the reason for it if any, as one line of `width` characters."""
+    rest = f" {state}: {detail}" if detail else f" {state}"
+    rests = (rest[: max(len(state) + 1, width - NAME_CELLS)], f" {state}")
+    return _fit(source, rests, state, width)
+
+
+def _fit(source: str, rests: Sequence[str], last: str, width: int) -> str:
+    """Return the name of a source and the first of `rests` that fits beside it, else `last`."""
+    source, last, *rests = map(strip_control_characters, (source, last, *rests))
+    for rest in rests:
+        room = width - len(rest)
+        if room >= min(len(source), NAME_CELLS):
+            return f"{_shorten(source, room):<{min(room, NAME_CELLS)}}{rest}"
+    room = width - len(last) - 1
+    return f"{_shorten(source, room)} {last}" if room > 1 else last[:width]
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -75,7 +75,7 @@ def test_each_change_is_a_new_line():
             assert await line(watcher.stdout) == (
                 "radio         0:01  jazz        83 % ████████░░  -21 dBFS"
             )
-            assert (await line(watcher.stdout)).startswith("radio         1:05  silence    100 % ")
+            assert (await line(watcher.stdout)).startswith("radio         1:05  silence     ")
             assert await line(watcher.stdout) == "radio        stalled: no sound for 3 s"
 
     run(scenario())
@@ -101,6 +101,27 @@ def test_on_a_terminal_each_source_has_one_coloured_line():
         assert f"{ansi('#92dadd')}radio         0:01  jazz" in seen
         assert f"{watch.DIM}hall          0:01  silence" in seen
         assert f"{ansi('#bd1f01')}radio         0:02  rock" in seen
+
+    run(scenario())
+
+
+def test_a_dumb_terminal_gets_no_escape_sequences():
+    async def scenario():
+        terminal, other_end = pty.openpty()
+        async with (
+            running_server() as (hub, server),
+            watching(server.url, stdout=other_end, env=os.environ | {"TERM": "dumb"}),
+        ):
+            os.close(other_end)
+            await until(lambda: list(hub.outboxes))
+            hub.publish(prediction(1, genre="jazz"))
+            hub.publish(prediction(2, state="silence", genre=None))
+            seen = ""
+            while "silence" not in seen:
+                seen += (await asyncio.to_thread(os.read, terminal, 4096)).decode()
+        os.close(terminal)
+        assert "jazz" in seen
+        assert "\x1b" not in seen
 
     run(scenario())
 

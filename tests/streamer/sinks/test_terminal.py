@@ -98,5 +98,70 @@ def test_a_line_shows_label_confidence_and_level():
         "radio         1:35  jazz        83 % ████████░░  -21 dBFS"
     )
     silence = jazz(state="silence", genre=None, confidence=1.0, level_dbfs=-90.0)
-    assert "silence    100 %" in decision_line("radio", silence.event)
+    assert decision_line("radio", silence.event).split() == [
+        "radio",
+        "1:35",
+        "silence",
+        "-90",
+        "dBFS",
+    ]
     assert status_line("a", "ended", "") == "a            ended"
+
+
+def test_an_uncertain_line_names_the_likeliest_label_without_a_percentage():
+    shares = {"disco": 0.6, "rock": 0.4}
+    event = jazz(state="uncertain", genre=None, confidence=0.6, probabilities=shares).event
+    assert decision_line("radio", event) == (
+        "radio         1:35  uncertain  maybe disco       -21 dBFS"
+    )
+    equal = {"disco": 0.5, "rock": 0.5}
+    refilled = jazz(state="uncertain", genre=None, confidence=0.5, probabilities=equal)
+    assert decision_line("radio", refilled.event).split()[2:] == ["uncertain", "-21", "dBFS"]
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (80, "the loudspeaker in the hall  1:35  jazz        83 % ████████░░  -21 dBFS"),
+        (60, "the loudspeake…  1:35  jazz        83 % ████████░░  -21 dBFS"),
+        (49, "the loudspeak…  1:35  jazz        83 % ████████░░"),
+        (40, "the loudspeaker…  1:35  jazz        83 %"),
+        (30, "the loudspea… jazz        83 %"),
+        (19, "the loudspeak… jazz"),
+        (7, "t… jazz"),
+        (5, "jazz"),
+        (3, "jaz"),
+    ],
+)
+def test_the_label_stays_longest_on_a_narrow_terminal(width, line):
+    shown = decision_line("the loudspeaker in the hall", jazz().event, width)
+    assert shown == line
+    assert len(shown) <= width
+
+
+def test_a_narrow_terminal_shows_the_state_of_a_source_before_the_reason():
+    assert status_line("radio", "reconnecting", "refused by the server", 40) == (
+        "radio        reconnecting: refused by th"
+    )
+    assert status_line("the loudspeaker", "reconnecting", "refused", 19) == "the l… reconnecting"
+    assert status_line("the loudspeaker", "reconnecting", "refused", 8) == "reconnec"
+
+
+def test_a_dumb_terminal_gets_a_line_for_each_change_without_escape_sequences(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("TERM", "dumb")
+    with (tmp_path / "terminal").open("w+") as stream:
+        terminal = Terminal(stream)
+        for position in (1.0, 2.0):
+            terminal.publish(jazz(position=position))
+        terminal.publish(jazz(position=3.0, genre="blues"))
+        terminal.publish(source_state("ended"))
+        terminal.remove_source("radio")
+        written = sent(terminal)
+    assert "\x1b" not in written
+    assert [line.split()[:3] for line in written.splitlines()] == [
+        ["radio", "0:01", "jazz"],
+        ["radio", "0:03", "blues"],
+        ["radio", "ended"],
+    ]
