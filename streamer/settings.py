@@ -117,7 +117,9 @@ class Settings(BaseModel):
         "a file, an internet stream or playlist (http, https, rtsp, udp), '-' for standard input, "
         "or 'demo'; may be repeated and given a name",
     )
-    loop: bool = _input(False, "", "start files again when they end")
+    loop: bool = _input(
+        False, "", "start files again when they end, as 'demo' does unless it is read with fast"
+    )
     fast: bool = _input(False, "", "read files as fast as possible, not in real time")
     rate: int | None = _input(
         None,

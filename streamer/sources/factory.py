@@ -32,7 +32,7 @@ def make_source(
     fast
         Deliver files as fast as they can be decoded rather than in real time.
     loop
-        Start again at the end of a file or a playlist.
+        Start again at the end of a file or a playlist; "demo" does so anyway, unless `fast`.
     rate, channels
         Format of raw samples on standard input, which is otherwise expected to be a container.
 
@@ -52,6 +52,8 @@ def make_source(
     if location == "-":
         return PipeSource(name=name or "stdin", rate=rate, channels=channels, fast=fast)
     if location == "demo":
+        # Someone who tries it out looks around for longer than the clip lasts.
+        loop = loop or not fast
         return MediaSource(str(DEMO_CLIP), name=name or "demo", kind="demo", fast=fast, loop=loop)
     if problem := _problem(location):
         shown = redact(location) if is_url(location) else Path(location)

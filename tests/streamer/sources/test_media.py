@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.listening import read_all, read_one
 from support.radio import need
-from support.waiting import wait_until
+from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 
-from streamer.sources import SourceEnded, SourceError, make_source
+from streamer.sources import SourceEnded, SourceError, factory, make_source
 from streamer.sources.media import MediaSource
 
 
@@ -340,3 +340,23 @@ def test_the_demo_is_a_source_of_its_own_kind() -> None:
     source = make_source("demo", fast=True)
     assert (source.name, source.kind) == ("demo", "demo")
     assert sum(block.seconds for block in read_all(source)) == pytest.approx(65, abs=0.1)
+
+
+def test_the_demo_plays_in_a_loop_unless_it_is_read_as_fast_as_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = write_wav(tmp_path / "clip.wav", noise(0.3, 8000, 1), 8000)
+    monkeypatch.setattr(factory, "DEMO_CLIP", clip)
+    assert sum(
+        block.seconds for block in read_all(make_source("demo", fast=True))
+    ) == pytest.approx(0.3)
+    source = make_source("demo")
+    source.open()
+    try:
+        heard = 0.0
+        while heard < 0.9:
+            block = source.read(LONGEST_WAIT_SECONDS)
+            assert block is not None
+            heard += block.seconds
+    finally:
+        source.close()
