@@ -220,7 +220,8 @@ def _line(frame: Mapping[str, Any]) -> Line:
     """Return the line that shows a `prediction` or `source` frame."""
     if frame["type"] == "source":
         return partial(status_line, frame["source"], frame["state"], frame["detail"])
-    values = {field.name: frame[field.name] for field in fields(Decision)}
+    # A server of an older version sends fewer fields.
+    values = {field.name: frame[field.name] for field in fields(Decision) if field.name in frame}
     decision = Decision(**values | {"state": State(frame["state"])})
     return partial(decision_line, frame["source"], decision)
 

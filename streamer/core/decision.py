@@ -7,7 +7,7 @@ positions come in and decisions go out, so a recording replays to the decisions 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ class Observation:
     restart: bool = False
     """Whether another song began or sound is missing within this hop, so that what came before
     says nothing about what follows."""
+    interrupted: bool = False
+    """Whether `restart` is because sound is missing, not only because another song began."""
     boundary: float | None = None
     """Where silence began or ended, the title changed or the sound was interrupted, in seconds
     since the source's first sample: a new segment begins there. None if none of this happened."""
@@ -72,6 +74,11 @@ class Decision:
     """The same before smoothing; all equal if no window was classified."""
     level_dbfs: float
     """Level of the last hop, as in `Observation`."""
+    carried: bool = False
+    """Whether state, genre, confidence and probabilities are those from before a new title, since
+    no window of the new song could be classified yet."""
+    silence_seconds: float = 0.0
+    """How long it has been silent; 0 unless `state` is SILENCE."""
 
 
 class Decider:
@@ -91,9 +98,13 @@ class Decider:
         self._labels = tuple(labels)
         self._not_music = not_music
         self._uniform = np.full(len(labels), 1 / len(labels))
+        self._window_seconds = window_seconds
         self._smoother = _smoother(settings, len(labels), window_seconds)
         self._segments = SegmentTracker(window_seconds, settings.look_back_seconds)
         self._claimed: int | None = None
+        self._last_claim: Decision | None = None
+        """The latest decision from a window, if it claims a label that a new title may keep."""
+        self._silent_since: float | None = None
 
     def update(self, observation: Observation) -> tuple[Decision, list[Segment]]:
         """Take the observation of the next hop, whose probabilities are ignored in silence.
@@ -105,6 +116,8 @@ class Decider:
         window = None if observation.silent else self._read(observation.window_probabilities)
         if observation.restart:
             self._forget()
+        if observation.silent or observation.interrupted:
+            self._last_claim = None
         decision = self._decide(observation, window)
         verdict = Verdict(
             position=decision.position,
@@ -116,6 +129,7 @@ class Decider:
             break_position=observation.boundary,
             label=self._claimed,
             scores=None if window is None else log_floored(window),
+            carried=decision.carried,
         )
         return decision, self._segments.update(verdict)
 
@@ -140,8 +154,11 @@ class Decider:
 
     def _decide(self, observation: Observation, window: Probabilities | None) -> Decision:
         state, genre = State.SILENCE if observation.silent else State.UNCERTAIN, None
+        silence_seconds = self._measure_silence(observation)
         if window is None:
             self._forget()
+            if carried := self._carry_over(observation):
+                return carried
             window = belief = self._uniform
         else:
             belief = self._smoother.update(window, observation.hop_seconds)
@@ -150,7 +167,7 @@ class Decider:
                 label = self._labels[self._claimed]
                 state = State.NOT_MUSIC if label == self._not_music else State.MUSIC
                 genre = label if state is State.MUSIC else None
-        return Decision(
+        decision = Decision(
             position=observation.position,
             hop_seconds=observation.hop_seconds,
             state=state,
@@ -159,7 +176,37 @@ class Decider:
             probabilities=dict(zip(self._labels, belief.tolist(), strict=True)),
             window_probabilities=dict(zip(self._labels, window.tolist(), strict=True)),
             level_dbfs=observation.level_dbfs,
+            silence_seconds=silence_seconds,
         )
+        self._last_claim = decision if self._claimed is not None else None
+        return decision
+
+    def _carry_over(self, observation: Observation) -> Decision | None:
+        """Return a decision with the label from before a new title, None if there is none.
+
+        It holds for two windows at most: a station may announce titles faster than a window fills.
+        """
+        last = self._last_claim
+        if last is None or observation.position > last.position + 2 * self._window_seconds:
+            return None
+        return replace(
+            last,
+            position=observation.position,
+            hop_seconds=observation.hop_seconds,
+            window_probabilities=dict.fromkeys(self._labels, 1 / len(self._labels)),
+            level_dbfs=observation.level_dbfs,
+            carried=True,
+        )
+
+    def _measure_silence(self, observation: Observation) -> float:
+        """Return how long it has been silent, in seconds."""
+        if not observation.silent:
+            self._silent_since = None
+            return 0.0
+        if self._silent_since is None or observation.interrupted:
+            start = observation.position - observation.hop_seconds
+            self._silent_since = start if observation.boundary is None else observation.boundary
+        return observation.position - self._silent_since
 
     def _claim(self, belief: Probabilities) -> int | None:
         """Return the index of the most probable label, None if it is too uncertain to be claimed.

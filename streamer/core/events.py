@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -38,6 +38,13 @@ class SourceStatus:
     state: SourceState
     detail: str
     """One sentence for a person, without secrets; empty if there is nothing to say."""
+    reason: str = field(default="", compare=False)
+    """`detail` without what changes from attempt to attempt; empty if there is none."""
+    since: float | None = field(default=None, compare=False)
+    """`time.monotonic()` at which the sound that this state is about began or ended; None if that
+    is when the event was emitted."""
+    retry_seconds: float | None = field(default=None, compare=False)
+    """From the event to the next attempt to open the source; None if none is planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,26 @@ class PlacedSegment:
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedState:
+    """A stretch of clock time in which a source was in one state for one reason.
+
+    The stretches of a source follow each other without gap or overlap.
+    """
+
+    source: str
+    number: int
+    """Counts up from 1 within the source."""
+    start: datetime
+    """Where sound begins or ends, if the state does so with it."""
+    end: datetime
+    """While `is_open`, when it was last known to last."""
+    is_open: bool
+    state: SourceState
+    reason: str
+    """As in `SourceStatus`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """One event, as every sink gets it."""
 
@@ -78,11 +105,15 @@ class Published:
     time: datetime
     """When it was published: UTC, in whole milliseconds."""
     latency: float
-    """Seconds from the last sample behind the event to `time`; 0 for a `SourceStatus`."""
+    """Seconds to `time` from the last sample behind the event; for a `SourceStatus` from its
+    `since`."""
     event: Decision | Segment | SourceStatus | SpectrogramColumns
     segments: tuple[PlacedSegment, ...] = ()
     """The segments that this event begins, changes, lengthens or cuts off; a `Segment`'s own comes
     last. If the system clock was set, also those that move with it, of every source."""
+    states: tuple[PlacedState, ...] = ()
+    """The stretches of source states that this event begins, lengthens or ends, oldest first; as
+    with `segments`, also those that move with the system clock."""
 
     @property
     def type(self) -> MessageType:

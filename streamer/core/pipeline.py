@@ -34,8 +34,9 @@ class Pipeline:
 
     The first decision falls where the sound first fills the model's shortest window, the next ones
     follow every `hop_seconds`. After silence, a new title or an interruption the window restarts,
-    so that two songs never mix in it. Until it is filled the state is `uncertain`, and the hop that
-    ends closest to that position ends exactly there.
+    so that two songs never mix in it. Until it is filled the state is `uncertain`, or after a new
+    title the label before it, marked as `carried`; the hop that ends closest to the position at
+    which it is filled ends exactly there.
 
     Parameters
     ----------
@@ -99,6 +100,7 @@ class Pipeline:
         # Positions are samples at the model's rate since the first one.
         self._received = 0
         self._cut: int | None = None
+        self._interrupted = False
         self._pending: list[Samples] = []
 
     @property
@@ -163,6 +165,7 @@ class Pipeline:
         if self._titles.is_cut(title, discontinuity):
             events += self._flush_resampler()
             self._cut = self._received
+            self._interrupted |= discontinuity
             self._columns.window.restart(self._received)
         self._titles.take(title, discontinuity)
         if self._resampler is None or self._resampler.source_rate != sample_rate:
@@ -226,8 +229,16 @@ class Pipeline:
         if boundary is None and title == "" and self._decided_title:
             # The same song may go on, but the title does not hold for what follows.
             boundary = start
+        interrupted, self._interrupted = self._interrupted, False
         self._pending, self._cut, self._decided_title = [], None, title
-        return self._columns.decide(end, columns, title=title, restart=restart, boundary=boundary)
+        return self._columns.decide(
+            end,
+            columns,
+            title=title,
+            restart=restart,
+            interrupted=interrupted,
+            boundary=boundary,
+        )
 
 
 class ColumnPipeline:
@@ -311,6 +322,7 @@ class ColumnPipeline:
         *,
         title: str | None = None,
         restart: bool = False,
+        interrupted: bool = False,
         boundary: int | None = None,
     ) -> list[Event]:
         """Decide about a hop that ends at position `end`, after its level was given to the gate.
@@ -329,6 +341,7 @@ class ColumnPipeline:
             window_probabilities=None if silent else self._classify(columns),
             title=title,
             restart=restart,
+            interrupted=interrupted,
             boundary=None if boundary is None else boundary / rate,
         )
         if silent:

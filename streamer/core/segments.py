@@ -62,6 +62,8 @@ class Verdict:
     """Which of the model's labels is claimed; None in silence and while uncertain."""
     scores: Probabilities | None
     """The window's log-probabilities, shape (labels,); None if no window was classified."""
+    carried: bool = False
+    """Whether the label is kept from before a new title, as in `Decision.carried`."""
 
 
 @dataclass(slots=True)
@@ -92,6 +94,9 @@ class _OpenSegment:
         return (self.verdict.state, self.verdict.genre) == (verdict.state, verdict.genre)
 
     def segment(self, end: float | None, *, final: bool = False) -> Segment:
+        if final and self.verdict.carried:
+            # It ended before anything of its own was classified.
+            return Segment(self.id, self.start, end, State.UNCERTAIN, None, 0.0, self.title, True)
         return Segment(
             id=self.id,
             start=self.start,
@@ -162,7 +167,10 @@ class SegmentTracker:
         return [*ended, opened.segment(None)]
 
     def _extend(self, opened: _OpenSegment, verdict: Verdict) -> list[Segment]:
-        opened.add(verdict)
+        if opened.verdict.carried and not verdict.carried:
+            opened.relabel(verdict)
+        else:
+            opened.add(verdict)
         emitted = {segment.id: segment for segment in self._move_boundary(opened, verdict)}
         if opened.title != verdict.title:
             opened.title = verdict.title
@@ -182,7 +190,12 @@ class SegmentTracker:
         return [*ended, opened.segment(start), self._start(verdict, start, after_break=False)]
 
     def _was_transition(self, opened: _OpenSegment, verdict: Verdict) -> bool:
-        """Return whether the open segment was only the uncertain transition to `verdict`."""
+        """Return whether the open segment was only the transition to `verdict`.
+
+        It was if nothing was known of it yet: its label was carried over, or uncertain.
+        """
+        if opened.verdict.carried:
+            return True
         if opened.verdict.state is not State.UNCERTAIN:
             return False
         if opened.after_break:

@@ -22,6 +22,21 @@ MIN_CLOCK_STEP_SECONDS = 0.5
 """A smaller change of the clock's offset comes from reading two clocks one after the other."""
 
 
+class ClockSteps:
+    """Detects that the system clock was set, from how far it is ahead of one that never is."""
+
+    def __init__(self) -> None:
+        self._offset: float | None = None
+
+    def step(self, offset: float) -> timedelta | None:
+        """Take the offset in seconds; return by how much the clock was set, None if it was not."""
+        before = offset if self._offset is None else self._offset
+        if self._offset is not None and abs(offset - before) < MIN_CLOCK_STEP_SECONDS:
+            return None
+        self._offset = offset
+        return timedelta(seconds=offset - before) or None
+
+
 @dataclass(slots=True)
 class _SourceTimeline:
     """The time of one source's position 0, and its segments that may still change."""
@@ -34,6 +49,10 @@ class _SourceTimeline:
     """`zero` before the latest decision; it holds for positions before that decision's hop."""
     previous_position: float = -1.0
     """Of the decision before the latest, in seconds."""
+    sound_end: datetime | None = None
+    """When the sound ended, until a decision after the interruption."""
+    sound_end_in_hop: datetime | None = None
+    """When the sound ended within the hop of the latest decision, None if it did not."""
     id_offset: int = 0
     """Number of the last segment before the source was restarted."""
     last_number: int = 0
@@ -43,6 +62,7 @@ class _SourceTimeline:
         """Set the clock by a decision; return the open segments, which it lengthens."""
         self.previous_position, self.previous_zero = self.position, self.zero
         self.position, self.zero = position, time - timedelta(seconds=position)
+        self.sound_end_in_hop, self.sound_end = self.sound_end, None
         longer = [
             replace(placed, end=max(placed.start, time))
             for placed in self.live.values()
@@ -50,6 +70,18 @@ class _SourceTimeline:
         ]
         self.live.update((placed.number, placed) for placed in longer)
         return longer
+
+    def interrupt(self, time: datetime) -> list[PlacedSegment]:
+        """End the open segments at `time`; return them."""
+        if self.sound_end is None:
+            self.sound_end = time
+        ended = [
+            replace(placed, end=max(placed.start, time), is_open=False)
+            for placed in self.live.values()
+            if placed.is_open
+        ]
+        self.live.update((placed.number, placed) for placed in ended)
+        return ended
 
     def place(self, source: str, segment: Segment, time: datetime) -> PlacedSegment:
         """Return a segment in clock time; it replaces its earlier revision."""
@@ -63,6 +95,10 @@ class _SourceTimeline:
         # What starts where there was a pause starts after it; what ends there ends before it.
         start = self._time_of(start_position, start_position < self.previous_position)
         end = self._time_of(end_position, end_position <= self.previous_position)
+        if self.sound_end_in_hop and self.previous_position < end_position < self.position:
+            end = self.sound_end_in_hop
+        elif self.sound_end and segment.end is not None:
+            end = min(end, self.sound_end)
         known = self.live.pop(number, None)
         if known is not None and _whole_ms(known.segment.start) == start_position:
             start = known.start
@@ -78,6 +114,10 @@ class _SourceTimeline:
         """Follow a step of the system clock; return the segments that moved."""
         if self.zero is not None:
             self.zero += step
+        if self.sound_end is not None:
+            self.sound_end += step
+        if self.sound_end_in_hop is not None:
+            self.sound_end_in_hop += step
         if self.previous_zero is not None:
             self.previous_zero += step
         for number, placed in self.live.items():
@@ -95,7 +135,7 @@ class Timeline:
 
     def __init__(self) -> None:
         self._sources: defaultdict[str, _SourceTimeline] = defaultdict(_SourceTimeline)
-        self._clock_offset: float | None = None
+        self._clock = ClockSteps()
 
     def update(
         self, source: str, event: Decision | Segment, time: datetime, clock_offset: float
@@ -119,6 +159,13 @@ class Timeline:
         keys = {(placed.source, placed.number) for placed in changed}
         return (*(each for each in moved if (each.source, each.number) not in keys), *changed)
 
+    def interrupt(self, source: str, time: datetime) -> tuple[PlacedSegment, ...]:
+        """End the open segments of a source whose sound ended at `time`; return them.
+
+        They may still change, and remain ended when the sound continues.
+        """
+        return tuple(self._sources[source].interrupt(time))
+
     def cut_off(self, source: str) -> tuple[PlacedSegment, ...]:
         """Restart a source; return the segments that it did not end, which are final now."""
         ended = self._sources[source]
@@ -129,14 +176,9 @@ class Timeline:
         )
 
     def _follow_clock(self, offset: float) -> list[PlacedSegment]:
-        if self._clock_offset is None:
-            self._clock_offset = offset
-        step = offset - self._clock_offset
-        if abs(step) < MIN_CLOCK_STEP_SECONDS:
+        if not (step := self._clock.step(offset)):
             return []
-        self._clock_offset = offset
-        shift = timedelta(seconds=step)
-        return [placed for source in self._sources.values() for placed in source.move(shift)]
+        return [placed for source in self._sources.values() for placed in source.move(step)]
 
 
 def _whole_ms(seconds: float) -> float:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamer.core.decision import Decision
 from streamer.core.events import SourceState, SourceStatus
@@ -72,6 +72,9 @@ class Listener:
         self.retrying = False
         """Whether the source broke and the listener waits before it opens it again."""
         self.reconnects = 0
+        """Times that sound came again after an interruption."""
+        self.reconnect_attempts = 0
+        """Times that the source was opened again."""
         self.dropped = 0
         """Samples lost because they were not read in time."""
         self.crashes = 0
@@ -86,6 +89,8 @@ class Listener:
         self._backoff = backoff or Backoff()
         self._crash_times: deque[float] = deque(maxlen=CRASH_LIMIT)
         self._work = 0.0
+        self._sound_end: float | None = None
+        """`time.monotonic()` of the last sample; None before the first."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"listener {source.name}", daemon=True
@@ -135,7 +140,7 @@ class Listener:
         if len(times) == CRASH_LIMIT and now - times[0] < CRASH_WINDOW_SECONDS:
             self._set_status(SourceState.FAILED, f"{detail} {CRASH_LIMIT} times in a minute")
             return False
-        self._set_status(SourceState.RECONNECTING, f"{detail} and begins anew")
+        self._set_status(SourceState.RECONNECTING, f"{detail} and begins anew", reason=detail)
         return True
 
     def _listen(self) -> None:
@@ -166,12 +171,19 @@ class Listener:
             if block is not None:
                 last_block = now
                 if self.status.state is not SourceState.LIVE:
-                    self._set_status(SourceState.LIVE, "")
+                    block = self._begin_sound(block)
+                self._sound_end = block.end_time
                 self._backoff.succeeded(block.seconds)
                 self._feed(block)
             elif last_block is not None and now - last_block > self._stall_seconds:
                 self._set_status(SourceState.STALLED, f"no audio for {self._stall_seconds:g} s")
         raise SourceEnded
+
+    def _begin_sound(self, block: AudioBlock) -> AudioBlock:
+        """Emit that the source is live; return its first block, which continues no other."""
+        self.reconnects += self._sound_end is not None
+        self._set_status(SourceState.LIVE, "", since=block.end_time - block.seconds)
+        return replace(block, discontinuity=block.discontinuity or self.pipeline is not None)
 
     def _feed(self, block: AudioBlock) -> None:
         if self.pipeline is None:
@@ -228,10 +240,11 @@ class Listener:
         self.scheduler.forget(self.source.name)
         self.retrying = True
         state = SourceState.STALLED if failure.stalled else SourceState.RECONNECTING
-        self._set_status(state, f"{failure}; next attempt in {delay:.0f} s")
+        detail = f"{failure}; next attempt in {delay:.0f} s"
+        self._set_status(state, detail, reason=str(failure), retry_seconds=delay)
         self._stopping.wait(delay)
         self.retrying = False
-        self.reconnects += 1
+        self.reconnect_attempts += 1
         if failure.stalled and not self._stopping.is_set():
             self._set_status(SourceState.RECONNECTING, str(failure))
 
@@ -250,15 +263,38 @@ class Listener:
                 logger.exception("%s: the pipeline crashed at its end", self.source.name)
         self._set_status(state, detail)
 
-    def _set_status(self, state: SourceState, detail: str) -> bool:
-        """Emit and log a new state or detail; return False if neither has changed."""
+    def _set_status(
+        self,
+        state: SourceState,
+        detail: str,
+        *,
+        reason: str | None = None,
+        since: float | None = None,
+        retry_seconds: float | None = None,
+    ) -> bool:
+        """Emit and log a new state or detail; return False if neither has changed.
+
+        A source that is live no longer has been off since its last sample.
+        """
         if (state, detail) == (self.status.state, self.status.detail):
             return False
         if state is not self.status.state:
             level = logging.WARNING if state in WARNED_STATES else logging.INFO
-            reason = f" ({detail})" if detail else ""
-            logger.log(level, "%s: %s%s", self.source.name, state, reason)
-        self.status = SourceStatus(self.source.name, self.source.kind, state, detail)
+            words = f" ({detail})" if detail else ""
+            logger.log(level, "%s: %s%s", self.source.name, state, words)
+            if self.status.state is SourceState.LIVE:
+                since = self._sound_end
+        if since is not None:
+            since = min(since, time.monotonic()) if self.source.real_time else None
+        self.status = SourceStatus(
+            self.source.name,
+            self.source.kind,
+            state,
+            detail,
+            reason=detail if reason is None else reason,
+            since=since,
+            retry_seconds=retry_seconds,
+        )
         self._emit(self.status)
         return True
 

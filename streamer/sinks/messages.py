@@ -36,7 +36,15 @@ def hello(
         "window_seconds": round(contract.window_seconds, 3),
         "hop_seconds": round(hop_seconds, 3),
         "sources": [
-            {"name": status.source, "kind": status.kind, "state": status.state.value}
+            {
+                "name": status.source,
+                "kind": status.kind,
+                "state": status.state.value,
+                "reason": status.reason,
+                "since": None,
+                "next_attempt": None,
+                "heard_until": None,
+            }
             for status in sources
         ],
     }
@@ -49,8 +57,8 @@ def message(published: Published) -> Message:
             return _prediction(published, decision)
         case Segment() as segment:
             return _segment(published.source, segment)
-        case SourceStatus(source=source, state=state, detail=detail):
-            return {"type": "source", "source": source, "state": state.value, "detail": detail}
+        case SourceStatus() as status:
+            return _source(published, status)
         case SpectrogramColumns() as columns:
             return _spectrogram(published.source, columns)
 
@@ -67,10 +75,27 @@ def _prediction(published: Published, decision: Decision) -> Message:
         "state": decision.state.value,
         "genre": decision.genre,
         "confidence": confidence(decision, probabilities),
+        "carried": decision.carried,
         "probabilities": probabilities,
         "window_probabilities": shares(decision.window_probabilities),
         "level_dbfs": round(decision.level_dbfs, 1),
+        "silence_seconds": round(decision.silence_seconds, 3),
         "latency_ms": round(published.latency * 1000, 1),
+    }
+
+
+def _source(published: Published, status: SourceStatus) -> Message:
+    retry = status.retry_seconds
+    return {
+        "type": "source",
+        "source": status.source,
+        "state": status.state.value,
+        "detail": status.detail,
+        "reason": status.reason,
+        "since": timestamp(published.time - timedelta(seconds=published.latency)),
+        "next_attempt": None
+        if retry is None
+        else timestamp(published.time + timedelta(seconds=retry)),
     }
 
 

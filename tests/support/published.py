@@ -62,7 +62,18 @@ def hello(*sources: str) -> dict[str, Any]:
         "labels": list(LABELS),
         "window_seconds": 5.0,
         "hop_seconds": 1.0,
-        "sources": [{"name": name, "kind": "demo", "state": "live"} for name in sources],
+        "sources": [
+            {
+                "name": name,
+                "kind": "demo",
+                "state": "live",
+                "reason": "",
+                "since": None,
+                "next_attempt": None,
+                "heard_until": None,
+            }
+            for name in sources
+        ],
     }
 
 
@@ -127,7 +138,7 @@ def segment(number: int, source: str = "radio", **changes: Any) -> Published:
 
 def source_state(state: str, source: str = "radio", detail: str = "") -> Published:
     """Return the event that a source is in another state."""
-    status = SourceStatus(source, "demo", SourceState(state), detail)
+    status = SourceStatus(source, "demo", SourceState(state), detail, reason=detail)
     return Published(source, 0, _moment(None), 0.0, status)
 
 

@@ -138,6 +138,13 @@ class _SourceState:
     kind: str
     state: str
     detail: str = ""
+    reason: str = ""
+    since: str | None = None
+    """ISO 8601, as in the latest `source` frame; None before the first one."""
+    next_attempt: str | None = None
+    """The same."""
+    heard_until: str | None = None
+    """Time of the latest prediction, also of one before the source was started again."""
     prediction: Message | None = None
     prediction_frame: bytes = b""
     segments: dict[int, PlacedSegment] = field(default_factory=dict)
@@ -172,7 +179,9 @@ class Hub(Sink):
 
     def add_source(self, name: str, kind: SourceKind) -> None:
         """Add a source, or reset one that is started again."""
-        self._sources[name] = _SourceState(kind, "connecting")
+        known = self._sources.get(name)
+        heard_until = known.heard_until if known else None
+        self._sources[name] = _SourceState(kind, "connecting", heard_until=heard_until)
 
     def remove_source(self, name: str, segments: Sequence[PlacedSegment] = ()) -> None:
         """Forget a source but for its segments."""
@@ -217,7 +226,15 @@ class Hub(Sink):
         """Return the `hello` message with the current states of the sources."""
         return self._hello | {
             "sources": [
-                {"name": name, "kind": source.kind, "state": source.state}
+                {
+                    "name": name,
+                    "kind": source.kind,
+                    "state": source.state,
+                    "reason": source.reason,
+                    "since": source.since,
+                    "next_attempt": source.next_attempt,
+                    "heard_until": source.heard_until,
+                }
                 for name, source in self._sources.items()
             ]
         }
@@ -250,8 +267,11 @@ class Hub(Sink):
             return
         if published.type == "prediction":
             source.prediction, source.prediction_frame = message, frame
+            source.heard_until = message["time"]
         elif isinstance(published.event, SourceStatus):
             source.state, source.detail = published.event.state, published.event.detail
+            source.reason, source.since = message["reason"], message["since"]
+            source.next_attempt = message["next_attempt"]
         elif isinstance(published.event, Segment):
             source.segment_frames[published.segments[-1].number] = frame
         for placed in published.segments:

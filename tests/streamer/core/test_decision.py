@@ -85,6 +85,51 @@ def test_a_restart_discards_the_evidence_so_far() -> None:
     assert source.observe({"jazz": 0.7}, restart=True).genre == "jazz"
 
 
+def test_a_new_title_keeps_the_label_until_a_window_of_the_new_song() -> None:
+    source = Source()
+    before = source.observe(SURE)
+    kept = [source.observe(restart=True), source.observe()]
+    assert [(d.genre, d.confidence, d.carried) for d in kept] == [
+        ("jazz", before.confidence, True)
+    ] * 2
+    assert all(d.probabilities == before.probabilities for d in kept)
+    assert {p for d in kept for p in d.window_probabilities.values()} == {0.25}
+    assert [d.position for d in kept] == [2.0, 3.0]
+    now = source.observe({"rock": 0.94})
+    assert (now.genre, now.carried) == ("rock", False)
+    assert now.probabilities["rock"] == pytest.approx(0.94)
+
+
+def test_a_label_is_kept_over_two_windows_of_new_titles_at_most() -> None:
+    source = Source()
+    source.observe(SURE)
+    kept = [source.observe(restart=True).genre for _ in range(12)]
+    assert kept == ["jazz"] * 10 + [None] * 2
+
+
+@pytest.mark.parametrize(
+    "between", [{"restart": True, "interrupted": True}, {"silent": True}, {"window": {"jazz": 0.3}}]
+)
+def test_no_label_is_kept_over_an_interruption_silence_or_doubt(between: dict[str, Any]) -> None:
+    source = Source(smoothing="none")
+    source.observe(SURE)
+    source.observe(**between)
+    decision = source.observe(restart=True)
+    assert (decision.state, decision.genre, decision.carried) == (State.UNCERTAIN, None, False)
+
+
+def test_silence_is_counted_from_where_it_began() -> None:
+    source = Source()
+    source.observe(SURE)
+    counted = [source.observe(silent=True, boundary=1.25).silence_seconds]
+    counted += [source.observe(silent=True).silence_seconds for _ in range(2)]
+    assert counted == [0.75, 1.75, 2.75]
+    assert source.observe(SURE, boundary=4.5).silence_seconds == 0
+    assert source.observe(silent=True).silence_seconds == 1.0
+    interrupted = source.observe(silent=True, restart=True, interrupted=True, boundary=6.25)
+    assert interrupted.silence_seconds == 0.75
+
+
 def test_sound_without_a_window_is_uncertain() -> None:
     source = Source()
     decision = source.observe()

@@ -339,11 +339,16 @@ def test_nothing_of_the_old_song_is_left_after_a_cut(classifier: Classifier, cut
     alone = Pipeline(classifier).feed(second, RATE)[0]
     assert isinstance(alone, Decision)
     later = [d for d in decisions(events) if d.position > 20.4]
-    first_claim = next(d for d in later if d.state is State.MUSIC)
+    first_claim = next(d for d in later if d.state is State.MUSIC and not d.carried)
     assert first_claim.position == pytest.approx(20.4 + FIRST)
     assert first_claim.window_probabilities == alone.window_probabilities
     assert first_claim.probabilities == alone.probabilities
-    assert {d.state for d in later if d.position < first_claim.position} == {State.UNCERTAIN}
+    before = [d for d in later if d.position < first_claim.position]
+    carried = ("low", True) if cut == "title" else (None, False)
+    assert {(d.genre, d.carried) for d in before} == {carried}
+    assert {p for d in before for p in d.window_probabilities.values()} == {
+        1 / len(before[0].probabilities)
+    }
     assert [(s.genre, s.start, s.end) for s in finals(events)] == [
         ("low", 0.0, 20.4),
         ("high", 20.4, 32.4),

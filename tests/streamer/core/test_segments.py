@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from streamer.core.decision import Decider, DecisionSettings, Observation, Segment, State
+from streamer.core.decision import Decider, Decision, DecisionSettings, Observation, Segment, State
 from streamer.core.pipeline import Titles
 
 LABELS = ("blues", "jazz", "rock")
@@ -23,6 +23,7 @@ class Radio:
         self.titles = Titles()
         self.cut = 0
         self.sent: list[list[Segment]] = []
+        self.decisions: list[Decision] = []
 
     def play(
         self,
@@ -54,7 +55,9 @@ class Radio:
                 boundary=boundary,
             )
             boundary = None
-            self.sent.append(self.decider.update(observation)[1])
+            decision, segments = self.decider.update(observation)
+            self.decisions.append(decision)
+            self.sent.append(segments)
 
     def finish(self) -> list[Segment]:
         """End the source where it was last played."""
@@ -317,3 +320,38 @@ def test_memory_does_not_grow_with_time() -> None:
     size = len(pickle.dumps(radio.decider))
     radio.play("rock", 600)
     assert len(pickle.dumps(radio.decider)) == size
+
+
+def test_a_segment_with_a_new_title_has_the_old_label_until_it_has_its_own() -> None:
+    radio = Radio()
+    radio.play("jazz", 20, title="one")
+    radio.play("rock", 12, title="two")
+    latest = [
+        [(s.id, s.genre, s.start, s.title) for s in sent if not s.final] for sent in radio.sent[20:]
+    ]
+    assert latest[:2] == [[(2, "jazz", 20.0, "two")], []]
+    assert latest[2] == [(2, "rock", 20.0, "two")]
+    radio.finish()
+    assert radio.finals()[0] == (State.MUSIC, "jazz", 0.0, 20.0)
+
+
+def test_a_kept_label_that_is_confirmed_counts_from_its_own_windows() -> None:
+    radio = Radio()
+    radio.play("jazz", 20, title="one")
+    radio.play("jazz", 12, title="two")
+    confidences = [d.confidence for d in radio.decisions[-10:]]
+    (last,) = radio.finish()
+    assert (last.genre, last.start, last.title) == ("jazz", 20.0, "two")
+    assert last.confidence == pytest.approx(np.mean(confidences))
+
+
+def test_a_segment_that_ends_with_a_kept_label_is_uncertain() -> None:
+    radio = Radio()
+    radio.play("jazz", 20, title="one")
+    radio.play("rock", 2, title="two")
+    radio.play("rock", 12, title="three")
+    radio.finish()
+    assert radio.finals()[:2] == [
+        (State.MUSIC, "jazz", 0.0, 20.0),
+        (State.UNCERTAIN, None, 20.0, 22.0),
+    ]

@@ -22,6 +22,10 @@ class Sink:
         time = NOON + timedelta(seconds=seconds)
         return self._keep(self.timeline.update(source, event, time, offset))
 
+    def interrupt(self, seconds, source="radio"):
+        """End the sound so many seconds after noon; return the segments that this ends."""
+        return self._keep(self.timeline.interrupt(source, NOON + timedelta(seconds=seconds)))
+
     def place(self, number, source="radio", offset=0.0, **fields):
         """Place a segment; return it in clock time."""
         event = segment(number, **fields).event
@@ -97,6 +101,45 @@ def test_a_boundary_before_a_pause_is_placed_before_it(paused):
 def test_a_boundary_at_a_pause_is_found_despite_rounding_errors(paused):
     assert span(paused.place(1, end=10.0 - 1e-9, final=True)) == (0, 10)
     assert span(paused.place(2, start=10.0 - 1e-9)) == (3609, 3610)
+
+
+def test_a_segment_ends_where_sound_ends_and_the_next_begins_where_it_returns(sink):
+    sink.decide(9)
+    sink.place(1)
+    sink.decide(10)
+    (cut,) = sink.interrupt(10.6)
+    assert (span(cut), cut.is_open, cut.final) == ((0, 10.6), False, False)
+    assert sink.decide(51, position=11) == ()
+    assert span(sink.place(1, end=10.6, final=True)) == (0, 10.6)
+    assert span(sink.place(2, start=10.6)) == (50.6, 51)
+
+
+def test_sound_that_is_lost_again_at_once_does_not_lengthen_the_segment_before(sink):
+    sink.decide(9)
+    sink.place(1)
+    sink.decide(10)
+    sink.interrupt(10.6)
+    sink.interrupt(50.0)
+    sink.decide(91, position=11)
+    assert span(sink.place(1, end=10.9, final=True)) == (0, 10.6)
+    assert span(sink.place(2, start=10.9)) == (90.9, 91)
+
+
+def test_a_source_that_ends_while_it_is_off_ends_where_its_sound_did(sink):
+    sink.decide(9)
+    sink.place(1)
+    sink.decide(10)
+    sink.interrupt(10.6)
+    assert span(sink.place(1, end=10.6, final=True)) == (0, 10.6)
+
+
+def test_the_end_of_sound_moves_with_the_system_clock(sink):
+    sink.decide(9)
+    sink.place(1)
+    sink.decide(10)
+    sink.interrupt(10.5)
+    sink.decide(51 + 3600, position=11, offset=3600.0)
+    assert span(sink.place(1, end=10.5, final=True, offset=3600.0)) == (3600, 3610.5)
 
 
 def test_a_segment_that_began_before_a_pause_keeps_its_start(sink):

@@ -199,7 +199,36 @@ def test_a_broken_source_is_opened_again_until_it_fails_permanently(
     assert log.statuses[1].detail.startswith("refused; next attempt in ")
     assert log.statuses[3].detail.startswith("broken; next attempt in ")
     assert log.statuses[-1].detail == "gone"
-    assert (source.opened, listener.reconnects) == (3, 2)
+    assert (source.opened, listener.reconnect_attempts, listener.reconnects) == (3, 2, 1)
+
+
+def test_a_source_is_off_from_its_last_sound_to_its_next_and_continues_nothing(
+    classifier: FaultyClassifier,
+) -> None:
+    source = ScriptedSource(
+        (6.0, SourceError("broken")), (6.0, SourceError("gone", permanent=True))
+    )
+    log = Log()
+    blocks: list[AudioBlock] = []
+    read = source.read
+
+    def keep(timeout: float) -> AudioBlock | None:
+        if block := read(timeout):
+            blocks.append(block)
+        return block
+
+    source.read = keep  # type: ignore[method-assign]
+    listener = Listener(source, lambda: Pipeline(classifier), log, backoff=Backoff(0.05, 0.1))
+    with running(listener):
+        listener.join(LONGEST_WAIT_SECONDS)
+    off, live, failed = log.statuses[2:]
+    half = len(blocks) // 2
+    assert (off.reason, off.since) == ("broken", blocks[half - 1].end_time)
+    assert off.retry_seconds is not None
+    assert live.since == blocks[half].end_time - blocks[half].seconds
+    assert (failed.reason, failed.since) == ("gone", blocks[-1].end_time)
+    first = next(segment for segment in segments(log) if segment.final)
+    assert first.end == pytest.approx(half * blocks[0].seconds, abs=1e-3)
 
 
 def test_a_live_source_that_ends_is_opened_again(classifier: FaultyClassifier) -> None:

@@ -132,6 +132,55 @@ def test_segments_are_placed_in_clock_time_and_follow_the_clock(
     assert moved.end - moved.start == timedelta(seconds=11)
 
 
+def status(state: SourceState, reason: str = "", since: float | None = None) -> SourceStatus:
+    return SourceStatus("radio", "media", state, f"{reason}; next attempt", reason, since)
+
+
+def test_a_state_that_is_noticed_late_is_placed_where_it_began(
+    publisher: Publisher, clock: FakeClock
+) -> None:
+    publisher.publish(status(SourceState.LIVE, since=1000.0))
+    publisher.publish(decision(10.0))
+    publisher.publish(PipelineEvent("radio", SEGMENT, 0.0))
+    clock.time, clock.seconds = NOON + timedelta(seconds=13.5), 1013.5
+    published = publisher.publish(status(SourceState.STALLED, "no audio", since=1010.25))
+    assert published.latency == 3.25
+    off = NOON + timedelta(seconds=10.25)
+    live, stalled = published.states
+    assert (live.start, live.end, live.is_open, live.state) == (NOON, off, False, "live")
+    assert (stalled.start, stalled.end, stalled.is_open) == (off, clock.time, True)
+    assert (stalled.number, stalled.state, stalled.reason) == (2, "stalled", "no audio")
+    (segment,) = published.segments
+    assert (segment.end, segment.is_open) == (off, False)
+
+
+def test_a_state_with_another_detail_goes_on(publisher: Publisher, clock: FakeClock) -> None:
+    publisher.publish(status(SourceState.RECONNECTING, "refused"))
+    clock.time = NOON + timedelta(seconds=4)
+    (same,) = publisher.publish(status(SourceState.RECONNECTING, "refused")).states
+    assert (same.number, same.start, same.end, same.is_open) == (1, NOON, clock.time, True)
+    (ended,) = publisher.publish(status(SourceState.ENDED)).states
+    assert (ended.number, ended.end, ended.is_open) == (1, clock.time, False)
+    assert publisher.publish(status(SourceState.ENDED)).states == ()
+
+
+def test_an_outage_moves_with_the_system_clock(publisher: Publisher, clock: FakeClock) -> None:
+    publisher.publish(status(SourceState.FAILED, "gone"))
+    clock.time, clock.ahead = NOON + timedelta(hours=1, seconds=1), 3600.0
+    (moved,) = publisher.publish(decision(10.0, "hall")).states
+    assert (moved.source, moved.start) == ("radio", NOON + timedelta(hours=1))
+
+
+def test_a_source_that_failed_ends_when_it_is_removed(
+    publisher: Publisher, recorder: Recorder
+) -> None:
+    publisher.add_source("radio", "media")
+    publisher.publish(status(SourceState.FAILED, "gone"))
+    publisher.remove_source("radio")
+    assert recorder.published[-1].event == SourceStatus("radio", "media", SourceState.ENDED, "")
+    assert [placed.is_open for placed in recorder.published[-1].states] == [False]
+
+
 def test_removing_a_source_ends_its_segments_for_every_sink(
     publisher: Publisher, recorder: Recorder
 ) -> None:

@@ -21,7 +21,7 @@ from streamer.engine.listener import Listener, PipelineEvent
 from streamer.engine.replay import events
 from streamer.sources import make_source
 
-CLOCK = ("time", "latency_ms")
+CLOCK = ("time", "latency_ms", "since")
 
 
 @pytest.fixture(scope="module", params=["song.wav", "song.mp3"])

@@ -12,7 +12,9 @@ from support.published import (
     source_state,
     spectrogram,
 )
+from support.schema import check_frame
 
+from streamer.core.events import Published, SourceState, SourceStatus
 from streamer.sinks import messages
 from streamer.sinks.websocket.hub import (
     CONTROL_LIMIT,
@@ -317,10 +319,18 @@ def test_skipped_frames_of_clients_that_left_still_count():
 def test_sources_can_be_added_and_removed():
     hub = PlacingHub(hello("radio"))
     hub.add_source("hall", "media")
+    assert [source["name"] for source in hub.hello()["sources"]] == ["radio", "hall"]
+    assert hub.hello()["sources"][1] == {
+        "name": "hall",
+        "kind": "media",
+        "state": "connecting",
+        "reason": "",
+        "since": None,
+        "next_attempt": None,
+        "heard_until": None,
+    }
     hub.publish(prediction(1, "hall"))
     hub.publish(segment(1, "hall"))
-    assert [source["name"] for source in hub.hello()["sources"]] == ["radio", "hall"]
-    assert hub.hello()["sources"][1] == {"name": "hall", "kind": "media", "state": "connecting"}
     hub.remove_source("hall")
     hub.publish(prediction(2, "hall"))
     assert [source["name"] for source in hub.hello()["sources"]] == ["radio"]
@@ -328,6 +338,34 @@ def test_sources_can_be_added_and_removed():
     (left,) = hub.state()["segments"]
     assert left["source"] == "hall"
     assert left["end"] is not None
+
+
+def test_hello_says_why_a_source_is_off_since_when_and_until_when_it_was_heard():
+    hub = PlacingHub(hello("radio"))
+    hub.publish(prediction(12, time="2026-05-01T12:00:00Z"))
+    status = SourceStatus(
+        "radio",
+        "media",
+        SourceState.RECONNECTING,
+        "no data for 10 s; next attempt in 4 s",
+        reason="no data for 10 s",
+        retry_seconds=4.0,
+    )
+    noticed = datetime(2026, 5, 1, 12, 0, 10, tzinfo=UTC)
+    hub.publish(Published("radio", 13, noticed, 9.75, status))
+    off = {
+        "name": "radio",
+        "kind": "demo",
+        "state": "reconnecting",
+        "reason": "no data for 10 s",
+        "since": "2026-05-01T12:00:00.250Z",
+        "next_attempt": "2026-05-01T12:00:14.000Z",
+        "heard_until": "2026-05-01T12:00:00.000Z",
+    }
+    assert check_frame(hub.hello())["sources"] == [off]
+    assert off.items() <= hub.state()["sources"][0].items()
+    hub.add_source("radio", "media")
+    assert hub.hello()["sources"][0]["heard_until"] == "2026-05-01T12:00:00.000Z"
 
 
 def test_a_late_client_gets_both_segments_whose_boundary_may_still_move():

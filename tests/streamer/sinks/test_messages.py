@@ -56,9 +56,11 @@ def test_a_prediction_has_the_fields_of_the_protocol() -> None:
         "state": "music",
         "genre": "jazz",
         "confidence": 0.6667,
+        "carried": False,
         "probabilities": {"blues": 0.1111, "jazz": 0.6667, "rock": 0.2222},
         "window_probabilities": {"blues": 0.3334, "jazz": 0.3333, "rock": 0.3333},
         "level_dbfs": -20.1,
+        "silence_seconds": 0.0,
         "latency_ms": 12.3,
     }
 
@@ -128,17 +130,38 @@ def test_hello_names_model_and_sources() -> None:
         "labels": ["blues", "jazz"],
         "window_seconds": 5.044,
         "hop_seconds": 1.0,
-        "sources": [{"name": "radio", "kind": "media", "state": "live"}],
+        "sources": [
+            {
+                "name": "radio",
+                "kind": "media",
+                "state": "live",
+                "reason": "",
+                "since": None,
+                "next_attempt": None,
+                "heard_until": None,
+            }
+        ],
     }
 
 
 def test_source_heartbeat_and_error_have_the_fields_of_the_protocol() -> None:
-    status = SourceStatus("radio", "media", SourceState.STALLED, "no audio for 3 s")
-    assert check_frame(of(status)) == {
+    detail = "no audio for 3 s; next attempt in 4 s"
+    status = SourceStatus(
+        "radio",
+        "media",
+        SourceState.STALLED,
+        detail,
+        reason="no audio for 3 s",
+        retry_seconds=4.25,
+    )
+    assert check_frame(of(status, latency=3.1)) == {
         "type": "source",
         "source": "radio",
         "state": "stalled",
-        "detail": "no audio for 3 s",
+        "detail": detail,
+        "reason": "no audio for 3 s",
+        "since": "2026-03-01T12:30:12.023Z",
+        "next_attempt": "2026-03-01T12:30:19.373Z",
     }
     assert check_frame(messages.heartbeat(NOW)) == {
         "type": "heartbeat",
