@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
@@ -25,11 +26,18 @@ servers, but not to files or ports of this computer. FFmpeg restricts only what 
 DAMAGED_PACKET_ERRORS = (av.error.InvalidDataError, av.error.PatchWelcomeError)
 """Raised for a packet that is damaged or uses a feature unknown to FFmpeg; the next one may be
 fine."""
+DECLARED_DURATION_FORMATS = ("aiff", "ape", "caf", "flac", "matroska,webm", "mov,mp4", "tta", "wv")
+"""Formats of files whose headers hold the duration; that of others is estimated. WAV has it, but
+programs that record do not know it when they write the header."""
+LEAST_MISSING_SECONDS = 1.0
+"""Sound that a file must lack for it to be reported: durations are not exact."""
 METADATA_ERRORS: dict[str, Any] = (
     {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
 """Argument that lets PyAV before 19 open files whose tags are not UTF-8. PyAV 19 has no such
 argument and always decodes them in this way."""
+
+logger = logging.getLogger(__name__)
 
 
 def open_container(file: object, **options: Any) -> InputContainer:
@@ -91,18 +99,25 @@ def decode(
     display_name: str,
     title_at: Callable[[int | None], str | None] | None = None,
     timeout: InactivityTimeout | None = None,
+    *,
+    continued: bool = False,
 ) -> Iterator[AudioBlock]:
     """Decode the best audio stream of a container; packets that cannot be decoded are left out.
 
-    `title_at` returns the title at a byte position of the container, if something else than its
-    tags announces titles; `timeout` is for streams without an end. `SourceError` is raised if there
-    is no audio that can be decoded, its sample rate is impossible, or `timeout` is exceeded.
+    That sound is missing, for one at the end of a truncated file, is logged once. `title_at`
+    returns the title at a byte position of the container, if something else than its tags announces
+    titles; `timeout` is for streams without an end. If the container is `continued` from another
+    one, it has no title unless its tags say so. `SourceError` is raised if there is no audio that
+    can be decoded, its sample rate is impossible, or `timeout` is exceeded.
     """
     stream = container.streams.best("audio")
     if stream is None:
         raise SourceError(f"{display_name} has no audio", permanent=True)
     tags = song_title({**container.metadata, **stream.metadata})
+    if continued:
+        tags = tags or ""
     builder = _BlockBuilder()
+    damaged = False
     # All streams are demuxed so that the timeout is checked while only a video stream continues.
     for packet in container.demux():
         if timeout:
@@ -112,6 +127,15 @@ def decode(
         try:
             frames = packet.decode()
         except DAMAGED_PACKET_ERRORS:
+            # A radio is joined within a packet, which is no damage.
+            if builder.sample_count and not damaged:
+                damaged = True
+                logger.warning("%s: audio that cannot be decoded is left out", display_name)
+            continue
+        except av.error.ArgumentError:
+            if packet.size:
+                raise
+            # An empty packet, at the end of a file that is still being written.
             continue
         new_tags = _new_tags(packet)
         if new_tags is not None:
@@ -131,6 +155,20 @@ def decode(
     yield from builder.flush()
     if not builder.sample_count:
         raise SourceError(f"{display_name} holds no audio that can be decoded", permanent=True)
+    _report_missing_end(container, display_name, builder.seconds)
+
+
+def _report_missing_end(container: InputContainer, display_name: str, seconds: float) -> None:
+    """Log that a file ends before its header says so, given the seconds that were decoded."""
+    declared = (container.duration or 0) / av.time_base
+    is_declared = container.format.name.startswith(DECLARED_DURATION_FORMATS)
+    if is_declared and declared - seconds > max(LEAST_MISSING_SECONDS, 0.01 * declared):
+        logger.warning(
+            "%s: the file is not complete: it ends after %.1f s, its header says %.1f s",
+            display_name,
+            seconds,
+            declared,
+        )
 
 
 def _new_tags(packet: av.Packet[Any]) -> dict[str, str] | None:
@@ -147,6 +185,7 @@ class _BlockBuilder:
 
     def __init__(self) -> None:
         self.sample_count = 0
+        self.seconds = 0.0
         self._frames: list[NDArray[np.float32]] = []
         self._format: tuple[int, int, str | None] = (0, 0, None)
 
@@ -159,6 +198,7 @@ class _BlockBuilder:
             self._format = frame_format
         self._frames.append(samples)
         self.sample_count += len(samples)
+        self.seconds += len(samples) / sample_rate
         if sum(map(len, self._frames)) >= BLOCK_SECONDS * sample_rate:
             yield from self.flush()
 

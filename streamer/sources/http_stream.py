@@ -67,16 +67,23 @@ class _Handler(urllib.request.HTTPHandler):
         return self.do_open(_TlsConnection, req)
 
 
-def open_stream(url: str, timeout: float) -> HttpStream:
+def open_stream(url: str, timeout: float, *, offset: int = 0) -> HttpStream:
     """Request `url` and follow redirects; credentials in it are sent as Basic authentication.
 
     After `timeout` seconds without data the connection counts as broken. `SourceError` is raised if
-    the server cannot be reached or refuses.
+    the server cannot be reached or refuses, or does not send the body from the byte `offset` on.
     """
     display_name = redact(url)
     try:
         url = ascii_url(url)
-        return HttpStream(_opener().open(_request(url), timeout=timeout), url, timeout)
+        request = _request(url)
+        if offset:
+            request.add_header("Range", f"bytes={offset}-")
+        stream = HttpStream(_opener().open(request, timeout=timeout), url, timeout)
+        if offset and not stream.is_part:
+            stream.close()
+            raise SourceError(f"{display_name}: the server does not send parts of a file")
+        return stream
     except urllib.error.HTTPError as error:
         error.close()
         message = f"{display_name}: the server answered {error.code} {error.reason}"
@@ -158,6 +165,11 @@ class HttpStream:
         """Whether the content type is audio, without video."""
         self.is_file = "content-length" in headers and not is_radio
         """Whether it has a length, so that it ends and is seekable."""
+        self.is_part = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        """Whether it is the part of a file that was asked for."""
+        length = headers.get("content-length", "")
+        self.length = int(length) if length.isdecimal() else 0
+        """Bytes of the body; 0 if that is not known."""
         self.is_playlist = has_playlist_type or (has_playlist_name and not is_media)
         """Whether the content type or name is that of an M3U, PLS or HLS playlist."""
         self.timeout: InactivityTimeout | None = None

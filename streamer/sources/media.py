@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -17,9 +18,12 @@ from av.container import InputContainer
 from streamer.core.events import SourceKind
 from streamer.sources import playlist
 from streamer.sources.address import default_name, is_url
-from streamer.sources.base import SourceError
+from streamer.sources.base import AudioBlock, SourceError
 from streamer.sources.block_queue import BlockQueue
+from streamer.sources.chain import OGG, Chain, is_chainable_file
 from streamer.sources.decoding import UNTRUSTED_INPUT, InactivityTimeout, decode, open_container
+from streamer.sources.ffmpeg_errors import describe
+from streamer.sources.http_file import HttpFile
 from streamer.sources.http_stream import USER_AGENT, HttpStream, open_stream
 from streamer.sources.threaded import ThreadedSource
 from streamer.system.fair_semaphore import FairSemaphore
@@ -45,17 +49,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _OpenMedia:
-    """A container that is ready to be decoded."""
+    """A container or chain that is ready to be decoded."""
 
-    container: InputContainer
     display_name: str
     """Its location without credentials."""
     live: bool
     """Whether it is a stream without an end."""
+    container: InputContainer | None = None
+    """None if it is a chain."""
+    chain: Chain | None = None
     timeout: InactivityTimeout | None = None
     """None for a local file."""
-    http: HttpStream | None = None
-    """The connection, unless FFmpeg reads the location itself."""
+    file: HttpStream | HttpFile | BinaryIO | None = None
+    """What the chain reads; None if FFmpeg reads the location itself."""
+
+    def blocks(self) -> Iterator[AudioBlock]:
+        """Decode it; errors are those of `decode`."""
+        if self.chain:
+            title_at = self.file.title_at if isinstance(self.file, HttpStream) else None
+            return self.chain.blocks(title_at, self.timeout)
+        assert self.container
+        return decode(self.container, self.display_name, timeout=self.timeout)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for opened in (self.container, self.chain, self.file):
+            if opened:
+                opened.close()
 
 
 class MediaSource(ThreadedSource):
@@ -126,8 +146,7 @@ class MediaSource(ThreadedSource):
         self.live = self.live or media.live
         queue.blocking = not media.live
         discontinuity = self._played
-        http = media.http
-        title_at = http.title_at if http else None
+        http = media.file if isinstance(media.file, HttpStream) else None
         # A recording that is wanted as fast as possible is wanted whole, and no part twice.
         permanent = media.timeout is None or not (media.live or self.real_time)
         try:
@@ -135,15 +154,13 @@ class MediaSource(ThreadedSource):
                 self._reported_errors(media.display_name, permanent=permanent),
                 http.decoding(DECODING_SLOTS) if http else nullcontext(),
             ):
-                for block in decode(media.container, media.display_name, title_at, media.timeout):
+                for block in media.blocks():
                     queue.put(replace(block, discontinuity=discontinuity))
                     if queue.stopped.is_set():
                         return
                     self._played, discontinuity = True, False
         finally:
-            media.container.close()
-            if http:
-                http.close()
+            media.close()
         if self.live:
             raise SourceError(f"{media.display_name}: the stream has ended")
 
@@ -168,17 +185,35 @@ class MediaSource(ThreadedSource):
                 return self._open_with_ffmpeg(stream.url, HLS_INACTIVITY_FACTOR)
             return playlist.network_entries(text, stream.url)
         if stream.is_file:
-            stream.close()
-            return replace(self._open_with_ffmpeg(stream.url, resumable=True), live=False)
+            return self._open_http_file(stream)
         probing = {"probesize": AUDIO_PROBE_BYTES} if stream.is_audio else {}
-        try:
-            with self._reported_errors(stream.name):
-                container = open_container(stream, options=UNTRUSTED_INPUT | probing)
-        except SourceError:
-            stream.close()
-            raise
+        chain = Chain(stream.read, stream.name, UNTRUSTED_INPUT | probing)
+        self._open_chain(chain, stream)
         stream.timeout = InactivityTimeout(stream.name, self._inactivity_seconds)
-        return _OpenMedia(container, stream.name, True, stream.timeout, stream)
+        return _OpenMedia(stream.name, True, chain=chain, timeout=stream.timeout, file=stream)
+
+    def _open_http_file(self, stream: HttpStream) -> _OpenMedia:
+        """Open a file on a web server: FFmpeg reads it, unless it may be a chain."""
+        file = HttpFile(stream, self._inactivity_seconds)
+        head = file.read(len(OGG))
+        if head != OGG:
+            file.close()
+            return replace(self._open_with_ffmpeg(stream.url, resumable=True), live=False)
+        chain = Chain(file.read, stream.name, UNTRUSTED_INPUT, head)
+        self._open_chain(chain, file)
+        timeout = InactivityTimeout(stream.name, self._inactivity_seconds)
+        return _OpenMedia(stream.name, False, chain=chain, timeout=timeout, file=file)
+
+    def _open_chain(
+        self, chain: Chain, file: HttpStream | HttpFile | BinaryIO, *, permanent: bool = False
+    ) -> None:
+        """Open the first link of a chain; close `file` if that fails."""
+        try:
+            with self._reported_errors(chain.name, permanent=permanent):
+                chain.open()
+        except SourceError:
+            file.close()
+            raise
 
     def _open_file(self, path: Path) -> _OpenMedia | list[str]:
         with self._reported_errors(str(path), permanent=True):
@@ -191,7 +226,12 @@ class MediaSource(ThreadedSource):
                         entry if is_url(entry) else str(path.parent / entry)
                         for entry in playlist.entries(text)
                     ]
-            return _OpenMedia(open_container(f"file:{path}"), str(path), live=False)
+            if not is_chainable_file(path):
+                return _OpenMedia(str(path), False, open_container(f"file:{path}"))
+            file = path.open("rb")
+            chain = Chain(file.read, str(path))
+            self._open_chain(chain, file, permanent=True)
+            return _OpenMedia(str(path), False, chain=chain, file=file)
 
     def _open_with_ffmpeg(
         self, url: str, inactivity_factor: float = 1.0, *, resumable: bool = False
@@ -213,7 +253,7 @@ class MediaSource(ThreadedSource):
         with self._reported_errors(display_name):
             container = open_container(url, options=options, timeout=(seconds, seconds))
         timeout = InactivityTimeout(display_name, seconds)
-        return _OpenMedia(container, display_name, not container.duration, timeout)
+        return _OpenMedia(display_name, not container.duration, container, timeout=timeout)
 
     @contextmanager
     def _reported_errors(self, display_name: str, *, permanent: bool = False) -> Iterator[None]:
@@ -221,12 +261,8 @@ class MediaSource(ThreadedSource):
         try:
             yield
         except (OSError, av.FFmpegError) as error:
-            if isinstance(error, (av.error.ExitError, TimeoutError)):
-                reason = f"no data for {self._inactivity_seconds:g} s"
-            elif isinstance(error, av.error.InvalidDataError):
-                reason = "this is not audio that FFmpeg can read, or it is damaged"
-            else:
-                reason = (error.strerror or type(error).__name__).lower()
+            is_late = isinstance(error, (av.error.ExitError, TimeoutError))
+            what = f"no data for {self._inactivity_seconds:g} s" if is_late else describe(error)
             gone = (av.error.HTTPNotFoundError, av.error.ProtocolNotFoundError)
             permanent = permanent or isinstance(error, gone)
-            raise SourceError(f"{display_name}: {reason}", permanent=permanent) from None
+            raise SourceError(f"{display_name}: {what}", permanent=permanent) from None

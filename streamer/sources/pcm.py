@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 import time
+from contextlib import closing
 from io import BufferedReader
-from types import SimpleNamespace
 
 import av
 import numpy as np
 
 from streamer.sources.base import AudioBlock, SourceError
 from streamer.sources.block_queue import READ_AHEAD_SECONDS, BlockQueue
-from streamer.sources.decoding import BLOCK_SECONDS, UNTRUSTED_INPUT, decode, open_container
+from streamer.sources.chain import Chain
+from streamer.sources.decoding import BLOCK_SECONDS, UNTRUSTED_INPUT
+from streamer.sources.ffmpeg_errors import NOT_AUDIO, describe
 from streamer.sources.threaded import ThreadedSource
 
 DISPLAY_NAME = "standard input"
+CONTAINERS = {
+    "WAV": re.compile(rb"(?:RIFF|RIFX|RF64)....WAVE", re.DOTALL),
+    "FLAC": re.compile(rb"fLaC"),
+    "Ogg": re.compile(rb"OggS\0"),
+    "MP3": re.compile(rb"ID3[\2-\4]"),
+    "Matroska": re.compile(rb"\x1a\x45\xdf\xa3"),
+    "MP4": re.compile(rb"....ftyp", re.DOTALL),
+    "AIFF": re.compile(rb"FORM....AIF[FC]", re.DOTALL),
+    "AU": re.compile(rb"\.snd\0"),
+    "CAF": re.compile(rb"caff\0"),
+    "WavPack": re.compile(rb"wvpk"),
+}
+"""First bytes of containers, by which they are told from raw samples."""
+HEAD_BYTES = 12
+"""Bytes that are needed for that."""
+
+logger = logging.getLogger(__name__)
 
 
 class PipeSource(ThreadedSource):
@@ -61,11 +82,20 @@ class PipeSource(ThreadedSource):
             raise SourceError(f"{DISPLAY_NAME} cannot be read: {reason}", permanent=True) from None
 
     def _read_raw(self, pipe: BufferedReader, rate: int, channels: int, queue: BlockQueue) -> None:
+        data = _read_head(pipe)
+        found = (name for name, head in CONTAINERS.items() if head.match(data))
+        if container := next(found, None):
+            logger.warning(
+                "%s: %s holds %s audio and not raw samples; rate and channels are taken from it",
+                self.name,
+                DISPLAY_NAME,
+                container,
+            )
+            self._read_container(pipe, queue, data)
+            return
         frame_bytes = 2 * channels
         rest = b""
-        while data := pipe.read1(round(rate * BLOCK_SECONDS) * frame_bytes):
-            if queue.stopped.is_set():
-                return
+        while data and not queue.stopped.is_set():
             data = rest + data
             whole = len(data) - len(data) % frame_bytes
             rest = data[whole:]
@@ -73,19 +103,27 @@ class PipeSource(ThreadedSource):
                 samples = np.frombuffer(data[:whole], "<i2").reshape(-1, channels)
                 scaled = samples.astype(np.float32) / np.float32(32768)
                 queue.put(AudioBlock(scaled, rate, time.monotonic()))
+            data = pipe.read1(round(rate * BLOCK_SECONDS) * frame_bytes)
 
-    def _read_container(self, pipe: BufferedReader, queue: BlockQueue) -> None:
+    def _read_container(self, pipe: BufferedReader, queue: BlockQueue, head: bytes = b"") -> None:
+        """Decode a container, of which `head` was read already."""
         try:
-            # A file object that returns what has arrived and cannot seek.
-            file = SimpleNamespace(name=DISPLAY_NAME, read=pipe.read1)
-            with open_container(file, options=UNTRUSTED_INPUT) as container:
-                for block in decode(container, DISPLAY_NAME):
+            chain = Chain(pipe.read1, DISPLAY_NAME, UNTRUSTED_INPUT, head)
+            with closing(chain):
+                for block in chain.blocks():
                     queue.put(block)
                     if queue.stopped.is_set():
                         return
-        except av.FFmpegError:
-            raise SourceError(
-                f"{DISPLAY_NAME}: this is not audio that FFmpeg can read; for raw 16-bit samples "
-                "say --rate and --channels",
-                permanent=True,
-            ) from None
+        except av.FFmpegError as error:
+            what = describe(error)
+            if isinstance(error, (av.error.InvalidDataError, av.error.ArgumentError)):
+                what = f"{NOT_AUDIO}; for raw 16-bit samples say --rate and --channels"
+            raise SourceError(f"{DISPLAY_NAME}: {what}", permanent=True) from None
+
+
+def _read_head(pipe: BufferedReader) -> bytes:
+    """Return the first bytes of a pipe, fewer than `HEAD_BYTES` only at its end."""
+    head = b""
+    while len(head) < HEAD_BYTES and (data := pipe.read1(HEAD_BYTES - len(head))):
+        head += data
+    return head

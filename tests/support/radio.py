@@ -105,6 +105,10 @@ class Radio:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        self.wait_for_mount()
+
+    def wait_for_mount(self) -> None:
+        """Wait until something feeds the mount."""
         self._wait(self.url)
 
     def set_title(self, title: str) -> None:
