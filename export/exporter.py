@@ -14,7 +14,7 @@ from export.compress import to_float16, to_int8, to_static
 from export.errors import ExportError
 from export.source import ExportSource
 from streamer.core.contract import METADATA_KEY, Golden, ModelContract
-from streamer.core.model import Classifier, ModelError, golden_spectrogram, spectrogram_digest
+from streamer.core.model import Classifier, ModelError, content_digest, golden_spectrogram
 from streamer.system.console import silenced_stderr
 from streamer.system.files import atomic_write
 
@@ -111,7 +111,7 @@ def _embed_contract(model: onnx.ModelProto, contract: ModelContract) -> bytes:
     spectrogram = golden_spectrogram(contract.spectrogram, contract.window_frames)
     (logits,) = predictor(model.SerializeToString(), contract.precision)(spectrogram)
     golden = Golden(
-        spectrogram_sha256=spectrogram_digest(spectrogram),
+        spectrogram_sha256=content_digest(spectrogram),
         frames=contract.window_frames,
         logits=tuple(float(logit) for logit in logits),
         contract_sha256=contract.digest,

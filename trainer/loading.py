@@ -20,8 +20,12 @@ class RunClassifier(Classifier):
         self._network, self.run = load_network(folder)
         self.contract = self.run.contract()
 
-    def logits(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
+    def logits(
+        self, spectrograms: NDArray[np.float32], audio: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """Return the network's logits; see `streamer.core.model.Classifier.logits`."""
+        if audio is not None:
+            raise ValueError("the network of a run takes no audio")
         import keras
 
         from trainer.network import with_preprocessing

@@ -9,18 +9,21 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 
-from streamer.core.contract import CONTRACT, ModelContract
+from streamer.core.contract import ModelContract
 from streamer.core.spectrogram import SpecError, SpectrogramSpec
 from streamer.system.commandline import UserError
 from streamer.system.files import write_json
 from trainer.fit_settings import FitSettings
+from trainer.musicnn import MIN_SAMPLES, SPEC, TAGS
 
 RUN_FILE = "run.json"
 NETWORK_FILE = "model.keras"
+HEAD_FILE = "tag_head.npz"
+"""The head on the tags: `weights` (classes, tags) and `bias` (classes,), float32."""
 
 DAMAGED_FILE_ERRORS = (
     ArithmeticError,
@@ -78,6 +81,19 @@ class BackgroundLists:
 
 
 @dataclass(frozen=True, slots=True)
+class FusedTagger:
+    """The second network of a run; its head on the tags is in `HEAD_FILE`."""
+
+    tagger: Literal["musicnn"]
+    spectrogram_weight: Annotated[float, pydantic.Field(ge=0, le=100)]
+    """Factor of the logits of the run's own network in those of both."""
+    audio_weight: Annotated[float, pydantic.Field(ge=0, le=100)]
+    """Factor of the logits of the head."""
+    audio_seconds: Annotated[float, pydantic.Field(ge=MIN_SAMPLES / SPEC.sample_rate, le=60)]
+    """Audio that it hears before a decision."""
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Everything known about a training run but its weights: the content of `run.json`."""
 
@@ -118,6 +134,8 @@ class Run:
     """Versions of Python, Keras' backend and the packages that compute, by name."""
     git: str | None = None
     """Commit of the code, if it was a git checkout."""
+    fusion: FusedTagger | None = None
+    """The second network, if the run has one. The temperature is of the logits of both then."""
 
     @property
     def trained_tracks(self) -> frozenset[str]:
@@ -148,8 +166,19 @@ class Run:
             "frames": self.window_frames,
             "logits": [0.0] * len(self.labels),
         }
-        content |= {"contract": CONTRACT, "name": name, "version": version}
+        content |= {"contract": 2 if self.fusion else 1, "name": name, "version": version}
         content |= {"spectrogram": content["spec"], "training": training, "golden": golden}
+        if self.fusion:
+            least = MIN_SAMPLES / SPEC.sample_rate
+            seconds = self.fusion.audio_seconds
+            content["audio"] = {
+                "sample_rate": SPEC.sample_rate,
+                "seconds": seconds,
+                "min_seconds": least,
+            }
+            content["fusion"]["tags"] = list(TAGS)
+            samples = round(seconds * SPEC.sample_rate)
+            golden |= {"audio_sha256": "0" * 64, "audio_samples": samples}
         return ModelContract.from_metadata(content)
 
 

@@ -19,11 +19,15 @@ from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, Validat
 
 from streamer.core.spectrogram import SpecError, SpectrogramSpec
 
-CONTRACT = 1
-"""The version of the metadata that this module reads."""
+CONTRACT = 2
+"""The newest version of the metadata that this module reads. Version 1 has one network, which sees
+the spectrogram; version 2 adds one that hears the audio."""
 
 METADATA_KEY = "genre_stream"
 """The entry of `metadata_props` that holds the contract as JSON."""
+
+SECOND_NETWORK = ("audio", "fusion")
+"""Fields of version 2 alone."""
 
 PRECISIONS = ("float32", "float16", "int8", "static")
 """How a file keeps its weights; `static` computes with 8-bit integers, the others with float32."""
@@ -72,6 +76,9 @@ def _spec(value: object) -> SpectrogramSpec:
 
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
+Samples = Annotated[int, Field(strict=True, ge=1, le=100_000_000)]
+Seconds = Annotated[float, Field(strict=True, gt=0, le=60)]
+Weight = Annotated[float, Field(strict=True, ge=0, le=100)]
 Logit = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
@@ -87,6 +94,44 @@ class Golden:
     """The network's output for it, in the order of the labels."""
     contract_sha256: Annotated[str | None, PlainValidator(_sha256)] = None
     """`ModelContract.digest` when the file was made; logits alone cannot tell swapped labels."""
+    audio_sha256: Annotated[str | None, PlainValidator(_sha256)] = None
+    """SHA-256 of `golden_audio`, likewise; None without a second network."""
+    audio_samples: Samples | None = None
+    """Samples of the golden audio."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInput:
+    """The audio that a second network hears: mono, full scale at 1."""
+
+    sample_rate: Annotated[int, Field(strict=True, ge=1000, le=192_000)]
+    """Hz."""
+    seconds: Seconds
+    """The last seconds before a decision that the network is given."""
+    min_seconds: Seconds
+    """Fewest seconds that give an answer."""
+
+    @property
+    def samples(self) -> int:
+        """Samples in `seconds`."""
+        return round(self.seconds * self.sample_rate)
+
+    @property
+    def min_samples(self) -> int:
+        """Samples in `min_seconds`."""
+        return round(self.min_seconds * self.sample_rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How the answers of both networks become one: a weighted sum of their logits."""
+
+    spectrogram_weight: Weight
+    audio_weight: Weight
+    tagger: Text
+    """Name of the second network."""
+    tags: Annotated[tuple[Text, ...], AfterValidator(_different_names)]
+    """Names of what it recognises, in the order of its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +163,15 @@ class ModelContract:
     """A known answer, checked whenever the file is loaded."""
     precision: Annotated[str, AfterValidator(_known_precision)] = "float32"
     """One of `PRECISIONS`."""
+    audio: AudioInput | None = None
+    """What the second network hears; None if the file has none."""
+    fusion: Fusion | None = None
+    """How both answers become one; None without a second network."""
+
+    @property
+    def version_of_contract(self) -> int:
+        """2 with a second network, else 1."""
+        return 1 if self.audio is None else 2
 
     @property
     def window_seconds(self) -> float:
@@ -137,9 +191,12 @@ class ModelContract:
     def to_metadata(self) -> dict[str, Any]:
         """Return the contract as the JSON object that stands in the file."""
         facts = dataclasses.asdict(self)
-        if self.golden.contract_sha256 is None:
-            del facts["golden"]["contract_sha256"]
-        return {"contract": CONTRACT, **facts}
+        for name in ("contract_sha256", "audio_sha256", "audio_samples"):
+            if facts["golden"][name] is None:
+                del facts["golden"][name]
+        if self.audio is None:
+            del facts["audio"], facts["fusion"]
+        return {"contract": self.version_of_contract, **facts}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> ModelContract:
@@ -157,9 +214,13 @@ class ModelContract:
                 f"contract {version} is newer than contract {CONTRACT}, the last one that this "
                 "program knows: upgrade genre-stream"
             )
+        if version == 1:
+            metadata = {name: metadata[name] for name in metadata if name not in SECOND_NETWORK}
         contract: ModelContract = _validated(cls, metadata)
         _validated(_Training, contract.training, "training.")
         contract._check_consistency()
+        if version > 1:
+            contract._check_second_network()
         return contract
 
     def _check_consistency(self) -> None:
@@ -175,6 +236,28 @@ class ModelContract:
         if len(logits) != len(labels):
             rule = f"must be a list of {len(labels)} finite numbers"
             raise _refusal("golden.logits", rule, list(logits))
+
+    def _check_second_network(self) -> None:
+        audio, fusion, golden = self.audio, self.fusion, self.golden
+        for name, value in (
+            ("audio", audio),
+            ("fusion", fusion),
+            ("golden.audio_sha256", golden.audio_sha256),
+            ("golden.audio_samples", golden.audio_samples),
+        ):
+            if value is None:
+                raise ModelError(f"{name} is missing")
+        assert audio
+        assert fusion
+        assert golden.audio_samples
+        if audio.min_seconds > audio.seconds:
+            rule = f"must be at most audio.seconds {audio.seconds:g}"
+            raise _refusal("audio.min_seconds", rule, audio.min_seconds)
+        if golden.audio_samples < audio.min_samples:
+            rule = f"must be at least the {audio.min_samples} of audio.min_seconds"
+            raise _refusal("golden.audio_samples", rule, golden.audio_samples)
+        if fusion.spectrogram_weight + fusion.audio_weight == 0:
+            raise _refusal("fusion.audio_weight", "must be above 0 if the other weight is 0", 0)
 
 
 @dataclass(frozen=True, slots=True)

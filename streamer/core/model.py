@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from streamer.core.contract import METADATA_KEY, ModelContract, ModelError, spec_key
+from streamer.core.contract import METADATA_KEY, AudioInput, ModelContract, ModelError, spec_key
 from streamer.core.smoothing import softmax
 from streamer.core.spectrogram import SpectrogramSpec, from_levels
 
@@ -23,6 +24,12 @@ __all__ = ["DEFAULT_MODEL", "Classifier", "ModelContract", "ModelError", "softma
 
 INPUT, OUTPUT = "spectrogram", "logits"
 """Names of the graph's input and output."""
+
+AUDIO, TAGS = "audio", "tags"
+"""Names of the second network's input and output."""
+
+SPECTROGRAM_LOGITS, AUDIO_LOGITS = "spectrogram_logits", "audio_logits"
+"""Names of the outputs that tell what each of two networks says alone."""
 
 GOLDEN_TOLERANCE = 0.02
 """Largest difference allowed in a golden logit. A wrong spectrogram changes logits far more, the
@@ -46,9 +53,35 @@ def golden_spectrogram(spec: SpectrogramSpec, frames: int, seed: int = 0) -> NDA
     return from_levels(levels, spec.top_db)
 
 
-def spectrogram_digest(spectrogram: NDArray[np.float32]) -> str:
-    """Return the SHA-256 of a spectrogram as little-endian float32, in hexadecimal."""
-    return hashlib.sha256(spectrogram.astype("<f4").tobytes()).hexdigest()
+def golden_audio(audio: AudioInput, samples: int, seed: int = 0) -> NDArray[np.float32]:
+    """Return the pseudo-random audio with which second networks are checked, shape (1, samples).
+
+    Drawn as `golden_spectrogram` is, from seed 0 for model files. Noise of -17 dBFS that swells and
+    fades, so that a tagger that hears levels or loudness over time answers it by more than one tag.
+    """
+    key = json.dumps([seed, samples, audio.sample_rate, audio.seconds, audio.min_seconds])
+    drawn = np.frombuffer(hashlib.shake_256(key.encode()).digest(samples), np.uint8)
+    swell = (1 + np.arange(samples) % audio.sample_rate / audio.sample_rate) / 2
+    return np.asarray((drawn / 127.5 - 1) * swell / 3, np.float32)[None]
+
+
+def content_digest(values: NDArray[np.float32]) -> str:
+    """Return the SHA-256 of a golden input as little-endian float32, in hexadecimal."""
+    return hashlib.sha256(values.astype("<f4").tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What both networks say, alone and together; float32, shape (batch, classes)."""
+
+    logits: NDArray[np.float32]
+    """Of both."""
+    spectrogram_logits: NDArray[np.float32]
+    """Of the network that sees the spectrogram."""
+    audio_logits: NDArray[np.float32]
+    """Of the network that hears the audio."""
+    tags: NDArray[np.float32]
+    """Probabilities of `fusion.tags`, shape (batch, tags)."""
 
 
 class Classifier:
@@ -95,14 +128,19 @@ class Classifier:
             raise ModelError(f"model {path} {error}") from None
         return classifier
 
-    def logits(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the network's logits.
+    def logits(
+        self, spectrograms: NDArray[np.float32], audio: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the logits of the model.
 
         Parameters
         ----------
         spectrograms : float32, shape (batch, n_mels, frames)
             dB relative to each window's loudest cell, in `[-top_db, 0]`, row 0 the lowest band;
             see `streamer.core.spectrogram.relative_to_peak`, which is not applied here.
+        audio : float32, shape (batch, samples), optional
+            For a model with a second network: mono at `contract.audio.sample_rate`, full scale 1.
+            Without it the answer is that of the network that sees the spectrogram, alone.
 
         Returns
         -------
@@ -111,8 +149,33 @@ class Classifier:
         Raises
         ------
         ValueError
-            If the shape does not fit the model or there are fewer than `min_frames` columns.
+            If a shape does not fit the model or the other input, there are fewer than `min_frames`
+            columns or `audio.min_seconds` of audio, or the model takes no audio.
         """
+        if audio is not None or self.contract.audio is None:
+            return self._run([OUTPUT], spectrograms, audio)[0]
+        return self._run([SPECTROGRAM_LOGITS], spectrograms, audio)[0]
+
+    def predict(
+        self, spectrograms: NDArray[np.float32], audio: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return calibrated probabilities, `softmax(logits / temperature)`.
+
+        Takes, returns and raises what `logits` does; rows sum to 1.
+        """
+        return softmax(self.logits(spectrograms, audio), self.contract.temperature)
+
+    def answers(self, spectrograms: NDArray[np.float32], audio: NDArray[np.float32]) -> Answers:
+        """Return what both networks of a model say, alone and together; see `logits`."""
+        names = [OUTPUT, SPECTROGRAM_LOGITS, AUDIO_LOGITS, TAGS]
+        return Answers(*self._run(names, spectrograms, audio))
+
+    def _run(
+        self,
+        outputs: list[str],
+        spectrograms: NDArray[np.float32],
+        audio: NDArray[np.float32] | None,
+    ) -> list[NDArray[np.float32]]:
         bands, fewest = self.contract.spectrogram.n_mels, self.contract.min_frames
         shape = spectrograms.shape
         if len(shape) != 3 or shape[1] != bands or shape[2] < fewest:
@@ -120,30 +183,46 @@ class Classifier:
                 f"spectrograms must have shape (batch, {bands}, {fewest} or more), not {shape}"
             )
         inputs = {INPUT: np.ascontiguousarray(spectrograms, np.float32)}
-        (answer,) = self._session.run([OUTPUT], inputs)
-        return np.asarray(answer, np.float32)
-
-    def predict(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return calibrated probabilities, `softmax(logits / temperature)`.
-
-        Takes, returns and raises what `logits` does; rows sum to 1.
-        """
-        return softmax(self.logits(spectrograms), self.contract.temperature)
+        options = None
+        if wanted := self.contract.audio:
+            if audio is None:
+                # onnxruntime wants every input, but computes only what the outputs depend on.
+                audio = np.zeros((shape[0], wanted.min_samples), np.float32)
+                options = onnxruntime.RunOptions()
+                options.only_execute_path_to_fetches = True
+            if audio.ndim != 2 or len(audio) != shape[0] or audio.shape[1] < wanted.min_samples:
+                raise ValueError(
+                    f"audio must have shape ({shape[0]}, {wanted.min_samples} or more), not "
+                    f"{audio.shape}"
+                )
+            inputs[AUDIO] = np.ascontiguousarray(audio, np.float32)
+        elif audio is not None:
+            raise ValueError("the model has no network that takes audio")
+        answers = self._session.run(outputs, inputs, options)
+        return [np.asarray(answer, np.float32) for answer in answers]
 
     def _check_golden(self) -> None:
         contract, golden = self.contract, self.contract.golden
         spectrogram = golden_spectrogram(contract.spectrogram, golden.frames)
-        if spectrogram_digest(spectrogram) != golden.spectrogram_sha256:
+        if content_digest(spectrogram) != golden.spectrogram_sha256:
             raise ModelError(
                 "does not recognise its golden spectrogram: its spectrogram settings were changed "
                 "after it was exported; export it again"
             )
+        audio = None
+        if contract.audio and golden.audio_samples:
+            audio = golden_audio(contract.audio, golden.audio_samples)
+            if content_digest(audio) != golden.audio_sha256:
+                raise ModelError(
+                    "does not recognise its golden audio: its audio settings were changed after it "
+                    "was exported; export it again"
+                )
         if golden.contract_sha256 not in (None, contract.digest):
             raise ModelError(
                 "has labels or settings that were changed after it was exported; export it again"
             )
         try:
-            answer = self.logits(spectrogram)
+            answer = self.logits(spectrogram, audio)
         except Exception as error:  # onnxruntime's errors share no base class
             raise ModelError(f"fails on its golden spectrogram: {_one_line(error)}") from None
         if answer.shape != (1, len(golden.logits)):
@@ -251,17 +330,30 @@ def _read_contract(session: onnxruntime.InferenceSession) -> ModelContract:
 
 def _check_signature(session: onnxruntime.InferenceSession, contract: ModelContract) -> None:
     bands, classes = contract.spectrogram.n_mels, len(contract.labels)
-    for kind, nodes, name, wanted in (
-        ("input", session.get_inputs(), INPUT, ["any", bands, "any"]),
-        ("output", session.get_outputs(), OUTPUT, ["any", classes]),
+    inputs = {INPUT: ["any", bands, "any"]}
+    outputs = {OUTPUT: ["any", classes]}
+    if contract.fusion:
+        inputs[AUDIO] = ["any", "any"]
+        outputs[SPECTROGRAM_LOGITS] = outputs[AUDIO_LOGITS] = outputs[OUTPUT]
+        outputs[TAGS] = ["any", len(contract.fusion.tags)]
+    for kind, nodes, wanted in (
+        ("input", session.get_inputs(), inputs),
+        ("output", session.get_outputs(), outputs),
     ):
-        names = ", ".join(node.name for node in nodes)
-        if names != name:
-            raise ModelError(f"must have one {kind} called {name}, not {names or 'none'}")
-        shape = list(nodes[0].shape or [])
-        fixed = [length if isinstance(length, int) else "any" for length in shape]
-        if nodes[0].type != "tensor(float)" or fixed != wanted:
+        names = [node.name for node in nodes]
+        if set(names) != set(wanted) or len(names) != len(wanted):
+            called = " and ".join(wanted)
+            number = "one" if len(wanted) == 1 else str(len(wanted))
+            plural = "" if len(wanted) == 1 else "s"
             raise ModelError(
-                f"has an {kind} {name} of {nodes[0].type} {shape}; "
-                f"its contract asks for tensor(float) [{', '.join(map(str, wanted))}]"
+                f"must have {number} {kind}{plural} called {called}, not "
+                f"{', '.join(names) or 'none'}"
             )
+        for node in nodes:
+            shape = list(node.shape or [])
+            fixed = [length if isinstance(length, int) else "any" for length in shape]
+            if node.type != "tensor(float)" or fixed != wanted[node.name]:
+                raise ModelError(
+                    f"has an {kind} {node.name} of {node.type} {shape}; its contract asks for "
+                    f"tensor(float) [{', '.join(map(str, wanted[node.name]))}]"
+                )

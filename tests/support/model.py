@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from streamer.core.contract import METADATA_KEY, Golden, ModelContract
-from streamer.core.model import golden_spectrogram, spectrogram_digest
+from streamer.core.model import content_digest, golden_spectrogram
 from streamer.core.spectrogram import SpectrogramSpec
 
 LABELS = ("low", "middle", "high")
@@ -59,7 +59,7 @@ def make_model(
         temperature=1.0,
         decision=dict(decision or {}),
         training={"dataset": "none", "split": "none", "seed": 0, "metrics": {}},
-        golden=Golden(spectrogram_digest(spectrogram), frames, tuple(map(float, logits[0]))),
+        golden=Golden(content_digest(spectrogram), frames, tuple(map(float, logits[0]))),
     )
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps(contract.to_metadata())

@@ -125,8 +125,8 @@ def test_a_missing_field_of_the_spectrogram_is_named(
         ("contract", True, "contract must be a valid integer, not True"),
         (
             "contract",
-            2,
-            "contract 2 is newer than contract 1, the last one that this program knows: upgrade "
+            3,
+            "contract 3 is newer than contract 2, the last one that this program knows: upgrade "
             "genre-stream",
         ),
         ("name", "", "name must have at least 1 character, not ''"),
