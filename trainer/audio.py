@@ -7,6 +7,7 @@ daemon's decoder. FFmpeg decodes `.m4a` and whatever libsndfile cannot open.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,7 +38,7 @@ class AudioError(ValueError):
     """A file that cannot be used; the message is the reason as a phrase, without the path."""
 
 
-def read_audio(path: Path, sample_rate: int) -> Samples:
+def read_audio(path: Path, sample_rate: int, *, least_seconds: float = MIN_SECONDS) -> Samples:
     """Decode an audio file to `sample_rate`, in Hz.
 
     Returns
@@ -48,29 +49,37 @@ def read_audio(path: Path, sample_rate: int) -> Samples:
     Raises
     ------
     AudioError
-        If the file is empty, damaged, silent, shorter than 3 s, longer than 12 h, or has an
-        implausible sample rate or level.
+        If the file is empty, damaged, silent, shorter than `least_seconds`, longer than 12 h, or
+        has an implausible sample rate or level.
     """
-    if not path.stat().st_size:
-        raise AudioError("empty file")
-    samples = _decode(path, sample_rate)
-    seconds = len(samples) / sample_rate
-    if seconds < MIN_SECONDS:
-        raise AudioError(f"too short: {seconds:.1f} s, at least {MIN_SECONDS:g} s needed")
-    if np.abs(samples).max() < MIN_PEAK:
-        raise AudioError("silent: no sample above -120 dBFS")
+    (samples,) = read_audio_at(path, [sample_rate], least_seconds=least_seconds)
     return samples
 
 
-def _decode(path: Path, sample_rate: int) -> Samples:
+def read_audio_at(
+    path: Path, sample_rates: Sequence[int], *, least_seconds: float = MIN_SECONDS
+) -> list[Samples]:
+    """Decode an audio file once to several sample rates, in their order; see `read_audio`."""
+    if not path.stat().st_size:
+        raise AudioError("empty file")
+    decoded = _decode(path, sample_rates)
+    samples, seconds = decoded[0], len(decoded[0]) / sample_rates[0]
+    if seconds < least_seconds:
+        raise AudioError(f"too short: {seconds:.1f} s, at least {least_seconds:g} s needed")
+    if np.abs(samples).max() < MIN_PEAK:
+        raise AudioError("silent: no sample above -120 dBFS")
+    return decoded
+
+
+def _decode(path: Path, sample_rates: Sequence[int]) -> list[Samples]:
     if path.suffix.lower() == ".m4a":
-        return decode_with_ffmpeg(path, sample_rate)
+        return _decode_with_ffmpeg(str(path), sample_rates)
     try:
         sound = soundfile.SoundFile(path)
     except soundfile.LibsndfileError:
-        return decode_with_ffmpeg(path, sample_rate)
+        return _decode_with_ffmpeg(str(path), sample_rates)
     with sound:
-        return _decode_with_libsndfile(sound, sample_rate)
+        return _decode_with_libsndfile(sound, sample_rates)
 
 
 def _check_extent(rate: int, seconds: float) -> None:
@@ -90,33 +99,42 @@ def _checked(samples: Samples) -> Samples:
     return samples
 
 
-def _decode_with_libsndfile(sound: soundfile.SoundFile, sample_rate: int) -> Samples:
+def _decode_with_libsndfile(
+    sound: soundfile.SoundFile, sample_rates: Sequence[int]
+) -> list[Samples]:
     _check_extent(sound.samplerate, sound.frames / max(1, sound.samplerate))
     try:
         channels = sound.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"damaged audio ({error.error_string.rstrip('.')})") from error
-    mono = _checked(channels).mean(axis=1)
-    if sound.samplerate == sample_rate or not len(mono):
-        return np.asarray(mono, np.float32)
-    return np.asarray(soxr.resample(mono, sound.samplerate, sample_rate), np.float32)
+    mono = np.asarray(_checked(channels).mean(axis=1), np.float32)
+    return [
+        mono
+        if rate == sound.samplerate or not len(mono)
+        else np.asarray(soxr.resample(mono, sound.samplerate, rate), np.float32)
+        for rate in sample_rates
+    ]
 
 
-def decode_with_ffmpeg(file: Path | BinaryIO, sample_rate: int) -> Samples:
+def decode_with_ffmpeg(file: BinaryIO, sample_rate: int) -> Samples:
     """Decode with FFmpeg, of any length; result and errors are those of `read_audio`."""
+    (samples,) = _decode_with_ffmpeg(file, [sample_rate])
+    return samples
+
+
+def _decode_with_ffmpeg(file: str | BinaryIO, sample_rates: Sequence[int]) -> list[Samples]:
     try:
-        with open_container(str(file) if isinstance(file, Path) else file) as container:
+        with open_container(file) as container:
             if not container.streams.audio:
                 raise AudioError("no audio in it")
             seconds = (container.duration or 0) / av.time_base
             _check_extent(container.streams.audio[0].rate, seconds)
             # FFmpeg's own down-mix to mono divides the sum by the root of two instead.
-            resampler = av.AudioResampler("fltp", rate=sample_rate)
-            blocks = [
-                block.to_ndarray().mean(axis=0)
-                for frame in itertools.chain(container.decode(audio=0), (None,))
-                for block in resampler.resample(frame)
-            ]
+            resamplers = [av.AudioResampler("fltp", rate=rate) for rate in sample_rates]
+            blocks: list[list[Samples]] = [[np.empty(0, np.float32)] for _ in sample_rates]
+            for frame in itertools.chain(container.decode(audio=0), (None,)):
+                for resampler, own in zip(resamplers, blocks, strict=True):
+                    own += [block.to_ndarray().mean(axis=0) for block in resampler.resample(frame)]
     except av.FFmpegError as error:
         raise AudioError(f"damaged or not audio ({error.strerror})") from error
     except AudioError:
@@ -124,4 +142,4 @@ def decode_with_ffmpeg(file: Path | BinaryIO, sample_rate: int) -> Samples:
     except ValueError as error:
         # PyAV's resampler refuses frames whose sample rate or layout changes.
         raise AudioError("changes its rate or channels in the middle") from error
-    return _checked(np.concatenate(blocks, dtype=np.float32)) if blocks else np.empty(0, np.float32)
+    return [_checked(np.concatenate(own, dtype=np.float32)) for own in blocks]

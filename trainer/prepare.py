@@ -1,7 +1,8 @@
-"""Prepare a folder of audio: one spectrogram picture for each track.
+"""Prepare a folder of audio: a spectrogram picture and the tags of each track, decoded once.
 
 Every picture stores its origin in a text chunk: size, time and hash of the audio file, and the
-grid. An interrupted preparation continues, and only what has changed is made again.
+grid. Tags are written after the picture and removed before it, so they are of the same audio. An
+interrupted preparation continues, and only what has changed is made again.
 """
 
 from __future__ import annotations
@@ -13,19 +14,29 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from streamer.core.spectrogram import SpectrogramSpec, log_mel, relative_to_peak, to_levels
+from streamer.core.spectrogram import (
+    Samples,
+    SpectrogramSpec,
+    log_mel,
+    relative_to_peak,
+    to_levels,
+)
 from streamer.system.files import write_json
 from streamer.system.processors import processors
-from trainer.audio import AudioError, read_audio
+from trainer.audio import AudioError, read_audio, read_audio_at
+from trainer.degradation import degraded_copies
 from trainer.discovery import MANIFEST_FILE, find_background, find_tracks
 from trainer.pictures import Levels, read_origin, read_picture, write_picture
 from trainer.progress import progress_bar
+from trainer.tagger import SAMPLE_RATE, Tagger, load_tagger
+from trainer.tags import degraded_file, read_tags, tag_files, tags_file, write_tags
 from trainer.tracks import SPEC_FILE, DatasetError, Skipped, is_picture_folder
 
 
@@ -38,6 +49,8 @@ class Prepared:
     """Pictures made now."""
     kept: int
     """Pictures that were there already and up to date."""
+    tagged: int
+    """Tracks whose tags were made now."""
     removed: int
     """Pictures whose track is gone, and remains of a killed preparation."""
     skipped: list[Skipped]
@@ -60,24 +73,57 @@ class _Origin:
         return status.st_size == self.size and _sha256(path) == self.sha256
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What to make of one track."""
+
+    target: Path
+    """The picture."""
+    source: Path
+    """The audio."""
+    spec: SpectrogramSpec
+    picture: bool
+    """Whether to make the picture."""
+    tags: bool
+    """Whether to make its tags."""
+    degraded: bool
+    """Whether to make the tags of degraded copies along with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a worker process made of one track."""
+
+    reason: str
+    """Why it failed; empty if it did not."""
+    audio: Samples | None = None
+    """The track, if its tags are to be made."""
+    copies: tuple[Samples, ...] = ()
+    """Its degraded copies."""
+
+
 def prepare(
     data: Path,
     out: Path,
     spec: SpectrogramSpec,
     *,
     background: bool = False,
+    tags: bool = True,
     workers: int | None = None,
 ) -> Prepared:
-    """Make the pictures of a folder of audio; pictures that are up to date are kept.
+    """Make pictures and tags of a folder of audio; those that are up to date are kept.
 
     `spectrogram.json` is written last, so that an incomplete folder is not taken for pictures.
 
     Parameters
     ----------
     data : Path
-        Audio as `find_tracks` takes it; with `background`, as `find_background` does.
+        Audio as `find_tracks` takes it; with `background`, as `find_background` does. Copies of
+        tracks of a background are not degraded.
     out : Path
         Picture folder, created if missing.
+    tags : bool
+        Whether to make tags, too. Without, tags of pictures that are made again are removed.
     workers : int, optional
         Processes; by default one for each core that this process may use.
 
@@ -106,12 +152,17 @@ def prepare(
     stale = set(existing) - set(sources)
     for path in stale:
         path.unlink()
-    todo = {
-        target: source
-        for target, source in sources.items()
-        if not _is_current(target, source, existing.get(target), spec)
-    }
-    failed = list(_make_pictures(todo, spec, workers))
+    for path in out.glob("*/*.npy"):
+        if path not in {file for target in sources for file in tag_files(target)}:
+            path.unlink()
+    jobs = []
+    for target, source in sources.items():
+        current = _is_current(target, source, existing.get(target), spec)
+        wanted = tags and not (current and _has_tags(target, degraded=not background))
+        if not current or wanted:
+            jobs.append(_Job(target, source, spec, not current, wanted, not background))
+    failed = list(_make(jobs, workers))
+    lost = {entry.path for entry in failed}
     skipped = sorted([*skipped, *failed], key=lambda entry: entry.path)
     write_json(
         out / MANIFEST_FILE,
@@ -121,8 +172,10 @@ def prepare(
         },
     )
     write_json(out / SPEC_FILE, spec.to_dict())
-    made, kept = len(todo) - len(failed), len(sources) - len(todo)
-    return Prepared(out, made, kept, removed=len(stale), skipped=skipped)
+    done = [job for job in jobs if job.source not in lost]
+    made, tagged = sum(job.picture for job in done), sum(job.tags for job in done)
+    kept = len(sources) - sum(job.picture for job in jobs)
+    return Prepared(out, made, kept, tagged, removed=len(stale), skipped=skipped)
 
 
 def cache_folder(data: Path, spec: SpectrogramSpec) -> Path:
@@ -135,7 +188,10 @@ def cache_folder(data: Path, spec: SpectrogramSpec) -> Path:
 
 def levels_of(path: Path, spec: SpectrogramSpec) -> Levels:
     """Return the picture levels of audio, shape (n_mels, frames); raise AudioError if unusable."""
-    samples = read_audio(path, spec.sample_rate)
+    return _levels(read_audio(path, spec.sample_rate), spec)
+
+
+def _levels(samples: Samples, spec: SpectrogramSpec) -> Levels:
     return to_levels(relative_to_peak(log_mel(samples, spec), spec.top_db), spec.top_db)
 
 
@@ -162,31 +218,57 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _make_picture(target: Path, source: Path, spec: SpectrogramSpec) -> str:
-    """Make one picture in a worker process; return why it failed, or an empty string."""
+def _has_tags(target: Path, *, degraded: bool) -> bool:
     try:
-        target.unlink(missing_ok=True)
-        levels = levels_of(source, spec)
-        status = source.stat()
-        origin = _Origin(status.st_size, status.st_mtime_ns, _sha256(source), spec.to_dict())
-        target.parent.mkdir(exist_ok=True)
-        write_picture(target, levels, json.dumps(dataclasses.asdict(origin)))
+        read_tags(tags_file(target))
+        if degraded:
+            read_tags(degraded_file(target))
+    except DatasetError:
+        return False
+    return True
+
+
+def _make_picture(job: _Job) -> _Made:
+    """Make the picture of one track in a worker process; return its audio for the tags."""
+    rates = [*([job.spec.sample_rate] if job.picture else []), *([SAMPLE_RATE] if job.tags else [])]
+    try:
+        job.target.parent.mkdir(exist_ok=True)
+        for path in (*tag_files(job.target), *([job.target] if job.picture else [])):
+            path.unlink(missing_ok=True)
+        decoded = read_audio_at(job.source, rates)
+        if job.picture:
+            _write_picture(job, _levels(decoded[0], job.spec))
     except AudioError as error:
-        return str(error)
+        return _Made(str(error))
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        return f"its name is too long for a picture ({target.name[:40]}...): shorten it"
-    return ""
+        name = job.target.name
+        return _Made(f"its name is too long for a picture ({name[:40]}...): shorten it")
+    if not job.tags:
+        return _Made("")
+    audio = decoded[-1]
+    seed = hashlib.sha256(job.target.stem.encode()).digest()
+    copies = degraded_copies(audio, SAMPLE_RATE, [*seed]) if job.degraded else []
+    return _Made("", audio, tuple(copies))
 
 
-def _make_pictures(
-    sources: Mapping[Path, Path], spec: SpectrogramSpec, workers: int | None
-) -> Iterator[Skipped]:
-    """Make pictures, given the audio of each, in parallel; yield the tracks that failed."""
-    if not sources:
+def _write_picture(job: _Job, levels: Levels) -> None:
+    status = job.source.stat()
+    origin = _Origin(status.st_size, status.st_mtime_ns, _sha256(job.source), job.spec.to_dict())
+    write_picture(job.target, levels, json.dumps(dataclasses.asdict(origin)))
+
+
+def _make(jobs: Sequence[_Job], workers: int | None) -> Iterator[Skipped]:
+    """Make pictures in parallel, and their tags in this process; yield the tracks that failed.
+
+    TensorFlow computes tags on all cores. One in each worker process would need half a gigabyte
+    each and seconds to start.
+    """
+    if not jobs:
         return
-    workers = min(workers or processors(), len(sources))
+    tagger = load_tagger() if any(job.tags for job in jobs) else None
+    workers = min(workers or processors(), len(jobs))
     # Not forked: TensorFlow's threads in the parent process would not survive a fork.
     context = multiprocessing.get_context("forkserver")
     with (
@@ -196,15 +278,22 @@ def _make_pictures(
         ) as pool,
         progress_bar() as progress,
     ):
-        running = {
-            pool.submit(_make_picture, target, source, spec): source
-            for target, source in sources.items()
-        }
-        done = as_completed(running)
+        task = progress.add_task("tracks", total=len(jobs))
+        waiting, running = iter(jobs), dict[Future[_Made], _Job]()
         try:
-            for future in progress.track(done, total=len(sources), description="pictures"):
-                if reason := future.result():
-                    yield Skipped(running[future], reason)
+            while True:
+                # No more than these at once: decoded tracks wait in memory for their tags.
+                for job in islice(waiting, 2 * workers - len(running)):
+                    running[pool.submit(_make_picture, job)] = job
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job, made = running.pop(future), future.result()
+                    if made.reason:
+                        yield Skipped(job.source, made.reason)
+                    elif tagger and made.audio is not None:
+                        _write_tags(tagger, job, made.audio, made.copies)
+                    progress.advance(task)
         except BrokenProcessPool as error:
             raise DatasetError(
                 "a process that reads tracks was killed, perhaps for want of memory; "
@@ -213,3 +302,9 @@ def _make_pictures(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _write_tags(tagger: Tagger, job: _Job, audio: Samples, copies: Sequence[Samples]) -> None:
+    if copies:
+        write_tags(degraded_file(job.target), tagger.tags_of_copies(copies))
+    write_tags(tags_file(job.target), tagger.tags_of_track(audio))

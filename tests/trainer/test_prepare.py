@@ -24,6 +24,8 @@ from trainer.audio import read_audio
 from trainer.discovery import find_tracks
 from trainer.pictures import read_picture, read_spec, write_picture
 from trainer.prepare import cache_folder, levels_of, prepare
+from trainer.tagger import SAMPLE_RATE, load_tagger
+from trainer.tags import COPIES, degraded_file, read_tags, tags_file
 from trainer.tracks import DatasetError
 
 SPEC = SpectrogramSpec()
@@ -99,7 +101,7 @@ def bad_files(folder: Path) -> dict[str, str]:
 def test_all_formats_become_pictures_and_bad_files_are_skipped(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs", suffixes=SUFFIXES)
     expected = bad_files(songs / "low")
-    done = prepare(songs, tmp_path / "pictures", SPEC)
+    done = prepare(songs, tmp_path / "pictures", SPEC, tags=False)
     assert (done.made, done.kept) == (18, 0)
     reasons = {entry.path.name: entry.reason for entry in done.skipped}
     assert set(reasons) == set(expected)
@@ -130,26 +132,81 @@ def test_only_changed_tracks_are_made_again(tmp_path: Path) -> None:
     changed = prepare(songs, out, SPEC)
     assert (changed.made, changed.kept, changed.removed) == (1, 16, 1)
     after = states(out)
-    assert set(before) - set(after) == {"high/high.00001.png"}
-    assert {name for name in after if after[name] != before[name]} == {"low/low.00002.png"}
+    assert set(before) - set(after) == files_of("high/high.00001")
+    assert {name for name in after if after[name] != before[name]} == files_of("low/low.00002")
+    assert (changed.tagged, again.tagged) == (1, 0)
+
+
+def files_of(track: str) -> set[str]:
+    return {f"{track}.png", f"{track}.tags.npy", f"{track}.degraded.npy"}
+
+
+def test_tags_are_those_of_the_decoded_track(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=2)
+    write_audio(songs / "high" / "longer.ogg", band_noise("high", 8, 44100), 44100)
+    done = prepare(songs, tmp_path / "pictures", SPEC)
+    assert done.tagged == 7
+    tagger = load_tagger()
+    for name, pieces in (("low/low.00000.wav", 4), ("high/longer.ogg", 6)):
+        picture = (done.folder / name).with_suffix(".png")
+        tags = read_tags(tags_file(picture))
+        wanted = tagger.tags_of_track(read_audio(songs / name, SAMPLE_RATE))
+        assert tags.shape == (pieces, 50)
+        assert np.abs(tags - wanted).max() < 1e-6
+        degraded = read_tags(degraded_file(picture))
+        assert degraded.shape == (COPIES * -(-pieces // 3), 50)
+        assert np.abs(degraded[0] - tags[0]).max() > 0.01
+
+
+def test_tags_are_added_to_pictures_that_stay(tmp_path: Path) -> None:
+    songs, out = write_songs(tmp_path / "songs", tracks=2), tmp_path / "pictures"
+    prepare(songs, out, SPEC, tags=False)
+    before = states(out)
+    assert all(name.endswith(".png") for name in before)
+    done = prepare(songs, out, SPEC)
+    assert (done.made, done.kept, done.tagged) == (0, 6, 6)
+    after = states(out)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 18
+
+
+def test_a_truncated_file_of_tags_is_made_again(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=2)
+    out = prepare(songs, tmp_path / "pictures", SPEC).folder
+    damaged = out / "low" / "low.00000.tags.npy"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    done = prepare(songs, out, SPEC)
+    assert (done.made, done.tagged) == (0, 1)
+    assert damaged.read_bytes() == whole
+
+
+def test_a_picture_made_again_without_tags_loses_the_old_ones(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=2)
+    out = prepare(songs, tmp_path / "pictures", SPEC).folder
+    write_audio(songs / "low" / "low.00001.wav", band_noise("low", 7, seed=99))
+    done = prepare(songs, out, SPEC, tags=False)
+    assert (done.made, done.kept, done.tagged) == (1, 5, 0)
+    assert not (out / "low" / "low.00001.tags.npy").exists()
+    assert (out / "low" / "low.00000.tags.npy").exists()
 
 
 def test_a_truncated_picture_is_made_again(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs", tracks=2)
-    out = prepare(songs, tmp_path / "pictures", SPEC).folder
+    out = prepare(songs, tmp_path / "pictures", SPEC, tags=False).folder
     damaged = out / "low" / "low.00000.png"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
-    again = prepare(songs, out, SPEC)
+    again = prepare(songs, out, SPEC, tags=False)
     assert (again.made, again.kept) == (1, 5)
     assert damaged.read_bytes() == whole
 
 
 def test_another_grid_makes_all_pictures_again(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs", tracks=5)
-    prepare(songs, tmp_path / "pictures", SPEC)
+    prepare(songs, tmp_path / "pictures", SPEC, tags=False)
     finer = dataclasses.replace(SPEC, hop_length=512, n_mels=64)
-    done = prepare(songs, tmp_path / "pictures", finer)
+    done = prepare(songs, tmp_path / "pictures", finer, tags=False)
     assert done.made == 15
     assert read_spec(done.folder) == finer
     tracks, _ = find_tracks(done.folder)
@@ -188,7 +245,7 @@ def start_gated_prepare(folder: Path, songs: Path, out: Path) -> subprocess.Pope
     script = folder / "gated_prepare.py"
     script.write_text(GATED_PREPARE)
     process = subprocess.Popen(
-        [sys.executable, script, "prepare", "--data", songs, "--out", out],
+        [sys.executable, script, "prepare", "--tagger", "none", "--data", songs, "--out", out],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -221,7 +278,7 @@ def test_a_killed_preparation_continues_where_it_stopped(tmp_path: Path) -> None
     made = len(list(out.glob("*/[!.]*.png")))
     assert 3 <= made < 18
     assert not (out / "spectrogram.json").exists()
-    done = prepare(songs, out, SPEC)
+    done = prepare(songs, out, SPEC, tags=False)
     assert (done.kept, done.made) == (made, 18 - made)
     assert len(find_tracks(out)[0]) == 18
 
@@ -231,7 +288,7 @@ def test_the_remains_of_an_interrupted_write_are_removed(tmp_path: Path) -> None
     partial = tmp_path / "pictures" / "low" / ".123.low.00000.png"
     partial.parent.mkdir(parents=True)
     partial.touch()
-    done = prepare(songs, tmp_path / "pictures", SPEC)
+    done = prepare(songs, tmp_path / "pictures", SPEC, tags=False)
     assert (done.made, done.removed) == (6, 1)
     assert not partial.exists()
 
@@ -254,7 +311,8 @@ def test_background_clips_become_pictures_by_their_first_folder(tmp_path: Path) 
     for name in ("rain.wav", "animals/dog.ogg", "animals/birds/owl.flac"):
         write_audio(tmp_path / "sounds" / name, band_noise("noise", 4))
     done = prepare(tmp_path / "sounds", tmp_path / "pictures", SPEC, background=True)
-    assert done.made == 3
+    assert (done.made, done.tagged) == (3, 3)
+    assert not list(done.folder.glob("*/*.degraded.npy"))
     assert {str(path.relative_to(done.folder)) for path in done.folder.glob("*/*.png")} == {
         "background/rain.png",
         "animals/dog.png",
@@ -263,12 +321,12 @@ def test_background_clips_become_pictures_by_their_first_folder(tmp_path: Path) 
 
 
 def test_a_name_too_long_for_a_picture_is_skipped(tmp_path: Path) -> None:
-    longest = "n" * 251
+    longest = "n" * 242
     write_audio(tmp_path / "sounds" / "rain" / f"{longest}.wav", band_noise("noise", 4))
     write_audio(tmp_path / "sounds" / "rain" / longest / "a.wav", band_noise("noise", 4))
-    done = prepare(tmp_path / "sounds", tmp_path / "pictures", SPEC, background=True)
+    done = prepare(tmp_path / "sounds", tmp_path / "pictures", SPEC, background=True, tags=False)
     assert done.made == 1
-    assert [path.name for path in done.folder.glob("*/*")] == [f"{longest}.png"]
+    assert [path.name for path in done.folder.glob("*/*.png")] == [f"{longest}.png"]
     (skipped,) = done.skipped
     assert skipped.path.name == "a.wav"
     assert skipped.reason == f"its name is too long for a picture ({'n' * 40}...): shorten it"

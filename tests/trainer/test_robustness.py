@@ -17,17 +17,18 @@ from support.songs import write_audio, write_songs
 
 from streamer.system.files import write_json
 from trainer.cli import main
-from trainer.report import write_report
-from trainer.robustness import (
-    RobustnessResult,
+from trainer.degradation import (
     degradations,
+    degraded_copies,
     level,
     noise,
     response,
     reverberation,
     speed,
-    write_robustness,
 )
+from trainer.report import write_report
+from trainer.robustness import RobustnessResult, write_robustness
+from trainer.tags import COPIES
 from trainer.tracks import Track
 
 RATE = 22050
@@ -110,6 +111,16 @@ def test_a_higher_speed_raises_the_pitch_and_shortens_the_track() -> None:
     song = tone(1000)
     assert loudest_frequency(changed(speed, song, 1.05)) == pytest.approx(1050, abs=2)
     assert len(changed(speed, song, 1.05)) == pytest.approx(len(song) / 1.05, abs=2)
+
+
+def test_each_track_has_other_degraded_copies_and_always_the_same() -> None:
+    music = tone(440)
+    copies = degraded_copies(music, RATE, [1])
+    again, others = degraded_copies(music, RATE, [1]), degraded_copies(music, RATE, [2])
+    assert len(copies) == COPIES
+    assert all(len(copy) == len(music) for copy in copies)
+    assert all(np.array_equal(*pair) for pair in zip(copies, again, strict=True))
+    assert not any(np.array_equal(*pair) for pair in zip(copies, others, strict=True))
 
 
 def test_a_model_file_is_evaluated_on_every_degradation(

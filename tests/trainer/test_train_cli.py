@@ -274,10 +274,13 @@ def test_a_model_file_is_stream_tested(tmp_path: Path, own_music: Path) -> None:
 
 
 def test_prepare_sets_the_grid_and_prints_counts(tmp_path: Path, own_music: Path) -> None:
-    options = ("--hop-ms", 20, "--n-fft", 1024, "--mels", 64)
+    options = ("--hop-ms", 20, "--n-fft", 1024, "--mels", 64, "--tagger", "none")
     done = genre_train("prepare", "--data", own_music, "--out", tmp_path / "pictures", *options)
     assert done.returncode == 0, done.stderr
-    assert "24 pictures made, 0 kept, 0 removed, 5 tracks skipped" in done.stdout
+    assert (
+        "24 pictures made, 0 kept, 0 removed, tags of 24 tracks made, 5 tracks skipped"
+        in done.stdout
+    )
     spec = json.loads((tmp_path / "pictures" / "spectrogram.json").read_text())
     assert (spec["hop_length"], spec["n_fft"], spec["n_mels"]) == (441, 1024, 64)
 
@@ -289,7 +292,9 @@ def test_a_name_that_is_not_utf_8_does_not_stop_the_other_tracks(tmp_path: Path)
     done = genre_train("prepare", "--data", songs, "--out", out)
     assert done.returncode == 0, done.stderr
     assert r"low/can\xe7\xe3o.wav: its name or its folder's is not UTF-8" in done.stdout
-    assert "3 pictures made, 0 kept, 0 removed, 1 tracks skipped" in done.stdout
+    assert (
+        "3 pictures made, 0 kept, 0 removed, tags of 3 tracks made, 1 tracks skipped" in done.stdout
+    )
 
 
 def test_help_needs_no_tensorflow() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainer.fit_settings import MAX_SEED
+from trainer.tags import TAGGERS
 
 Command = tuple[Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str]
 """Function that runs a command and returns the exit status, function that adds its options, and
@@ -58,6 +59,11 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         ("--workers", number(int, 1, 1024), "processes that read audio (one a core)"),
     ):
         grid.add_argument(option, type=kind, help=text)
+
+
+def add_tagger(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add `--tagger`; `text` is its help."""
+    parser.add_argument("--tagger", choices=TAGGERS, help=text)
 
 
 def add_split(parser: argparse.ArgumentParser, before: str = "") -> None:

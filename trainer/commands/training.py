@@ -17,6 +17,7 @@ from trainer.augment import NONE, Augmentation
 from trainer.commands import evaluation, options
 from trainer.commands.output import import_keras, print_skipped
 from trainer.fit_settings import KEPT_EPOCHS, NUMBERS, PRECISIONS, FitSettings
+from trainer.tags import COPIES
 from trainer.tracks import is_picture_folder
 
 
@@ -27,6 +28,9 @@ def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
         "--sounds",
         action="store_true",
         help="the data are sounds that are not music, in folders nested in any way",
+    )
+    options.add_tagger(
+        parser, "the network whose tags are written beside the pictures (musicnn), or none"
     )
     options.add_grid(parser)
 
@@ -41,10 +45,18 @@ def _prepare(data: Path, out: Path | None, given: argparse.Namespace, *, backgro
 
     spec = _spec(given)
     out = out or cache_folder(data, spec)
-    prepared = prepare(data, out, spec, background=background, workers=given.workers)
+    prepared = prepare(
+        data,
+        out,
+        spec,
+        background=background,
+        tags=given.tagger != "none",
+        workers=given.workers,
+    )
     print_skipped(prepared.skipped)
     print_line(
         f"{prepared.made} pictures made, {prepared.kept} kept, {prepared.removed} removed, "
+        f"tags of {prepared.tagged} tracks made, "
         f"{len(prepared.skipped)} tracks skipped: {prepared.folder}"
     )
     return prepared.folder
@@ -57,6 +69,49 @@ def _spec(given: argparse.Namespace) -> SpectrogramSpec:
     return dataclasses.replace(
         spec, **{name: value for name, value in changes.items() if value is not None}
     )
+
+
+def _add_tags_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="pictures, one folder a genre")
+    parser.add_argument(
+        "--audio",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="audio of some or all of the tracks, one folder a genre; recordings that are shorter "
+        "than their pictures only teach what rooms and noise do to the tags",
+    )
+    parser.add_argument(
+        "--published",
+        type=Path,
+        metavar="FILE.npz",
+        help="tags of tracks without audio: an array (pieces, tags) by name of the track",
+    )
+    parser.add_argument(
+        "--copies",
+        type=options.number(int, 0, 1000),
+        default=COPIES,
+        metavar="N",
+        help=f"degraded copies of each recording ({COPIES})",
+    )
+    parser.add_argument("--out", type=Path, help="folder of the copy (default: DATA itself)")
+
+
+def _run_tags(given: argparse.Namespace) -> int:
+    from trainer.tag_pictures import TagSources, tag_pictures
+
+    if not given.audio and not given.published:
+        raise UserError("nothing to take tags from: give --audio or --published")
+    sources = TagSources(given.audio, given.published, given.copies)
+    tagged = tag_pictures(given.data, given.out or given.data, sources)
+    print_skipped(tagged.skipped)
+    print_line(
+        f"tags of {tagged.from_audio} tracks made of audio, {tagged.published} published, "
+        f"{tagged.degraded} tracks with degraded copies, {tagged.without} tracks without tags: "
+        f"{tagged.folder}"
+    )
+    return 0
 
 
 def _add_speak_options(parser: argparse.ArgumentParser) -> None:
@@ -297,6 +352,7 @@ def _pictures(data: Path, out: Path | None, given: argparse.Namespace, *, backgr
 COMMANDS: dict[str, options.Command] = {
     "all": (_run_all, _add_all_options, "prepare, fit, evaluate and report (the default)"),
     "prepare": (_run_prepare, _add_prepare_options, "make spectrogram pictures of audio"),
+    "tags": (_run_tags, _add_tags_options, "write tags beside the pictures of a folder"),
     "speak": (
         _run_speak,
         _add_speak_options,

@@ -105,7 +105,7 @@ def pieces_of_track(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns
     -------
     float32, shape (pieces, PIECE_SAMPLES)
-        A piece a second; what follows the last whole piece is left out.
+        A view with a piece a second; what follows the last whole piece is left out.
 
     Raises
     ------
@@ -118,4 +118,4 @@ def pieces_of_track(samples: NDArray[np.float32]) -> NDArray[np.float32]:
         )
     padded = np.pad(np.asarray(samples, np.float32), SPEC.n_fft // 2)
     pieces = np.lib.stride_tricks.sliding_window_view(padded, PIECE_SAMPLES)
-    return np.ascontiguousarray(pieces[:: PIECE_HOP * SPEC.hop_length])
+    return pieces[:: PIECE_HOP * SPEC.hop_length]
