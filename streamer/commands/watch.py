@@ -9,8 +9,10 @@ import os
 import socket
 import ssl
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import fields
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -219,11 +221,21 @@ def _print_frame(text: str) -> None:
 def _line(frame: Mapping[str, Any]) -> Line:
     """Return the line that shows a `prediction` or `source` frame."""
     if frame["type"] == "source":
-        return partial(status_line, frame["source"], frame["state"], frame["detail"])
+        retry_at = _retry_at(frame)
+        detail = frame["detail"] if retry_at is None else frame["reason"]
+        return partial(status_line, frame["source"], frame["state"], detail, retry_at=retry_at)
     # A server of an older version sends fewer fields.
     values = {field.name: frame[field.name] for field in fields(Decision) if field.name in frame}
     decision = Decision(**values | {"state": State(frame["state"])})
     return partial(decision_line, frame["source"], decision)
+
+
+def _retry_at(frame: Mapping[str, Any]) -> float | None:
+    """Return `time.monotonic()` of the next attempt to open a source, None if none is planned."""
+    if frame.get("next_attempt") is None:
+        return None
+    left = datetime.fromisoformat(frame["next_attempt"]) - datetime.now(UTC)
+    return time.monotonic() + left.total_seconds()
 
 
 class _Screen:
@@ -240,13 +252,14 @@ class _Screen:
         genre = frame.get("genre")
         match frame["type"]:
             case "hello":
-                self._colours = colours(frame["labels"])
+                self._colours = frame.get("colours") or colours(frame["labels"])
             case "prediction" | "source":
                 source, line = frame["source"], _line(frame)
                 change = (frame["type"], frame["state"], genre, frame.get("detail"))
                 if self._terminal:
                     colour = DIM if genre is None else ansi(self._colours.get(genre, COLOURS[0]))
-                    self._terminal.show(source, line, colour, change=change)
+                    until = _retry_at(frame)
+                    self._terminal.show(source, line, colour, change=change, until=until)
                 elif self._last.get(source) != change:
                     self._last[source] = change
                     print(line(FILE_COLUMNS), flush=True)

@@ -1,7 +1,8 @@
-"""A colour for each genre, the same wherever one is shown; the dashboard has its own copy.
+"""A colour for each genre, the same wherever one is shown.
 
-The ten colours of Petroff, "Accessible color sequences for data visualization" (2021), which people
-with any kind of colour vision can tell apart.
+Nine of the ten colours of Petroff, "Accessible color sequences for data visualization" (2021),
+which people with any kind of colour vision can tell apart. A green stands for the second of its two
+greys; it is as far from the nine as they are from each other.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ FITTING = {
     "blues": "#3f90da",
     "pop": "#ffa90e",
     "rock": "#bd1f01",
-    "reggae": "#94a4a2",
+    "reggae": "#306830",
     "hiphop": "#832db6",
     "country": "#a96b59",
     "disco": "#e76300",

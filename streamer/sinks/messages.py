@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 
+from streamer.core.colours import colours
 from streamer.core.contract import ModelContract
 from streamer.core.decision import Decision
 from streamer.core.events import PlacedSegment, Published, SourceStatus, SpectrogramColumns
@@ -33,8 +34,10 @@ def hello(
         "server": f"genre-stream {version('genre-stream')}",
         "model": {"name": contract.name, "version": contract.version},
         "labels": list(contract.labels),
+        "colours": colours(contract.labels),
         "window_seconds": round(contract.window_seconds, 3),
         "hop_seconds": round(hop_seconds, 3),
+        "spectrogram": contract.spectrogram.to_dict(),
         "sources": [
             {
                 "name": status.source,
@@ -60,7 +63,7 @@ def message(published: Published) -> Message:
         case SourceStatus() as status:
             return _source(published, status)
         case SpectrogramColumns() as columns:
-            return _spectrogram(published.source, columns)
+            return spectrogram(published.source, columns)
 
 
 def _prediction(published: Published, decision: Decision) -> Message:
@@ -114,8 +117,8 @@ def _segment(source: str, segment: Segment) -> Message:
     }
 
 
-def _spectrogram(source: str, columns: SpectrogramColumns) -> Message:
-    """Encode the levels as base64 of one byte per cell, column after column."""
+def spectrogram(source: str, columns: SpectrogramColumns) -> Message:
+    """Return the `spectrogram` message of columns; one byte per cell, column after column."""
     mels, count = columns.levels.shape
     return {
         "type": "spectrogram",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TextIO
@@ -25,6 +27,9 @@ NAME_CELLS = 12
 DUMB_COLUMNS = 200
 """Longest line of a terminal that cannot move its cursor; it may wrap."""
 
+COUNTDOWN_SECONDS = 1.0
+"""Interval at which lines with a countdown are drawn."""
+
 Line = Callable[[int], str]
 """Returns a source's line for a terminal with this many columns."""
 
@@ -41,6 +46,8 @@ class Terminal(BackgroundWriter, Sink):
         """Colour code and text of each source's line."""
         self._told: dict[str, Hashable] = {}
         """What each source's last line said, if lines are not replaced."""
+        self._countdowns: dict[str, float] = {}
+        """`time.monotonic()` until which a source's line counts down."""
         self._drawn = 0
         self._is_dumb = os.environ.get("TERM") == "dumb"
         super().__init__(stream)
@@ -52,22 +59,33 @@ class Terminal(BackgroundWriter, Sink):
             case Decision() as decision:
                 line = partial(decision_line, source, decision)
                 self.show(source, line, change=(decision.state, decision.genre))
-            case SourceStatus(state=state, detail=detail):
-                line = partial(status_line, source, state, detail)
-                self.show(source, line, change=(state, detail))
+            case SourceStatus(state=state, reason=reason, retry_seconds=seconds) as status:
+                retry_at = None if seconds is None else time.monotonic() + seconds
+                detail = status.detail if seconds is None else reason
+                line = partial(status_line, source, state, detail, retry_at=retry_at)
+                self.show(source, line, change=(state, status.detail), until=retry_at)
 
     def remove_source(self, name: str, segments: Sequence[PlacedSegment] = ()) -> None:
         """Remove a source's line."""
         with self._change:
-            self._lines.pop(name, None)
-            self._told.pop(name, None)
+            for kept in (self._lines, self._told, self._countdowns):
+                kept.pop(name, None)
             self._request_write()
 
-    def show(self, source: str, line: Line, colour: str = "", *, change: Hashable) -> None:
+    def show(
+        self,
+        source: str,
+        line: Line,
+        colour: str = "",
+        *,
+        change: Hashable,
+        until: float | None = None,
+    ) -> None:
         """Replace a source's line.
 
-        `colour` is the code that begins it, such as ESC [31m. Where lines are not replaced, a line
-        is written if `change` differs from that of the one before.
+        `colour` is the code that begins it, such as ESC [31m. The line is drawn every second until
+        `time.monotonic()` is `until`. Where lines are not replaced, a line is written if `change`
+        differs from that of the one before.
         """
         if self._is_dumb:
             if self._told.get(source) != change:
@@ -76,7 +94,12 @@ class Terminal(BackgroundWriter, Sink):
             return
         with self._change:
             self._lines[source] = colour, line
+            self._countdowns[source] = 0.0 if until is None else until
             self._request_write()
+
+    def _redraw_seconds(self) -> float | None:
+        is_counting = max(self._countdowns.values(), default=0.0) > time.monotonic()
+        return COUNTDOWN_SECONDS if is_counting else None
 
     def _compose(self, text: str) -> str:
         """Return `text` above the live lines as they are now."""
@@ -151,8 +174,16 @@ def _certainty(decision: Decision) -> tuple[str, str]:
     return f" {decision.confidence * 100:3.0f} %", f" {bar}"
 
 
-def status_line(source: str, state: str, detail: str, width: int = 80) -> str:
-    """Return a source's state, and the reason for it if any, as one line of `width` characters."""
+def status_line(
+    source: str, state: str, detail: str, width: int = 80, *, retry_at: float | None = None
+) -> str:
+    """Return a source's state, and the reason for it if any, as one line of `width` characters.
+
+    It says how long it is until `time.monotonic()` is `retry_at`, when the source is opened again.
+    """
+    if retry_at is not None:
+        seconds = max(0, math.ceil(retry_at - time.monotonic()))
+        detail = f"{detail}; next attempt in {seconds} s"
     rest = f" {state}: {detail}" if detail else f" {state}"
     rests = (rest[: max(len(state) + 1, width - NAME_CELLS)], f" {state}")
     return _fit(source, rests, state, width)

@@ -74,10 +74,14 @@ class BackgroundWriter(io.TextIOBase):
         """Return what to write for the queued lines `text`; the caller holds the lock."""
         return text
 
+    def _redraw_seconds(self) -> float | None:
+        """Return after how long to compose without a request, None for never; under the lock."""
+        return None
+
     def _run(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._requested)
+                self._change.wait_for(lambda: self._requested, self._redraw_seconds())
                 self._requested, self._writing = False, True
                 output = self._compose("".join(self._queue))
                 self._queue.clear()

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
+from streamer.core.colours import colours
 from streamer.core.events import Published
 from streamer.sinks.history.writer import History
 from streamer.sinks.websocket.server import Server
@@ -259,5 +260,6 @@ def broadcast(
     **settings: Any,
 ) -> Broadcast:
     """Start a server for a model with these labels; the caller closes it."""
-    greeting = hello(*(sources or ("radio",))) | {"labels": list(labels)}
+    greeting = hello(*(sources or ("radio",)))
+    greeting |= {"labels": list(labels), "colours": colours(labels)}
     return Broadcast(greeting, history, port=port, **settings)

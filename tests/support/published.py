@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from streamer.core.colours import colours
 from streamer.core.decision import Decision
 from streamer.core.events import (
     PlacedSegment,
@@ -28,6 +29,7 @@ from streamer.core.events import (
 )
 from streamer.core.health import SourceHealth
 from streamer.core.segments import Segment, State
+from streamer.core.spectrogram import SpectrogramSpec
 from streamer.core.timeline import Timeline
 from streamer.sinks.history.writer import History
 from streamer.sinks.messages import message
@@ -60,8 +62,10 @@ def hello(*sources: str) -> dict[str, Any]:
         "server": "genre-stream test",
         "model": MODEL,
         "labels": list(LABELS),
+        "colours": colours(LABELS),
         "window_seconds": 5.0,
         "hop_seconds": 1.0,
+        "spectrogram": SpectrogramSpec(hop_length=1696).to_dict(),
         "sources": [
             {
                 "name": name,
@@ -136,9 +140,16 @@ def segment(number: int, source: str = "radio", **changes: Any) -> Published:
     return Published(source, 0, _moment(None), 0.0, Segment(**fields))
 
 
-def source_state(state: str, source: str = "radio", detail: str = "") -> Published:
+def source_state(
+    state: str, source: str = "radio", detail: str = "", retry_seconds: float | None = None
+) -> Published:
     """Return the event that a source is in another state."""
-    status = SourceStatus(source, "demo", SourceState(state), detail, reason=detail)
+    reason = detail
+    if retry_seconds is not None:
+        detail = f"{reason}; next attempt in {retry_seconds:.0f} s"
+    status = SourceStatus(
+        source, "demo", SourceState(state), detail, reason=reason, retry_seconds=retry_seconds
+    )
     return Published(source, 0, _moment(None), 0.0, status)
 
 

@@ -128,8 +128,10 @@ def test_hello_names_model_and_sources() -> None:
         "server": f"genre-stream {version('genre-stream')}",
         "model": {"name": "gtzan", "version": "1.2"},
         "labels": ["blues", "jazz"],
+        "colours": {"blues": "#3f90da", "jazz": "#92dadd"},
         "window_seconds": 5.044,
         "hop_seconds": 1.0,
+        "spectrogram": SpectrogramSpec().to_dict(),
         "sources": [
             {
                 "name": "radio",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.published import prediction, segment, source_state
-from support.waiting import LONGEST_WAIT_SECONDS
+from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 
 from streamer.sinks.terminal import Terminal, decision_line, status_line
 
@@ -66,6 +66,17 @@ def test_a_broken_source_shows_the_reason_until_the_next_decision(terminal):
     assert "jazz" in screen(sent(terminal))[0]
     terminal.remove_source("radio")
     assert screen(sent(terminal)) == []
+
+
+def test_a_countdown_to_the_next_attempt_counts(terminal):
+    terminal.publish(source_state("reconnecting", detail="refused", retry_seconds=3.0))
+    (line,) = screen(sent(terminal))
+    assert re.fullmatch(r"radio        reconnecting: refused; next attempt in [123] s", line)
+    wait_until(lambda: screen(sent(terminal)) != [line], "another number of seconds")
+    last = line[: -len("3 s")] + "0 s"
+    wait_until(lambda: screen(sent(terminal)) == [last], "the last second")
+    terminal.publish(source_state("live"))
+    assert screen(sent(terminal)) == ["radio        live"]
 
 
 def test_segments_do_not_change_the_live_lines(terminal):
