@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from streamer.core.decision import Decision
-from streamer.core.events import Sink, SourceState, SourceStatus, SpectrogramColumns
-from streamer.engine.listener import Listener, ListenerEvent, PipelineEvent
+from streamer.core.events import Sink, SourceState, SourceStatus
+from streamer.engine.listener import Listener, ListenerEvent
 from streamer.engine.mailbox import Mailbox
 from streamer.engine.publisher import Publisher
 from streamer.engine.supervisor import Supervisor
@@ -78,7 +78,6 @@ class Service:
         scheduler = shared_scheduler(settings)
         self._status_words: dict[str, str] = {}
         """State or genre of each source, for the service manager's status line."""
-        self._spectrogram_wanted = False
         self._history = (
             History(settings.history, settings.retention_days) if settings.history else None
         )
@@ -98,7 +97,11 @@ class Service:
         self._publisher = Publisher(sink for sink in sinks if sink is not None)
         self._supervisor = Supervisor(
             lambda source: Listener(
-                source, factory, self._receive, scheduler=scheduler, paced=not settings.fast
+                source,
+                factory,
+                lambda event: self._mailbox.put(event),
+                scheduler=scheduler,
+                paced=not settings.fast,
             ),
             self._publisher,
             lambda: self._mailbox.deliver_all(),
@@ -158,19 +161,10 @@ class Service:
         if self._token is None and not is_private:
             logger.warning("anybody who reaches %s may listen in; set token_file", self._server.url)
 
-    def _receive(self, event: ListenerEvent) -> None:
-        """Queue an event of a listener, on its thread; spectrograms only if a client wants them."""
-        is_spectrogram = isinstance(event, PipelineEvent) and isinstance(
-            event.event, SpectrogramColumns
-        )
-        if self._spectrogram_wanted or not is_spectrogram:
-            self._mailbox.put(event)
-
     def _deliver(self, event: ListenerEvent) -> None:
         """Publish an event, on the event loop."""
         published = self._publisher.publish(event)
         if isinstance(published.event, Decision):
-            self._spectrogram_wanted = self._hub.wanted("spectrogram")
             self._status_words[event.source] = (
                 f"{published.event.genre} {published.event.confidence * 100:.0f} %"
                 if published.event.genre

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from streamer.core.events import PlacedSegment, Published, Sink, SourceKind, SourceStatus
+import numpy as np
+
+from streamer.core.events import (
+    PlacedSegment,
+    Published,
+    Sink,
+    SourceKind,
+    SourceStatus,
+    SpectrogramColumns,
+)
 from streamer.core.segments import Segment
 from streamer.sinks import messages
 
@@ -29,8 +38,11 @@ LATEST_ONLY = frozenset({"prediction", "spectrogram"})
 """Types of which a client that is behind gets the newest of each source and misses the rest."""
 CONTROL_LIMIT = 256
 """Control frames that may be queued for one client."""
-RECENT_SEGMENTS = 1000
-"""Final segments that `/api/state` lists, over all sources."""
+RECENT_SEGMENTS_PER_SOURCE = 60
+MIN_RECENT_SEGMENTS, MAX_RECENT_SEGMENTS = 1000, 10_000
+"""Final segments that `/api/state` lists, over all sources: some for each, within these limits."""
+SPECTROGRAM_SECONDS = 30.0
+"""Length of the spectrogram that is kept for clients that subscribe to it later."""
 
 
 class SubscriptionError(Exception):
@@ -151,6 +163,28 @@ class _SourceState:
     """Those that may still change, by number."""
     segment_frames: dict[int, bytes] = field(default_factory=dict)
     """The latest frame about each of `segments`."""
+    spectrogram: deque[SpectrogramColumns] = field(default_factory=deque)
+    """The columns of the last `SPECTROGRAM_SECONDS`, oldest first."""
+    spectrogram_frame: bytes | None = None
+    """The frame with all of them; None until a client wants it."""
+
+    def add_columns(self, columns: SpectrogramColumns) -> None:
+        """Keep columns for later clients; a lower position is a restart of the source."""
+        kept = self.spectrogram
+        if kept and columns.position <= kept[-1].position:
+            kept.clear()
+        kept.append(columns)
+        while kept[0].position <= columns.position - SPECTROGRAM_SECONDS:
+            kept.popleft()
+        self.spectrogram_frame = None
+
+    def kept_columns(self, source: str) -> bytes | None:
+        """Return the frame with the columns that are kept, None if there are none."""
+        if self.spectrogram_frame is None and self.spectrogram:
+            levels = np.concatenate([each.levels for each in self.spectrogram], axis=1)
+            columns = SpectrogramColumns(self.spectrogram[-1].position, levels)
+            self.spectrogram_frame = messages.encode(messages.spectrogram(source, columns))
+        return self.spectrogram_frame
 
 
 class Hub(Sink):
@@ -170,7 +204,7 @@ class Hub(Sink):
         self.slow_clients_closed = 0
         """Clients closed because they stayed behind."""
         self._skipped_by_former_clients = 0
-        self._recent: deque[PlacedSegment] = deque(maxlen=RECENT_SEGMENTS)
+        self._recent: deque[PlacedSegment] = deque()
 
     @property
     def skipped(self) -> int:
@@ -186,20 +220,23 @@ class Hub(Sink):
     def remove_source(self, name: str, segments: Sequence[PlacedSegment] = ()) -> None:
         """Forget a source but for its segments."""
         self._sources.pop(name, None)
-        self._recent.extend(segments)
-
-    def wanted(self, kind: str) -> bool:
-        """Return whether any client subscribes to this message type."""
-        return any(kind in outbox.subscription.messages for outbox in self.outboxes)
+        for placed in segments:
+            self._keep_final(placed)
 
     def publish(self, published: Published) -> None:
         """Send an event to every client that subscribes to it, without waiting for any of them."""
+        kind, source = published.type, published.source
+        wanting = [outbox for outbox in self.outboxes if outbox.subscription.wants(kind, source)]
+        if isinstance(published.event, SpectrogramColumns):
+            if source in self._sources:
+                self._sources[source].add_columns(published.event)
+            if not wanting:
+                return
         message = messages.message(published)
         frame = messages.encode(message)
         self._remember(published, message, frame)
-        for outbox in self.outboxes:
-            if outbox.subscription.wants(published.type, published.source):
-                outbox.offer(published.type, published.source, frame)
+        for outbox in wanting:
+            outbox.offer(kind, source, frame)
 
     def join(self, outbox: Outbox) -> None:
         """Add a client and send it `hello` and the latest of every source."""
@@ -260,6 +297,10 @@ class Hub(Sink):
             for kind, frame in frames:
                 if outbox.subscription.wants(kind, name) and not before.wants(kind, name):
                     outbox.offer(kind, name, frame)
+            kind = "spectrogram"
+            is_new = outbox.subscription.wants(kind, name) and not before.wants(kind, name)
+            if is_new and (kept := source.kept_columns(name)):
+                outbox.offer(kind, name, kept)
 
     def _remember(self, published: Published, message: Message, frame: bytes) -> None:
         source = self._sources.get(published.source)
@@ -278,8 +319,15 @@ class Hub(Sink):
             if (source := self._sources.get(placed.source)) is None:
                 continue
             if placed.final:
-                self._recent.append(placed)
+                self._keep_final(placed)
                 source.segments.pop(placed.number, None)
                 source.segment_frames.pop(placed.number, None)
             else:
                 source.segments[placed.number] = placed
+
+    def _keep_final(self, placed: PlacedSegment) -> None:
+        self._recent.append(placed)
+        wanted = RECENT_SEGMENTS_PER_SOURCE * len(self._sources)
+        limit = min(max(wanted, MIN_RECENT_SEGMENTS), MAX_RECENT_SEGMENTS)
+        while len(self._recent) > limit:
+            self._recent.popleft()

@@ -1,3 +1,4 @@
+import base64
 import json
 from datetime import UTC, datetime
 
@@ -5,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.published import (
+    MELS,
     PlacingHub,
     hello,
     prediction,
@@ -18,7 +20,10 @@ from streamer.core.events import Published, SourceState, SourceStatus
 from streamer.sinks import messages
 from streamer.sinks.websocket.hub import (
     CONTROL_LIMIT,
-    RECENT_SEGMENTS,
+    MAX_RECENT_SEGMENTS,
+    MIN_RECENT_SEGMENTS,
+    RECENT_SEGMENTS_PER_SOURCE,
+    SPECTROGRAM_SECONDS,
     Hub,
     Outbox,
     Subscription,
@@ -189,7 +194,6 @@ def test_a_late_client_gets_the_latest_prediction_and_segment_of_each_source():
 def test_without_a_subscription_all_types_but_spectrograms_are_sent():
     hub = PlacingHub(hello("radio"))
     wire = joined(hub)
-    assert not hub.wanted("spectrogram")
     for message in (spectrogram(1), prediction(1), segment(1), source_state("ended")):
         hub.publish(message)
     assert wire.types == ["hello", "prediction", "segment", "source"]
@@ -199,7 +203,6 @@ def test_a_subscription_selects_sources_and_message_types():
     hub = PlacingHub(hello("radio", "hall"))
     wire, _ = joined(hub), joined(hub)
     hub.subscribe(wire.outbox, {"sources": ["hall"], "messages": ["spectrogram", "segment"]})
-    assert hub.wanted("spectrogram")
     for source in ("radio", "hall"):
         for message in (prediction(1, source), spectrogram(1, source), segment(1, source)):
             hub.publish(message)
@@ -290,12 +293,43 @@ def test_the_state_lists_segments_in_clock_time_with_open_ones_last():
     assert "type" not in state
 
 
-def test_the_state_lists_the_newest_thousand_final_segments():
-    hub = PlacingHub(hello("radio"))
-    for number in range(1, RECENT_SEGMENTS + 4):
-        hub.publish(segment(number, final=True, end=10.0 * number))
+@pytest.mark.parametrize(
+    ("sources", "listed"),
+    [
+        (1, MIN_RECENT_SEGMENTS),
+        (20, 20 * RECENT_SEGMENTS_PER_SOURCE),
+        (500, MAX_RECENT_SEGMENTS),
+    ],
+)
+def test_the_state_lists_the_newest_final_segments_more_for_more_sources(sources, listed):
+    hub = PlacingHub(hello(*(f"station {number}" for number in range(sources))))
+    for number in range(1, listed + 4):
+        hub.publish(segment(number, "station 0", final=True, end=10.0 * number))
     titles = [row["title"] for row in hub.state()["segments"]]
-    assert titles == [f"Song {number}" for number in range(4, RECENT_SEGMENTS + 4)]
+    assert titles == [f"Song {number}" for number in range(4, listed + 4)]
+
+
+def test_a_client_that_asks_for_spectrograms_gets_the_last_half_minute_at_once():
+    hub = PlacingHub(hello("radio", "hall"))
+    for second in range(1, 41):
+        hub.publish(spectrogram(second, columns=13, column=bytes([second]) * MELS))
+    wire = joined(hub)
+    hub.subscribe(wire.outbox, {"sources": ["radio"], "messages": ["spectrogram"]})
+    frame = check_frame(wire.messages[-1])
+    assert (frame["position"], frame["columns"]) == (40.0, SPECTROGRAM_SECONDS * 13)
+    levels = base64.b64decode(frame["levels"])
+    assert levels[:: 13 * MELS] == bytes(range(11, 41))
+    hub.publish(spectrogram(41))
+    assert wire.messages[-1]["columns"] == 13
+
+
+def test_a_restarted_source_shows_no_spectrogram_of_before():
+    hub = PlacingHub(hello("radio"))
+    for position in (7, 8, 1):
+        hub.publish(spectrogram(position))
+    wire = joined(hub)
+    hub.subscribe(wire.outbox, {"messages": ["spectrogram"]})
+    assert (wire.messages[-1]["position"], wire.messages[-1]["columns"]) == (1.0, 13)
 
 
 def test_a_restarted_source_has_no_open_segment_of_before():

@@ -111,7 +111,7 @@ def test_a_subscription_selects_sources_and_message_types():
             await receive(connection, 1)
             request = {"type": "subscribe", "sources": ["hall"], "messages": ["spectrogram"]}
             await connection.send(json.dumps(request))
-            await until(lambda: hub.wanted("spectrogram"))
+            await until(lambda: any(outbox.subscription.sources for outbox in hub.outboxes))
             for source in ("radio", "hall"):
                 hub.publish(prediction(1, source))
                 hub.publish(spectrogram(1, source))
