@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from support.browser import Broadcast, Page, wait_for
-from support.published import MELS, prediction, spectrogram
+from support.published import MELS, prediction, source_state, spectrogram
 
 from streamer.core.events import Published
+from streamer.core.spectrogram import SpectrogramSpec, hz_to_mel, mel_to_hz
 
 COLUMN_PIXELS = 2
 """Width of a column on a screen with one pixel per CSS pixel."""
@@ -17,6 +20,12 @@ COLUMN_PIXELS = 2
 def columns(position: float, levels: bytes, count: int = 13) -> Published:
     """Return a `spectrogram` event with the same column `count` times."""
     return spectrogram(position, columns=count, column=levels)
+
+
+def mel_frequencies(spec: SpectrogramSpec) -> NDArray[np.float64]:
+    """Return the centre of each band in Hz."""
+    low, high = hz_to_mel(np.array([spec.fmin, spec.fmax]))
+    return mel_to_hz(np.linspace(low, high, spec.n_mels + 2))[1:-1]
 
 
 def loud(level: int) -> bytes:
@@ -106,6 +115,60 @@ def test_the_frame_marks_the_window_of_the_model(
     assert "5 s" in page.text("spectrogram-hint")
 
 
+def test_the_axes_are_marked_in_hertz_and_seconds(page: Page, radio: Broadcast) -> None:
+    watching(page, radio)
+    show(page, radio, columns(1, loud(255)))
+    page.until("document.querySelectorAll('#spectrogram-seconds span').length > 1")
+    hertz = page.texts("#spectrogram-hertz span")
+    assert hertz == ["500 Hz", "1 kHz", "2 kHz", "5 kHz", "10 kHz"]
+    places = page.run(
+        """const frame = document.querySelector(".spectrogram-frame");
+        const { top, height } = frame.getBoundingClientRect();
+        return [...document.querySelectorAll("#spectrogram-hertz span")].map((mark) => {
+          const place = mark.getBoundingClientRect();
+          return 1 - (place.top + place.height / 2 - top) / height;
+        });"""
+    )
+    spec = SpectrogramSpec()
+    edges = mel_frequencies(spec)
+    for text, place in zip(hertz, places, strict=True):
+        number, unit = text.split()
+        band = np.interp(float(number) * (1000 if unit == "kHz" else 1), edges, range(spec.n_mels))
+        assert place == pytest.approx((band + 0.5) / spec.n_mels, abs=0.01)
+    seconds = page.texts("#spectrogram-seconds span")
+    assert seconds[:3] == ["0 s", "\N{MINUS SIGN}5 s", "\N{MINUS SIGN}10 s"]
+    offset = page.run(
+        """const [now, mark] = document.querySelectorAll("#spectrogram-seconds span");
+        const { left, width } = mark.getBoundingClientRect();
+        return now.getBoundingClientRect().right - left - width / 2;"""
+    )
+    assert offset == pytest.approx(5 * 13 * COLUMN_PIXELS, abs=1)
+
+
+def test_a_page_opened_later_shows_the_last_half_minute_at_once(
+    page: Page, radio: Broadcast
+) -> None:
+    for second in range(1, 41):
+        radio.publish(columns(second, loud(255 if second == 20 else 0)))
+    page.open(radio.url)
+    page.until("document.getElementById('spectrogram-empty').hidden")
+    second = 13 * COLUMN_PIXELS
+    assert sum(page.pixel("spectrogram", 20.5 * second, 0.5)) < 100
+    assert sum(page.pixel("spectrogram", 5, 0.5)) > 600
+    assert sum(page.pixel("spectrogram", 29.5 * second, 0.5)) > 600
+
+
+def test_an_empty_spectrogram_says_what_is_awaited(page: Page, radio: Broadcast) -> None:
+    watching(page, radio)
+    page.until_text("spectrogram-empty", "Waiting for the next second")
+    radio.publish(source_state("reconnecting"))
+    page.until_text("spectrogram-empty", "No sound yet")
+    radio.publish(source_state("live"), prediction(1), source_state("stalled"))
+    page.until(
+        "/^No sound since .*:/.test(document.getElementById('spectrogram-empty').textContent)"
+    )
+
+
 def test_the_spectrogram_of_the_selected_source_alone_is_subscribed_to(
     page: Page, serve: Callable[..., Broadcast]
 ) -> None:
@@ -113,39 +176,6 @@ def test_the_spectrogram_of_the_selected_source_alone_is_subscribed_to(
     watching(page, running)
     page.run("document.querySelector('.source input[value=hall]').click()")
     wait_for(lambda: running.spectrogram_sources() == ["hall"], "the other source is asked for")
-
-
-@pytest.mark.parametrize("later", [1, 2])
-def test_the_spectrogram_is_subscribed_to_whichever_connection_opens_first(
-    page: Page, serve: Callable[..., Broadcast], later: int
-) -> None:
-    running = serve("radio", "hall")
-    withhold = page.driver.execute_cdp_cmd(
-        "Page.addScriptToEvaluateOnNewDocument",
-        {
-            "source": f"""
-            const sockets = [];
-            window.WebSocket = class extends WebSocket {{
-              constructor(...values) {{ super(...values); sockets.push(this); }}
-              set onmessage(take) {{
-                super.onmessage = take && ((event) => this.pass(take, event));
-              }}
-              async pass(take, event) {{
-                if (sockets[{later} - 1] === this) await window.released;
-                take.call(this, event);
-                window.greeted = true;
-              }}
-            }};
-            window.released = new Promise((release) => (window.release = release));"""
-        },
-    )
-    try:
-        page.open(f"{running.url}#hall")
-        page.until("window.greeted")
-        page.run("window.release()")
-        wait_for(lambda: running.spectrogram_sources() == ["hall"], "the pictures are asked for")
-    finally:
-        page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", withhold)
 
 
 def test_a_hidden_page_unsubscribes_and_a_visible_one_subscribes_again(

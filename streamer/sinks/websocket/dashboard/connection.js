@@ -111,8 +111,11 @@ export class Connection {
   #disconnect() {
     clearTimeout(this.#timeout);
     if (this.#socket === null) return;
-    this.#socket.onmessage = this.#socket.onclose = null;
-    this.#socket.close();
+    const socket = this.#socket;
+    socket.onmessage = socket.onclose = null;
+    // Closed before it is open, it would be an error in the console.
+    if (socket.readyState === WebSocket.CONNECTING) socket.onopen = () => socket.close();
+    else socket.close();
     this.#socket = null;
   }
 

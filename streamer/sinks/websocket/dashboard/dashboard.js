@@ -1,41 +1,56 @@
 /** The page: shows the daemon's messages. */
 
 import { Connection, readFromDaemon } from "./connection.js";
-import { element, make, makeAutoDirected, paintChip, setText, widthInEms } from "./elements.js";
+import { describePrediction, describeSegment, lastHeard, reasonText, stateText } from "./description.js";
+import { element, make, makeAutoDirected, measureText, paintChip, setText } from "./elements.js";
 import { Genres } from "./genres.js";
-import { assignColours } from "./palette.js";
+import { paintsOf } from "./palette.js";
 import { SegmentTable } from "./segment_table.js";
 import { Segments } from "./segments.js";
 import { Spectrogram } from "./spectrogram.js";
+import { SpectrogramAxes } from "./spectrogram_axes.js";
 import { Timeline } from "./timeline.js";
-import { capital, clockTime, decibels, duration, nameOf, percent } from "./wording.js";
+import { decibels, exactTime, nameOf, percent } from "./wording.js";
+import { Wall } from "./wall.js";
 
-const SOURCE_STATE_TEXTS = {
-  connecting: "Connecting", live: "Live", stalled: "Stalled",
-  reconnecting: "Reconnecting", ended: "Ended", failed: "Failed",
-};
 const CONNECTION_TEXTS = {
   connecting: "Connecting", open: "Connected", waiting: "No connection, trying again",
   refused: "Not allowed: token needed",
 };
 const MIN_LEVEL_DBFS = -60;
 const HISTORY_MS = 24 * 3600 * 1000;
+/** Of the history of all sources, which may be megabytes, only the part is loaded that the wall shows. */
+const WALL_HISTORY_MS = 3600 * 1000;
+/** With more sources than this the page begins with the wall, and no source has a card. */
+const MAX_CARDS = 8;
+
+/** Types of messages that come every second or so for each source. */
+const OF_A_SECOND = new Set(["prediction", "segment"]);
 
 const segments = new Segments();
 const spectrogram = new Spectrogram(element("spectrogram"));
+const axes = new SpectrogramAxes(element("spectrogram-hertz"), element("spectrogram-seconds"));
 const genres = new Genres(element("genres"));
 const segmentTable = new SegmentTable(element("heard"), element("heard-empty"));
 const timeline = new Timeline(element("timeline"), describeSegment);
+const wall = new Wall(requestRender);
 
-/** Sources by name: `{name, kind, state, detail, prediction, card}`. */
+/**
+ * Sources by name: `{name, kind, state, detail, reason, since, nextAttempt, heardUntil, prediction,
+ * card}`; times are in milliseconds, or null.
+ */
 const sources = new Map();
 let labels = [];
 let paints = new Map();
+/** Name of the source that is shown; "" for the wall. */
 let selected = sourceFromHash();
 let connection = "connecting";
 let windowSeconds = 0;
+/** How the spectrogram is made, from the hello message. */
+let spectrogramSpec = null;
 let helloCount = 0;
 let hasHistory = false;
+let isSpectrogramWanted = false;
 /** Names of the sources whose history was requested since the latest hello. */
 const historyRequested = new Set();
 /** The daemon's clock minus this computer's, in milliseconds. */
@@ -49,8 +64,11 @@ const HANDLERS = {
   hello(message) {
     setText(element("model"), `${message.model.name} ${message.model.version}`);
     windowSeconds = message.window_seconds;
-    setLabels(message.labels);
+    spectrogramSpec = message.spectrogram;
+    spectrogram.columnSeconds = spectrogramSpec.hop_length / spectrogramSpec.sample_rate;
+    setLabels(message.labels, message.colours);
     setSources(message.sources);
+    updateSpectrogramConnection();
     subscribeToSpectrogram();
     segments.restart();
     segmentsChanged = true;
@@ -62,22 +80,30 @@ const HANDLERS = {
     segments.takePrediction(message);
     const source = getSource(message.source);
     source.prediction = message;
+    source.heardUntil = Date.parse(message.time);
     // After a hello even a source that is not live has its latest prediction, however old.
     if (source.state === "live") skew = skewOf(message);
   },
   segment(message) {
     segments.takeSegment(message);
     if (message.source === selected) segmentsChanged = true;
+    if (isWall()) wall.refresh(message.source);
   },
-  source({ source, state, detail }) {
+  source({ source, ...status }) {
     const known = getSource(source);
-    if (state !== known.state) known.prediction = null;
-    Object.assign(known, { state, detail });
+    if (status.state !== known.state) known.prediction = null;
+    Object.assign(known, statusOf(status));
   },
   error(message) {
     console.warn(`genre-stream: ${message.code}: ${message.message}`);
   },
 };
+
+/** Convert the fields of a `source` message, or of a source in a hello message. */
+function statusOf({ state, detail = "", reason = detail, since = null, next_attempt: next = null }) {
+  const [sinceTime, nextAttempt] = [since, next].map((time) => (time === null ? null : Date.parse(time)));
+  return { state, detail: detail || reason, reason, since: sinceTime, nextAttempt };
+}
 
 function skewOf({ time }) {
   return Date.parse(time) - Date.now();
@@ -85,6 +111,11 @@ function skewOf({ time }) {
 
 function takeMessage(message) {
   HANDLERS[message.type]?.(message);
+  // The wall and the cards of other sources are drawn once a second.
+  if (message.source === selected || !OF_A_SECOND.has(message.type)) update();
+}
+
+function update() {
   announce();
   requestRender();
 }
@@ -93,9 +124,13 @@ function takeConnectionState(state) {
   if (state === "connecting" && connection !== "open") return;
   connection = state;
   document.documentElement.dataset.connection = state;
-  setText(element("connection"), CONNECTION_TEXTS[state]);
-  announce();
-  requestRender();
+  setText(element("connection"), hasEnded() ? "Stopped: all sources have ended" : CONNECTION_TEXTS[state]);
+  update();
+}
+
+/** Return whether the daemon has gone because every source has ended. */
+function hasEnded() {
+  return connection === "waiting" && sources.size > 0 && [...sources.values()].every(({ state }) => state === "ended");
 }
 
 /** Load what the daemon published before the page was opened. */
@@ -106,18 +141,19 @@ async function loadState(forHello) {
   segments.addRows(state.segments);
   for (const { name, detail } of state.sources) getSource(name).detail ||= detail;
   segmentsChanged = true;
+  wall.refresh();
   requestRender();
   hasHistory = state.history;
   loadHistory();
 }
 
-/** Load the history of the selected source; that of all may be megabytes. */
+/** Load the history of the selected source, or the last hour of all. */
 async function loadHistory() {
   if (!hasHistory || historyRequested.has(selected)) return;
   const [name, forHello] = [selected, helloCount];
   historyRequested.add(name);
-  const from = new Date(Date.now() + skew - HISTORY_MS).toISOString();
-  const past = await readFromDaemon(`api/history?${new URLSearchParams({ from, source: name })}`);
+  const from = new Date(Date.now() + skew - (name ? HISTORY_MS : WALL_HISTORY_MS)).toISOString();
+  const past = await readFromDaemon(`api/history?${new URLSearchParams(name ? { from, source: name } : { from })}`);
   if (forHello !== helloCount) return;
   if (past === null) {
     historyRequested.delete(name);
@@ -125,6 +161,7 @@ async function loadHistory() {
   }
   segments.addRows(past.segments);
   segmentsChanged = true;
+  wall.refresh();
   requestRender();
 }
 
@@ -145,17 +182,22 @@ function subscribeToSpectrogram() {
   spectrogramConnection.send({ type: "subscribe", sources: [selected], messages: ["spectrogram"] });
 }
 
-document.addEventListener("visibilitychange", () => {
-  if (document.hidden) spectrogramConnection.close();
-  else spectrogramConnection.open();
-});
+/** Open the connection when a spectrogram begins to be shown, close it when none is. */
+function updateSpectrogramConnection() {
+  const wanted = !document.hidden && sources.has(selected);
+  if (!wanted) spectrogramConnection.close();
+  else if (!isSpectrogramWanted) spectrogramConnection.open();
+  isSpectrogramWanted = wanted;
+}
+
+document.addEventListener("visibilitychange", updateSpectrogramConnection);
 
 /* ---- labels and sources ---- */
 
-function setLabels(names) {
-  if (names.join("\n") === labels.join("\n")) return;
+function setLabels(names, colours) {
+  if (names.join("\n") === labels.join("\n") && Object.entries(colours).every(([label, colour]) => paints.get(label)?.colour === colour)) return;
   labels = names;
-  paints = assignColours(labels);
+  paints = paintsOf(colours);
   timeline.paints = paints;
   genres.setLabels(labels, paints);
 }
@@ -166,15 +208,26 @@ function setSources(list) {
     card.root.remove();
     sources.delete(name);
   }
-  for (const [index, { name, kind, state }] of list.entries()) {
+  for (const [index, { name, kind, heard_until: heardUntil, ...status }] of list.entries()) {
     const source = getSource(name);
-    Object.assign(source, { kind, state, detail: "", prediction: null });
+    Object.assign(source, { kind, ...statusOf(status), prediction: null });
+    if (heardUntil) source.heardUntil = Date.parse(heardUntil);
     const place = element("sources").children[index];
     if (place !== source.card.root) place.before(source.card.root);
   }
   if (!sources.size) return;
-  if (!sources.has(selected)) select(list[0].name);
-  else if (helloCount === 0) scrollToCard(sources.get(selected).card.root);
+  if (sources.has(selected)) {
+    if (helloCount === 0) scrollToCard(sources.get(selected).card.root);
+  } else if (sources.size <= MAX_CARDS) {
+    select(list[0].name);
+  } else {
+    show("");
+  }
+}
+
+/** Return whether the wall is shown instead of one source. */
+function isWall() {
+  return selected === "" && sources.size > MAX_CARDS;
 }
 
 /** Scroll the list of sources, and nothing else, until a card is visible. */
@@ -189,7 +242,7 @@ function getSource(name) {
   if (!sources.has(name)) {
     const card = sourceCard(name);
     element("sources").append(card.root);
-    sources.set(name, { name, kind: "", state: "live", detail: "", prediction: null, card });
+    sources.set(name, { name, kind: "", ...statusOf({ state: "live" }), heardUntil: null, prediction: null, card });
   }
   return sources.get(name);
 }
@@ -222,17 +275,31 @@ function sourceFromHash() {
 }
 
 function select(name) {
-  selected = name;
   history.replaceState(null, "", `#${encodeURIComponent(name)}`);
+  show(name);
+}
+
+/** Show a source, or the wall. */
+function show(name) {
+  selected = name;
   for (const source of sources.values()) source.card.input.checked = source.name === name;
-  scrollToCard(sources.get(name).card.root);
+  if (sources.has(name)) scrollToCard(sources.get(name).card.root);
   clearSpectrogram();
+  updateSpectrogramConnection();
   subscribeToSpectrogram();
   loadHistory();
   segmentsChanged = true;
-  announce();
-  requestRender();
+  update();
 }
+
+addEventListener("hashchange", () => {
+  const name = sourceFromHash();
+  if (name === selected) return;
+  if (sources.has(name)) show(name);
+  else if (sources.size > MAX_CARDS) show("");
+  if (isWall()) element("wall-search").focus({ preventScroll: true });
+  else scrollTo(0, 0);
+});
 
 /* ---- texts ---- */
 
@@ -244,59 +311,52 @@ function currentPrediction(source) {
 /** Describe the current state of `source`: `{look, paint, heading, confidence, note}`. */
 function describe(source) {
   const waiting = (heading, note) => ({ look: "waiting", heading, note, confidence: null });
+  const heard = () => (source ? lastHeard(segments.list(source.name), source.heardUntil) : "");
   if (connection === "refused") return waiting("Not allowed", "Open this page with ?token=… in its address.");
   if (connection === "connecting") return waiting("Connecting", "");
-  if (connection !== "open") return waiting("No connection", lastHeard());
+  if (connection !== "open" && source?.state === "ended") return waiting("Ended", heard());
+  if (connection !== "open") return waiting("No connection", heard());
   if (!source) return waiting("No source", "The daemon listens to nothing.");
-  if (source.state !== "live") return waiting(stateText(source.state), source.detail || lastHeard());
-  if (!source.prediction) return waiting("Listening", "The first answer comes in a few seconds.");
-  return describePrediction(source.prediction);
+  if (source.state !== "live") return waiting(stateText(source.state), reasonText(source, Date.now() + skew) || heard());
+  if (!source.prediction) return waiting("Listening", source.heardUntil ? heard() : "The first answer comes in a few seconds.");
+  return describePrediction(source.prediction, segments.current(source.name), paints);
 }
 
-function stateText(sourceState) {
-  return SOURCE_STATE_TEXTS[sourceState] ?? capital(sourceState);
+/** Describe a source for the wall. */
+function describeTile(source) {
+  const { name, state } = source;
+  const prediction = currentPrediction(source);
+  const segment = prediction && segments.current(name);
+  const connected = connection === "open";
+  return {
+    name,
+    state: connected ? state : "unknown",
+    look: prediction?.state ?? "waiting",
+    paint: paints.get(prediction?.genre),
+    heading: prediction ? nameOf(prediction) : connected ? stateText(state) : "Unknown",
+    note: segment?.title || (connected && reasonText(source, Date.now() + skew)) || "",
+    since: prediction ? silentSince(prediction) ?? segment?.from ?? null : source.since,
+  };
 }
 
-function describePrediction(prediction) {
-  const { source, state, genre, confidence } = prediction;
-  const current = segments.current(source);
-  const same = current?.state === state && current.genre === genre;
-  const since = same ? `for ${duration(current.to - current.from)}` : "";
-  const shown = { look: state, heading: nameOf(prediction), confidence: null, note: since };
-  if (state === "music") return { ...shown, paint: paints.get(genre), confidence };
-  if (state === "silence") return { ...shown, note: `Nothing louder than ${decibels(prediction.level_dbfs)}` };
-  if (state === "uncertain") return { ...shown, note: `Perhaps ${guesses(prediction.probabilities)}` };
-  return shown;
-}
-
-/** Return the two likeliest labels, such as "rock (31%) or metal (28%)". */
-function guesses(probabilities) {
-  return Object.entries(probabilities)
-    .sort((one, other) => other[1] - one[1])
-    .slice(0, 2)
-    .map(([label, probability]) => `${label} (${percent(probability)})`)
-    .join(" or ");
-}
-
-function lastHeard() {
-  const last = segments.list(selected).at(-1);
-  return last ? `Last heard: ${nameOf(last)}, ${clockTime(last.to)}` : "";
-}
-
-function describeSegment(segment) {
-  const sure = segment.state === "music" ? ` ${percent(segment.confidence)}` : "";
-  const title = segment.title ? ` · ${segment.title}` : "";
-  return `${clockTime(segment.from)} to ${clockTime(segment.to)}: ${nameOf(segment)}${sure}${title}`;
+/** Return since when it is silent, null if it is not. */
+function silentSince({ state, time, silence_seconds: seconds }) {
+  return state === "silence" && seconds ? Date.parse(time) - seconds * 1000 : null;
 }
 
 /** Update the window's title and the announcement to screen readers, if the heading changes. */
 function announce() {
-  const { heading } = describe(sources.get(selected));
-  const text = sources.size > 1 && connection === "open" ? `${heading}, ${selected}` : heading;
+  let text = headingOfPage();
+  if (sources.size > 1 && connection === "open" && !isWall()) text = `${text}, ${selected}`;
   if (text === announced) return;
   announced = text;
   element("announcement").textContent = text;
   document.title = `${text} · genre-stream`;
+}
+
+function headingOfPage() {
+  if (!isWall() || connection !== "open") return describe(sources.get(selected)).heading;
+  return wall.urgent ? `${wall.urgent} of ${sources.size} sources need attention` : `${sources.size} sources`;
 }
 
 /* ---- drawing ---- */
@@ -311,12 +371,28 @@ function requestRender() {
 }
 
 function render() {
-  const source = sources.get(selected);
+  document.documentElement.dataset.view = isWall() ? "wall" : "source";
+  element("wall").hidden = !isWall();
+  const hasCards = sources.size <= MAX_CARDS;
+  element("cards").hidden = !hasCards;
+  element("back").hidden = hasCards;
+  setText(element("back-text"), `All ${sources.size} sources`);
+  if (isWall()) renderWall();
+  else renderSource(sources.get(selected));
+}
+
+function renderWall() {
+  wall.show([...sources.values()].map(describeTile), Date.now() + skew, (name) => segments.list(name), paints);
+  announce();
+}
+
+function renderSource(source) {
   renderNow(source);
   const prediction = currentPrediction(source);
   genres.show(prediction);
   renderLevel(prediction?.level_dbfs ?? null);
-  for (const each of sources.values()) renderCard(each);
+  if (sources.size <= MAX_CARDS) for (const each of sources.values()) renderCard(each);
+  renderSpectrogram();
   const list = segments.list(selected);
   timeline.show(list, Date.now() + skew, segmentsChanged);
   element("timeline").dataset.range = timeline.range;
@@ -332,10 +408,13 @@ function renderNow(source) {
   now.classList.toggle("striped", paint?.striped ?? false);
   now.style.setProperty("--field", paint?.colour ?? "");
   now.style.setProperty("--field-ink", paint?.ink ?? "");
-  element("now-genre").style.setProperty("--ems", widthInEms(heading, element("now-genre")));
+  const genre = element("now-genre");
+  const { ems, overhang } = measureText(heading, genre);
+  genre.style.setProperty("--ems", ems);
+  genre.style.setProperty("--overhang", overhang);
   setText(element("now-source"), source?.name ?? "");
   setText(element("now-title"), (currentPrediction(source) && segments.current(selected)?.title) || "");
-  setText(element("now-genre"), heading);
+  setText(genre, heading);
   setText(element("now-confidence"), confidence === null ? "" : percent(confidence));
   setText(element("now-since"), confidence === null ? "" : ["sure", note].filter(Boolean).join(", "));
   setText(element("now-remark"), confidence === null ? note : "");
@@ -352,14 +431,15 @@ function renderLevel(level) {
 }
 
 function renderCard(source) {
-  const { card, state, detail } = source;
+  const { card, kind, state } = source;
   const prediction = currentPrediction(source);
   const connected = connection === "open";
+  const reason = connected ? reasonText(source, Date.now() + skew) : "";
   card.dot.dataset.state = connected ? state : "unknown";
-  card.root.title = [source.kind, detail].filter(Boolean).join(": ");
+  card.root.title = [kind, reason].filter(Boolean).join(": ");
   setText(card.state, connected ? stateText(state) : "Unknown");
   card.chip.hidden = prediction === null;
-  setText(card.genre, prediction ? nameOf(prediction) : "");
+  setText(card.genre, prediction ? nameOf(prediction) : reason);
   if (prediction) paintChip(card.chip, { look: prediction.state, paint: paints.get(prediction.genre) });
 }
 
@@ -369,14 +449,22 @@ function clearSpectrogram() {
 }
 
 function renderSpectrogram() {
+  const source = sources.get(selected);
   const width = spectrogram.widthOf(windowSeconds);
+  const isLive = connection === "open" && source?.state === "live";
   const mark = element("spectrogram-window");
-  mark.hidden = width === null;
-  mark.style.width = `${width ?? 0}px`;
-  element("spectrogram-empty").hidden = !spectrogram.empty;
-  if (width === null) return;
+  mark.hidden = spectrogram.empty || !isLive;
+  mark.style.width = `${width}px`;
+  const empty = element("spectrogram-empty");
+  empty.hidden = !spectrogram.empty;
+  const heard = source?.heardUntil ?? null;
+  if (isLive) setText(empty, "Waiting for the next second");
+  else setText(empty, heard === null ? "No sound yet" : `No sound since ${exactTime(heard)}`);
+  if (!width) return;
+  axes.show(spectrogramSpec, width / windowSeconds);
   const seconds = Math.round(spectrogram.capacity * spectrogram.columnSeconds);
-  setText(element("spectrogram-hint"), `Last ${seconds} s, window ${windowSeconds.toFixed(0)} s`);
+  const lasting = `Last ${seconds} s, window ${windowSeconds.toFixed(0)} s`;
+  setText(element("spectrogram-hint"), isLive || heard === null ? lasting : `Until ${exactTime(heard)}`);
 }
 
 /* ---- start ---- */
@@ -390,4 +478,3 @@ for (const input of document.getElementsByName("range")) {
 element("unanswered").remove();
 setInterval(requestRender, 1000);
 new Connection(takeMessage, takeConnectionState).open();
-if (!document.hidden) spectrogramConnection.open();

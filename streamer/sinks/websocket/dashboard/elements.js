@@ -32,15 +32,22 @@ export function paintChip(chip, { look, paint }) {
 }
 
 const ruler = document.createElement("canvas").getContext("2d");
-let measured = { text: "", ems: 1 };
+let measured = { text: "", ems: 1, overhang: 0 };
 
-/** Return the width of `text` in the font of `target`, in em. */
-export function widthInEms(text, target) {
+/**
+ * Measure `text` in the font of `target`, in em.
+ *
+ * Returns `ems`, the width of what is drawn, and `overhang`, by how much it begins left of its
+ * place; negative if it begins right of it.
+ */
+export function measureText(text, target) {
   if (measured.text !== text) {
     const { fontFamily, fontWeight, fontSize, letterSpacing } = getComputedStyle(target);
     ruler.font = `${fontWeight} 100px ${fontFamily}`;
     const spacing = parseFloat(letterSpacing) / parseFloat(fontSize) || 0;
-    measured = { text, ems: ruler.measureText(text).width / 100 + spacing * text.length };
+    const { width, actualBoundingBoxLeft } = ruler.measureText(text);
+    const overhang = actualBoundingBoxLeft / 100;
+    measured = { text, ems: width / 100 + spacing * text.length + overhang, overhang };
   }
-  return measured.ems;
+  return measured;
 }

@@ -1,44 +1,22 @@
-/**
- * Colours: of labels, of the states that are not music, and of spectrogram levels.
- *
- * The ten label colours are those of M. A. Petroff, "Accessible Color Sequences for Data
- * Visualization", 2021 (arXiv:2107.02270): chosen to stay apart for people with a colour vision
- * deficiency. They never stand alone: a name is always beside them.
- */
-
-const COLOURS = [
-  "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
-  "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
-];
-
-/** Colours that suit a name (steel for metal, saddle brown for country); other labels get a free one. */
-const PREFERRED = {
-  blues: "#3f90da", classical: "#b9ac70", country: "#a96b59", disco: "#e76300", hiphop: "#832db6",
-  jazz: "#92dadd", metal: "#717581", pop: "#ffa90e", reggae: "#94a4a2", rock: "#bd1f01",
-};
+/** Colours: text on the colours of labels, and the colours of spectrogram levels. */
 
 /** On any colour, one of black and white has a contrast above 4.5 (WCAG AA). */
 const DARK_INK = "#000000";
 const LIGHT_INK = "#ffffff";
 
 /**
- * Assign a colour to every label; the same labels always get the same colours.
+ * Return how every label is painted. A colour that an earlier label has already is striped.
  *
- * From the eleventh label on the colours repeat, striped.
- *
- * @param {string[]} labels the model's labels, in its order
+ * @param {Object<string, string>} colours "#rrggbb" of each label, from the `hello` message
  * @returns {Map<string, {colour: string, ink: string, striped: boolean}>}
  */
-export function assignColours(labels) {
-  const first = labels.slice(0, COLOURS.length);
-  const preferred = new Map(first.filter((label) => Object.hasOwn(PREFERRED, label)).map((label) => [label, PREFERRED[label]]));
-  const free = COLOURS.filter((colour) => ![...preferred.values()].includes(colour));
+export function paintsOf(colours) {
+  const used = new Set();
   const paints = new Map();
-  labels.forEach((label, index) => {
-    const striped = index >= COLOURS.length;
-    const colour = striped ? COLOURS[index % COLOURS.length] : (preferred.get(label) ?? free.shift());
-    paints.set(label, { colour, ink: inkOn(colour), striped });
-  });
+  for (const [label, colour] of Object.entries(colours)) {
+    paints.set(label, { colour, ink: inkOn(colour), striped: used.has(colour) });
+    used.add(colour);
+  }
   return paints;
 }
 

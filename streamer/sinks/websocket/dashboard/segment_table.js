@@ -1,7 +1,7 @@
 /** The table of segments, newest first: the timeline as text. */
 
 import { make, makeAutoDirected, paintChip, setText } from "./elements.js";
-import { clockTime, duration, nameOf } from "./wording.js";
+import { duration, exactTime, nameOf } from "./wording.js";
 
 const MAX_ROWS = 60;
 
@@ -27,7 +27,7 @@ export class SegmentTable {
       const row = this.#body.rows[index] ?? this.#body.appendChild(segmentRow());
       const [time, what, length] = row.cells;
       const [chip, name, title] = what.firstChild.children;
-      setText(time, clockTime(segment.from));
+      setText(time, exactTime(segment.from));
       paintChip(chip, { look: segment.state, paint: paints.get(segment.genre) });
       setText(name, nameOf(segment));
       setText(title, segment.title ?? "");

@@ -3,11 +3,19 @@
 const MAX_AGE_MS = 24 * 3600 * 1000;
 /** Live segments kept per source, since a page may stay open for months. */
 const MAX_SEGMENTS = 5000;
+/** The clock of a source before its first prediction: time of position 0, latest position. */
+const NOT_STARTED = { origin: null, position: -Infinity, before: null };
 
-/** Set the clock times of a segment that are not set yet. */
-function setClock(segment, origin) {
-  segment.from ??= origin + segment.start * 1000;
-  if (segment.end !== null) segment.to ??= origin + segment.end * 1000;
+/**
+ * Set the clock times of a segment that are not set yet.
+ *
+ * Where sound was interrupted, what ends there ends before the gap, and what starts there starts
+ * after it: positions of before the gap count from the origin of before it.
+ */
+function setClock(segment, { origin, before }) {
+  const originOf = (isBefore) => (isBefore ? before.origin : origin);
+  segment.from ??= originOf(segment.start < before.position) + segment.start * 1000;
+  if (segment.end !== null) segment.to ??= originOf(segment.end <= before.position) + segment.end * 1000;
 }
 
 /** Convert a row of `/api/history` or `/api/state` to a segment. */
@@ -41,7 +49,7 @@ export class Segments {
 
   #stateOf(source) {
     if (!this.#sources.has(source)) {
-      this.#sources.set(source, { past: [], live: new Map(), origin: null, latest: null, position: -Infinity });
+      this.#sources.set(source, { past: [], live: new Map(), latest: null, ...NOT_STARTED });
     }
     return this.#sources.get(source);
   }
@@ -50,10 +58,11 @@ export class Segments {
   takePrediction({ source, time, position }) {
     const sourceState = this.#stateOf(source);
     if (position < sourceState.position) this.#restart(source, sourceState);
-    sourceState.position = position;
-    sourceState.latest = Date.parse(time);
-    sourceState.origin = sourceState.latest - position * 1000;
-    for (const segment of sourceState.live.values()) setClock(segment, sourceState.origin);
+    const origin = Date.parse(time) - position * 1000;
+    const { origin: previous, position: previousPosition } = sourceState;
+    sourceState.before = { origin: previous ?? origin, position: previousPosition };
+    Object.assign(sourceState, { origin, position, latest: Date.parse(time) });
+    for (const segment of sourceState.live.values()) setClock(segment, sourceState);
   }
 
   /** Process a `segment` message. */
@@ -63,7 +72,7 @@ export class Segments {
     const segment = { start, end, from: null, to: null, open: end === null, state, genre, confidence, title };
     const known = sourceState.live.get(id);
     if (known?.start === start) segment.from = known.from;
-    if (sourceState.origin !== null) setClock(segment, sourceState.origin);
+    if (sourceState.origin !== null) setClock(segment, sourceState);
     sourceState.live.set(id, segment);
     if (sourceState.live.size > MAX_SEGMENTS) sourceState.live.delete(sourceState.live.keys().next().value);
     const oldest = oldestKept(sourceState);
@@ -85,8 +94,7 @@ export class Segments {
   #restart(source, sourceState) {
     sourceState.past = this.list(source).map((segment) => ({ ...segment, open: false }));
     sourceState.live.clear();
-    sourceState.origin = null;
-    sourceState.position = -Infinity;
+    Object.assign(sourceState, NOT_STARTED);
   }
 
   /**

@@ -23,9 +23,9 @@ export class Spectrogram {
   #levels = new Uint8Array(0);
   #total = 0;
   #position = null;
-  /** Position of the first message and columns since then, from which the duration of a column follows. */
-  #measured = { from: 0, columns: 0 };
   #animation = null;
+  /** Duration of a column in seconds; 0 while it is unknown. */
+  columnSeconds = 0;
 
   /** @param {HTMLCanvasElement} canvas drawn at the resolution of the screen */
   constructor(canvas) {
@@ -38,12 +38,6 @@ export class Spectrogram {
     });
   }
 
-  /** Duration of a column in seconds; 0 before the second message. */
-  get columnSeconds() {
-    const { from, columns } = this.#measured;
-    return columns ? (this.#position - from) / columns : 0;
-  }
-
   /** Number of columns that can be shown. */
   get capacity() {
     return Math.floor((this.#canvas.clientWidth - OVERHANG) / this.#columnWidth);
@@ -53,16 +47,15 @@ export class Spectrogram {
     return this.#total === 0;
   }
 
-  /** Return the width of `seconds` in CSS pixels, null while it is unknown. */
+  /** Return the width of `seconds` in CSS pixels; 0 while it is unknown. */
   widthOf(seconds) {
-    return this.columnSeconds ? (seconds / this.columnSeconds) * this.#columnWidth : null;
+    return this.columnSeconds ? (seconds / this.columnSeconds) * this.#columnWidth : 0;
   }
 
   /** Remove all columns, for another source or after a restart of the daemon. */
   clear() {
     this.#total = 0;
     this.#position = null;
-    this.#measured = { from: 0, columns: 0 };
     this.#redraw();
   }
 
@@ -74,9 +67,8 @@ export class Spectrogram {
       const slot = (this.#total++ % KEPT_COLUMNS) * mels;
       this.#levels.set(bytes.subarray(column * mels, (column + 1) * mels), slot);
     }
+    // The first message has the latest half minute.
     const seconds = this.#position === null ? 0 : position - this.#position;
-    if (seconds > 0) this.#measured.columns += columns;
-    else this.#measured = { from: position, columns: 0 };
     this.#position = position;
     if (this.#hasScreenSize()) this.#scroll(columns, seconds);
     else this.#redraw();

@@ -1,6 +1,7 @@
 /** Numbers, times and names as text. */
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const clockWithSeconds = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 
 /** Format a probability as a whole percentage. */
 export function percent(probability) {
@@ -10,6 +11,11 @@ export function percent(probability) {
 /** Format a time (milliseconds since 1970) in the reader's time zone. */
 export function clockTime(time) {
   return clock.format(time);
+}
+
+/** Format a time (milliseconds since 1970) in the reader's time zone, with seconds. */
+export function exactTime(time) {
+  return clockWithSeconds.format(time);
 }
 
 /** Format a duration in milliseconds in its two largest units. */

@@ -1,0 +1,206 @@
+"""The wall that the page begins with when there are many sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver.common.by import By
+from support.browser import Broadcast, Page, wait_for
+from support.published import LABELS, prediction, segment, source_state
+
+Serve = Callable[..., Broadcast]
+
+NAMES = tuple(f"station {number:03d}" for number in range(100))
+START = datetime.now(UTC)
+
+
+def fill(running: Broadcast, names: tuple[str, ...] = NAMES) -> None:
+    """Publish half an hour of three segments for each source."""
+    for index, name in enumerate(names):
+        for number in range(1, 4):
+            time = START - timedelta(minutes=10 * (3 - number))
+            genre = LABELS[(index + number) % len(LABELS)]
+            running.publish(
+                prediction(600 * number, name, time=time, genre=genre),
+                segment(
+                    number,
+                    name,
+                    start=600.0 * (number - 1),
+                    end=600.0 * number if number < 3 else None,
+                    genre=genre,
+                    title=f"Song {number} of {name}",
+                    final=number < 3,
+                ),
+            )
+
+
+@pytest.fixture
+def wall_page(page: Page) -> Iterator[Page]:
+    """Return the page; tiles that move to where they are needed may shift others."""
+    yield page
+    errors = page.console_errors()
+    page.driver.get("about:blank")
+    assert errors == []
+
+
+def tiles(page: Page, part: str) -> list[str]:
+    """Return the names of the tiles of a part of the wall that are shown."""
+    return page.texts(f"#wall-{part} .tile:not([hidden]) .tile-name")
+
+
+def strip_pixel(page: Page, place: float) -> list[int]:
+    """Return red, green and blue of the first strip, `place` as a share of its width."""
+    colour: list[int] = page.run(
+        """const strip = document.querySelector(".tile-strip");
+        const copy = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+        copy.drawImage(strip, Math.floor(arguments[0] * strip.width), 1, 1, 1, 0, 0, 1, 1);
+        return [...copy.getImageData(0, 0, 1, 1).data].slice(0, 3);""",
+        place,
+    )
+    return colour
+
+
+def open_wall(page: Page, running: Broadcast, count: int = len(NAMES)) -> None:
+    """Open the page and wait for the tiles."""
+    page.open(running.url)
+    page.until("document.querySelectorAll('.tile').length === arguments[0]", count)
+
+
+def test_more_than_eight_sources_begin_as_a_wall(wall_page: Page, serve: Serve) -> None:
+    names = NAMES[:9]
+    running = serve(*names)
+    fill(running, names)
+    open_wall(wall_page, running, 9)
+    assert tiles(wall_page, "others") == list(names)
+    assert wall_page.texts(".tile-heading") == [
+        LABELS[(index + 3) % len(LABELS)].capitalize() for index in range(9)
+    ]
+    assert wall_page.texts(".tile-note") == [f"Song 3 of {name}" for name in names]
+    assert all(text.startswith("since ") for text in wall_page.texts(".tile-since"))
+    assert not wall_page.driver.find_element(By.ID, "now").is_displayed()
+    assert wall_page.run("return document.title") == "9 sources · genre-stream"
+
+
+def test_eight_sources_have_cards(wall_page: Page, serve: Serve) -> None:
+    wall_page.open(serve(*NAMES[:8]).url)
+    wall_page.until("document.querySelectorAll('.source').length === 8")
+    wall_page.until_text("now-source", NAMES[0])
+    assert not wall_page.driver.find_element(By.ID, "wall").is_displayed()
+
+
+def test_a_strip_shows_the_last_hour(wall_page: Page, serve: Serve) -> None:
+    running = serve(*NAMES[:9])
+    fill(running, NAMES[:9])
+    open_wall(wall_page, running, 9)
+    empty, *shown = [strip_pixel(wall_page, share) for share in (0.4, 0.6, 0.75, 0.95)]
+    colours = wall_page.run(
+        """return arguments[0].map((label) => [...document.querySelectorAll(".genre")].find((row) =>
+          row.textContent.toLowerCase().startsWith(label)).querySelector(".chip")
+          .style.backgroundColor.match(/\\d+/g).map(Number));""",
+        list(LABELS[1:4]),
+    )
+    assert empty == [0, 0, 0]
+    assert shown == colours
+
+
+def test_sources_that_need_attention_come_first(wall_page: Page, serve: Serve) -> None:
+    running = serve(*NAMES)
+    fill(running)
+    open_wall(wall_page, running)
+    assert tiles(wall_page, "urgent") == []
+    silent = START - timedelta(minutes=3)
+    running.publish(
+        source_state("reconnecting", NAMES[70], "connection refused"),
+        source_state("failed", NAMES[80], "404 not found"),
+        prediction(1801, NAMES[60], time=silent, state="silence", genre=None),
+        segment(3, NAMES[60], start=1200.0, end=1801.0, final=True),
+        segment(4, NAMES[60], start=1801.0, state="silence", genre=None, title=None),
+        prediction(1980, NAMES[60], state="silence", genre=None),
+    )
+    urgent = [NAMES[80], NAMES[70], NAMES[60]]
+    wait_for(lambda: tiles(wall_page, "urgent") == urgent, "the tiles move to the front")
+    assert wall_page.texts("#wall-urgent .tile-heading") == ["Failed", "Reconnecting", "Silence"]
+    assert wall_page.texts("#wall-urgent .tile-note") == ["404 not found", "connection refused", ""]
+    assert wall_page.text("wall-count") == "100 sources, 3 need attention"
+    wall_page.until_text("announcement", "3 of 100 sources need attention")
+    running.publish(source_state("live", NAMES[70]), prediction(1802, NAMES[70]))
+    wait_for(lambda: tiles(wall_page, "urgent") == [NAMES[80], NAMES[60]], "one goes back")
+    assert tiles(wall_page, "others") == [
+        name for name in NAMES if name not in (NAMES[80], NAMES[60])
+    ]
+
+
+def test_a_search_finds_names_labels_and_titles(wall_page: Page, serve: Serve) -> None:
+    running = serve(*NAMES)
+    fill(running)
+    open_wall(wall_page, running)
+    field = wall_page.driver.find_element(By.ID, "wall-search")
+    for words, found in (
+        ("Station 04", list(NAMES[40:50])),
+        ("song 3 of station 007", [NAMES[7]]),
+        ("reggae", [name for index, name in enumerate(NAMES) if (index + 3) % 10 == 8]),
+        ("polka", []),
+    ):
+        field.clear()
+        field.send_keys(words)
+        wait_for(lambda found=found: tiles(wall_page, "others") == found, "others are shown")
+        assert wall_page.text("wall-count") == f"{len(found)} of 100 sources"
+    assert wall_page.driver.find_element(By.ID, "wall-none").is_displayed()
+
+
+def test_one_click_leads_to_the_full_view_and_back(wall_page: Page, serve: Serve) -> None:
+    running = serve(*NAMES)
+    fill(running)
+    open_wall(wall_page, running)
+    assert running.spectrogram_sources() == []
+    wall_page.driver.find_elements(By.CSS_SELECTOR, ".tile a")[3].click()
+    wall_page.until_text("now-source", NAMES[3])
+    wall_page.until_text("now-genre", LABELS[6].capitalize())
+    assert wall_page.driver.current_url.endswith("#station%20003")
+    wait_for(lambda: running.spectrogram_sources() == [NAMES[3]], "its spectrogram is wanted")
+    assert not wall_page.driver.find_element(By.ID, "wall").is_displayed()
+    wall_page.driver.find_element(By.CSS_SELECTOR, ".back a").click()
+    wall_page.until("!document.getElementById('wall').hidden")
+    wait_for(lambda: running.spectrogram_sources() == [], "no spectrogram is wanted")
+    wall_page.driver.back()
+    wall_page.until_text("now-source", NAMES[3])
+    wall_page.driver.refresh()
+    wall_page.until_text("now-source", NAMES[3])
+
+
+def test_the_last_hour_of_the_history_fills_the_strips(
+    wall_page: Page, serve: Serve, tmp_path: Path
+) -> None:
+    names = NAMES[:9]
+    before = serve(*names, history=tmp_path / "heard.db")
+    fill(before, names)
+    before.close()
+    open_wall(wall_page, serve(*names, history=tmp_path / "heard.db"), 9)
+    wait_for(lambda: strip_pixel(wall_page, 0.75) != [0, 0, 0], "the strip shows what was heard")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280, 1920])
+def test_a_wall_of_a_hundred_sources_is_accessible_and_fits(
+    wall_page: Page, serve: Serve, axe: str, width: int, scheme: str
+) -> None:
+    running = serve(*NAMES)
+    fill(running)
+    running.publish(source_state("failed", NAMES[80], "404 not found " * 20))
+    wall_page.view(width, 900, dark=scheme == "dark")
+    open_wall(wall_page, running)
+    wait_for(lambda: tiles(wall_page, "urgent") == [NAMES[80]], "the failed source is in front")
+    assert wall_page.run("return document.documentElement.scrollWidth") <= width
+    wall_page.run(axe)
+    found: dict[str, Any] = wall_page.driver.execute_async_script(
+        """const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa"];
+        axe.run({ runOnly: tags }).then(arguments[0]);"""
+    )
+    assert len(found["passes"]) > 10
+    assert [
+        (fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found["violations"]
+    ] == []
