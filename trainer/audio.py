@@ -16,8 +16,10 @@ import numpy as np
 import soundfile
 import soxr
 
+from streamer.core.mixing import Mixer
 from streamer.core.spectrogram import Samples
 from streamer.sources.decoding import open_container
+from streamer.sources.ffmpeg_errors import describe
 from trainer.tracks import MIN_SECONDS
 
 RATES = (1000, 1_000_000)
@@ -44,7 +46,8 @@ def read_audio(path: Path, sample_rate: int, *, least_seconds: float = MIN_SECON
     Returns
     -------
     float32, shape (n,)
-        The mean of the channels; full scale is 1, NaN and infinities are replaced by 0.
+        The mean of the channels, or the loudest one where their mean loses the sound, as the daemon
+        mixes them (`streamer.core.mixing`). Full scale is 1, NaN and infinities are replaced by 0.
 
     Raises
     ------
@@ -107,7 +110,7 @@ def _decode_with_libsndfile(
         channels = sound.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"damaged audio ({error.error_string.rstrip('.')})") from error
-    mono = np.asarray(_checked(channels).mean(axis=1), np.float32)
+    mono = Mixer().mix(_checked(channels), sound.samplerate)
     return [
         mono
         if rate == sound.samplerate or not len(mono)
@@ -131,15 +134,22 @@ def _decode_with_ffmpeg(file: str | BinaryIO, sample_rates: Sequence[int]) -> li
             _check_extent(container.streams.audio[0].rate, seconds)
             # FFmpeg's own down-mix to mono divides the sum by the root of two instead.
             resamplers = [av.AudioResampler("fltp", rate=rate) for rate in sample_rates]
+            mixers = [Mixer() for _ in sample_rates]
             blocks: list[list[Samples]] = [[np.empty(0, np.float32)] for _ in sample_rates]
             for frame in itertools.chain(container.decode(audio=0), (None,)):
-                for resampler, own in zip(resamplers, blocks, strict=True):
-                    own += [block.to_ndarray().mean(axis=0) for block in resampler.resample(frame)]
+                for rate, resampler, mixer, own in zip(
+                    sample_rates, resamplers, mixers, blocks, strict=True
+                ):
+                    for block in resampler.resample(frame):
+                        channels = _checked(np.asarray(block.to_ndarray().T, np.float32))
+                        own.append(mixer.mix(channels, rate))
+    except av.error.InvalidDataError as error:
+        raise AudioError("damaged or not audio") from error
     except av.FFmpegError as error:
-        raise AudioError(f"damaged or not audio ({error.strerror})") from error
+        raise AudioError(describe(error)) from error
     except AudioError:
         raise
     except ValueError as error:
         # PyAV's resampler refuses frames whose sample rate or layout changes.
         raise AudioError("changes its rate or channels in the middle") from error
-    return [_checked(np.concatenate(own, dtype=np.float32)) for own in blocks]
+    return [np.concatenate(own) for own in blocks]

@@ -43,6 +43,8 @@ class SourceHealth:
     """Times that sound came faster than it was taken."""
     dropped_samples: int = 0
     """Lost to overruns."""
+    mix_fallbacks: int = 0
+    """Times that one channel was heard because the mix of all lost its sound."""
     nan_samples: int = 0
     """NaN or infinite; they became silence."""
     clipped_samples: int = 0

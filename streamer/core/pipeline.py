@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from streamer.core.decision import Decider, Decision, Observation, Segment
 from streamer.core.decision_settings import DecisionSettings
 from streamer.core.events import SpectrogramColumns
+from streamer.core.mixing import Mixer
 from streamer.core.model import Classifier
-from streamer.core.resampling import Resampler, mix_down
+from streamer.core.resampling import Resampler
 from streamer.core.silence import SilenceGate
 from streamer.core.spectrogram import Columns, Samples, to_levels
 from streamer.core.window import Window
@@ -86,6 +87,8 @@ class Pipeline:
         """Values so far that were NaN or infinite, over all channels."""
         self.clipped_samples = 0
         """Values so far at full scale or beyond, over all channels."""
+        self.mixer = Mixer()
+        """How the channels are mixed, and how often the mix was replaced by one of them."""
         self.position = 0.0
         """Seconds of sound so far, with what the resampler holds back. Grows until `finish`."""
         self._rate = classifier.contract.spectrogram.sample_rate
@@ -160,7 +163,7 @@ class Pipeline:
         """
         if self._finished:
             raise ValueError("the pipeline was finished: make a new one for more samples")
-        mono = mix_down(samples)
+        mono = self.mixer.correct_and_mix(samples, sample_rate)
         events: list[Event] = []
         if self._titles.is_cut(title, discontinuity):
             events += self._flush_resampler()

@@ -1,73 +1,11 @@
-"""Conversion of audio of any sample rate and number of channels to mono at the model's rate."""
+"""Conversion of mono audio of any sample rate to another one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import soxr
-from numpy.typing import ArrayLike
 
 from streamer.core.spectrogram import Samples
-
-FULL_SCALE = 1 - 2**-15
-"""Magnitude from which a sample counts as clipped: the largest value of 16-bit audio."""
-
-
-@dataclass(frozen=True, slots=True)
-class MonoSamples:
-    """Mono samples, and how many values of all channels had to be corrected."""
-
-    samples: Samples
-    """Shape (n,), in [-1, 1]."""
-    nan_samples: int
-    """Values that were NaN or infinite and became 0."""
-    clipped_samples: int
-    """Values at or beyond full scale, which were limited to it."""
-
-
-def mix_down(samples: ArrayLike) -> MonoSamples:
-    """Return the mean of the channels, with values that are not finite or out of range corrected.
-
-    Parameters
-    ----------
-    samples : floating point, shape (n,) or (n, channels)
-        Full scale at 1; NaN, infinity and values beyond full scale are allowed.
-
-    Raises
-    ------
-    TypeError
-        If the samples are not floating point, because the scale of integers is not known.
-    ValueError
-        If the shape is another.
-
-    Examples
-    --------
-    >>> mix_down(np.array([[0.5, 0.0], [np.nan, 0.5]])).samples.tolist()
-    [0.25, 0.25]
-    """
-    block = np.asarray(samples)
-    if not np.issubdtype(block.dtype, np.floating):
-        raise TypeError(
-            f"samples must be floating point with full scale at 1, not {block.dtype}: "
-            "divide 16-bit integers by 32768"
-        )
-    if block.ndim not in (1, 2) or (block.ndim == 2 and not block.shape[1]):
-        raise ValueError(f"samples must have shape (n,) or (n, channels), not {block.shape}")
-    finite = np.isfinite(block)
-    nan_samples = block.size - int(np.count_nonzero(finite))
-    if nan_samples:
-        block = np.where(finite, block, 0)
-    clipped_samples = int(np.count_nonzero(np.abs(block) >= FULL_SCALE))
-    if clipped_samples:
-        block = np.clip(block, -1, 1)
-    if block.ndim == 2:
-        # Channel by channel: the order in which `mean` adds, and so its rounding, depends on shape.
-        total = block[:, 0].astype(np.float64)
-        for channel in range(1, block.shape[1]):
-            total += block[:, channel]
-        block = total / block.shape[1]
-    return MonoSamples(block.astype(np.float32), nan_samples, clipped_samples)
 
 
 class Resampler:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from streamer.core.decision import Decision
 from streamer.core.events import SourceState, SourceStatus
+from streamer.core.mixing import Mixer
 from streamer.core.pipeline import Event, Pipeline
 from streamer.engine.pacing import HopPacing
 from streamer.engine.scheduler import Scheduler
@@ -78,6 +79,7 @@ class Listener:
         self.dropped = 0
         """Samples lost because they were not read in time."""
         self.crashes = 0
+        self._mixing_reported = False
         self.pipeline: Pipeline | None = None
         """The pipeline in use; None before the first block."""
         self._pipeline_factory = pipeline_factory
@@ -207,10 +209,21 @@ class Listener:
                 self.pipeline = None
                 raise
             self._work += time.monotonic() - started
+        self._report_mixing(pipeline.mixer)
         self._emit_all(events, block.end_time, end)
         if decisions := sum(isinstance(event, Decision) for event in events):
             self._pace(pipeline, self._work / decisions, time.monotonic() - block.end_time)
             self._work = 0.0
+
+    def _report_mixing(self, mixer: Mixer) -> None:
+        """Log once that one channel takes the place of the mix."""
+        if mixer.fallbacks and not self._mixing_reported:
+            self._mixing_reported = True
+            logger.warning(
+                "%s: mixed together, the channels lose their sound (one may be out of phase, or "
+                "all but one silent); the loudest one is heard alone",
+                self.source.name,
+            )
 
     def _emit_all(self, events: Sequence[Event], end_time: float, end: float) -> None:
         """Emit events, given the time of the position `end`, both in seconds."""

@@ -77,6 +77,7 @@ class Progress:
             queue_depth=listener.source.waiting_blocks,
             overruns=listener.source.overruns,
             dropped_samples=listener.dropped,
+            mix_fallbacks=pipeline.mixer.fallbacks if pipeline else 0,
             nan_samples=pipeline.nan_samples if pipeline else 0,
             clipped_samples=pipeline.clipped_samples if pipeline else 0,
             reconnects=listener.reconnects,

@@ -34,6 +34,11 @@ _SOURCE_COUNTERS: tuple[tuple[str, str, Callable[[SourceHealth], float]], ...] =
     ("audio_seconds", "Seconds of sound taken in.", lambda h: h.audio_seconds),
     ("overruns", "Times that sound came faster than it was taken.", lambda h: h.overruns),
     ("dropped_frames", "Samples a channel lost to overruns.", lambda h: h.dropped_samples),
+    (
+        "mix_fallbacks",
+        "Times that one channel was heard because the mix of all lost its sound.",
+        lambda h: h.mix_fallbacks,
+    ),
     ("nan_samples", "Samples that were not numbers.", lambda h: h.nan_samples),
     ("clipped_samples", "Samples at or beyond full scale.", lambda h: h.clipped_samples),
     ("reconnects", "Times that the source was opened again.", lambda h: h.reconnects),

@@ -10,13 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from support.model import band_noise
 from support.songs import SUFFIXES, write_audio, write_songs
 from support.waiting import LONGEST_WAIT_SECONDS
 
-from streamer.core.resampling import Resampler, mix_down
+from streamer.core.mixing import Mixer
+from streamer.core.resampling import Resampler
 from streamer.core.spectrogram import SpectrogramSpec, from_levels, log_mel, relative_to_peak
 from streamer.sources import make_source
 from streamer.sources.base import SourceEnded
@@ -64,8 +66,26 @@ def test_pictures_agree_with_the_columns_of_the_daemon(tmp_path: Path, suffix: s
 
 def daemon_columns(blocks: list[np.ndarray], rate: int) -> np.ndarray:  # type: ignore[type-arg]
     resampler = Resampler(rate, SPEC.sample_rate)
-    samples = [resampler.push(mix_down(block).samples) for block in blocks]
+    mixer = Mixer()
+    samples = [resampler.push(mixer.mix(block, resampler.source_rate)) for block in blocks]
     return log_mel(np.concatenate([*samples, resampler.flush()]), SPEC)
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".mka"])
+def test_a_song_out_of_phase_is_trained_on_as_it_is_heard(tmp_path: Path, suffix: str) -> None:
+    left = band_noise("middle", 5)
+    path = write_audio(tmp_path / "stereo.flac", np.stack([left, -left], axis=1))
+    if suffix != ".flac":
+        with av.open(str(path)) as song, av.open(str(tmp_path / "a.mka"), "w") as copy:
+            stream = copy.add_stream_from_template(song.streams.audio[0])
+            for packet in song.demux(song.streams.audio[0]):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    copy.mux(packet)
+        path = tmp_path / "a.mka"
+    samples = read_audio(path, 22050)
+    np.testing.assert_allclose(samples[30000:], left[30000:], atol=1e-4)
+    assert np.abs(samples[:22050]).max() < 1e-4
 
 
 def test_a_picture_is_the_spectrogram_within_half_a_level(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streamer.core.resampling import FULL_SCALE, Resampler, mix_down
+from streamer.core.resampling import Resampler
 
 TARGET = 22050
 RATES = [8000, 11025, 16000, 22050, 44100, 44101, 47999, 48000, 96000, 192000]
@@ -94,51 +94,3 @@ def test_audio_at_the_target_rate_is_unchanged() -> None:
 def test_an_impossible_rate_is_refused(rate: int) -> None:
     with pytest.raises(ValueError, match=f"a sample rate must be positive, not {rate}"):
         Resampler(rate, TARGET)
-
-
-@given(channels=st.integers(1, 8), count=st.integers(0, 50), seed=st.integers(0, 99))
-def test_channels_are_mixed_by_their_mean(channels: int, count: int, seed: int) -> None:
-    samples = np.random.default_rng(seed).uniform(-0.9, 0.9, (count, channels)).astype(np.float32)
-    mono = mix_down(samples)
-    np.testing.assert_allclose(mono.samples, samples.sum(axis=1) / channels, atol=1e-6)
-    assert mono.samples.dtype == np.float32
-    assert (mono.nan_samples, mono.clipped_samples) == (0, 0)
-
-
-@given(channels=st.integers(1, 8), count=st.integers(1, 50), cut=st.integers(0, 50))
-def test_mixing_does_not_depend_on_the_pieces(channels: int, count: int, cut: int) -> None:
-    samples = np.random.default_rng(5).uniform(-1, 1, (count, channels)).astype(np.float32)
-    first, second = mix_down(samples[:cut]), mix_down(samples[cut:])
-    whole = mix_down(samples)
-    pieces = np.concatenate([first.samples, second.samples])
-    assert pieces.tobytes() == whole.samples.tobytes()
-    assert first.clipped_samples + second.clipped_samples == whole.clipped_samples
-
-
-def test_nan_and_infinity_become_zero_and_are_counted() -> None:
-    mono = mix_down(np.array([[np.nan, 0.5], [np.inf, -np.inf], [0.25, 0.25]], np.float32))
-    assert mono.samples.tolist() == [0.25, 0.0, 0.25]
-    assert (mono.nan_samples, mono.clipped_samples) == (3, 0)
-
-
-def test_values_beyond_full_scale_are_clipped_and_counted() -> None:
-    mono = mix_down(np.array([3e38, -2.0, 1.0, FULL_SCALE, 0.99], np.float32))
-    np.testing.assert_allclose(mono.samples, [1, -1, 1, FULL_SCALE, 0.99])
-    assert (mono.nan_samples, mono.clipped_samples) == (0, 4)
-
-
-def test_the_largest_sample_of_16_bits_counts_as_clipped() -> None:
-    integers = np.array([32767, -32768, 32766], np.int16)
-    assert mix_down(integers / np.float32(32768)).clipped_samples == 2
-
-
-@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint8, np.complex64])
-def test_integers_are_refused(dtype: type[np.generic]) -> None:
-    with pytest.raises(TypeError, match="must be floating point with full scale at 1, not"):
-        mix_down(np.zeros(4, dtype))
-
-
-@pytest.mark.parametrize("shape", [(), (2, 2, 2), (4, 0)])
-def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"samples must have shape \(n,\) or \(n, channels\)"):
-        mix_down(np.zeros(shape, np.float32))

@@ -1,0 +1,181 @@
+"""Mixing the channels of a source to one, so that its sound cannot vanish.
+
+The mean of the channels is silent if two of them hold the same sound with opposite signs, as with a
+cable or a file that is out of phase, and quiet if all but one of many are silent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streamer.core.spectrogram import Samples
+
+FULL_SCALE = 1 - 2**-15
+"""Magnitude from which a sample counts as clipped: the largest value of 16-bit audio."""
+BLOCKS_PER_SECOND = 10
+"""Blocks in which power is measured; how the channels are mixed changes over during one of them."""
+POWER_SECONDS = 1.0
+"""Time over which the power of the mix is compared with that of the channels."""
+LOST_DB = 10.0
+"""What is heard is replaced if it is this much quieter than the loudest channel. Two channels that
+have nothing in common lose 3 dB by mixing, a silent one costs 6 dB."""
+REGAINED_DB = 7.0
+"""The mix is heard again if it is at most this much quieter than the loudest channel."""
+LEAST_POWER = 1e-9
+"""Mean square of the loudest channel below which nothing changes: noise at -90 dBFS."""
+
+
+@dataclass(frozen=True, slots=True)
+class MonoSamples:
+    """Mono samples, and how many values of all channels had to be corrected."""
+
+    samples: Samples
+    """Shape (n,), in [-1, 1]."""
+    nan_samples: int
+    """Values that were NaN or infinite and became 0."""
+    clipped_samples: int
+    """Values at or beyond full scale, which were limited to it."""
+
+
+class Mixer:
+    """Mix the channels of one source: their mean, or the loudest one where the mean loses it.
+
+    Where the mean was much quieter than the loudest channel for `POWER_SECONDS`, that channel alone
+    is heard, until the mean is loud enough again. It changes over within a tenth of a second,
+    without clicks. The result depends on the samples alone, never on the pieces in which they come.
+
+    Examples
+    --------
+    >>> left = np.sin(np.arange(48000) / 10)
+    >>> mixer = Mixer()
+    >>> mono = np.concatenate([mixer.mix(np.stack([left, -left], axis=1), 16000) for _ in range(2)])
+    >>> [float(np.abs(second).max().round(1)) for second in mono.reshape(6, -1)]
+    [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    >>> mixer.fallbacks, mixer.channel
+    (1, 0)
+    """
+
+    def __init__(self) -> None:
+        self.fallbacks = 0
+        """Times that one channel took the place of what was heard before."""
+        self.channel: int | None = None
+        """Index of the channel that is heard alone, or None."""
+        self._previous: int | None = None
+        self._format = (0, 0)
+        self._block = np.empty((0, 0))
+        self._filled = 0
+        self._powers: deque[NDArray[np.float64]] = deque(
+            maxlen=round(POWER_SECONDS * BLOCKS_PER_SECOND)
+        )
+
+    def correct_and_mix(self, samples: ArrayLike, sample_rate: int) -> MonoSamples:
+        """Mix samples of any source, with values that are not finite or out of range corrected.
+
+        Parameters
+        ----------
+        samples : floating point, shape (n,) or (n, channels)
+            Full scale at 1; NaN, infinity and values beyond full scale are allowed.
+        sample_rate : int
+            Of these samples, in Hz.
+
+        Raises
+        ------
+        TypeError
+            If the samples are not floating point, because the scale of integers is not known.
+        ValueError
+            If the shape is another.
+
+        Examples
+        --------
+        >>> samples = np.array([[0.5, 0.0], [np.nan, 0.5]])
+        >>> Mixer().correct_and_mix(samples, 44100).samples.tolist()
+        [0.25, 0.25]
+        """
+        block = np.asarray(samples)
+        if not np.issubdtype(block.dtype, np.floating):
+            raise TypeError(
+                f"samples must be floating point with full scale at 1, not {block.dtype}: "
+                "divide 16-bit integers by 32768"
+            )
+        if block.ndim not in (1, 2) or (block.ndim == 2 and not block.shape[1]):
+            raise ValueError(f"samples must have shape (n,) or (n, channels), not {block.shape}")
+        finite = np.isfinite(block)
+        nan_samples = block.size - int(np.count_nonzero(finite))
+        if nan_samples:
+            block = np.where(finite, block, 0)
+        clipped_samples = int(np.count_nonzero(np.abs(block) >= FULL_SCALE))
+        if clipped_samples:
+            block = np.clip(block, -1, 1)
+        return MonoSamples(self.mix(block, sample_rate), nan_samples, clipped_samples)
+
+    def mix(self, samples: NDArray[np.floating], sample_rate: int) -> Samples:
+        """Return finite samples, shape (n,) or (n, channels), as mono, shape (n,)."""
+        if samples.ndim == 1:
+            samples = samples[:, np.newaxis]
+        count, channels = samples.shape
+        if (sample_rate, channels) != self._format:
+            self._start(sample_rate, channels)
+        if channels == 1:
+            return samples[:, 0].astype(np.float32)
+        mono = np.empty(count, np.float32)
+        done = 0
+        while done < count:
+            piece = samples[done : done + self._block.shape[1] - self._filled]
+            mono[done : done + len(piece)] = self._mix_piece(piece)
+            self._block[:, self._filled : self._filled + len(piece)] = piece.T
+            self._filled += len(piece)
+            done += len(piece)
+            if self._filled == self._block.shape[1]:
+                self._filled = 0
+                self._choose()
+        return mono
+
+    def _start(self, sample_rate: int, channels: int) -> None:
+        self._format = (sample_rate, channels)
+        self._block = np.empty((channels, max(1, sample_rate // BLOCKS_PER_SECOND)))
+        self._filled = 0
+        self._powers.clear()
+        self.channel = self._previous = None
+
+    def _mix_piece(self, piece: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Mix samples that lie within one block."""
+        mixed = _heard(piece, self.channel)
+        if self.channel == self._previous:
+            return mixed
+        share = (np.arange(len(piece)) + self._filled + 1) / self._block.shape[1]
+        before = _heard(piece, self._previous)
+        return before + share * (mixed - before)
+
+    def _choose(self) -> None:
+        """Choose what is heard during the next block, from the powers of the last ones."""
+        self._previous = self.channel
+        mean = _heard(self._block.T, None)
+        self._powers.append(np.append(self._block.var(axis=1), mean.var()))
+        if len(self._powers) < self._powers.maxlen:  # type: ignore[operator]
+            return
+        powers = np.mean(self._powers, axis=0)
+        loudest = int(np.argmax(powers[:-1]))
+        if powers[loudest] < LEAST_POWER:
+            return
+        # The last power is that of the mean, and so is the one at index -1.
+        below_db = 10 * np.log10(powers[loudest] / np.maximum(powers, 1e-30))
+        if self.channel is not None and below_db[-1] <= REGAINED_DB:
+            self.channel = None
+        elif below_db[-1 if self.channel is None else self.channel] > LOST_DB:
+            self.channel = loudest
+            self.fallbacks += 1
+
+
+def _heard(samples: NDArray[np.floating], channel: int | None) -> NDArray[np.float64]:
+    """Return one channel, or the mean of all."""
+    if channel is not None:
+        return samples[:, channel].astype(np.float64)
+    # Channel by channel: the order in which `mean` adds, and so its rounding, depends on shape.
+    total = samples[:, 0].astype(np.float64)
+    for index in range(1, samples.shape[1]):
+        total += samples[:, index]
+    return np.asarray(total / samples.shape[1], np.float64)
