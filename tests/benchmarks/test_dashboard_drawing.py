@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,3 +43,53 @@ def test_the_page_draws_with_less_than_a_tenth_of_a_processor(
     share = (after - before) / (ended - began)
     measured(f"the page draws with {share:.1%} of a processor")
     assert share < 0.1
+
+
+def browser_seconds(driver: int) -> float:
+    """Return the processor time of all processes of the browser that `driver` (a PID) runs."""
+    children: dict[int, list[tuple[int, int]]] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        ticks = int(fields[11]) + int(fields[12])
+        children.setdefault(int(fields[1]), []).append((int(process.name), ticks))
+    total, pending = 0, [driver]
+    while pending:
+        for process_id, ticks in children.get(pending.pop(), []):
+            total += ticks
+            pending.append(process_id)
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.benchmark
+@pytest.mark.skipif(missing_browser() is not None, reason=str(missing_browser()))
+@pytest.mark.parametrize("width", [390, 1280, 1920])
+def test_the_wall_of_100_sources_needs_less_than_15_percent_of_a_processor(
+    tmp_path: Path, measured: Callable[[str], None], width: int
+) -> None:
+    names = [f"station {number:03d}" for number in range(100)]
+    running = broadcast(*names)
+    try:
+        with chromium(tmp_path) as page:
+            page.view(width, reduced_motion=False)
+            page.open(running.url)
+            page.until("document.querySelectorAll('.tile').length === 100")
+            driver = page.driver.service.process.pid
+            for seq in range(1, MEASURED_SECONDS + 4):
+                second = time.monotonic()
+                if seq == 4:
+                    before, began = browser_seconds(driver), second
+                for index, name in enumerate(names):
+                    running.publish(prediction(seq, name))
+                    if (seq + index) % 10 == 0:
+                        running.publish(segment(1 + seq // 10, name))
+                    time.sleep(max(0.0, second + (index + 1) / len(names) - time.monotonic()))
+            after, ended = browser_seconds(driver), time.monotonic()
+            assert page.console_errors() == []
+    finally:
+        running.close()
+    share = (after - before) / (ended - began)
+    measured(f"a wall {width} px wide needs {share:.1%} of a processor, all of Chromium included")
+    assert share < 0.15
