@@ -37,7 +37,7 @@ DEFAULT_TYPES = SELECTABLE_TYPES - {"spectrogram"}
 LATEST_ONLY = frozenset({"prediction", "spectrogram"})
 """Types of which a client that is behind gets the newest of each source and misses the rest."""
 CONTROL_LIMIT = 256
-"""Control frames that may be queued for one client."""
+"""Control frames that may be queued for one client, beside the latest segments of all sources."""
 RECENT_SEGMENTS_PER_SOURCE = 60
 MIN_RECENT_SEGMENTS, MAX_RECENT_SEGMENTS = 1000, 10_000
 """Final segments that `/api/state` lists, over all sources: some for each, within these limits."""
@@ -105,6 +105,8 @@ class Outbox:
         self.subscription = Subscription()
         self.waiting = asyncio.Event()
         """Set while frames are queued."""
+        self.control_limit = CONTROL_LIMIT
+        """Control frames that may be queued."""
         self.overflowed = False
         """Whether a control frame was discarded, so that the client can no longer be served."""
         self.skipped = 0
@@ -120,7 +122,7 @@ class Outbox:
         if kind in LATEST_ONLY:
             self.skipped += self._latest.pop((kind, source), None) is not None
             self._latest[kind, source] = frame
-        elif len(self._control) < CONTROL_LIMIT:
+        elif len(self._control) < self.control_limit:
             self._control.append(frame)
         else:
             self.overflowed = True
@@ -291,6 +293,9 @@ class Hub(Sink):
 
     def _send_latest(self, outbox: Outbox, before: Subscription) -> None:
         """Offer the latest frames that a client's subscription includes and `before` did not."""
+        # With hundreds of sources these alone are more than a client can be sent at once.
+        latest = sum(len(source.segment_frames) for source in self._sources.values())
+        outbox.control_limit = CONTROL_LIMIT + latest
         for name, source in self._sources.items():
             frames = [("prediction", source.prediction_frame)] if source.prediction_frame else []
             frames += [("segment", frame) for frame in source.segment_frames.values()]

@@ -323,6 +323,17 @@ def test_a_client_that_asks_for_spectrograms_gets_the_last_half_minute_at_once()
     assert wire.messages[-1]["columns"] == 13
 
 
+def test_a_new_client_may_be_behind_by_the_latest_segments_of_a_thousand_sources():
+    names = [f"station {number}" for number in range(1000)]
+    hub = PlacingHub(hello(*names))
+    for name in names:
+        hub.publish(segment(1, name))
+    wire = joined(hub, is_open=False)
+    assert not wire.outbox.overflowed
+    wire.drain()
+    assert len([kind for kind in wire.types if kind == "segment"]) == 1000
+
+
 def test_a_restarted_source_shows_no_spectrogram_of_before():
     hub = PlacingHub(hello("radio"))
     for position in (7, 8, 1):
