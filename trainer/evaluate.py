@@ -38,7 +38,15 @@ BATCH = 16
 """Crops in one call of the network."""
 
 SUMMARISED = (
-    *("tracks", "accuracy_track", "interval_track", "accuracy_crop", "top2_track", "macro_f1"),
+    *(
+        "tracks",
+        "accuracy_track",
+        "chance",
+        "interval_track",
+        "accuracy_crop",
+        "top2_track",
+        "macro_f1",
+    ),
     *("nll_after", "ece_after", "not_music"),
 )
 """Fields of `SetMetrics` that go into `run.json` and an exported model."""
@@ -68,6 +76,8 @@ class SetMetrics:
     accuracy_track: float
     interval_track: tuple[float, float]
     """95 % bootstrap interval of `accuracy_track` over tracks."""
+    chance: float
+    """Accuracy of predicting the most frequent genre for every track."""
     accuracy_crop: float
     top2_track: float
     macro_f1: float
@@ -204,6 +214,7 @@ def compute_metrics(
         crops=len(logits),
         accuracy_track=float(correct.mean()),
         interval_track=metrics.bootstrap_interval(correct, seed),
+        chance=metrics.chance_level(truth, len(labels) - (other >= 0)),
         accuracy_crop=float((after.argmax(axis=1) == crop_truth).mean()),
         top2_track=metrics.top_k_accuracy(probabilities[is_music], truth, 2),
         macro_f1=macro_f1,
@@ -283,10 +294,20 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
     } | {"protocol": evaluation.protocol, "notes": evaluation.notes}
 
 
+def chance_notes(evaluation: Evaluation) -> list[str]:
+    """Return a sentence for each set with a result that is no better than chance."""
+    notes = {
+        name: metrics.chance_note(result.accuracy_track, result.chance, result.tracks)
+        for name, result in evaluation.sets.items()
+    }
+    return [f"{name}: {note}" for name, note in notes.items() if note]
+
+
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write `metrics.json` and the tables as CSV into a folder, created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     content = dataclasses.asdict(evaluation)
+    content["notes"] = [*evaluation.notes, *chance_notes(evaluation)]
     del content["track_tables"]
     for entry in content["skipped"]:
         entry["path"] = str(entry["path"])
@@ -317,7 +338,8 @@ def as_text(evaluation: Evaluation) -> str:
         low, high = result.interval_track
         lines.append(
             f"{name}: {result.accuracy_track:.1%} of {result.tracks} tracks right "
-            f"(95 % interval {low:.1%} to {high:.1%}), {result.accuracy_crop:.1%} of crops, "
+            f"(chance {result.chance:.1%}, 95 % interval {low:.1%} to {high:.1%}), "
+            f"{result.accuracy_crop:.1%} of crops, "
             f"top 2 {result.top2_track:.1%}, macro F1 {result.macro_f1:.3f}, "
             f"NLL {result.nll_before:.3f} -> {result.nll_after:.3f}, "
             f"ECE {result.ece_before:.3f} -> {result.ece_after:.3f}"
@@ -328,6 +350,7 @@ def as_text(evaluation: Evaluation) -> str:
                 f"{result.not_music['clips']:.0f} clips recognised, "
                 f"{result.not_music['false_alarms']:.1%} of music taken for it"
             )
+    lines += [f"note: {note}" for note in chance_notes(evaluation)]
     for name, result in evaluation.sets.items():
         lines += [
             "{0}: {track} taken for {predicted} ({confidence:.0%})".format(name, **mistake)

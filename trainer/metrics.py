@@ -113,6 +113,25 @@ def bootstrap_interval(correct: NDArray[np.bool_], seed: int = 0) -> tuple[float
     return float(low), float(high)
 
 
+def chance_level(truth: Indices, genres: int) -> float:
+    """Return the accuracy of always predicting the most frequent of the genres in `truth`.
+
+    If there is only one in it, return that of guessing among the `genres`.
+    """
+    counts = np.bincount(truth)
+    return float(counts.max() / len(truth)) if (counts > 0).sum() > 1 else 1 / genres
+
+
+def chance_note(accuracy: float, chance: float, tracks: int) -> str | None:
+    """Return a sentence on an accuracy within a standard error of chance; None for a better one."""
+    if accuracy > chance + (chance * (1 - chance) / tracks) ** 0.5:
+        return None
+    return (
+        f"{accuracy:.1%} right is no better than chance ({chance:.1%}): train for more --epochs, "
+        "add tracks, or start from the network that ships with genre-stream (--weights gtzan)"
+    )
+
+
 def top_k_accuracy(probabilities: Floats, truth: Indices, k: int) -> float:
     """Return how often the true label is among the `k` most probable ones."""
     best = np.argsort(-probabilities, axis=1)[:, :k]

@@ -205,7 +205,8 @@ def _headline(run: Run, evaluation: Mapping[str, Any]) -> str:
         cards += (
             f'<div class="card"><h3>{_text(name)}</h3>'
             f'<div class="number">{result["accuracy_track"]:.1%}</div>'
-            f"<p>of {result['tracks']} tracks right, 95 % interval {low:.1%} to {high:.1%}</p>"
+            f"<p>of {result['tracks']} tracks right, 95 % interval {low:.1%} to {high:.1%}"
+            + (f"; chance {result['chance']:.1%}</p>" if "chance" in result else "</p>")
             + _soft(f"{result['accuracy_crop']:.1%} of single windows. {split}")
             + "</div>"
         )

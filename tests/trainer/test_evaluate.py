@@ -84,6 +84,24 @@ def test_a_perfect_model_has_an_accuracy_of_1(model: Classifier, songs: Path) ->
     assert result.not_music is None
 
 
+def test_a_result_no_better_than_chance_is_said_with_what_to_do(
+    model: Classifier, songs: Path, tmp_path: Path
+) -> None:
+    others = {"low": "middle", "middle": "high", "high": "low"}
+    tracks, _ = find_tracks(songs)
+    wrong = [dataclasses.replace(track, genre=others[track.genre]) for track in tracks]
+    evaluation = evaluate(model, evaluation_sets(valid=wrong, test=tracks))
+    sentence = "valid: 0.0% right is no better than chance (33.3%): train for more --epochs, "
+    text = as_text(evaluation)
+    assert f"note: {sentence}" in text
+    assert "test: 100.0% of 30 tracks right (chance 33.3%, 95 % interval" in text
+    write_evaluation(evaluation, tmp_path)
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    (note,) = content["notes"]
+    assert note.startswith(sentence)
+    assert "--weights gtzan" in note
+
+
 def test_pictures_and_audio_of_the_same_tracks_give_the_same_predictions(
     model: Classifier, songs: Path, tmp_path: Path
 ) -> None:

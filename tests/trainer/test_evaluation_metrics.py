@@ -10,6 +10,8 @@ from streamer.core.model import softmax
 from trainer.metrics import (
     bootstrap_interval,
     calibration_error,
+    chance_level,
+    chance_note,
     fit_temperature,
     genre_scores,
     negative_log_likelihood,
@@ -100,3 +102,21 @@ def test_track_probabilities_are_the_mean_over_the_crops_of_each_track() -> None
     logits = np.log(np.array([[0.8, 0.2], [0.4, 0.6], [0.1, 0.9]], np.float32))
     means = track_probabilities(logits, np.array([0, 0, 1]))
     np.testing.assert_allclose(means, [[0.6, 0.4], [0.1, 0.9]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("truth", "chance"),
+    [([0, 1, 2, 3], 0.25), ([0, 0, 0, 2], 0.75), ([1, 1], 0.1)],
+)
+def test_chance_is_to_name_the_most_frequent_genre_always(truth: list[int], chance: float) -> None:
+    assert chance_level(np.array(truth), genres=10) == chance
+
+
+@pytest.mark.parametrize(
+    ("right", "tracks", "noted"), [(1, 6, True), (2, 6, False), (31, 100, True), (35, 100, False)]
+)
+def test_an_accuracy_within_a_standard_error_of_chance_is_noted(
+    right: int, tracks: int, noted: bool
+) -> None:
+    chance = 1 / 6 if tracks == 6 else 0.3
+    assert bool(chance_note(right / tracks, chance, tracks)) == noted

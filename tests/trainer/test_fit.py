@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from support.pictures import write_pictures
 from support.run import LONGEST_TRAINING_SECONDS
 
 from streamer.system.files import write_json
+from trainer.fit_settings import FitSettings
 
 TRAIN = [sys.executable, "-m", "trainer.cli"]
 
@@ -116,7 +118,7 @@ def continued(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert start_and_signal_after_an_epoch(command, out, signal.SIGKILL) == -signal.SIGKILL
     done = run([*TRAIN, "fit", "--resume", str(out)])
     assert done.returncode == 0, done.stderr
-    assert "continuing after epoch" in done.stderr
+    assert "continuing after " in done.stderr
     return out
 
 
@@ -198,7 +200,7 @@ def test_a_training_that_diverges_stops_and_keeps_its_last_good_state(
     before = (out / "model.keras").read_bytes(), (out / "checkpoints/state.json").read_bytes()
     assert fit_small([*TRAIN, "fit", "--resume", str(out)]) == 2
     assert re.fullmatch(
-        r"genre-train: the (validation )?loss of epoch 3 is (nan|inf): the training diverged; "
+        r"genre-train: the (validation )?loss of head 3/9 is (nan|inf): the training diverged; "
         r"start a new run with less than --head-learning-rate 1e\+30",
         capsys.readouterr().err.splitlines()[-1],
     )
@@ -244,6 +246,68 @@ def test_a_run_whose_tracks_are_gone_is_not_continued(
         f"({name}): put them back or start a new run\n"
     )
     assert (out / "run.json").read_bytes() == before
+
+
+def test_averages_follow_a_training_of_few_steps(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = "--epochs 12 --head-epochs 0 --augment none --dropout 0 --learning-rate 1e-2"
+    assert fit_small([*fit_command(data, out), *options.split()]) == 0
+    last = history(out)[-1]
+    assert float(last["accuracy"]) == 1
+    # An average that had hardly left its start would be near log(2).
+    assert float(last["valid_nll"]) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("highest", "steps", "momentum"),
+    [(0.99, 10_000, 0.99), (0.99, 100, 0.9), (0.99, 3, 0.5), (0.8, 100, 0.8), (0.0, 100, 0.0)],
+)
+def test_averages_reach_back_over_a_tenth_of_the_steps_at_most(
+    highest: float, steps: int, momentum: float
+) -> None:
+    from trainer.fit.loop import averaging_momentum
+
+    assert averaging_momentum(highest, steps) == pytest.approx(momentum)
+
+
+def test_epochs_are_counted_as_they_were_asked_for(data: Path, tmp_path: Path) -> None:
+    command = [*fit_command(data, tmp_path / "run"), "--epochs", "2", "--head-epochs", "1"]
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as stream:
+        patch.setattr(sys, "stderr", stream)
+        assert fit_small(command) == 0
+        lines = [line for line in stream.getvalue().splitlines() if "accuracy" in line]
+    assert [line.partition("  ")[0] for line in lines] == ["head 1/1", "epoch 1/2", "epoch 2/2"]
+    assert all("(chance 50.0%)" in line for line in lines)
+    # An epoch of the head does not tell how long one of the whole network takes.
+    assert ["left" in line for line in lines] == [False, True, True]
+    assert "  0 s left" in lines[-1]
+
+
+def test_the_time_left_is_that_of_the_latest_epochs_of_the_same_phase() -> None:
+    from trainer.fit.display import TimeLeft, duration
+
+    left = TimeLeft(FitSettings(Path("data"), Path("run"), head_epochs=1, epochs=5))
+    left.add(0, 2)
+    assert left.after(0) is None
+    left.add(1, 100)
+    assert left.after(1) == 400
+    for epoch, seconds in ((2, 110), (3, 130)):
+        left.add(epoch, seconds)
+    assert left.after(3) == 220
+    assert [duration(seconds) for seconds in (0, 89, 90, 3600)] == [
+        "0 s",
+        "89 s",
+        "2 min",
+        "60 min",
+    ]
+
+
+def test_a_small_set_is_told_of_the_shipped_network(data: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as stream:
+        patch.setattr(sys, "stderr", stream)
+        command = [*fit_command(data, tmp_path / "run"), "--epochs", "0", "--head-epochs", "0"]
+        assert fit_small(command) == 0
+        assert "8 tracks are few: --weights gtzan starts from" in stream.getvalue()
 
 
 def test_the_learning_rate_falls_along_a_cosine_to_a_hundredth(whole: Path) -> None:

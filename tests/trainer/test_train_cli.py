@@ -154,6 +154,7 @@ def test_the_report_states_the_split_with_every_accuracy_and_loads_nothing(
     assert len(cards) == 2
     for card in cards:
         assert "%</div>" in card
+        assert "chance 33.3%" in card
         assert protocol in card
     sections = page.split("<h2>")
     judged = [section for section in sections if section.startswith("On the")]

@@ -12,15 +12,16 @@ from typing import Any
 
 import keras
 import numpy as np
-from rich.console import Console
 
 from trainer.dataset import NOT_MUSIC, TrainingWindows
 from trainer.exported import model_file
 from trainer.fit.checkpoints import Checkpoints, EpochResult, History, Progress
 from trainer.fit.data import load_data
+from trainer.fit.display import Display, EpochBar, epoch_name
 from trainer.fit.validation import Validation, validate
 from trainer.fit_settings import FitSettings
 from trainer.interruption import Interruption
+from trainer.metrics import chance_level
 from trainer.network import (
     BACKBONE,
     SMALLEST_IMAGE,
@@ -35,6 +36,12 @@ from trainer.run import RUN_FILE, Run, RunError, read_run, update_run, write_run
 FIRST_SECONDS = 3.0
 """Audio after which a stream gets its first prediction: the model's `min_frames`, unless the
 network's smallest image needs more."""
+
+AVERAGED_SHARE = 0.1
+"""Share of a phase's steps that averages reach back over at most."""
+
+BATCH_NORM_MOMENTUM = 0.99
+"""Highest momentum per step of the batch norms' statistics; Keras' default."""
 
 
 def fit(settings: FitSettings) -> Path:
@@ -93,15 +100,18 @@ class _TrainingLoop:
 
     def __init__(self, settings: FitSettings, interrupted: Run | None = None) -> None:
         self.settings = settings
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.checkpoints = Checkpoints(settings.out)
         self.history = History(settings.out)
         self.progress = Progress()
         self.interruption = Interruption()
         self.phase = ""  # that the network is compiled for
+        self.compile_seconds = 0.0  # of the latest epoch
         keras.utils.set_random_seed(settings.seed)
         keras.config.set_dtype_policy(settings.precision)
         data = self.data = load_data(settings, earlier_run(settings.weights), interrupted)
+        truth = np.array([song.label for song in data.valid])
+        genres = len({song.label for song in data.train})
+        self.display = Display(settings, chance_level(truth, genres))
         self.frames = data.spec.frames_in(settings.window_seconds)
         self.windows = TrainingWindows(
             data.train,
@@ -133,7 +143,7 @@ class _TrainingLoop:
         """Train the remaining epochs and return the run folder."""
         settings = self.settings
         with self.interruption:
-            self.console.print(self._opening())
+            self.display.opening(self.data, self.windows)
             self._restore()
             self._save_run()
             writer = None
@@ -144,7 +154,7 @@ class _TrainingLoop:
                 writer = Writer(str(settings.out / "tensorboard"))
             while not self.progress.finished(settings):
                 result = self._run_epoch(self.progress.epoch)
-                self._print_result(result)
+                self.display.result(result, best=result.epoch == self.progress.best_epoch)
                 if writer:
                     for name, value in dataclasses.asdict(result).items():
                         if isinstance(value, float):
@@ -152,7 +162,7 @@ class _TrainingLoop:
                     writer.flush()
                 self.interruption.check()
             if self.progress.out_of_patience(settings):
-                self.console.print(f"no better validation for {settings.patience} epochs: stopping")
+                self.display.line(f"no better validation for {settings.patience} epochs: stopping")
             if writer:
                 writer.close()
             self._save_run()
@@ -168,24 +178,29 @@ class _TrainingLoop:
         self._compile(done - 1)
         self.checkpoints.load_weights(self.network, done)
         self.history.truncate(done)
-        self.console.print(f"continuing after epoch {done}")
+        self.display.line(f"continuing after {epoch_name(self.settings, done - 1)}")
 
     def _run_epoch(self, epoch: int) -> EpochResult:
         """Train and validate one epoch, counted from 0; append its row and save a checkpoint."""
-        if _phase(self.settings, epoch) != self.phase:
-            self._compile(epoch)
-        trained = self._train(epoch)
-        validation = dataclasses.asdict(self._validate(epoch))
-        result = EpochResult(
-            epoch=epoch + 1,
-            phase=self.phase,
-            **trained,
-            **{f"valid_{name}": value for name, value in validation.items()},
-        )
-        # The row goes first: `_restore` drops a row without a checkpoint, but could not add one.
-        self.history.append(result)
-        self.progress.epoch = epoch + 1
-        self.checkpoints.save(self.network, self.progress)
+        started = time.perf_counter()
+        with self.display.epoch(epoch, self.windows.steps) as bar:
+            if _phase(self.settings, epoch) != self.phase:
+                self._compile(epoch)
+            trained = self._train(epoch, bar)
+            bar.phase("validating")
+            validation = dataclasses.asdict(self._validate(epoch))
+            result = EpochResult(
+                epoch=epoch + 1,
+                phase=self.phase,
+                **trained,
+                **{f"valid_{name}": value for name, value in validation.items()},
+            )
+            bar.phase("saving")
+            # The row goes first: `_restore` drops a row without a checkpoint, but could not add it.
+            self.history.append(result)
+            self.progress.epoch = epoch + 1
+            self.checkpoints.save(self.network, self.progress)
+        self.display.time_left.add(epoch, time.perf_counter() - started - self.compile_seconds)
         return result
 
     def _compile(self, epoch: int) -> None:
@@ -194,9 +209,12 @@ class _TrainingLoop:
         self.phase = _phase(settings, epoch)
         backbone = self.image_network.get_layer(BACKBONE)
         backbone.trainable = self.phase == "whole"
-        if settings.freeze_batch_norms:
-            for layer in backbone.layers:
-                if isinstance(layer, keras.layers.BatchNormalization):
+        epochs = settings.epochs if self.phase == "whole" else settings.head_epochs
+        steps = epochs * self.windows.steps
+        for layer in backbone.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.momentum = averaging_momentum(BATCH_NORM_MOMENTUM, steps)
+                if settings.freeze_batch_norms:
                     layer.trainable = False
         optimizer = keras.optimizers.AdamW(
             # Overwritten before every step: TensorFlow would trace a schedule for every variable.
@@ -204,7 +222,7 @@ class _TrainingLoop:
             weight_decay=settings.weight_decay,
             clipnorm=1.0,
             use_ema=True,
-            ema_momentum=settings.averaging,
+            ema_momentum=averaging_momentum(settings.averaging, steps),
             ema_overwrite_frequency=None,
         )
         self.network.compile(
@@ -220,14 +238,14 @@ class _TrainingLoop:
         self.network.compute_metrics(None, blank, blank, np.ones(1, np.float32))
         self.network.reset_metrics()
 
-    def _train(self, epoch: int) -> dict[str, float]:
+    def _train(self, epoch: int, bar: EpochBar) -> dict[str, float]:
         """Run the training steps of an epoch; return its part of an `EpochResult`."""
         if self.settings.dropout:
             # Seeded by epoch, so that a continued run draws the same masks.
             state = self.image_network.get_layer("dropout").seed_generator.state
             state.assign(np.array([self.settings.seed, epoch], state.dtype))
         started = time.perf_counter()
-        step_seconds = 0.0
+        durations: list[float] = []
         steps: list[dict[str, float]] = []
         rate = self.settings.head_learning_rate
         for number, batch in enumerate(self.windows.epoch(epoch), start=1):
@@ -239,12 +257,14 @@ class _TrainingLoop:
             logs = self.network.train_on_batch(
                 batch.windows, batch.targets, sample_weight=batch.weights, return_dict=True
             )
-            step_seconds += time.perf_counter() - before
+            durations.append(time.perf_counter() - before)
             # train_on_batch resets the metrics, so these are of this step alone.
             steps.append({name: float(value) for name, value in logs.items()})
             self._check_finite("loss", steps[-1]["loss"], epoch)
-            self._print_step(epoch, number, steps[-1]["loss"])
+            bar.step(steps[-1]["loss"])
             self.interruption.check()
+        # The first step of a phase compiles the network as well.
+        self.compile_seconds = max(0.0, durations[0] - float(np.median(durations)))
         seconds = time.perf_counter() - started
         self.progress.seconds += seconds
         return {
@@ -252,7 +272,7 @@ class _TrainingLoop:
             "accuracy": float(np.mean([step["accuracy"] for step in steps])),
             "learning_rate": rate,
             "seconds": seconds,
-            "step_seconds": step_seconds,
+            "step_seconds": sum(durations),
         }
 
     def _check_finite(self, name: str, value: float, epoch: int) -> None:
@@ -263,8 +283,8 @@ class _TrainingLoop:
         if self.phase == "head":
             option, rate = "--head-learning-rate", self.settings.head_learning_rate
         raise RunError(
-            f"the {name} of epoch {epoch + 1} is {value}: the training diverged; start a new run "
-            f"with less than {option} {rate:g}"
+            f"the {name} of {epoch_name(self.settings, epoch)} is {value}: the training diverged; "
+            f"start a new run with less than {option} {rate:g}"
         )
 
     def _validate(self, epoch: int) -> Validation:
@@ -328,38 +348,6 @@ class _TrainingLoop:
             git=made["git"],
         )
 
-    def _opening(self) -> str:
-        settings, data, split = self.settings, self.data, self.data.division.split
-        missing = f", {len(split.missing)} listed tracks not found" if split.missing else ""
-        sounds = len(data.background_train) + len(data.background_valid)
-        background = f"; {sounds} sounds that are not music" if settings.background else ""
-        return (
-            f"{len(split.train)} tracks to train on, {len(split.valid)} to validate on, "
-            f"{len(split.test)} to test on{missing} ({split.name}){background}\n"
-            f"{len(data.division.labels)} labels, windows of {data.spec.n_mels} x {self.frames} "
-            f"({self.frames * data.spec.hop_seconds:.1f} s), scale {settings.input_scale:g}, "
-            f"{self.windows.steps} steps of {settings.batch} an epoch, "
-            f"Keras {keras.__version__} on {keras.backend.backend()}"
-        )
-
-    def _print_step(self, epoch: int, step: int, loss: float) -> None:
-        if self.console.is_terminal:
-            epochs, steps = self.settings.total_epochs, self.windows.steps
-            text = f"epoch {epoch + 1}/{epochs}  step {step}/{steps}  loss {loss:.3f}   "
-            self.console.print(text, end="\r")
-
-    def _print_result(self, result: EpochResult) -> None:
-        total = self.settings.total_epochs
-        remaining = (total - result.epoch) * result.seconds
-        mark = "  best" if result.epoch == self.progress.best_epoch else ""
-        other = result.valid_not_music
-        self.console.print(
-            f"epoch {result.epoch}/{total}  loss {result.loss:.3f}  "
-            f"accuracy {result.accuracy:.1%}  valid {result.valid_accuracy:.1%}"
-            + (f"  not music {other:.1%}" if other is not None else "")
-            + f"  nll {result.valid_nll:.3f}  {remaining / 60:.0f} min left{mark}"
-        )
-
 
 def _learning_rates(settings: FitSettings, steps: int) -> Callable[[int], Any]:
     """Return the rate by step of the whole network's phase: warm-up, then a cosine to 1 %.
@@ -376,6 +364,16 @@ def _learning_rates(settings: FitSettings, steps: int) -> Callable[[int], Any]:
         warmup_steps=warm_up,
     )
     return schedule
+
+
+def averaging_momentum(highest: float, steps: int) -> float:
+    """Return the momentum of the averages of a phase with so many steps.
+
+    Averages that reach back further would still hold what the phase began with when it ends: after
+    60 steps a momentum of 0.99 keeps more than half of the initial statistics of the batch norms.
+    """
+    reach = max(2.0, AVERAGED_SHARE * steps)
+    return min(highest, 1 - 1 / reach)
 
 
 def _phase(settings: FitSettings, epoch: int) -> str:
