@@ -168,7 +168,10 @@ def prepare(
         out / MANIFEST_FILE,
         {
             "source": str(data.resolve()),
-            "skipped": [{"path": str(entry.path), "reason": entry.reason} for entry in skipped],
+            "skipped": [
+                {"path": str(entry.path), "reason": entry.reason, "genre": entry.genre}
+                for entry in skipped
+            ],
         },
     )
     write_json(out / SPEC_FILE, spec.to_dict())
@@ -290,7 +293,7 @@ def _make(jobs: Sequence[_Job], workers: int | None) -> Iterator[Skipped]:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     job, made = running.pop(future), future.result()
                     if made.reason:
-                        yield Skipped(job.source, made.reason)
+                        yield Skipped(job.source, made.reason, job.target.parent.name)
                     elif tagger and made.audio is not None:
                         _write_tags(tagger, job, made.audio, made.copies)
                     progress.advance(task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ SETS = ("train", "valid", "test")
 
 FAULT_FILTERED_LISTS = Path(__file__).parent / "fault_filtered"
 
-VALID_SHARE = 0.1
-"""Share of the tracks in the valid set, and in the test set, of a stratified or grouped split."""
+Shares = tuple[float, float, float]
+
+SHARES: Shares = (80.0, 10.0, 10.0)
+"""Shares of train, valid and test in a stratified or grouped split, up to a common factor."""
 
 HELD_BACK_SHARE = 0.2
 """Share of the background clips that no training uses."""
@@ -70,7 +73,8 @@ def split_tracks(
     how : sequence of str
         `["fault-filtered"]`, `["stratified"]`, `[CSV]` (a file with the columns `track,artist`) or
         `[TRAIN, VALID, TEST]` (files with a track name per line). Empty: fault-filtered for GTZAN,
-        else stratified.
+        if what there is of it can be divided so, else stratified. The last one, or the only one,
+        may be the shares of a stratified split or one by artist, such as `70/15/15`.
     seed : int
         Of a stratified or grouped split.
     exclude_faults : bool
@@ -80,24 +84,65 @@ def split_tracks(
     if exclude_faults:
         tracks = without_faults(tracks)
         check_genres(tracks)
-    if not how:
-        how = ["fault-filtered" if is_gtzan(tracks) else "stratified"]
-    match list(how):
-        case ["fault-filtered"]:
+    rest, shares = _shares(how)
+    notes: list[str] = []
+    if not rest:
+        rest, notes = (["stratified"], []) if how else _default_split(tracks)
+    match rest:
+        case ["fault-filtered"] if shares == SHARES:
             return _split_by_lists(tracks, fault_filtered_names(), "fault-filtered", FAULT_FILTERED)
         case ["stratified"]:
-            return _split_stratified(tracks, seed)
-        case [table]:
-            return _split_by_artist(tracks, Path(table), seed)
-        case [_, _, _]:
-            names = {name: _read_list(Path(path)) for name, path in zip(SETS, how, strict=True)}
-            protocol = "lists given by the user: " + ", ".join(Path(path).name for path in how)
+            return _split_stratified(tracks, seed, shares, notes)
+        case [table] if table != "fault-filtered":
+            return _split_by_artist(tracks, Path(table), seed, shares)
+        case [_, _, _] if shares == SHARES:
+            names = {name: _read_list(Path(path)) for name, path in zip(SETS, rest, strict=True)}
+            protocol = "lists given by the user: " + ", ".join(Path(path).name for path in rest)
             return _split_by_lists(tracks, names, "lists", protocol)
         case _:
             raise DatasetError(
                 f"--split {' '.join(how)}: give fault-filtered, stratified, one CSV of "
-                "track,artist, or three lists (train, valid, test)"
+                "track,artist, three lists (train, valid, test), or shares such as 70/15/15 (after "
+                "stratified or the CSV, if you like)"
             )
+
+
+def _shares(how: Sequence[str]) -> tuple[list[str], Shares]:
+    """Return a division without its shares, and those."""
+    if not how or not re.fullmatch(r"[\d.]+(/[\d.]+)+", how[-1]):
+        return list(how), SHARES
+    try:
+        train, valid, test = (float(part) for part in how[-1].split("/"))
+    except ValueError:
+        train = valid = test = 0
+    if not (train > 0 and valid > 0):
+        raise DatasetError(
+            f"--split {' '.join(how)}: give three shares, for train, valid and test, such as "
+            "70/15/15; only the last one may be 0"
+        )
+    return list(how[:-1]), (train, valid, test)
+
+
+def _default_split(tracks: Sequence[Track]) -> tuple[list[str], list[str]]:
+    """Return the division of tracks for which none was asked, and notes on it."""
+    if not is_gtzan(tracks):
+        return ["stratified"], []
+    lists = fault_filtered_names()
+    owners = {name: part for part, names in lists.items() for name in names}
+    parts = Counter(owners.get(track.name, "no") for track in tracks)
+    trained = {track.genre for track in tracks if owners.get(track.name) == "train"}
+    untrained = sorted({track.genre for track in tracks} - trained)
+    if parts["valid"] and not untrained:
+        return ["fault-filtered"], []
+    if len(parts) == 1:
+        reason = (
+            f"all {len(tracks)} tracks are in the {min(parts)} list of the fault-filtered split"
+        )
+    elif untrained:
+        reason = f"the fault-filtered split leaves no {', '.join(untrained)} to train on"
+    else:
+        reason = "the fault-filtered split leaves no track to validate on"
+    return ["stratified"], [f"{reason}, so they were divided by genre alone (stratified)"]
 
 
 def divide_background(clips: Sequence[Track]) -> tuple[list[Track], list[Track]]:
@@ -180,23 +225,26 @@ def _split_by_lists(
     return Split(**sets, name=name, protocol=protocol, missing=missing, notes=notes)
 
 
-def _split_stratified(tracks: Sequence[Track], seed: int) -> Split:
+def _split_stratified(
+    tracks: Sequence[Track], seed: int, shares: Shares, notes: Sequence[str]
+) -> Split:
     sets: dict[str, list[Track]] = {name: [] for name in SETS}
     for genre, own in _by_genre(tracks).items():
         shuffled = random.Random(f"{seed} {genre}").sample(own, len(own))
-        for name, count in _set_sizes(len(own)).items():
+        for name, count in _set_sizes(len(own), shares).items():
             sets[name] += sorted(shuffled[:count], key=lambda track: track.name)
             shuffled = shuffled[count:]
     return Split(
         **sets,
         name="stratified",
-        protocol=f"stratified by genre, 80/10/10, seed {seed}: artists may be in several sets",
+        protocol=f"stratified by genre, {_share_text(shares)}, seed {seed}: "
+        "artists may be in several sets",
         missing=[],
-        notes=[ARTISTS_LEAK] if is_gtzan(tracks) else [],
+        notes=[*notes, *([ARTISTS_LEAK] if is_gtzan(tracks) else [])],
     )
 
 
-def _split_by_artist(tracks: Sequence[Track], table: Path, seed: int) -> Split:
+def _split_by_artist(tracks: Sequence[Track], table: Path, seed: int, shares: Shares) -> Split:
     artists = _read_artists(table)
     by_name = _tracks_by_spelling(tracks)
     artist_of = {
@@ -205,31 +253,31 @@ def _split_by_artist(tracks: Sequence[Track], table: Path, seed: int) -> Split:
     groups: dict[str, list[Track]] = defaultdict(list)
     for track in tracks:
         groups[artist_of.get(track.name, f"\0{track.name}")].append(track)
-    sets = _fill_sets(list(groups.values()), seed)
+    sets = _fill_sets(list(groups.values()), seed, shares)
     notes = []
     if unknown := len(tracks) - len(artist_of):
         notes.append(
             f"{unknown} tracks have no artist in {table.name}; each was taken for an artist's only"
             " one, so artists may leak through them"
         )
-    for name in ("valid", "test"):
+    for name in ("valid", "test") if shares[2] else ("valid",):
         lacking = {track.genre for track in tracks} - {track.genre for track in sets[name]}
         if lacking:
             notes.append(f"the {name} set has no {', '.join(sorted(lacking))}: too few artists")
     return Split(
         **sets,
         name="grouped",
-        protocol=f"grouped by the artists in {table.name}, about 80/10/10, seed {seed}: "
-        "no artist in two sets",
+        protocol=f"grouped by the artists in {table.name}, about {_share_text(shares)}, "
+        f"seed {seed}: no artist in two sets",
         missing=sorted(name for name in artists if name not in by_name),
         notes=notes,
     )
 
 
-def _fill_sets(groups: list[list[Track]], seed: int) -> dict[str, list[Track]]:
+def _fill_sets(groups: list[list[Track]], seed: int, shares: Shares) -> dict[str, list[Track]]:
     """Assign each group, large ones first, to the set whose genre targets it exceeds least."""
     totals = Counter(track.genre for group in groups for track in group)
-    targets = {genre: _set_sizes(count) for genre, count in totals.items()}
+    targets = {genre: _set_sizes(count, shares) for genre, count in totals.items()}
     room = {name: Counter({genre: own[name] for genre, own in targets.items()}) for name in SETS}
     sets: dict[str, list[Track]] = {name: [] for name in SETS}
     shuffled = random.Random(seed).sample(groups, len(groups))
@@ -249,10 +297,16 @@ def _fill_sets(groups: list[list[Track]], seed: int) -> dict[str, list[Track]]:
     return {name: _sorted(own) for name, own in sets.items()}
 
 
-def _set_sizes(count: int) -> dict[str, int]:
-    """Return how many of `count` tracks each set gets; valid and test at least one."""
-    tenth = max(1, round(count * VALID_SHARE))
-    return {"train": count - 2 * tenth, "valid": tenth, "test": tenth}
+def _set_sizes(count: int, shares: Shares) -> dict[str, int]:
+    """Return how many of `count` tracks each set gets; at least one if its share is not 0."""
+    _, valid, test = (
+        max(1, round(count * share / sum(shares))) if share else 0 for share in shares
+    )
+    return {"train": count - valid - test, "valid": valid, "test": test}
+
+
+def _share_text(shares: Shares) -> str:
+    return "/".join(f"{share:g}" for share in shares)
 
 
 def _sorted(tracks: Sequence[Track]) -> list[Track]:

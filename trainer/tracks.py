@@ -1,7 +1,8 @@
 """Tracks of a data folder: what one is, why one is skipped, and the error for unusable data.
 
-A data folder holds one folder per genre: `DIR/<genre>/<track>`, either audio or spectrogram
-pictures with a `spectrogram.json` beside the genres. Genres have any names.
+A data folder holds one folder per genre: `DIR/<genre>/<track>`, either audio, which may lie in
+folders of albums, or spectrogram pictures with a `spectrogram.json` beside the genres. Genres have
+any names.
 """
 
 from __future__ import annotations
@@ -11,7 +12,12 @@ from pathlib import Path
 
 from streamer.system.commandline import UserError
 
-AUDIO_SUFFIXES = frozenset({".au", ".wav", ".flac", ".mp3", ".ogg", ".m4a"})
+AUDIO_SUFFIXES = frozenset(
+    {
+        *(".au", ".wav", ".flac", ".mp3", ".ogg", ".m4a"),
+        *(".aac", ".aif", ".aiff", ".oga", ".opus", ".wma"),
+    }
+)
 """Suffixes, in lower case, of audio files."""
 
 SPEC_FILE = "spectrogram.json"
@@ -30,9 +36,10 @@ class Track:
     """One track of a data folder."""
 
     name: str
-    """Unique in its folder: `blues.00012` as the file is called, any other as `genre/stem`."""
+    """Unique in its folder: `blues.00012` as the file is called, any other as `genre/stem`, in an
+    album `genre/album__stem`."""
     genre: str
-    """Name of the folder that the file lies in."""
+    """Name of the genre's folder."""
     path: Path
     """Audio file or picture."""
 
@@ -50,6 +57,8 @@ class Skipped:
     """Printable: bytes of the name that are not UTF-8 are written as `\\xe7`."""
     reason: str
     """A phrase such as `empty file`."""
+    genre: str = ""
+    """Genre of a track that cannot be used; empty for what is no track."""
 
 
 def is_picture_folder(folder: Path) -> bool:

@@ -240,8 +240,59 @@ def test_a_track_in_two_lists_is_refused(tmp_path: Path) -> None:
         (["a", "b", "c"], "cannot read the split list a"),
         ([__file__], "must be a CSV with the columns track,artist"),
         (["fault-filtered"], "none of the 443 tracks in the train list"),
+        (["70/30"], "--split 70/30: give three shares, for train, valid and test"),
+        (["stratified", "0/50/50"], "give three shares"),
+        (["fault-filtered", "70/15/15"], "give fault-filtered, stratified"),
     ],
 )
 def test_an_unusable_split_option_is_refused_with_the_reason(how: list[str], sentence: str) -> None:
     with pytest.raises(DatasetError, match=sentence):
         split_tracks(own_tracks({"fado": 10, "tango": 10}), how)
+
+
+@pytest.mark.parametrize("how", [["60/25/15"], ["stratified", "60/25/15"], ["12/5/3"]])
+def test_a_stratified_split_has_the_shares_that_were_asked_for(how: list[str]) -> None:
+    split = split_tracks(own_tracks({"fado": 40, "tango": 20}), how, seed=2)
+    assert_disjoint(split)
+    for part, sizes in {"train": (24, 12), "valid": (10, 5), "test": (6, 3)}.items():
+        counts = Counter(track.genre for track in split.sets()[part])
+        assert (counts["fado"], counts["tango"]) == sizes
+    assert split.protocol.startswith(f"stratified by genre, {how[-1]}, seed 2")
+
+
+def test_a_share_of_nothing_leaves_no_test_tracks() -> None:
+    split = split_tracks(own_tracks({"fado": 10, "tango": 10}), ["80/20/0"])
+    assert [len(tracks) for tracks in split.sets().values()] == [16, 4, 0]
+
+
+def test_a_split_by_artist_has_about_the_shares_that_were_asked_for(tmp_path: Path) -> None:
+    tracks = own_tracks({"fado": 100, "tango": 100})
+    table = tmp_path / "artists.csv"
+    rows = (f"{track.name},{track.name[:-1]}" for track in tracks)
+    table.write_text("track,artist\n" + "\n".join(rows))
+    split = split_tracks(tracks, [str(table), "50/30/20"])
+    assert [len(own) for own in split.sets().values()] == [100, 60, 40]
+    assert "about 50/30/20" in split.protocol
+
+
+def test_a_part_of_gtzan_in_one_list_is_divided_by_genre_and_this_is_said() -> None:
+    listed = fault_filtered_names()["valid"]
+    split = split_tracks(tracks_named(name for name in listed if name[:4] in ("blue", "jazz")))
+    count = sum(len(names) for names in names_of(split))
+    assert split.name == "stratified"
+    assert all(names_of(split))
+    sentence, leak = split.notes
+    assert sentence == (
+        f"all {count} tracks are in the valid list of the fault-filtered split, so they were "
+        "divided by genre alone (stratified)"
+    )
+    assert "artists leak" in leak
+
+
+def test_genres_of_gtzan_without_training_tracks_are_divided_by_genre() -> None:
+    lists = fault_filtered_names()
+    names = [name for name in lists["train"] if name.startswith("blues")]
+    names += [name for name in lists["valid"] if name.startswith("jazz")]
+    split = split_tracks(tracks_named(names))
+    assert split.name == "stratified"
+    assert "leaves no jazz to train on, so they were divided" in split.notes[0]

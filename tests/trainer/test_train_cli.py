@@ -279,11 +279,25 @@ def test_prepare_sets_the_grid_and_prints_counts(tmp_path: Path, own_music: Path
     done = genre_train("prepare", "--data", own_music, "--out", tmp_path / "pictures", *options)
     assert done.returncode == 0, done.stderr
     assert (
-        "24 pictures made, 0 kept, 0 removed, tags of 24 tracks made, 5 tracks skipped"
+        "24 pictures made, 0 kept, 0 removed, tags of 24 tracks made, 5 files skipped"
         in done.stdout
     )
     spec = json.loads((tmp_path / "pictures" / "spectrogram.json").read_text())
     assert (spec["hop_length"], spec["n_fft"], spec["n_mels"]) == (441, 1024, 64)
+
+
+def test_the_folder_of_genres_in_an_archive_is_taken_and_named(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "Data" / "genres_original", tracks=1)
+    for number in range(9):
+        (songs / "low" / f"{number}.txt").write_text("notes")
+    out = tmp_path / "pictures"
+    done = genre_train("prepare", "--data", tmp_path / "Data", "--out", out, "--tagger", "none")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"taking {songs}, the folder of genres in {tmp_path / 'Data'}"
+    first = f"{songs / 'low' / '0.txt'}, {songs / 'low' / '1.txt'}"
+    assert lines[1].startswith(f"skipped 9 files ({first}, ...): not audio (")
+    assert lines[2].startswith("3 pictures made, 0 kept, 0 removed, ")
 
 
 def test_a_name_that_is_not_utf_8_does_not_stop_the_other_tracks(tmp_path: Path) -> None:
@@ -294,7 +308,7 @@ def test_a_name_that_is_not_utf_8_does_not_stop_the_other_tracks(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert r"low/can\xe7\xe3o.wav: its name or its folder's is not UTF-8" in done.stdout
     assert (
-        "3 pictures made, 0 kept, 0 removed, tags of 3 tracks made, 1 tracks skipped" in done.stdout
+        "3 pictures made, 0 kept, 0 removed, tags of 3 tracks made, 1 files skipped" in done.stdout
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from streamer.system.commandline import UserError, print_line
 from trainer.commands import options
-from trainer.commands.output import import_keras, print_skipped
+from trainer.commands.output import data_folder, import_keras, print_skipped
 from trainer.run import update_run
 
 if TYPE_CHECKING:
@@ -187,6 +187,8 @@ def _load(path: Path, given: argparse.Namespace | None = None) -> tuple[Classifi
     model = load_classifier(path)
     names = ("data", "background", "split", "seed")
     chosen = {name: getattr(given, name) for name in names} if given else {}
+    if chosen.get("data"):
+        chosen["data"] = data_folder(chosen["data"])
     return model, find_evaluation_sets(model, **chosen)
 
 

@@ -73,8 +73,9 @@ def add_split(parser: argparse.ArgumentParser, before: str = "") -> None:
         nargs="+",
         default=[],
         metavar="SPLIT",
-        help=f"{before}fault-filtered (default for GTZAN), stratified (default else), a CSV of "
-        "track,artist, or three files with the names of the train, valid and test tracks",
+        help=f"{before}fault-filtered (default for GTZAN), stratified (default else), shares such "
+        "as 70/15/15, a CSV of track,artist, or three files with the names of the train, valid and "
+        "test tracks",
     )
 
 

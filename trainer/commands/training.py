@@ -15,7 +15,7 @@ from streamer.core.spectrogram import SpectrogramSpec
 from streamer.system.commandline import UserError, print_line
 from trainer.augment import NONE, Augmentation
 from trainer.commands import evaluation, options
-from trainer.commands.output import import_keras, print_skipped
+from trainer.commands.output import data_folder, import_keras, print_skipped
 from trainer.fit_settings import KEPT_EPOCHS, NUMBERS, PRECISIONS, FitSettings
 from trainer.tags import COPIES
 from trainer.tracks import is_picture_folder
@@ -36,7 +36,8 @@ def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_prepare(given: argparse.Namespace) -> int:
-    _prepare(given.data, given.out, given, background=given.sounds)
+    data = given.data if given.sounds else data_folder(given.data)
+    _prepare(data, given.out, given, background=given.sounds)
     return 0
 
 
@@ -57,7 +58,7 @@ def _prepare(data: Path, out: Path | None, given: argparse.Namespace, *, backgro
     print_line(
         f"{prepared.made} pictures made, {prepared.kept} kept, {prepared.removed} removed, "
         f"tags of {prepared.tagged} tracks made, "
-        f"{len(prepared.skipped)} tracks skipped: {prepared.folder}"
+        f"{len(prepared.skipped)} files skipped: {prepared.folder}"
     )
     return prepared.folder
 
@@ -203,6 +204,8 @@ def default_strengths() -> list[str]:
 
 def _run_fit(given: argparse.Namespace) -> int:
     _refuse_options_of_resumed(given)
+    if given.data is not None:
+        given.data = data_folder(given.data)
     for option in ("data", "background"):
         folder = getattr(given, option)
         if folder is not None and folder.is_dir() and not is_picture_folder(folder):
@@ -329,6 +332,7 @@ def _run_all(given: argparse.Namespace) -> int:
             raise UserError(
                 "--data is missing: give a folder with one folder a genre, or --resume RUN"
             )
+        given.data = data_folder(given.data)
         if is_picture_folder(given.data) and (given.hop_ms or given.n_fft or given.mels):
             raise UserError(
                 f"--hop-ms, --n-fft and --mels need audio and {given.data} holds pictures"
