@@ -242,7 +242,8 @@ def load(
     Raises
     ------
     SettingsError
-        If a file cannot be read, or a setting is unknown, invalid or contradicts another.
+        If a file cannot be read, or a setting is unknown, invalid or contradicts another. It names
+        all settings that are unknown or invalid.
     """
     environment = os.environ if environment is None else environment
     layers: list[tuple[str, Mapping[str, object]]] = [
@@ -252,9 +253,10 @@ def load(
     ]
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
-    for origin, layer in layers:
-        for name, value in layer.items():
-            _check_known(origin, name, value)
+    problems: list[str] = []
+    for origin, given in layers:
+        layer = {name: given[name] for name in given if name in Settings.model_fields}
+        problems += [_unknown(origin, name, given[name]) for name in given if name not in layer]
         if any(name in layer for name in SOURCE_SETTINGS):
             values = {name: values[name] for name in values if name not in SOURCE_SETTINGS}
         values |= layer
@@ -263,7 +265,9 @@ def load(
     try:
         settings = Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError(_error_sentence(error, values, origins)) from None
+        problems += _error_sentences(error, values, origins)
+    if problems:
+        raise SettingsError("; ".join(problems))
     _check_consistency(settings, origins)
     return Effective(settings, origins)
 
@@ -296,11 +300,13 @@ def _read_toml(path: Path) -> dict[str, object]:
     try:
         if not path.is_file():
             raise SettingsError(f"{path}: no such settings file")
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        # Editors of Windows begin a file with a byte order mark, which TOML does not allow.
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: not text in UTF-8; save it in that encoding") from None
+    except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from None
 
 
@@ -310,14 +316,14 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, object]:
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
             continue
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        _check_known("environment", name, text)
-        if text and is_list(Settings.model_fields[name]):
+        field = Settings.model_fields.get(name)
+        if text and field is not None and is_list(field):
             is_json = text.lstrip().startswith("[")
             try:
                 values[name] = json.loads(text) if is_json else shlex.split(text)
             except ValueError as error:
                 raise SettingsError(f"{_spelled('environment', name, text)}: {error}") from None
-        elif text:
+        elif text or field is None:
             values[name] = text
     return values
 
@@ -336,10 +342,9 @@ def _spelled(origin: str, name: str, value: object) -> str:
     return f"{origin}: {name} = {text}"
 
 
-def _check_known(origin: str, name: str, value: object) -> None:
-    if name not in Settings.model_fields:
-        spelled = _spelled(origin, name, value)
-        raise SettingsError(f"{spelled}: unknown setting{suggestion(name, Settings.model_fields)}")
+def _unknown(origin: str, name: str, value: object) -> str:
+    near = suggestion(name, Settings.model_fields)
+    return f"{_spelled(origin, name, value)}: unknown setting{near}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -348,13 +353,14 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {nearest[0]}?)" if nearest else ""
 
 
-def _error_sentence(
+def _error_sentences(
     error: ValidationError, values: Mapping[str, object], origins: Mapping[str, str]
-) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    name = str(first["loc"][0])
-    problem = first["msg"].removeprefix("Value error, ")
-    return f"{_spelled(origins[name], name, values[name])}: {problem[:1].lower()}{problem[1:]}"
+) -> Iterator[str]:
+    """Yield a sentence for each setting that is invalid."""
+    for fault in error.errors(include_url=False, include_input=False):
+        name = str(fault["loc"][0])
+        problem = fault["msg"].removeprefix("Value error, ")
+        yield f"{_spelled(origins[name], name, values[name])}: {problem[:1].lower()}{problem[1:]}"
 
 
 def _check_consistency(settings: Settings, origins: Mapping[str, str]) -> None:

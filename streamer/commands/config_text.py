@@ -8,25 +8,47 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
+from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
 from streamer import settings as schema
-from streamer.core.decision_settings import DecisionSettings
+from streamer.core.decision_settings import DecisionSettings, DecisionSettingsError
 from streamer.system.urls import redact
 
 
 def describe(effective: schema.Effective) -> str:
-    """Return the merged settings as TOML, each with its origin; credentials are left out."""
+    """Return the merged settings as TOML, each with its origin; credentials are left out.
+
+    A decision setting that is not given is a comment with the model's own value; if the model
+    cannot be used, a line at the end says why.
+    """
     lines = []
+    own, problem = _model_decision(effective.settings.model)
     for name, field in schema.Settings.model_fields.items():
         value = getattr(effective.settings, name)
         text = f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
-        default = "the model's" if schema.extra(field, "group") == schema.DECISIONS else "default"
+        is_decision = schema.extra(field, "group") == schema.DECISIONS
+        if value is None and name in own:
+            text = f"# {name} = {_toml(own[name])}"
+        default = "the model's" if is_decision else "default"
         lines.append(f"{text:<40}  # {effective.origins.get(name, default)}")
+    if problem:
+        lines.append(f"# {problem}")
     if path := schema.unreadable_config():
         lines.append(f"# {path} may not be read by this user")
     return "\n".join(lines) + "\n"
+
+
+def _model_decision(path: Path | None) -> tuple[dict[str, object], str]:
+    """Return a model's own decision settings, or none and why it cannot be used."""
+    from streamer.core.model import DEFAULT_MODEL, Classifier, ModelError
+
+    try:
+        contract = Classifier.load(path or DEFAULT_MODEL).contract
+        return dataclasses.asdict(DecisionSettings.from_mapping(contract.decision)), ""
+    except (ModelError, DecisionSettingsError) as error:
+        return {}, " ".join(str(error).split())
 
 
 def _toml(value: object) -> str:
@@ -64,10 +86,8 @@ def sample_config() -> str:
 
     The decision settings are shown with the values of the embedded model.
     """
-    from streamer.core.model import Classifier
-
-    embedded = DecisionSettings.from_mapping(Classifier.load().contract.decision)
-    shown = EXAMPLES | {name: _toml(value) for name, value in dataclasses.asdict(embedded).items()}
+    embedded, _ = _model_decision(None)
+    shown = EXAMPLES | {name: _toml(value) for name, value in embedded.items()}
     lines = [SAMPLE_HEADING.rstrip("\n")]
     for group, fields in schema.fields_by_group().items():
         lines += ["", f"## {group}"]

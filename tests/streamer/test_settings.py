@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,34 @@ def test_an_error_names_the_file_the_setting_and_the_value(text, sentence, tmp_p
     assert str(refusal.value).startswith(sentence.replace("{file}", str(file)))
 
 
+def test_all_wrong_settings_are_told_at_once(tmp_path, environment):
+    file = write(tmp_path / "config.toml", 'prot = 1\nport = "x"\nrate = 1\nhost = "a"')
+    environment["GENRE_STREAM_HOP_SECOND"] = "2"
+    with pytest.raises(SettingsError) as refusal:
+        load({"min_margin": "2"}, config=file, environment=environment)
+    assert str(refusal.value) == (
+        f"{file}: prot = 1: unknown setting (did you mean port?); "
+        "GENRE_STREAM_HOP_SECOND=2: unknown setting (did you mean hop_seconds?); "
+        f"{file}: rate = 1: input should be greater than or equal to 8000; "
+        "--min-margin 2: input should be less than or equal to 1; "
+        f"{file}: port = x: input should be a valid integer, unable to parse string as an integer"
+    )
+
+
+def test_a_byte_order_mark_in_a_file_is_ignored(tmp_path, environment):
+    file = write(tmp_path / "config.toml", "\ufeffport = 1")
+    assert load({}, config=file, environment=environment).settings.port == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_in_another_encoding_is_refused_with_advice(encoding, tmp_path, environment):
+    file = tmp_path / "config.toml"
+    file.write_bytes("host = 'ä'".encode(encoding))
+    with pytest.raises(SettingsError) as refusal:
+        load({}, config=file, environment=environment)
+    assert str(refusal.value) == f"{file}: not text in UTF-8; save it in that encoding"
+
+
 def test_an_unknown_variable_is_named_with_the_most_similar_setting(environment):
     with pytest.raises(SettingsError) as refusal:
         load({}, environment=environment | {"GENRE_STREAM_HOP_SECOND": "2"})
@@ -253,8 +282,20 @@ def test_only_given_decision_settings_override_those_of_the_model(environment):
 def test_the_origin_of_a_decision_setting_that_is_not_given_is_the_model(environment):
     text = describe(load({"min_margin": "0.2"}, environment=environment))
     lines = {line.removeprefix("# ").split(" ", 1)[0]: line for line in text.splitlines()}
-    assert lines["smoothing"].endswith("# the model's")
+    assert re.fullmatch(r'# smoothing = "hmm" +# the model\'s', lines["smoothing"])
+    own = DecisionSettings.from_mapping(Classifier.load().contract.decision)
+    assert lines["dwell_seconds"].startswith(f"# dwell_seconds = {own.dwell_seconds} ")
     assert lines["min_margin"].endswith("# command line")
+
+
+def test_print_config_shows_the_decision_settings_of_the_chosen_model(model, tmp_path, environment):
+    own = DecisionSettings.from_mapping(Classifier.load(model).contract.decision)
+    text = describe(load({"model": str(model)}, environment=environment))
+    assert f"# dwell_seconds = {own.dwell_seconds} " in text
+    assert own.dwell_seconds != Classifier.load().contract.decision.get("dwell_seconds")
+    text = describe(load({"model": str(tmp_path / "none.onnx")}, environment=environment))
+    assert "# dwell_seconds is not set " in text
+    assert "none.onnx" in text.splitlines()[-1]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
