@@ -37,8 +37,10 @@ RestartMaxDelaySec=5min
 """
 GROWING_DELAY_SINCE = 254
 
-HOME_FOLDERS = ("/home", "/root", "/run/user")
-"""Hidden from a unit by ProtectHome=."""
+HOME_FOLDERS = ("/home", "/root")
+"""Hidden from the system's units by ProtectHome=."""
+TEMPORARY_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/user")
+"""Emptied when the system starts, and hidden from the system's units by PrivateTmp= and others."""
 
 
 class InstallError(UserError):
@@ -65,11 +67,8 @@ def main(argv: Sequence[str]) -> int:
     """Install or print the units; return the exit status."""
     arguments = build_parser().parse_args(argv)
     program = this_program()
-    if not arguments.user and str(program).startswith(HOME_FOLDERS):
-        raise InstallError(
-            f"{program} is in a home folder, which the service must not see; "
-            "install into /opt/genre-stream, or use --user"
-        )
+    if arguments.root is None:
+        _check_can_run(program, user=arguments.user)
     files = unit_files(program, user=arguments.user, systemd_version=systemd_version())
     if arguments.print:
         for path, text in files.items():
@@ -101,6 +100,29 @@ def this_program() -> Path:
     if found is None:
         raise InstallError("the command genre-stream is not installed; install it with pip or pipx")
     return Path(found).absolute()
+
+
+def _check_can_run(program: Path, *, user: bool) -> None:
+    """Raise `InstallError` if a service cannot run the program, or its Python."""
+    real = program.resolve()
+    for path in (program, real, (real.parent / "python").resolve()):
+        if any(path.is_relative_to(folder) for folder in TEMPORARY_FOLDERS):
+            raise InstallError(
+                f"{path} is in a temporary folder, which is emptied when the system starts; "
+                "install into /opt/genre-stream"
+            )
+        if not any(path.is_relative_to(folder) for folder in HOME_FOLDERS):
+            continue
+        if not user:
+            raise InstallError(
+                f"{path} is in a home folder, which the service must not see; "
+                "install into /opt/genre-stream, or use --user"
+            )
+        if not path.is_relative_to(Path.home()):
+            raise InstallError(
+                f"{path} is in the home folder of another user, who may hide or remove it; "
+                "install with a Python of the system or of this user"
+            )
 
 
 def systemd_version() -> int:

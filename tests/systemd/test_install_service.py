@@ -93,11 +93,51 @@ def test_print_installs_nothing(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_program_in_a_home_folder_is_refused(monkeypatch, capsys):
-    program = Path("/home/somebody/.local/bin/genre-stream")
+@pytest.mark.parametrize(
+    ("program", "options", "reason"),
+    [
+        ("/home/somebody/.local/bin/genre-stream", [], "a home folder, which the service must not"),
+        ("/tmp/env/bin/genre-stream", [], "a temporary folder, which is emptied when the system"),
+        ("/var/tmp/env/bin/genre-stream", ["--user"], "a temporary folder, which is emptied when"),
+        (
+            "/home/other/env/bin/genre-stream",
+            ["--user"],
+            "the home folder of another user, who may",
+        ),
+    ],
+)
+def test_a_program_that_a_service_cannot_run_is_refused(
+    program, options, reason, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr(install_service, "this_program", lambda: Path(program))
+    assert cli.main(["install-service", "--print", *options]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"genre-stream: {program} is in {reason}")
+    assert error.count("\n") == 1
+
+
+def test_a_program_in_the_own_home_folder_can_be_a_service_of_the_user(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/me")
+    program = Path("/home/me/env/bin/genre-stream")
     monkeypatch.setattr(install_service, "this_program", lambda: program)
-    assert cli.main(["install-service", "--print"]) == 1
-    assert "is in a home folder, which the service must not see" in capsys.readouterr().err
+    assert cli.main(["install-service", "--print", "--user"]) == 0
+    assert f"ExecStart={program}\n" in capsys.readouterr().out
+
+
+def test_an_environment_whose_python_a_service_cannot_run_is_refused(tmp_path, monkeypatch, capsys):
+    for name in ("TEMPORARY_FOLDERS", "HOME_FOLDERS"):
+        monkeypatch.setattr(install_service, name, (str(tmp_path / name),))
+    python = tmp_path / "HOME_FOLDERS/other/.pyenv/bin/python3.11"
+    program = tmp_path / "opt/bin/genre-stream"
+    for file in (python, program):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    (program.parent / "python").symlink_to(python)
+    monkeypatch.setattr(install_service, "this_program", lambda: program)
+    for options, reason in (([], "a home folder"), (["--user"], "the home folder of another user")):
+        assert cli.main(["install-service", "--print", *options]) == 1
+        assert f"{python} is in {reason}" in capsys.readouterr().err
 
 
 def test_an_unwritable_folder_is_one_line(tmp_path, monkeypatch, capsys):
