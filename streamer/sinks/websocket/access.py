@@ -15,11 +15,15 @@ from streamer.system.urls import HOST_PATTERN, normalise_origin
 
 
 class RefusedError(Exception):
-    """A request is refused, with an HTTP status and one sentence for the client."""
+    """A request is refused, with an HTTP status and one sentence for the client.
 
-    def __init__(self, status: int, message: str) -> None:
+    `advice` is a sentence for the log: what was refused, and which setting would allow it.
+    """
+
+    def __init__(self, status: int, message: str, *, advice: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.advice = advice
 
 
 class Access:
@@ -50,13 +54,16 @@ class Access:
         if match is None:
             raise RefusedError(400, "the Host header is missing or malformed")
         if self._token is None and not self._is_own_host(match["name"].lower()):
-            raise RefusedError(
-                403, f"{host} is no name of this server; if it is, say --origin http://{host}"
-            )
+            advice = f"{host} is no name of this server; if it is, say --origin http://{host}"
+            raise RefusedError(403, advice, advice=f"refused a request: {advice}")
         origin = single(headers, "Origin")
         own = {f"http://{host.lower()}", f"https://{host.lower()}"}
         if origin is not None and origin.lower() not in own | self._origins:
-            raise RefusedError(403, "pages of this origin may not connect; let them with --origin")
+            raise RefusedError(
+                403,
+                "pages of this origin may not connect; let them with --origin",
+                advice=_origin_advice(origin),
+            )
 
     def allowed_origin(self, headers: Headers) -> str | None:
         """Return the Origin header if it is one of the configured origins."""
@@ -80,6 +87,16 @@ class Access:
             ipaddress.ip_address(name.strip("[]"))
             return True
         return name in self._host_names
+
+
+def _origin_advice(origin: str) -> str:
+    """Return the sentence for the log about a web page that may not connect."""
+    try:
+        spelled = normalise_origin(origin)
+    except ValueError:
+        return f"refused a web page with the malformed origin {ascii(origin)[:80]}"
+    page = "a file or sandboxed page" if spelled == "null" else f"a page of {spelled}"
+    return f"refused {page}; if it may connect, say --origin {spelled}"
 
 
 def single(headers: Headers, name: str) -> str | None:

@@ -36,6 +36,17 @@ CLIENT_CLOSE_SECONDS = 1.0
 """How long a client may take to answer a close frame."""
 MAX_PENDING = 128
 """Connections at a time that are not WebSocket clients, or not yet."""
+MAX_TURNED_AWAY = 512
+"""Connections at a time that were answered 503 and are about to be closed."""
+TURNED_AWAY = (
+    "HTTP/1.1 503 Service Unavailable\r\n"
+    "Connection: close\r\n"
+    "Content-Type: text/plain; charset=utf-8\r\n"
+    "Content-Length: {length}\r\n"
+    "Retry-After: {seconds}\r\n\r\n{sentence}"
+)
+RETRY_SECONDS = 10
+"""After which a client that was turned away may try again."""
 RECEIVE_BURST = 8 * 1024
 """Bytes that are read from a client without delay."""
 RECEIVE_RATE = 1024
@@ -55,14 +66,20 @@ class ConnectionRegistry:
         """Connections that have completed the WebSocket handshake."""
         self.pending: dict[Connection, None] = {}
         """All others, oldest first, including connections whose TLS handshake has not started."""
+        self.turned_away: dict[Connection, None] = {}
+        """Connections that are about to be closed, oldest first."""
 
     def add(self, connection: Connection) -> None:
-        """Register a new connection; beyond `MAX_PENDING` the oldest pending one is aborted."""
+        """Register a new connection; beyond `MAX_PENDING` the oldest pending one is turned away."""
         self.pending[connection] = None
         if len(self.pending) > MAX_PENDING:
             oldest = next(iter(self.pending))
             del self.pending[oldest]
-            oldest.transport.abort()
+            self.turned_away[oldest] = None
+            logger.warning("%s requests at once are not complete; others get 503", MAX_PENDING)
+            oldest.turn_away()
+        if len(self.turned_away) > MAX_TURNED_AWAY:
+            next(iter(self.turned_away)).transport.abort()
 
     def admit(self, connection: Connection) -> None:
         """Make a pending connection a client; `RefusedError` if there are too many."""
@@ -70,14 +87,16 @@ class ConnectionRegistry:
             raise RefusedError(
                 503, f"there are {self.max_clients} clients already; try again later"
             )
-        if connection in self.pending:  # otherwise it has been aborted in the meantime
-            del self.pending[connection]
-            self.clients.add(connection)
+        if connection not in self.pending:
+            raise RefusedError(503, "this connection has been turned away")
+        del self.pending[connection]
+        self.clients.add(connection)
 
     def remove(self, connection: Connection) -> None:
         """Remove a closed connection."""
         self.clients.discard(connection)
         self.pending.pop(connection, None)
+        self.turned_away.pop(connection, None)
 
 
 class Connection(wire.ServerConnection):
@@ -98,6 +117,7 @@ class Connection(wire.ServerConnection):
         self._tls_handshake: asyncio.Task[None] | None = None
         self._established = False
         """Whether the base class handles the connection; with TLS, after the handshake."""
+        self._is_turned_away = False
         self._early_data = b""
         """Data that came with the end of the TLS handshake."""
         self._tokens = float(RECEIVE_BURST)
@@ -137,6 +157,28 @@ class Connection(wire.ServerConnection):
         if self._early_data:
             self.data_received(self._early_data)
 
+    def turn_away(self) -> None:
+        """Answer 503 to a client whose request is not complete, and close the connection."""
+        self._is_turned_away = True
+        if not self._established or self.transport.is_closing():
+            self.transport.abort()
+            return
+        sentence = "too many connections at once; try again later\n"
+        answer = TURNED_AWAY.format(length=len(sentence), seconds=RETRY_SECONDS, sentence=sentence)
+        self.transport.write(answer.encode())
+        if not self.transport.can_write_eof():  # TLS
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        # Closed when the client does it: a request that comes later would otherwise reset the
+        # connection, and the answer would be lost.
+        self.loop.call_later(CLIENT_CLOSE_SECONDS, self.transport.abort)
+
+    def send_data(self) -> None:
+        """Send what the protocol has to send, unless the client was turned away."""
+        if not self._is_turned_away:
+            super().send_data()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection from the registry."""
         self._registry.remove(self)
@@ -145,13 +187,15 @@ class Connection(wire.ServerConnection):
 
     def eof_received(self) -> None:
         """Handle the end of the incoming data."""
-        if self._established:
+        if self._established and not self._is_turned_away:
             super().eof_received()
 
     def data_received(self, data: bytes) -> None:
         """Handle incoming data, and pause reading if there was too much of it."""
         if not self._established:
             self._early_data += data
+            return
+        if self._is_turned_away:
             return
         super().data_received(data)
         if self.transport.get_write_buffer_size() > MAX_UNREAD:

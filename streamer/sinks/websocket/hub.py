@@ -43,6 +43,8 @@ MIN_RECENT_SEGMENTS, MAX_RECENT_SEGMENTS = 1000, 10_000
 """Final segments that `/api/state` lists, over all sources: some for each, within these limits."""
 SPECTROGRAM_SECONDS = 30.0
 """Length of the spectrogram that is kept for clients that subscribe to it later."""
+REQUEST_FIELDS = ("type", "sources", "messages")
+"""Fields of a subscribe request."""
 
 
 class SubscriptionError(Exception):
@@ -69,6 +71,12 @@ class Subscription:
     @classmethod
     def from_request(cls, request: Message, known_sources: Iterable[str]) -> Subscription:
         """Parse a subscribe request; `SubscriptionError` if a field or a name is unusable."""
+        for unknown in sorted(request.keys() - REQUEST_FIELDS):
+            known_fields = ", ".join(REQUEST_FIELDS)
+            raise SubscriptionError(
+                "bad_subscribe",
+                f"{ascii(unknown)[:80]} is no field of subscribe; it has {known_fields}",
+            )
         sources = _names(request, "sources", default=("*",))
         kinds = _names(request, "messages", default=sorted(DEFAULT_TYPES))
         known = set(known_sources)

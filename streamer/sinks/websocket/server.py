@@ -23,6 +23,7 @@ from streamer.sinks.websocket.connections import (
     CLIENT_CLOSE_SECONDS,
     HANDSHAKE_SECONDS,
     MAX_PENDING,
+    MAX_TURNED_AWAY,
     Client,
     Connection,
     ConnectionRegistry,
@@ -49,6 +50,8 @@ WRITE_LIMIT = 16 * 1024
 """Bytes beyond the kernel's buffer after which sending waits."""
 
 GOING_AWAY = 1001
+
+logger = logging.getLogger(__name__)
 
 
 class ServerError(UserError):
@@ -126,14 +129,9 @@ class Server:
 
     async def start(self) -> None:
         """Start serving; `ServerError` if the port cannot be listened on."""
-        _allow_open_files(self._registry.max_clients + MAX_PENDING + OTHER_FILES)
-        endpoints: list[dict[str, Any]] = (
-            [{"host": self._host, "port": self._port}]
-            if self._sockets is None
-            else [{"sock": inherited} for inherited in self._sockets]
-        )
+        _allow_open_files(self._registry.max_clients + MAX_PENDING + MAX_TURNED_AWAY + OTHER_FILES)
         try:
-            for endpoint in endpoints:
+            for endpoint in self._endpoints():
                 self._servers.append(await self._listen(endpoint))
         except OSError as error:
             raise ServerError(
@@ -159,6 +157,18 @@ class Server:
             async with asyncio.timeout(SHUTDOWN_SECONDS):
                 for server in self._servers:
                     await server.wait_closed()
+
+    def _endpoints(self) -> list[dict[str, Any]]:
+        """Return where to listen, as arguments of `asyncio`; `OSError` if that is impossible."""
+        if self._sockets is not None:
+            return [{"sock": inherited} for inherited in self._sockets]
+        if self._host == "::" and socket.has_dualstack_ipv6():
+            # asyncio would listen for IPv6 alone.
+            every = socket.create_server(
+                (self._host, self._port), family=socket.AF_INET6, dualstack_ipv6=True
+            )
+            return [{"sock": every}]
+        return [{"host": self._host, "port": self._port}]
 
     async def _listen(self, endpoint: dict[str, Any]) -> wire.Server:
         wire_logger = logging.getLogger(f"{__name__}.wire")
@@ -203,6 +213,8 @@ class Server:
                 self._registry.admit(connection)
                 return None
         except RefusedError as refusal:
+            if refusal.advice:
+                logger.warning("%s: %s", self.url, refusal.advice)
             page = refusal_page(refusal)
         return as_response(page, request, self._access)
 

@@ -238,7 +238,9 @@ def test_incomplete_handshakes_that_are_held_open(target):
             writer.write(UPGRADE[: number % len(UPGRADE)])
         async with connect(target.websocket, additional_headers=BEARER) as another:
             assert json.loads(await another.recv())["type"] == "hello"
-        assert target.open_files() - before < 150
+        # Those that were turned away are closed soon after.
+        while target.open_files() - before >= 150:
+            await asyncio.sleep(0.05)
         for _, writer in incomplete:
             reset(writer)
         await all_files_closed(target, before)

@@ -244,6 +244,12 @@ def test_queued_predictions_that_a_subscription_leaves_out_are_discarded():
         ({"sources": ["radio", 1]}, "bad_subscribe", "sources must be a list of strings"),
         ({"messages": None}, "bad_subscribe", "messages must be a list of strings"),
         ({"messages": ["predictions"]}, "bad_subscribe", "messages: 'predictions' is none of"),
+        (
+            {"source": ["radio"]},
+            "bad_subscribe",
+            "'source' is no field of subscribe; it has type, ",
+        ),
+        ({"\ud800" * 99: 1}, "bad_subscribe", r"'\ud800"),
         ({"sources": ["\ud800"]}, "unknown_source", r"no source is named '\ud800'"),
         ({"sources": ["x" * 4000]}, "unknown_source", "no source is named 'xxx"),
     ],

@@ -137,6 +137,7 @@ def test_a_subscription_selects_sources_and_message_types():
         ('{"type": "publish"}', "unknown_type"),
         ('{"type": {"type": []}}', "unknown_type"),
         ('{"type": "subscribe", "sources": {}}', "bad_subscribe"),
+        ('{"type": "subscribe", "source": ["radio"]}', "bad_subscribe"),
         ('{"type": "subscribe", "sources": ["\\ud800"]}', "unknown_source"),
         (b"\x00\xff", "bad_frame"),
     ],
@@ -372,6 +373,49 @@ def test_pages_of_other_sites_cannot_connect(headers, settings, allowed):
                 if not allowed:
                     stack.enter_context(pytest.raises(InvalidStatus))
                 await raw_connect(websocket_url(server, path), sent)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("headers", "advice"),
+    [
+        (
+            {"Origin": "https://Radio.example:443"},
+            "refused a page of https://radio.example; if it may connect, "
+            "say --origin https://radio.example",
+        ),
+        (
+            {"Origin": "null"},
+            "refused a file or sandboxed page; if it may connect, say --origin null",
+        ),
+        ({"Origin": "http://a/b"}, "refused a web page with the malformed origin 'http://a/b'"),
+        (
+            {"Host": "radio.example"},
+            "refused a request: radio.example is no name of this server; if it is, "
+            "say --origin http://radio.example",
+        ),
+    ],
+)
+def test_the_log_says_what_would_allow_a_page_that_was_refused(headers, advice, caplog):
+    async def scenario():
+        async with running_server() as (_, server):
+            with pytest.raises(InvalidStatus):
+                await raw_connect(websocket_url(server), headers)
+            return server.url
+
+    url = run(scenario())
+    assert [record.getMessage() for record in caplog.records] == [f"{url}: {advice}"]
+
+
+def test_the_unspecified_address_of_ipv6_answers_on_ipv4_as_well():
+    async def scenario():
+        async with running_server(host="::") as (_, server):
+            port = server.addresses[0][1]
+            for host in ("[::1]", "127.0.0.1"):
+                assert (await fetch(f"http://{host}:{port}/healthz"))[0] == 200
+            with pytest.raises(ServerError, match=rf"^cannot listen on :::{port}: "):
+                await Server(Hub(hello()), host="::", port=port).start()
 
     run(scenario())
 
@@ -648,6 +692,50 @@ def test_pages_and_frames_are_served_over_tls(tmp_path):
                 receiving = asyncio.create_task(receive_all(client))
                 await server.close()
                 assert (await receiving).rcvd.code == 1001
+
+    run(scenario())
+
+
+def test_connections_that_are_turned_away_get_503(caplog):
+    async def scenario():
+        async with running_server() as (_, server):
+            address = server.addresses[0]
+            incomplete = [
+                await asyncio.open_connection(*address)
+                for _ in range(connections_module.MAX_PENDING + 1)
+            ]
+            reader, writer = incomplete[0]
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+            assert b"\r\nRetry-After: 10\r\n" in head
+            # A request that comes after the answer does not destroy it.
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert await reader.read() == b"too many connections at once; try again later\n"
+            incomplete[1][1].write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await incomplete[1][0].readline()).startswith(b"HTTP/1.1 200")
+            for _, writer in incomplete:
+                writer.close()
+            await until(lambda: not server._registry.pending)
+            await until(lambda: not server._registry.turned_away)
+
+    run(scenario())
+    assert "128 requests at once are not complete; others get 503" in caplog.text
+
+
+def test_a_client_that_is_turned_away_and_stays_is_cut(monkeypatch):
+    monkeypatch.setattr(connections_module, "MAX_TURNED_AWAY", 1)
+
+    async def scenario():
+        async with running_server() as (_, server):
+            address = server.addresses[0]
+            incomplete = [
+                await asyncio.open_connection(*address)
+                for _ in range(connections_module.MAX_PENDING + 2)
+            ]
+            await until(lambda: len(server._registry.turned_away) == 1)
+            assert (await incomplete[1][0].readline()).startswith(b"HTTP/1.1 503")
+            for _, writer in incomplete:
+                writer.close()
 
     run(scenario())
 
