@@ -17,12 +17,15 @@ class _Files(http.server.SimpleHTTPRequestHandler):
         """Do not log."""
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing when a client leaves."""
+
+
 @contextmanager
 def files_at(folder: Path) -> Iterator[str]:
     """Serve a folder; the value is its URL."""
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(_Files, directory=str(folder))
-    )
+    server = _Server(("127.0.0.1", 0), functools.partial(_Files, directory=str(folder)))
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
