@@ -1,4 +1,4 @@
-"""genre-stream history: the share of each genre by day and by hour, as a picture or a table."""
+"""genre-stream history: what was heard of each source, as a table, CSV or a picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from streamer.sinks.history.database import HistoryError
-from streamer.sinks.history.report import plot, seconds_by_hour
+from streamer.sinks.history.report import as_csv, as_table, plot, read_report
 from streamer.system.commandline import ArgumentParser, UserError
 from streamer.system.timestamps import parse_timestamp
 
@@ -16,12 +16,14 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the sub-command's options."""
     parser = ArgumentParser(
         prog="genre-stream history",
-        description="Show how much of each genre was heard, by day and by hour, in local time.",
+        description="Print how long each source was heard, silent and offline, the share of each "
+        "genre and the last changes, in local time.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="what --history has written")
-    form = parser.add_mutually_exclusive_group(required=True)
-    form.add_argument("--plot", type=Path, metavar="PICTURE", help="draw it, as .png, .svg or .pdf")
-    csv_help = "write seconds per hour and genre on standard output"
+    form = parser.add_mutually_exclusive_group()
+    plot_help = "draw it by day and by hour of the day, as .png, .svg or .pdf"
+    form.add_argument("--plot", type=Path, metavar="PICTURE", help=plot_help)
+    csv_help = "write the seconds of each hour, source and genre on standard output"
     form.add_argument("--csv", action="store_true", help=csv_help)
     parser.add_argument("--source", metavar="NAME", help="only this source")
     time_help = "ISO 8601, in UTC unless it has an offset"
@@ -39,12 +41,12 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         raise UserError(str(error)) from None
     try:
-        seconds = seconds_by_hour(arguments.file, from_, to, arguments.source)
-        if arguments.csv:
-            # In milliseconds, as the history keeps them, without the error of adding floats.
-            print(seconds.round(3).to_csv(date_format="%Y-%m-%d %H:%M"), end="", flush=True)
+        report = read_report(arguments.file, from_, to, arguments.source)
+        if arguments.plot:
+            plot(report, arguments.plot)
         else:
-            plot(seconds, arguments.plot)
+            text = as_csv(report) if arguments.csv else as_table(report)
+            print(text, end="", flush=True)
     except ModuleNotFoundError as error:
         raise UserError(
             f"this needs {error.name}; install it with: pip install 'genre-stream[history]'"

@@ -33,13 +33,41 @@ FROM minutes
 WHERE minute > :from - 60 AND minute < :to AND (:source IS NULL OR source = :source)
 ORDER BY minute, source, state, genre LIMIT :limit
 """
+READ_STATES = """
+SELECT source, start, CASE WHEN is_open AND session IS :running THEN NULL ELSE end END,
+    state, reason
+FROM states
+WHERE end >= :from AND start < :to AND (:source IS NULL OR source = :source)
+ORDER BY start, source, number LIMIT :limit
+"""
+KNOWN_SOURCE = """
+SELECT EXISTS (SELECT 1 FROM segments WHERE source = :source)
+    OR EXISTS (SELECT 1 FROM minutes WHERE source = :source)
+"""
 SEGMENT_COLUMNS = ("source", "start", "end", "state", "genre", "confidence", "title")
+STATE_COLUMNS = ("source", "start", "end", "state", "reason")
 MINUTE_COLUMNS = ("source", "minute", "state", "genre", "seconds", "confidence", "level_dbfs")
+TABLES = ("segments", "minutes", "states")
 APPLICATION_ID = 0x67656E72
 """Marks the file as ours: "genr"."""
 APPLICATION_ID_OFFSET = 68
 """Bytes from the beginning of the file (SQLite's file format, 1.3)."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+STATES_SCHEMA = f"""
+CREATE TABLE states (           -- since version 2
+    session INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    number INTEGER NOT NULL,    -- of the state within the source and the session
+    start REAL NOT NULL,        -- Unix seconds
+    end REAL NOT NULL,          -- Unix seconds; while it is open, when it was last known to last
+    is_open INTEGER NOT NULL,   -- of an older session: it was cut off
+    state TEXT NOT NULL,        -- connecting, live, stalled, reconnecting or failed
+    reason TEXT NOT NULL,
+    PRIMARY KEY (session, source, number)
+);
+CREATE INDEX states_by_end ON states (end);
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
 SCHEMA = f"""
 CREATE TABLE segments (
     session INTEGER NOT NULL,   -- the run of the daemon, by its start in Unix milliseconds
@@ -66,7 +94,7 @@ CREATE TABLE minutes (
     PRIMARY KEY (minute, source, state, genre)
 ) WITHOUT ROWID;
 PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
+{STATES_SCHEMA}
 """
 LOCKED_SECONDS = 0.6
 """How long a transaction waits for a lock of another program."""
@@ -120,6 +148,15 @@ class HistoryQuery:
                 "confidence": round(cells["confidence"], 4),
             }
 
+    def states(self) -> Iterator[dict[str, Any]]:
+        """Yield rows of `STATE_COLUMNS`, oldest first; times are as in `segments`."""
+        for row in self._rows(READ_STATES) if self._has_states() else ():
+            cells = dict(zip(STATE_COLUMNS, row, strict=True))
+            yield cells | {
+                "start": _iso(cells["start"]),
+                "end": None if cells["end"] is None else _iso(cells["end"]),
+            }
+
     def minutes(self) -> Iterator[dict[str, Any]]:
         """Yield rows of `MINUTE_COLUMNS`, oldest first; `minute` is ISO 8601."""
         for row in self._rows(READ_MINUTES):
@@ -132,10 +169,23 @@ class HistoryQuery:
                 "level_dbfs": round(cells["level_dbfs"], 1),
             }
 
-    def seconds_by_minute(self) -> Iterator[tuple[datetime, str, float]]:
-        """Yield minute, genre or else state, and seconds in it, oldest first."""
-        for _, minute, state, genre, seconds, *_ in self._rows(READ_MINUTES):
-            yield datetime.fromtimestamp(minute, UTC), genre or state, seconds
+    def seconds_by_minute(self) -> Iterator[tuple[str, float, str, float]]:
+        """Yield source, minute in Unix seconds, genre or else state, and seconds in it."""
+        for source, minute, state, genre, seconds, *_ in self._rows(READ_MINUTES):
+            yield source, minute, genre or state, seconds
+
+    def offline(self) -> Iterator[tuple[str, float, float]]:
+        """Yield source, start and end in Unix seconds of what was not live, oldest first."""
+        for source, start, end, state, _ in self._rows(READ_STATES) if self._has_states() else ():
+            if state != "live":
+                yield source, start, self.to.timestamp() if end is None else end
+
+    def knows_source(self) -> bool:
+        """Return whether there is anything of `source` at any time."""
+        sql = KNOWN_SOURCE
+        if self._has_states():
+            sql += " OR EXISTS (SELECT 1 FROM states WHERE source = :source)"
+        return bool(self.connection.execute(sql, {"source": self.source}).fetchone()[0])
 
     def json(self) -> bytes:
         """Return the content of ``/api/history``.
@@ -145,21 +195,32 @@ class HistoryQuery:
         span = encode({"from": timestamp(self.from_), "to": timestamp(self.to)})
         segments = b",".join(map(encode, self.segments()))
         minutes = b",".join(map(encode, self.minutes()))
-        return b'%b,"segments":[%b],"minutes":[%b],%b' % (
+        states = b",".join(map(encode, self.states()))
+        return b'%b,"segments":[%b],"minutes":[%b],"states":[%b],%b' % (
             span.removesuffix(b"}"),
             segments,
             minutes,
+            states,
             encode({"truncated": self.truncated}).removeprefix(b"{"),
         )
 
     def csv(self, table: str) -> bytes:
-        """Return one table, `segments` or `minutes`, as CSV with a line of column names."""
+        """Return one of `TABLES` as CSV with a line of column names."""
         text = io.StringIO()
-        columns = SEGMENT_COLUMNS if table == "segments" else MINUTE_COLUMNS
+        columns, rows = {
+            "segments": (SEGMENT_COLUMNS, self.segments),
+            "minutes": (MINUTE_COLUMNS, self.minutes),
+            "states": (STATE_COLUMNS, self.states),
+        }[table]
         writer = csv.DictWriter(text, columns)
         writer.writeheader()
-        writer.writerows(self.segments() if table == "segments" else self.minutes())
+        writer.writerows(rows())
         return text.getvalue().encode(errors="replace")
+
+    def _has_states(self) -> bool:
+        """Return whether the file has source states: an older daemon may have written it."""
+        (version,) = self.connection.execute("PRAGMA user_version").fetchone()
+        return bool(version >= 2)
 
     def _rows(self, sql: str) -> Iterator[Any]:
         parameters = {
@@ -245,6 +306,8 @@ def open_history(path: Path) -> sqlite3.Connection:
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         _check_application(connection, path)
+        if connection.execute("PRAGMA user_version").fetchone() < (2,):
+            connection.executescript(f"BEGIN IMMEDIATE; {STATES_SCHEMA} COMMIT;")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         # In KiB: the writer only appends, and would fill the default of 2 MiB within a day.

@@ -13,13 +13,15 @@ import queue
 import sqlite3
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from streamer.core.decision import Decision
-from streamer.core.events import PlacedSegment, Published, Sink
+from streamer.core.events import PlacedSegment, PlacedState, Published, Sink, SourceState
 from streamer.sinks import messages
 from streamer.sinks.history.database import (
     HistoryError,
@@ -41,6 +43,12 @@ VALUES
 ON CONFLICT DO UPDATE SET
     start = excluded.start, end = excluded.end, is_open = excluded.is_open, state = excluded.state,
     genre = excluded.genre, confidence = excluded.confidence, title = excluded.title
+"""
+WRITE_STATE = """
+INSERT INTO states (session, source, number, start, end, is_open, state, reason)
+VALUES (:session, :source, :number, :start, :end, :is_open, :state, :reason)
+ON CONFLICT DO UPDATE SET
+    start = excluded.start, end = excluded.end, is_open = excluded.is_open
 """
 WRITE_MINUTE = """
 INSERT INTO minutes (minute, source, state, genre, seconds, confidence, level_dbfs)
@@ -68,6 +76,41 @@ CLOSE_SECONDS = 1.5
 the wait for a lock of another program."""
 
 
+LAG_SECONDS = 2.0
+"""How far behind the clock the sound that decisions count may lie: they come at uneven intervals,
+and each counts the sound that follows that of the one before."""
+
+
+class _HeardTime:
+    """Which seconds of the clock the decisions about each source count.
+
+    None counts twice. So after a pause, when a station sends some seconds of sound at once, or
+    where a file is read faster than it plays, no more is counted than has passed.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+        """Unix seconds up to which the sound of each source is counted."""
+
+    def begin(self, source: str, start: float) -> None:
+        """Count nothing of a source before `start`, in Unix seconds."""
+        self._until[source] = max(self._until.get(source, start), start)
+
+    def count(self, source: str, time: float, seconds: float) -> Iterator[tuple[int, float]]:
+        """Take a decision about so many seconds of sound; yield the seconds of each minute."""
+        earliest = time - seconds - LAG_SECONDS
+        start = self._until.get(source, time - seconds)
+        if not earliest <= start <= time:
+            # After a pause that nobody announced, or when the clock was set back.
+            start = max(earliest, time - seconds) if start > time else earliest
+        end = self._until[source] = min(start + seconds, time)
+        while start < end:
+            minute = int(start // 60 * 60)
+            until = min(end, minute + 60)
+            yield minute, until - start
+            start = until
+
+
 class _PendingRows:
     """The newest version of each row to be written; beyond `PENDING_LIMIT` the oldest are lost."""
 
@@ -79,11 +122,15 @@ class _PendingRows:
         self._live: set[tuple[str, int]] = set()
         """Source and number of the segments that may still change."""
         self._segments: dict[tuple[str, int], PlacedSegment] = {}
+        self._states: dict[tuple[str, int], PlacedState] = {}
+        self._open_states: dict[str, PlacedState] = {}
+        """The state that each source is in."""
+        self._heard = _HeardTime()
         self._minutes: dict[tuple[int, str, str, str], tuple[float, float, float]] = {}
         """Sums of seconds, confidence x seconds and level x seconds, by primary key."""
 
     def __len__(self) -> int:
-        return len(self._segments) + len(self._minutes)
+        return len(self._segments) + len(self._minutes) + len(self._states)
 
     def add(self, published: Published) -> None:
         if isinstance(published.event, Decision):
@@ -95,24 +142,44 @@ class _PendingRows:
             if placed.final:
                 self._live.remove(key)
             self._segments[key] = placed
-        tables: tuple[dict[Any, Any], ...] = (self._segments, self._minutes)
+        for state in published.states:
+            self._add_state(state)
+        tables: tuple[dict[Any, Any], ...] = (self._segments, self._minutes, self._states)
         for rows in tables:
             while len(rows) > PENDING_LIMIT:
                 del rows[next(iter(rows))]
                 self.lost += 1
 
+    def _add_state(self, state: PlacedState) -> None:
+        self._states[state.source, state.number] = state
+        known = self._open_states.pop(state.source, None)
+        self.urgent |= known is None or known.number != state.number or not state.is_open
+        if state.is_open:
+            self._open_states[state.source] = state
+            if state.state is SourceState.LIVE:
+                self._heard.begin(state.source, state.start.timestamp())
+
+    def lengthen_states(self, time: datetime) -> None:
+        """Note that the sources are in the same states at `time`."""
+        for source, state in self._open_states.items():
+            if state.end < time:
+                state = self._open_states[source] = replace(state, end=time)
+                self._states[source, state.number] = state
+
     def _add_to_minute(self, published: Published, decision: Decision) -> None:
-        minute = int(published.time.timestamp()) // 60 * 60
-        key = (minute, published.source, decision.state.value, decision.genre or "")
         # As precise as in the protocol's messages.
-        seconds = round(decision.hop_seconds, 3)
         own = messages.confidence(decision, messages.shares(decision.probabilities))
-        known, confidence, level = self._minutes.get(key, (0.0, 0.0, 0.0))
-        self._minutes[key] = (
-            known + seconds,
-            confidence + seconds * own,
-            level + seconds * round(decision.level_dbfs, 1),
+        counted = self._heard.count(
+            published.source, published.time.timestamp(), round(decision.hop_seconds, 3)
         )
+        for minute, seconds in counted:
+            key = (minute, published.source, decision.state.value, decision.genre or "")
+            known, confidence, level = self._minutes.get(key, (0.0, 0.0, 0.0))
+            self._minutes[key] = (
+                known + seconds,
+                confidence + seconds * own,
+                level + seconds * round(decision.level_dbfs, 1),
+            )
 
     def write(self, connection: sqlite3.Connection, session: int) -> None:
         """Write all rows in one transaction; if it fails, all of them are kept."""
@@ -126,16 +193,20 @@ class _PendingRows:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(WRITE_SEGMENT, segments)
             connection.executemany(WRITE_MINUTE, minutes)
+            connection.executemany(
+                WRITE_STATE, [_state_row(session, state) for state in self._states.values()]
+            )
         self.clear()
 
     def clear(self) -> None:
         self._segments.clear()
         self._minutes.clear()
+        self._states.clear()
         self.urgent = False
 
 
 class History(Sink):
-    """Keeps decisions and segments in a file.
+    """Keeps decisions, segments and the states of sources in a file.
 
     Parameters
     ----------
@@ -143,6 +214,8 @@ class History(Sink):
         The SQLite file; created if it does not exist.
     retention_days
         Age beyond which rows are removed.
+    now
+        The clock; tests replace it.
 
     Raises
     ------
@@ -151,10 +224,16 @@ class History(Sink):
         is waited for and a corrupt file renamed, as they are later on.
     """
 
-    def __init__(self, path: Path, retention_days: float = 90.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        retention_days: float = 90.0,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self.write_errors = 0
         """Failed transactions since the start."""
         self._path = path
+        self._now = now
         self._retention = timedelta(days=retention_days)
         self._session = time.time_ns() // 1_000_000
         self._queue: queue.Queue[Published | None] = queue.Queue(QUEUE_LIMIT)
@@ -184,7 +263,7 @@ class History(Sink):
 
     def publish(self, published: Published) -> None:
         """Queue an event, if it changes a row."""
-        if published.segments or isinstance(published.event, Decision):
+        if published.segments or published.states or isinstance(published.event, Decision):
             self._put(published)
 
     def open_query(
@@ -194,10 +273,20 @@ class History(Sink):
         return open_query(self._path, from_, to, source, running=self._session)
 
     def read(
-        self, from_: datetime | None, to: datetime | None, source: str | None, table: str | None
-    ) -> bytes:
-        """Return one table, `segments` or `minutes`, as CSV, or both as JSON; see `open_query`."""
+        self,
+        from_: datetime | None,
+        to: datetime | None,
+        source: str | None,
+        table: str | None,
+        check_source: bool = False,
+    ) -> bytes | None:
+        """Return one of `TABLES` as CSV, or all of them as JSON; see `open_query`.
+
+        If `check_source`, the result is None for a source of which nothing is kept.
+        """
         with self.open_query(from_, to, source) as query:
+            if check_source and not query.knows_source():
+                return None
             return query.csv(table) if table else query.json()
 
     def close(self) -> None:
@@ -276,10 +365,12 @@ class History(Sink):
     def _write_to_file(self) -> None:
         with self._file.writing() as connection:
             if time.monotonic() >= self._next_tidying:
-                oldest = (datetime.now(UTC) - self._retention).timestamp()
+                oldest = (self._now() - self._retention).timestamp()
                 connection.execute("DELETE FROM segments WHERE end < ?", (oldest,))
                 connection.execute("DELETE FROM minutes WHERE minute < ?", (oldest,))
+                connection.execute("DELETE FROM states WHERE end < ?", (oldest,))
                 self._next_tidying = time.monotonic() + TIDY_SECONDS
+            self._pending.lengthen_states(self._now())
             if self._pending:
                 self._pending.write(connection, self._session)
 
@@ -290,6 +381,20 @@ class History(Sink):
             reason = f"{error}" if known else f"cannot write the history {self._path}: {error}"
             logger.error("%s; what is heard waits until it can", reason)
         self._failing = True
+
+
+def _state_row(session: int, placed: PlacedState) -> dict[str, Any]:
+    """Return the parameters of `WRITE_STATE`."""
+    return {
+        "session": session,
+        "source": placed.source,
+        "number": placed.number,
+        "start": placed.start.timestamp(),
+        "end": placed.end.timestamp(),
+        "is_open": placed.is_open,
+        "state": placed.state.value,
+        "reason": placed.reason.encode(errors="replace").decode(),
+    }
 
 
 def _row(session: int, placed: PlacedSegment) -> dict[str, Any]:

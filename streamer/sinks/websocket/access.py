@@ -6,12 +6,15 @@ import contextlib
 import hmac
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.datastructures import Headers
 
 from streamer.system.urls import HOST_PATTERN, normalise_origin
+
+MAX_PARAMETERS = 16
+"""Most parameters of a query."""
 
 
 class RefusedError(Exception):
@@ -107,10 +110,23 @@ def single(headers: Headers, name: str) -> str | None:
     return values[0] if values else None
 
 
+def check_parameters(query: str, known: Sequence[str]) -> None:
+    """Raise `RefusedError` if a query has another parameter than those and the token."""
+    for name in _parameters(query):
+        if name not in (*known, "token"):
+            raise RefusedError(
+                400, f"{ascii(name)[:80]} is no parameter; there are {', '.join(known)}"
+            )
+
+
 def parameter(query: str, name: str) -> str | None:
     """Return the last value of a query's parameter; `RefusedError` if there are too many."""
+    values = _parameters(query).get(name)
+    return (values[-1] or None) if values else None
+
+
+def _parameters(query: str) -> dict[str, list[str]]:
     try:
-        values = parse_qs(query, max_num_fields=16).get(name)
+        return parse_qs(query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
     except ValueError:
         raise RefusedError(400, "the query has too many parameters") from None
-    return values[-1] if values else None

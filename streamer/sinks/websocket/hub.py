@@ -233,6 +233,10 @@ class Hub(Sink):
         for placed in segments:
             self._keep_final(placed)
 
+    def has_source(self, name: str) -> bool:
+        """Return whether there is a source of that name."""
+        return name in self._sources
+
     def publish(self, published: Published) -> None:
         """Send an event to every client that subscribes to it, without waiting for any of them."""
         kind, source = published.type, published.source

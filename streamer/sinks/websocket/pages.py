@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,13 @@ from websockets.http11 import Request, Response
 
 from streamer.core.health import HealthReader
 from streamer.sinks import messages
-from streamer.sinks.websocket.access import Access, RefusedError, parameter, single
+from streamer.sinks.websocket.access import (
+    Access,
+    RefusedError,
+    check_parameters,
+    parameter,
+    single,
+)
 from streamer.sinks.websocket.hub import Hub
 from streamer.system.commandline import UserError
 from streamer.system.timestamps import parse_timestamp
@@ -34,8 +40,11 @@ MEDIA_TYPES = {
     ".png": "image/png",
 }
 """Media types by suffix; files with another suffix are not served."""
-ReadHistory = Callable[[datetime | None, datetime | None, str | None, str | None], bytes]
+ReadHistory = Callable[
+    [datetime | None, datetime | None, str | None, str | None, bool], bytes | None
+]
 """`History.read`, which takes up to seconds."""
+HISTORY_PARAMETERS = ("from", "to", "source", "format", "table")
 HISTORY_QUERIES = 2
 """History queries that run at the same time; further ones wait."""
 
@@ -144,6 +153,7 @@ class Pages:
     async def _history_page(self, query: str, accept: str) -> Page:
         if self._read_history is None:
             return text_page(404, "no history is kept; start the daemon with --history FILE.db")
+        check_parameters(query, HISTORY_PARAMETERS)
         try:
             from_, to = (
                 None if (text := parameter(query, name)) is None else parse_timestamp(name, text)
@@ -153,24 +163,34 @@ class Pages:
                 from_ = messages.day_before(to)
         except ValueError as error:
             raise RefusedError(400, str(error)) from None
+        if from_ and from_ > (to or datetime.now(UTC)):
+            raise RefusedError(400, "from must not be later than to, which is now by default")
         accepted = "csv" if "text/csv" in accept else "json"
         as_csv = _choice(query, "format", ("json", "csv"), accepted) == "csv"
-        table = _choice(query, "table", ("segments", "minutes"), "segments")
+        table = _choice(query, "table", ("segments", "minutes", "states"), "segments")
         source = parameter(query, "source")
         try:
             async with self._querying:
                 body = await asyncio.to_thread(
-                    self._read_history, from_, to, source, table if as_csv else None
+                    self._read_history,
+                    from_,
+                    to,
+                    source,
+                    table if as_csv else None,
+                    source is not None and not self._hub.has_source(source),
                 )
         except UserError as error:
             return text_page(503, str(error))
+        if body is None:
+            return text_page(404, f"no source is named {ascii(source)[:80]}; see /api/state")
         return Page(body, "text/csv; charset=utf-8" if as_csv else "application/json")
 
 
-def _choice(query: str, name: str, known: tuple[str, str], default: str) -> str:
+def _choice(query: str, name: str, known: Sequence[str], default: str) -> str:
     value = parameter(query, name) or default
     if value not in known:
-        raise RefusedError(400, f"{name} must be {' or '.join(known)}")
+        allowed = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise RefusedError(400, f"{name} must be {allowed}")
     return value
 
 

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import logging
 import os
 import random
@@ -13,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from support.history import PlacingHistory, rows
+from support.history import FOREVER_DAYS, PlacingHistory, rows
 from support.published import prediction, segment
 from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 
+from streamer.core.events import PlacedState, Published, SourceState, SourceStatus
 from streamer.sinks.history import database as history_file
 from streamer.sinks.history import writer as history_module
 from streamer.sinks.history.database import open_history, open_query
@@ -169,13 +171,13 @@ def test_setting_the_clock_lengthens_no_segment_even_if_events_had_to_wait(tmp_p
 def test_a_minute_sums_up_seconds_confidence_and_level_by_state_and_genre(tmp_path):
     kept = written(
         tmp_path / "h.db",
-        *(at(second, confidence=0.8, level_dbfs=-20.0) for second in range(30)),
-        *(at(second, confidence=0.6, level_dbfs=-30.0) for second in range(30, 40)),
+        *(at(second, confidence=0.8, level_dbfs=-20.0) for second in range(1, 31)),
+        *(at(second, confidence=0.6, level_dbfs=-30.0) for second in range(31, 41)),
         *(
             at(second, state="silence", genre=None, confidence=1.0, level_dbfs=-90.0)
-            for second in range(40, 60)
+            for second in range(41, 61)
         ),
-        at(61, genre="jazz", hop_seconds=2.5),
+        at(62.5, genre="jazz", hop_seconds=2.5),
         at(62, source="hall"),
     )
     assert [
@@ -190,9 +192,37 @@ def test_a_minute_sums_up_seconds_confidence_and_level_by_state_and_genre(tmp_pa
     assert (kept.minutes[0]["confidence"], kept.minutes[0]["level_dbfs"]) == (0.75, -22.5)
 
 
+@pytest.mark.parametrize(
+    ("decisions", "seconds"),
+    [
+        pytest.param([(1, 1), (2.4, 1), (3, 1), (4.1, 1), (5, 1)], 5.0, id="uneven"),
+        pytest.param([(1, 1), (50, 1), (50.1, 1), (50.2, 1), (50.3, 1)], 4.3, id="burst"),
+        pytest.param([(n / 100, 1) for n in range(1, 51)], 1.49, id="faster than it plays"),
+    ],
+)
+def test_no_second_of_the_clock_is_counted_twice(tmp_path, decisions, seconds):
+    kept = written(
+        tmp_path / "h.db", *(at(time, hop_seconds=hop, genre="jazz") for time, hop in decisions)
+    )
+    assert sum(row["seconds"] for row in kept.minutes) == pytest.approx(seconds, abs=0.01)
+
+
+def test_a_decision_at_the_change_of_a_minute_counts_for_both(tmp_path):
+    kept = written(tmp_path / "h.db", at(61, hop_seconds=4.0))
+    assert [(row["minute"][11:16], row["seconds"]) for row in kept.minutes] == [
+        ("12:00", 3.0),
+        ("12:01", 1.0),
+    ]
+
+
+def test_setting_the_clock_back_goes_on_counting(tmp_path):
+    kept = written(tmp_path / "h.db", at(7200), *(at(n, position=7200.0 + n) for n in range(1, 6)))
+    assert sum(row["seconds"] for row in kept.minutes) == 6.0
+
+
 def test_a_minute_of_two_runs_is_the_sum_of_both(tmp_path):
     path = tmp_path / "h.db"
-    written(path, *(at(second, confidence=0.9) for second in range(30)))
+    written(path, *(at(second, confidence=0.9) for second in range(1, 31)))
     kept = written(path, *(at(second, confidence=0.5) for second in range(40, 50)))
     (row,) = kept.minutes
     assert (row["seconds"], row["confidence"]) == (40.0, 0.8)
@@ -269,7 +299,7 @@ FULL_DISK = """
 import resource, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from support.history import PlacingHistory, rows
+from support.history import FOREVER_DAYS, PlacingHistory, rows
 from support.published import prediction, segment
 from streamer.sinks.history import writer as module
 from streamer.system.timestamps import parse_timestamp
@@ -312,7 +342,7 @@ START_WITHOUT = """
 import contextlib, resource, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from support.history import PlacingHistory, rows
+from support.history import FOREVER_DAYS, PlacingHistory, rows
 from support.published import prediction, segment
 from streamer.sinks.history import writer as module
 from streamer.sinks.history.database import HistoryError
@@ -521,12 +551,74 @@ def test_a_history_that_becomes_corrupt_while_it_is_open_is_replaced(tmp_path, c
     assert re.match(r"the history .*h\.db is damaged: .*malformed; it is kept as", logged)
 
 
+def in_state(number, start, end, state="live", reason="", source="radio"):
+    """Return an event that changes a stretch of a state; it is open without an `end`."""
+    begun, last = (NOON + timedelta(seconds=second) for second in (start, end or start))
+    placed = PlacedState(source, number, begun, last, end is None, SourceState(state), reason)
+    status = SourceStatus(source, "media", placed.state, reason)
+    return Published(source, 0, last, 0.0, status, states=(placed,))
+
+
+def test_the_states_of_sources_are_kept_with_their_reasons(tmp_path):
+    history = History(tmp_path / "h.db", FOREVER_DAYS, now=lambda: NOON + timedelta(seconds=70))
+    for event in (
+        in_state(1, 0, None),
+        in_state(1, 0, 20),
+        in_state(2, 20, None, "reconnecting", "no data for 10 s"),
+    ):
+        history.publish(event)
+    wait_until(lambda: len(list_states(history.open_query(*ALWAYS))) == 2, "two states")
+    off = list_states(history.open_query(*ALWAYS))[1]
+    assert (off["start"], off["end"]) == ("2026-05-01T12:00:20.000Z", None)
+    history.close()
+    live, off = list_states(open_query(tmp_path / "h.db", *ALWAYS))
+    assert (live["state"], live["reason"], live["end"]) == ("live", "", off["start"])
+    assert (off["state"], off["reason"]) == ("reconnecting", "no data for 10 s")
+    assert off["end"] == "2026-05-01T12:01:10.000Z"
+
+
+def test_an_outage_is_lengthened_while_nothing_is_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(history_module, "WRITE_SECONDS", 0.01)
+    path, clock = tmp_path / "h.db", [NOON]
+    history = History(path, FOREVER_DAYS, now=lambda: clock[0])
+    history.publish(in_state(1, 0, None, "failed", "no such file"))
+    clock[0] = NOON + timedelta(minutes=10)
+    ten_past = "2026-05-01T12:10:00.000Z"
+    wait_until(
+        lambda: [row["end"] for row in list_states(open_query(path, *ALWAYS))] == [ten_past],
+        "ten minutes",
+    )
+    history.close()
+
+
+def list_states(opening):
+    with opening as query:
+        return list(query.states())
+
+
+def test_a_file_of_version_1_is_read_and_goes_on_with_states(tmp_path):
+    path = tmp_path / "h.db"
+    written(path, at(0), segment(1, end=0.0, final=True))
+    with contextlib.closing(sqlite3.connect(path)) as older:
+        older.execute("DROP TABLE states")
+        older.execute("PRAGMA user_version = 1")
+        older.commit()
+    assert list_states(open_query(path, *ALWAYS)) == []
+    with open_query(path, *ALWAYS, "radio") as query:
+        assert query.knows_source()
+        assert json.loads(query.json())["states"] == []
+    kept = written(path, at(5), in_state(1, 5, 9), segment(1, end=5.0, final=True))
+    assert len(kept.segments) == 2
+    (state,) = list_states(open_query(path, *ALWAYS))
+    assert (state["source"], state["state"]) == ("radio", "live")
+
+
 def test_a_file_of_a_newer_version_is_refused(tmp_path):
     path = tmp_path / "h.db"
     History(path).close()
     with sqlite3.connect(path) as newer:
-        newer.execute("PRAGMA user_version = 2")
-    with pytest.raises(HistoryError, match=r"newer genre-stream \(version 2 of the file\); update"):
+        newer.execute("PRAGMA user_version = 3")
+    with pytest.raises(HistoryError, match=r"newer genre-stream \(version 3 of the file\); update"):
         History(path)
 
 

@@ -587,7 +587,7 @@ def test_api_state_has_the_state_and_latest_prediction_of_each_source():
 
 def test_api_history_returns_json_and_csv(tmp_path):
     async def scenario():
-        async with running_server(history=tmp_path / "h.db") as (hub, server):
+        async with running_server("radio", "hall", history=tmp_path / "h.db") as (hub, server):
             hub.publish(prediction(10))
             hub.publish(segment(1, end=10.0, final=True))
             found = {"segments": []}
@@ -607,8 +607,13 @@ def test_api_history_returns_json_and_csv(tmp_path):
             assert text.splitlines()[0].startswith("source,minute,state,genre,seconds")
             past = f"{server.url}api/history?from=2001-01-01T00:00:00Z&to=2001-01-02"
             assert json.loads((await fetch(past))[2])["segments"] == []
-            other = await fetch(f"{server.url}api/history?source=hall")
+            other = await fetch(f"{server.url}api/history?source=hall&from=")
             assert json.loads(other[2])["segments"] == []
+            unknown = await fetch(f"{server.url}api/history?source=attic")
+            assert unknown[::2] == (404, "no source is named 'attic'; see /api/state\n")
+            # Once heard, a source stays known after it was removed.
+            hub.remove_source("radio")
+            assert (await fetch(f"{server.url}api/history?source=radio"))[0] == 200
 
     run(scenario())
 
@@ -620,7 +625,13 @@ def test_api_history_returns_json_and_csv(tmp_path):
         ("to=9999-12-31T23:59:59-23:00", "to must be a moment"),
         ("to=0001-01-01T00:00:00Z", "there is no day before 0001-01-01T00:00:00.000Z; say from"),
         ("format=xml", "format must be json or csv"),
-        ("table=users", "table must be segments or minutes"),
+        ("table=users", "table must be segments, minutes or states"),
+        (
+            "until=2026-05-01",
+            "'until' is no parameter; there are from, to, source, format, table\n",
+        ),
+        ("from=2026-05-02&to=2026-05-01", "from must not be later than to"),
+        ("from=2126-05-02", "from must not be later than to, which is now by default"),
         ("&".join(f"a{n}=1" for n in range(99)), "the query has too many parameters"),
     ],
 )
