@@ -170,7 +170,7 @@ class Service:
                 if published.event.genre
                 else published.event.state.replace("_", " ")
             )
-            self._supervisor.decided(event.source)
+            self._supervisor.decided(event.source, published.event)
         elif isinstance(published.event, SourceStatus):
             state = published.event.state
             self._status_words[event.source] = state

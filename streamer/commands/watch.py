@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = build_parser().parse_args(argv)
     url = websocket_url(arguments.url)
     token = _read_token(arguments.token_file)
-    screen = _Screen()
+    screen = _Screen(arguments.source)
     show = _print_frame if arguments.json else screen.show
     try:
         asyncio.run(_watch(url, token, arguments.source, show))
@@ -239,22 +239,35 @@ def _retry_at(frame: Mapping[str, Any]) -> float | None:
 
 
 class _Screen:
-    """One coloured line a source on a terminal; elsewhere a line for every change."""
+    """One coloured line a source on a terminal; elsewhere a line for every change.
 
-    def __init__(self) -> None:
+    `sources` are the names of those that are shown, None for all.
+    """
+
+    def __init__(self, sources: Sequence[str] | None = None) -> None:
+        self._sources = sources
+        self._states: dict[str, str] = {}
         self._colours: dict[str, str] = {}
         self._terminal = Terminal(sys.stdout) if sys.stdout.isatty() else None
         self._last: dict[str, tuple[str | None, ...]] = {}
 
     def show(self, text: str) -> None:
         """Show a frame, if it is of a type that is shown."""
-        frame = _parse(text)
+        self._show(_parse(text))
+
+    def _show(self, frame: Mapping[str, Any]) -> None:
         genre = frame.get("genre")
         match frame["type"]:
             case "hello":
                 self._colours = frame.get("colours") or colours(frame["labels"])
+                for source in frame["sources"]:
+                    self._greet(source)
+            case "prediction" if self._states.get(frame["source"], "live") != "live":
+                pass  # it is from before the source went off
             case "prediction" | "source":
                 source, line = frame["source"], _line(frame)
+                if frame["type"] == "source":
+                    self._states[source] = frame["state"]
                 change = (frame["type"], frame["state"], genre, frame.get("detail"))
                 if self._terminal:
                     colour = DIM if genre is None else ansi(self._colours.get(genre, COLOURS[0]))
@@ -263,6 +276,15 @@ class _Screen:
                 elif self._last.get(source) != change:
                     self._last[source] = change
                     print(line(FILE_COLUMNS), flush=True)
+
+    def _greet(self, source: dict[str, Any]) -> None:
+        """Show a source that no prediction follows: it is not live, or was never heard."""
+        name = source["name"]
+        self._states[name] = source["state"]
+        shown = self._sources is None or "*" in self._sources or name in self._sources
+        if shown and (source["state"] != "live" or source.get("heard_until") is None):
+            reason = source.get("reason", "")
+            self._show(source | {"type": "source", "source": name, "detail": reason})
 
     def finish(self) -> None:
         """Wait until the terminal has been written to."""

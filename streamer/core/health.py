@@ -8,6 +8,8 @@ from dataclasses import dataclass
 UNHEALTHY_SECONDS = 10.0
 """A source without a decision for this long is unhealthy; every source may take as long to connect
 and to fill its first window."""
+DEAD_AIR_SECONDS = 60.0
+"""A station that sends digital silence for this long is unhealthy. A muted microphone is not."""
 HOPS_WITHOUT_DECISION = 3
 """Hops that a source may be without a decision."""
 
@@ -28,6 +30,12 @@ class SourceHealth:
     """Why it is in that state."""
     quiet_seconds: float = 0.0
     """Seconds since the last decision, or since the start before the first."""
+    silence_seconds: float = 0.0
+    """How long the source has been silent; 0 while it is not live."""
+    digital_silence_seconds: float = 0.0
+    """How long all samples have been 0."""
+    is_station: bool = False
+    """Whether it is an internet stream without an end, which should not be silent for long."""
     hop_seconds: float = 1.0
     """Current seconds of sound between two decisions."""
     round_seconds: float = 0.0
@@ -49,6 +57,9 @@ class SourceHealth:
     """NaN or infinite; they became silence."""
     clipped_samples: int = 0
     reconnects: int = 0
+    """Times that sound came again after an interruption."""
+    reconnect_attempts: int = 0
+    """Times that it was opened again."""
     crashes: int = 0
     """Times that its listener started over after a crash."""
 
@@ -59,10 +70,12 @@ class SourceHealth:
         if self.state == "failed":
             return self.detail or "failed"
         limit = max_quiet_seconds(UNHEALTHY_SECONDS, self.hop_seconds, self.round_seconds)
-        if self.quiet_seconds <= limit:
-            return None
-        reason = f"no decision for {self.quiet_seconds:.0f} s"
-        return f"{reason}: {self.detail}" if self.detail else reason
+        if self.quiet_seconds > limit:
+            reason = f"no decision for {self.quiet_seconds:.0f} s"
+            return f"{reason}: {self.detail}" if self.detail else reason
+        if self.is_station and self.digital_silence_seconds >= DEAD_AIR_SECONDS:
+            return f"digital silence for {self.digital_silence_seconds:.0f} s"
+        return None
 
 
 HealthReader = Callable[[], Iterable[SourceHealth]]

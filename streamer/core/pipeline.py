@@ -182,6 +182,13 @@ class Pipeline:
         self.position = max(self.position, position)
         return events
 
+    def interrupt(self) -> list[Event]:
+        """Complete what was fed, before sound is missing; return its events.
+
+        They are otherwise returned by the next call of `feed`, which must have `discontinuity`.
+        """
+        return [] if self._finished else self._flush_resampler()
+
     def finish(self) -> list[Event]:
         """End the source; return its last events.
 

@@ -95,8 +95,10 @@ class _SourceTimeline:
         # What starts where there was a pause starts after it; what ends there ends before it.
         start = self._time_of(start_position, start_position < self.previous_position)
         end = self._time_of(end_position, end_position <= self.previous_position)
-        if self.sound_end_in_hop and self.previous_position < end_position < self.position:
-            end = self.sound_end_in_hop
+        if self.sound_end_in_hop and end_position < self.position:
+            # A decision may have come long after the sound that it is about.
+            before = self._time_of(end_position, True)
+            end = min(before, self.sound_end_in_hop)
         elif self.sound_end and segment.end is not None:
             end = min(end, self.sound_end)
         known = self.live.pop(number, None)

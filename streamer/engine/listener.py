@@ -276,6 +276,19 @@ class Listener:
                 logger.exception("%s: the pipeline crashed at its end", self.source.name)
         self._set_status(state, detail)
 
+    def _interrupt_pipeline(self) -> None:
+        """Emit what the sound so far completes; later it would be taken for new."""
+        pipeline = self.pipeline
+        if pipeline is None or self._sound_end is None:
+            return
+        try:
+            with self.scheduler.slot():
+                events = pipeline.interrupt()
+        except Exception:
+            self.pipeline = None
+            raise
+        self._emit_all(events, self._sound_end, pipeline.position)
+
     def _set_status(
         self,
         state: SourceState,
@@ -297,6 +310,7 @@ class Listener:
             logger.log(level, "%s: %s%s", self.source.name, state, words)
             if self.status.state is SourceState.LIVE:
                 since = self._sound_end
+                self._interrupt_pipeline()
         if since is not None:
             since = min(since, time.monotonic()) if self.source.real_time else None
         self.status = SourceStatus(

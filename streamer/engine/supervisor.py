@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
+from streamer.core.decision import Decision
 from streamer.core.events import SourceState, SourceStatus
 from streamer.core.health import SourceHealth
 from streamer.engine.listener import Listener, stop_all
@@ -76,10 +77,10 @@ class Supervisor:
         await asyncio.to_thread(stop_all, listeners, self._stop_seconds)
         self._deliver_all()
 
-    def decided(self, name: str) -> None:
-        """Record that there was a decision about a source."""
+    def decided(self, name: str, decision: Decision) -> None:
+        """Record a decision about a source."""
         if name in self._progress:
-            self._progress[name].decided()
+            self._progress[name].decided(decision)
 
     def health(self) -> list[SourceHealth]:
         """Return the current state and counters of every source."""

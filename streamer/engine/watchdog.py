@@ -10,8 +10,10 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
+from streamer.core.decision import Decision
 from streamer.core.events import SourceState
 from streamer.core.health import SourceHealth, max_quiet_seconds
+from streamer.core.silence import LEAST_DBFS
 from streamer.engine.listener import Listener
 
 OVERDUE_SECONDS = 3.0
@@ -32,6 +34,7 @@ class Progress:
         self._clock = clock
         self._first_seconds = first_seconds
         self._quiet_since = self._due_since = clock() + first_seconds
+        self._silence_seconds = self._digital_silence_seconds = 0.0
 
     @property
     def quiet_seconds(self) -> float:
@@ -44,8 +47,13 @@ class Progress:
         pipeline = self.listener.pipeline
         return pipeline.hop_seconds if pipeline else 1.0
 
-    def decided(self) -> None:
-        """Record that there was a decision."""
+    def decided(self, decision: Decision | None = None) -> None:
+        """Record that there was a decision, and the silence that it reports."""
+        if decision is not None:
+            self._silence_seconds = decision.silence_seconds
+            is_digital = decision.silence_seconds > 0 and decision.level_dbfs <= LEAST_DBFS
+            digital_seconds = self._digital_silence_seconds + decision.hop_seconds
+            self._digital_silence_seconds = digital_seconds if is_digital else 0.0
         self._quiet_since = self._due_since = self._clock()
 
     def is_overdue(self) -> bool:
@@ -64,11 +72,15 @@ class Progress:
     def health(self) -> SourceHealth:
         """Return the current state and counters of the source."""
         listener, pipeline = self.listener, self.listener.pipeline
+        is_live = listener.status.state is SourceState.LIVE
         return SourceHealth(
             source=listener.source.name,
             state=listener.status.state,
             detail=listener.status.detail,
             quiet_seconds=self.quiet_seconds,
+            silence_seconds=self._silence_seconds if is_live else 0.0,
+            digital_silence_seconds=self._digital_silence_seconds if is_live else 0.0,
+            is_station=listener.source.kind == "media" and listener.source.live,
             hop_seconds=self.hop_seconds,
             round_seconds=listener.scheduler.round_seconds,
             audio_seconds=pipeline.position if pipeline else 0.0,
@@ -81,6 +93,7 @@ class Progress:
             nan_samples=pipeline.nan_samples if pipeline else 0,
             clipped_samples=pipeline.clipped_samples if pipeline else 0,
             reconnects=listener.reconnects,
+            reconnect_attempts=listener.reconnect_attempts,
             crashes=listener.crashes,
         )
 

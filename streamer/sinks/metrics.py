@@ -7,6 +7,7 @@ themselves are read when Prometheus scrapes.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from streamer.core.decision import Decision
-from streamer.core.events import Published, Sink, SourceState
+from streamer.core.events import PlacedState, Published, Sink, SourceState
 from streamer.core.health import HealthReader, SourceHealth
 from streamer.core.segments import State
 
@@ -41,13 +42,27 @@ _SOURCE_COUNTERS: tuple[tuple[str, str, Callable[[SourceHealth], float]], ...] =
     ),
     ("nan_samples", "Samples that were not numbers.", lambda h: h.nan_samples),
     ("clipped_samples", "Samples at or beyond full scale.", lambda h: h.clipped_samples),
-    ("reconnects", "Times that the source was opened again.", lambda h: h.reconnects),
+    ("reconnects", "Times that sound came again after an interruption.", lambda h: h.reconnects),
+    (
+        "reconnect_attempts",
+        "Times that the source was opened again, whether or not sound came.",
+        lambda h: h.reconnect_attempts,
+    ),
     ("crashes", "Times that the source's thread was started again.", lambda h: h.crashes),
 )
 _SOURCE_GAUGES: tuple[tuple[str, str, Callable[[SourceHealth], float]], ...] = (
     ("queue_depth", "Blocks of sound that wait for the pipeline.", lambda h: h.queue_depth),
     ("hop_seconds", "Seconds of sound between two predictions.", lambda h: h.hop_seconds),
-    ("quiet_seconds", "Seconds since the last decision.", lambda h: h.quiet_seconds),
+    (
+        "quiet_seconds",
+        "Seconds since the last decision, which silence does not prevent.",
+        lambda h: h.quiet_seconds,
+    ),
+    (
+        "silence_seconds",
+        "Seconds of silence up to now, 0 while there is sound or the source is not live.",
+        lambda h: h.silence_seconds,
+    ),
     (
         "real_time_factor",
         "Seconds of inference for a second of sound, since the start.",
@@ -88,10 +103,37 @@ class WriterCounters(Protocol):
         """Events and rows lost since the start."""
 
 
+class _OfflineTime:
+    """How long each source has not been live, and since when it is in its state."""
+
+    def __init__(self) -> None:
+        self.current: dict[str, PlacedState] = {}
+        """The state that each source is in."""
+        self._ended: defaultdict[str, float] = defaultdict(float)
+        """Seconds of the stretches that have ended."""
+
+    def update(self, states: Iterable[PlacedState]) -> None:
+        for placed in states:
+            if placed.is_open:
+                self.current[placed.source] = placed
+                continue
+            self.current.pop(placed.source, None)
+            if placed.state is not SourceState.LIVE:
+                self._ended[placed.source] += (placed.end - placed.start).total_seconds()
+
+    def seconds(self, source: str, now: float) -> float:
+        """Return the seconds up to `now`, a Unix time."""
+        current = self.current.get(source)
+        lasting = 0.0
+        if current and current.state is not SourceState.LIVE:
+            lasting = max(0.0, now - current.start.timestamp())
+        return self._ended[source] + lasting
+
+
 class Metrics(Sink, Collector):
     """Counts events, and exposes the counters of sources, clients and history.
 
-    `health` reads the counters of every source.
+    `health` reads the counters of every source; `now` is the clock, in Unix seconds.
     """
 
     def __init__(
@@ -102,6 +144,7 @@ class Metrics(Sink, Collector):
         health: HealthReader,
         clients: Clients,
         history: WriterCounters | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.registry = registry = CollectorRegistry()
         """All of the metrics."""
@@ -119,22 +162,27 @@ class Metrics(Sink, Collector):
             "genre_stream_messages", "Messages published.", ("type",), registry=registry
         )
         self._decisions: dict[str, Decision] = {}
+        self._offline = _OfflineTime()
+        self._now = now
         self._read_health = health
         self._clients = clients
-        self._started = time.time()
+        self._started = now()
         self._history = history
         registry.register(self)
 
     def publish(self, published: Published) -> None:
         """Count an event."""
         self._messages.labels(published.type).inc()
+        self._offline.update(published.states)
         if isinstance(published.event, Decision):
             self._latency.labels(published.source).observe(published.latency)
             self._decisions[published.source] = published.event
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics that are read when Prometheus scrapes."""
-        yield from _source_metrics(list(self._read_health()), self._decisions)
+        health = list(self._read_health())
+        yield from _source_metrics(health, self._decisions)
+        yield from _offline_metrics(health, self._offline, self._now())
         yield from _client_metrics(self._clients, self._started)
         if self._history:
             yield from _history_metrics(self._history)
@@ -143,7 +191,10 @@ class Metrics(Sink, Collector):
 def _source_metrics(
     health: list[SourceHealth], decisions: Mapping[str, Decision]
 ) -> Iterator[Metric]:
-    """Yield the counters and the last decision of the sources that exist."""
+    """Yield the counters of the sources that exist, and the last decision of those that are live.
+
+    A decision from before an outage says nothing about what is heard now.
+    """
     for name, text, read in _SOURCE_COUNTERS:
         values = {one.source: read(one) for one in health}
         yield _by_source(CounterMetricFamily, name, text, values)
@@ -157,7 +208,8 @@ def _source_metrics(
     yield summary
     states = {one.source: _state_set(one.state, SourceState) for one in health}
     yield _by_source(StateSetMetricFamily, "source_state", "State of the source.", states)
-    last = {source: decisions[source] for source in sorted(states) if source in decisions}
+    live = sorted(one.source for one in health if one.state == SourceState.LIVE)
+    last = {source: decisions[source] for source in live if source in decisions}
     for name, text, read_decision in _DECISION_GAUGES:
         values = {source: read_decision(decision) for source, decision in last.items()}
         yield _by_source(GaugeMetricFamily, name, text, values)
@@ -168,6 +220,29 @@ def _source_metrics(
     text = "Genre of the last prediction, empty unless it is music."
     genres = {source: {"genre": decision.genre or ""} for source, decision in last.items()}
     yield _by_source(InfoMetricFamily, "heard", text, genres)
+
+
+def _offline_metrics(
+    health: Iterable[SourceHealth], offline: _OfflineTime, now: float
+) -> Iterator[Metric]:
+    sources = [one.source for one in health]
+    yield _by_source(
+        CounterMetricFamily,
+        "offline_seconds",
+        "Seconds in which the source was not live, counted from its last sound.",
+        {source: offline.seconds(source, now) for source in sources},
+    )
+    yield _by_source(
+        GaugeMetricFamily,
+        "source_state_start_time_seconds",
+        "When the state of the source began, in Unix seconds; that it is live with its first "
+        "sound, that it is not with its last.",
+        {
+            source: offline.current[source].start.timestamp()
+            for source in sources
+            if source in offline.current
+        },
+    )
 
 
 def _client_metrics(clients: Clients, started: float) -> Iterator[Metric]:

@@ -169,9 +169,11 @@ class _PendingRows:
     def _add_to_minute(self, published: Published, decision: Decision) -> None:
         # As precise as in the protocol's messages.
         own = messages.confidence(decision, messages.shares(decision.probabilities))
-        counted = self._heard.count(
-            published.source, published.time.timestamp(), round(decision.hop_seconds, 3)
-        )
+        time = published.time.timestamp()
+        if published.latency > LAG_SECONDS:
+            # What sound was left is decided about when it is noticed that there is no more.
+            time -= published.latency
+        counted = self._heard.count(published.source, time, round(decision.hop_seconds, 3))
         for minute, seconds in counted:
             key = (minute, published.source, decision.state.value, decision.genre or "")
             known, confidence, level = self._minutes.get(key, (0.0, 0.0, 0.0))

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -166,7 +166,7 @@ class _SourceState:
     next_attempt: str | None = None
     """The same."""
     heard_until: str | None = None
-    """Time of the latest prediction, also of one before the source was started again."""
+    """End of the sound of the latest prediction, also of one before the source was restarted."""
     prediction: Message | None = None
     prediction_frame: bytes = b""
     segments: dict[int, PlacedSegment] = field(default_factory=dict)
@@ -325,7 +325,8 @@ class Hub(Sink):
             return
         if published.type == "prediction":
             source.prediction, source.prediction_frame = message, frame
-            source.heard_until = message["time"]
+            heard_until = published.time - timedelta(seconds=published.latency)
+            source.heard_until = messages.timestamp(heard_until)
         elif isinstance(published.event, SourceStatus):
             source.state, source.detail = published.event.state, published.event.detail
             source.reason, source.since = message["reason"], message["since"]

@@ -144,7 +144,9 @@ class Pages:
                     "state": health.state,
                     "healthy": problem is None,
                     "reason": problem,
+                    "detail": health.detail,
                     "seconds_since_decision": round(health.quiet_seconds, 1),
+                    "seconds_of_silence": round(health.silence_seconds, 1),
                 }
                 for health, problem in problems
             }

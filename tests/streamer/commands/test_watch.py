@@ -72,11 +72,35 @@ def test_each_change_is_a_new_line():
             hub.publish(prediction(2, genre="jazz"))
             hub.publish(prediction(65, state="silence", genre=None, confidence=1.0))
             hub.publish(source_state("stalled", detail="no sound for 3 s"))
+            assert await line(watcher.stdout) == "radio        live"
             assert await line(watcher.stdout) == (
                 "radio         0:01  jazz        83 % ████████░░  -21 dBFS"
             )
             assert (await line(watcher.stdout)).startswith("radio         1:05  silence     ")
             assert await line(watcher.stdout) == "radio        stalled: no sound for 3 s"
+
+    run(scenario())
+
+
+def test_a_source_that_is_off_is_shown_with_the_reason_and_not_with_what_it_said_before():
+    async def scenario():
+        async with running_server("radio", "hall", "attic") as (hub, server):
+            hub.publish(prediction(1, "radio", genre="jazz"))
+            hub.publish(source_state("reconnecting", "radio", "no data for 10 s"))
+            hub.publish(source_state("failed", "hall", "no such file"))
+            async with watching(server.url) as watcher:
+                lines = [await line(watcher.stdout) for _ in range(3)]
+                await until(lambda: list(hub.outboxes))
+                hub.publish(source_state("live", "radio"))
+                hub.publish(prediction(2, "radio", genre="rock"))
+                lines += [await line(watcher.stdout) for _ in range(2)]
+        assert lines[:4] == [
+            "radio        reconnecting: no data for 10 s",
+            "hall         failed: no such file",
+            "attic        live",
+            "radio        live",
+        ]
+        assert lines[4].startswith("radio         0:02  rock")
 
     run(scenario())
 

@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from streamer.core.decision import Decision, State
 from streamer.core.events import SourceState, SourceStatus
 from streamer.engine.listener import Listener
 from streamer.engine.scheduler import Scheduler
@@ -147,6 +148,34 @@ def test_the_health_has_the_state_and_the_counters(listener, clock):
     listener.reconnects = 3
     health = progress.health()
     assert (health.source, health.state, health.reconnects) == ("demo", "reconnecting", 3)
+
+
+def silence(level_dbfs, seconds):
+    return Decision(9.0, 1.0, State.SILENCE, None, 1.0, {}, {}, level_dbfs, silence_seconds=seconds)
+
+
+def test_the_health_has_the_seconds_of_silence_and_of_digital_silence(listener, clock):
+    progress = Progress(listener, FIRST_SECONDS, clock)
+    enter(listener, SourceState.LIVE)
+    for seconds, level in enumerate((-70.0, -120.0, -120.0), start=1):
+        progress.decided(silence(level, seconds))
+    health = progress.health()
+    assert (health.silence_seconds, health.digital_silence_seconds) == (3, 2)
+    enter(listener, SourceState.STALLED)
+    health = progress.health()
+    assert (health.silence_seconds, health.digital_silence_seconds) == (0, 0)
+    enter(listener, SourceState.LIVE)
+    progress.decided(Decision(9.0, 1.0, State.MUSIC, "jazz", 1.0, {}, {}, -20.0))
+    health = progress.health()
+    assert (health.silence_seconds, health.digital_silence_seconds) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "live", "expected"), [("media", True, True), ("media", False, False)]
+)
+def test_only_a_stream_without_an_end_is_a_station(listener, clock, kind, live, expected):
+    listener.source.kind, listener.source.live = kind, live
+    assert Progress(listener, FIRST_SECONDS, clock).health().is_station is expected
 
 
 async def tasks():

@@ -393,7 +393,7 @@ def test_sources_can_be_added_and_removed():
 
 def test_hello_says_why_a_source_is_off_since_when_and_until_when_it_was_heard():
     hub = PlacingHub(hello("radio"))
-    hub.publish(prediction(12, time="2026-05-01T12:00:00Z"))
+    hub.publish(prediction(12, time="2026-05-01T12:00:00Z", latency_ms=250.0))
     status = SourceStatus(
         "radio",
         "media",
@@ -411,12 +411,12 @@ def test_hello_says_why_a_source_is_off_since_when_and_until_when_it_was_heard()
         "reason": "no data for 10 s",
         "since": "2026-05-01T12:00:00.250Z",
         "next_attempt": "2026-05-01T12:00:14.000Z",
-        "heard_until": "2026-05-01T12:00:00.000Z",
+        "heard_until": "2026-05-01T11:59:59.750Z",
     }
     assert check_frame(hub.hello())["sources"] == [off]
     assert off.items() <= hub.state()["sources"][0].items()
     hub.add_source("radio", "media")
-    assert hub.hello()["sources"][0]["heard_until"] == "2026-05-01T12:00:00.000Z"
+    assert hub.hello()["sources"][0]["heard_until"] == "2026-05-01T11:59:59.750Z"
 
 
 def test_a_late_client_gets_both_segments_whose_boundary_may_still_move():

@@ -1,5 +1,6 @@
 import asyncio
 import re
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -28,7 +29,9 @@ HEALTH = SourceHealth(
     mix_fallbacks=3,
     nan_samples=2,
     clipped_samples=7,
+    silence_seconds=12.5,
     reconnects=4,
+    reconnect_attempts=9,
     crashes=1,
 )
 
@@ -79,9 +82,12 @@ def test_the_counters_of_a_source_are_exposed(metrics):
         "nan_samples_total": 2,
         "clipped_samples_total": 7,
         "reconnects_total": 4,
+        "reconnect_attempts_total": 9,
         "crashes_total": 1,
         "queue_depth": 3,
         "hop_seconds": 2.0,
+        "quiet_seconds": 0.5,
+        "silence_seconds": 12.5,
         "real_time_factor": 0.05,
         "inference_seconds_count": 50,
         "inference_seconds_sum": 5.0,
@@ -89,6 +95,19 @@ def test_the_counters_of_a_source_are_exposed(metrics):
         assert read(metrics, f"genre_stream_{name}", source="radio") == value, name
     state = "genre_stream_source_state"
     assert read(metrics, state, source="radio", genre_stream_source_state="live") == 1
+
+
+def test_a_source_that_is_not_live_says_nothing_of_what_was_heard_before():
+    health = [HEALTH]
+    metrics = Metrics(version="1", model=MODEL, health=lambda: health, clients=Hub(hello()))
+    metrics.publish(prediction(1, genre="jazz"))
+    assert read(metrics, "genre_stream_heard_info", source="radio", genre="jazz") == 1
+    health[:] = [replace(HEALTH, state="stalled")]
+    assert read(metrics, "genre_stream_heard_info", source="radio", genre="jazz") is None
+    assert read(metrics, "genre_stream_level_dbfs", source="radio") is None
+    assert read(metrics, "genre_stream_confidence_ratio", source="radio") is None
+    state = "genre_stream_state"
+    assert read(metrics, state, source="radio", genre_stream_state="music") is None
 
 
 def test_a_removed_source_keeps_only_its_latency():

@@ -87,7 +87,7 @@ async def metric(server, name):
 def test_a_client_on_any_path_gets_hello_and_the_latest_before_anything_new():
     async def scenario():
         async with running_server("radio", "hall") as (hub, server):
-            hub.publish(prediction(3, "radio"))
+            hub.publish(prediction(3, "radio", latency_ms=0.0))
             hub.publish(segment(1, "radio"))
             async with connect(websocket_url(server, "/any/path?at=all")) as connection:
                 first, latest, open_segment = await receive(connection, 3)
@@ -556,6 +556,9 @@ def test_healthz_reports_which_source_makes_no_progress_and_why():
             sources.append(SourceHealth("hall", "reconnecting", "refused", quiet_seconds=31.4))
             sources.append(SourceHealth("slow", "live", quiet_seconds=40.0, hop_seconds=20.0))
             sources.append(SourceHealth("gone", "failed", "404 Not Found"))
+            quiet = {"silence_seconds": 300.0, "digital_silence_seconds": 75.2}
+            sources.append(SourceHealth("station", "live", is_station=True, **quiet))
+            sources.append(SourceHealth("microphone", "live", **quiet))
             status, headers, body = await fetch(f"{server.url}healthz")
             assert (status, headers["Content-Type"]) == (503, "application/json")
             health = json.loads(body)
@@ -566,7 +569,12 @@ def test_healthz_reports_which_source_makes_no_progress_and_why():
                 "hall": "no decision for 31 s: refused",
                 "slow": None,
                 "gone": "404 Not Found",
+                "station": "digital silence for 75 s",
+                "microphone": None,
             }
+            silence = [each["seconds_of_silence"] for each in health["sources"].values()]
+            assert silence == [0, 0, 0, 0, 0, 300, 300]
+            assert health["sources"]["hall"]["detail"] == "refused"
 
     run(scenario())
 
