@@ -209,7 +209,8 @@ def test_a_prediction_from_before_a_failure_is_not_shown_as_current(
     radio.publish(prediction(20, time=ago(3600)), segment(1), segment(1, end=20.0, final=True))
     radio.publish(source_state("reconnecting"))
     page.open(radio.url)
-    page.until("document.querySelectorAll('#heard tr').length === 1")
+    page.until("document.querySelectorAll('#heard tr').length === 2")
+    assert page.texts(".heard-name") == ["Reconnecting", "Blues"]
     page.until("document.getElementById('timeline').dataset.range === '21600'")
     radio.publish(source_state("live"))
     page.until_text("now-genre", "Listening")
@@ -376,15 +377,19 @@ def test_an_outage_is_a_gap_between_segments(page: Page, radio: Broadcast) -> No
     page.open(radio.url)
     page.until_text("connection", "Connected")
     radio.publish(prediction(9, time=ago(61)), segment(1), prediction(10, time=ago(60)))
-    radio.publish(source_state("reconnecting"), source_state("live"))
     radio.publish(
+        source_state("stalled", detail="no audio for 3 s", time=ago(60)),
+        source_state("reconnecting", detail="refused", time=ago(50)),
+        source_state("live", time=ago(10)),
         prediction(11, time=ago(9)),  # 50 seconds were lost after position 10
         segment(1, end=10.0, final=True),
         segment(2, start=10.0),
         prediction(20, time=ago(0)),
     )
-    page.until("document.querySelectorAll('#heard tr').length === 2")
-    assert page.texts(".heard-length") == ["10 s", "10 s"]
+    page.until("document.querySelectorAll('#heard tr').length === 3")
+    assert page.texts(".heard-name") == ["Classical", "Reconnecting", "Blues"]
+    assert page.texts(".heard-title") == ["Song 2", "refused", "Song 1"]
+    assert page.texts(".heard-length") == ["10 s", "50 s", "10 s"]
 
 
 def test_the_list_shows_seconds_and_cuts_no_row(page: Page, radio: Broadcast) -> None:

@@ -141,7 +141,12 @@ def segment(number: int, source: str = "radio", **changes: Any) -> Published:
 
 
 def source_state(
-    state: str, source: str = "radio", detail: str = "", retry_seconds: float | None = None
+    state: str,
+    source: str = "radio",
+    detail: str = "",
+    *,
+    retry_seconds: float | None = None,
+    time: datetime | str | None = None,
 ) -> Published:
     """Return the event that a source is in another state."""
     reason = detail
@@ -150,7 +155,7 @@ def source_state(
     status = SourceStatus(
         source, "demo", SourceState(state), detail, reason=reason, retry_seconds=retry_seconds
     )
-    return Published(source, 0, _moment(None), 0.0, status)
+    return Published(source, 0, _moment(time), 0.0, status)
 
 
 def spectrogram(

@@ -4,6 +4,7 @@ import { Connection, readFromDaemon } from "./connection.js";
 import { describePrediction, describeSegment, lastHeard, reasonText, stateText } from "./description.js";
 import { element, make, makeAutoDirected, measureText, paintChip, setText } from "./elements.js";
 import { Genres } from "./genres.js";
+import { Outages } from "./outages.js";
 import { paintsOf } from "./palette.js";
 import { SegmentTable } from "./segment_table.js";
 import { Segments } from "./segments.js";
@@ -28,6 +29,7 @@ const MAX_CARDS = 8;
 const OF_A_SECOND = new Set(["prediction", "segment"]);
 
 const segments = new Segments();
+const outages = new Outages();
 const spectrogram = new Spectrogram(element("spectrogram"));
 const axes = new SpectrogramAxes(element("spectrogram-hertz"), element("spectrogram-seconds"));
 const genres = new Genres(element("genres"));
@@ -93,6 +95,9 @@ const HANDLERS = {
     const known = getSource(source);
     if (status.state !== known.state) known.prediction = null;
     Object.assign(known, statusOf(status));
+    outages.takeState(source, known);
+    if (source === selected) segmentsChanged = true;
+    if (isWall()) wall.refresh(source);
   },
   error(message) {
     console.warn(`genre-stream: ${message.code}: ${message.message}`);
@@ -160,6 +165,7 @@ async function loadHistory() {
     return;
   }
   segments.addRows(past.segments);
+  outages.addRows(past.states ?? []);
   segmentsChanged = true;
   wall.refresh();
   requestRender();
@@ -211,6 +217,7 @@ function setSources(list) {
   for (const [index, { name, kind, heard_until: heardUntil, ...status }] of list.entries()) {
     const source = getSource(name);
     Object.assign(source, { kind, ...statusOf(status), prediction: null });
+    outages.takeState(name, source);
     if (heardUntil) source.heardUntil = Date.parse(heardUntil);
     const place = element("sources").children[index];
     if (place !== source.card.root) place.before(source.card.root);
@@ -381,8 +388,14 @@ function render() {
   else renderSource(sources.get(selected));
 }
 
+/** Return the segments and outages of a source, oldest first. */
+function pastOf(name) {
+  const all = [...segments.list(name), ...outages.list(name, Date.now() + skew)];
+  return all.sort((one, other) => one.from - other.from);
+}
+
 function renderWall() {
-  wall.show([...sources.values()].map(describeTile), Date.now() + skew, (name) => segments.list(name), paints);
+  wall.show([...sources.values()].map(describeTile), Date.now() + skew, pastOf, paints);
   announce();
 }
 
@@ -393,7 +406,7 @@ function renderSource(source) {
   renderLevel(prediction?.level_dbfs ?? null);
   if (sources.size <= MAX_CARDS) for (const each of sources.values()) renderCard(each);
   renderSpectrogram();
-  const list = segments.list(selected);
+  const list = pastOf(selected);
   timeline.show(list, Date.now() + skew, segmentsChanged);
   element("timeline").dataset.range = timeline.range;
   for (const input of document.getElementsByName("range")) input.checked = Number(input.value) === timeline.range;

@@ -61,6 +61,6 @@ export function lastHeard(segments, heardUntil) {
 /** Describe a segment in one line, for a tooltip. */
 export function describeSegment(segment) {
   const sure = segment.state === "music" ? ` ${percent(segment.confidence)}` : "";
-  const title = segment.title ? ` · ${segment.title}` : "";
+  const title = segment.title || segment.reason ? ` · ${segment.title || segment.reason}` : "";
   return `${exactTime(segment.from)} to ${exactTime(segment.to)}: ${nameOf(segment)}${sure}${title}`;
 }

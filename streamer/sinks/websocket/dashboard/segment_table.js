@@ -30,7 +30,7 @@ export class SegmentTable {
       setText(time, exactTime(segment.from));
       paintChip(chip, { look: segment.state, paint: paints.get(segment.genre) });
       setText(name, nameOf(segment));
-      setText(title, segment.title ?? "");
+      setText(title, segment.title ?? segment.reason ?? "");
       setText(length, duration(segment.to - segment.from));
       row.classList.toggle("open", segment.open);
     });

@@ -20,13 +20,13 @@ export class Strip {
     // Setting the size also clears the canvas.
     Object.assign(canvas, { width, height });
     const context = this.#context;
-    const soft = getComputedStyle(canvas).color;
+    const style = getComputedStyle(canvas);
     const place = (time) => Math.max(0, 1 - (now - time) / RANGE_MS) * width;
-    for (const { state, genre, from, to } of segments) {
+    for (const { state, genre, from, to, isOutage } of segments) {
       if (now - to > RANGE_MS) continue;
       const paint = state === "music" ? paints.get(genre) : undefined;
-      const share = { music: 1, not_music: 0.5, uncertain: 0.25 }[state] ?? 0.125;
-      context.fillStyle = paint?.colour ?? soft;
+      const share = { music: 1, not_music: 0.5, uncertain: 0.25, silence: 0.125 }[state] ?? 0.5;
+      context.fillStyle = paint?.colour ?? (isOutage ? style.getPropertyValue("--bad") : style.color);
       context.fillRect(place(from), height * (1 - share), Math.max(1, place(to) - place(from)), height * share);
     }
   }

@@ -93,6 +93,7 @@ export class Timeline {
       ink: style.color,
       soft: style.getPropertyValue("--soft"),
       line: style.getPropertyValue("--line"),
+      bad: style.getPropertyValue("--bad"),
       empty: style.getPropertyValue("--empty"),
     };
     this.#drawTimes(look);
@@ -136,6 +137,8 @@ export class Timeline {
       context.fillStyle = paint.colour;
       context.fillRect(left, 0, width, lane);
       if (paint.striped) this.#hatch(left, width, lane, 5 * look.unit, paint.ink, 0.35);
+    } else if (segment.isOutage) {
+      this.#hatch(left, width, lane, 10 * look.unit, look.bad, 0.8);
     } else if (segment.state === "not_music") {
       this.#hatch(left, width, lane, 6 * look.unit, look.soft, 0.7);
     } else if (segment.state === "uncertain") {
