@@ -29,6 +29,7 @@ class SourceSettings:
     """As in `Settings.device` or `Settings.source`."""
     fast: bool = False
     loop: bool = False
+    follow: bool = False
     rate: int | None = None
     channels: int | None = None
 
@@ -37,7 +38,12 @@ class SourceSettings:
         if self.kind == "device":
             return make_device(self.text)
         return make_source(
-            self.text, fast=self.fast, loop=self.loop, rate=self.rate, channels=self.channels
+            self.text,
+            fast=self.fast,
+            loop=self.loop,
+            follow=self.follow,
+            rate=self.rate,
+            channels=self.channels,
         )
 
 
@@ -50,7 +56,13 @@ def make_inputs(
     `InputError` is raised if a source cannot be made, or two have the same name.
     """
     wanted = [SourceSettings("device", text) for text in settings.device]
-    options = (settings.fast, settings.loop, settings.rate, settings.channels)
+    options = (
+        settings.fast,
+        settings.loop,
+        settings.follow,
+        settings.rate,
+        settings.channels,
+    )
     wanted += [SourceSettings("source", text, *options) for text in settings.source]
     inputs: dict[str, tuple[SourceSettings, Source]] = {}
     for own in wanted:

@@ -120,6 +120,9 @@ class Settings(BaseModel):
     loop: bool = _input(
         False, "", "start files again when they end, as 'demo' does unless it is read with fast"
     )
+    follow: bool = _input(
+        False, "", "wait for more at the end of a file, which another program is still writing"
+    )
     fast: bool = _input(False, "", "read files as fast as possible, not in real time")
     rate: int | None = _input(
         None,
@@ -372,6 +375,8 @@ def _check_consistency(settings: Settings, origins: Mapping[str, str]) -> None:
     for given, needed in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("channels", "rate")):
         if getattr(settings, given) is not None and getattr(settings, needed) is None:
             raise error(given, f"needs {needed} as well")
+    if settings.loop and settings.follow:
+        raise error("follow", "contradicts loop, which starts a file again at its end")
     standard_input = [text for text in settings.source if text == "-" or text.endswith("=-")]
     if settings.rate is not None and not standard_input:
         raise error("rate", "only raw samples on standard input (--source -) have a rate")

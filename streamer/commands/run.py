@@ -111,7 +111,7 @@ def _run(arguments: list[str]) -> int:
         module = importlib.import_module(COMMANDS[arguments[0]])
         return int(module.main(arguments[1:]))
     parser = build_parser()
-    known, unknown = parser.parse_known_args(arguments)
+    known, unknown = parser.parse_known_args(_with_joined_values(parser, arguments))
     if unknown:
         raise UserError(_unknown_argument(parser, unknown[0]))
     given = vars(known)
@@ -150,6 +150,25 @@ def _run(arguments: list[str]) -> int:
     from streamer.service import run
 
     return run(settings, reload=lambda: schema.load(given, config=config).settings)
+
+
+def _with_joined_values(parser: argparse.ArgumentParser, arguments: list[str]) -> list[str]:
+    """Return arguments in which `--source -dash.flac` is `--source=-dash.flac`.
+
+    argparse takes every value that begins with a dash for an option.
+    """
+    options = parser._option_string_actions
+    joined: list[str] = []
+    for argument in arguments:
+        before = options.get(joined[-1]) if joined else None
+        is_option = argument.partition("=")[0] in options
+        is_value = argument[:2] != "--" or Path(argument).exists()
+        takes_value = before is not None and before.nargs is None
+        if takes_value and len(argument) > 1 and argument[0] == "-" and is_value and not is_option:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _unknown_argument(parser: argparse.ArgumentParser, argument: str) -> str:

@@ -7,7 +7,6 @@ decoder of the first link; here, every link is given to FFmpeg as a stream of it
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import av
 from av.container import InputContainer
 
 from streamer.sources.base import AudioBlock, SourceError
-from streamer.sources.decoding import InactivityTimeout, decode, open_container
+from streamer.sources.decoding import InactivityTimeout, decode, open_container, warn_once
 
 OGG = b"OggS"
 """The first bytes of every Ogg page (RFC 3533)."""
@@ -36,8 +35,6 @@ _PAGE_HEADER = 27
 _BEGINNING_OF_STREAM = 0x02
 """Flag of the first page of each logical stream."""
 READ_BYTES = 32768
-
-logger = logging.getLogger(__name__)
 
 
 def is_chainable(head: bytes) -> bool:
@@ -129,7 +126,7 @@ class Chain:
             if not self._advance():
                 break
             if failure:
-                logger.warning("%s: a part that cannot be decoded is left out", self.name)
+                warn_once(f"{self.name}: a part that cannot be decoded is left out")
         self.raise_error()
         if failure:
             raise failure

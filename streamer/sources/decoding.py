@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, cast
 
 import av
@@ -23,9 +24,13 @@ header may claim any rate, and the limits of the queues are in seconds."""
 UNTRUSTED_INPUT = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,crypto,data"}
 """Options of FFmpeg for bytes that are passed to it, such as an HLS playlist: they may refer to web
 servers, but not to files or ports of this computer. FFmpeg restricts only what it opens itself."""
-DAMAGED_PACKET_ERRORS = (av.error.InvalidDataError, av.error.PatchWelcomeError)
+DAMAGED_PACKET_ERRORS = (
+    av.error.InvalidDataError,
+    av.error.PatchWelcomeError,
+    av.error.UndefinedError,
+)
 """Raised for a packet that is damaged or uses a feature unknown to FFmpeg; the next one may be
-fine."""
+fine. Some decoders return codes that have no meaning."""
 DECLARED_DURATION_FORMATS = ("aiff", "ape", "caf", "flac", "matroska,webm", "mov,mp4", "tta", "wv")
 """Formats of files whose headers hold the duration; that of others is estimated. WAV has it, but
 programs that record do not know it when they write the header."""
@@ -38,6 +43,12 @@ METADATA_ERRORS: dict[str, Any] = (
 argument and always decodes them in this way."""
 
 logger = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=1000)
+def warn_once(message: str) -> None:
+    """Log a warning, but not each time that a file is repeated or a radio opened again."""
+    logger.warning("%s", message)
 
 
 def open_container(file: object, **options: Any) -> InputContainer:
@@ -130,7 +141,7 @@ def decode(
             # A radio is joined within a packet, which is no damage.
             if builder.sample_count and not damaged:
                 damaged = True
-                logger.warning("%s: audio that cannot be decoded is left out", display_name)
+                warn_once(f"{display_name}: audio that cannot be decoded is left out")
             continue
         except av.error.ArgumentError:
             if packet.size:
@@ -163,11 +174,9 @@ def _report_missing_end(container: InputContainer, display_name: str, seconds: f
     declared = (container.duration or 0) / av.time_base
     is_declared = container.format.name.startswith(DECLARED_DURATION_FORMATS)
     if is_declared and declared - seconds > max(LEAST_MISSING_SECONDS, 0.01 * declared):
-        logger.warning(
-            "%s: the file is not complete: it ends after %.1f s, its header says %.1f s",
-            display_name,
-            seconds,
-            declared,
+        warn_once(
+            f"{display_name}: the file is not complete: it ends after {seconds:.1f} s, "
+            f"its header says {declared:.1f} s"
         )
 
 

@@ -20,6 +20,7 @@ def make_source(
     *,
     fast: bool = False,
     loop: bool = False,
+    follow: bool = False,
     rate: int | None = None,
     channels: int | None = None,
 ) -> Source:
@@ -33,6 +34,8 @@ def make_source(
         Deliver files as fast as they can be decoded rather than in real time.
     loop
         Start again at the end of a file or a playlist; "demo" does so anyway, unless `fast`.
+    follow
+        Wait for more at the end of a file, until another one takes its place.
     rate, channels
         Format of raw samples on standard input, which is otherwise expected to be a container.
 
@@ -55,10 +58,21 @@ def make_source(
         # Someone who tries it out looks around for longer than the clip lasts.
         loop = loop or not fast
         return MediaSource(str(DEMO_CLIP), name=name or "demo", kind="demo", fast=fast, loop=loop)
+    location = _in_home(location)
     if problem := _problem(location):
         shown = redact(location) if is_url(location) else Path(location)
         raise SourceError(f"{shown}: {problem}", permanent=True)
-    return MediaSource(location, name=name, fast=fast, loop=loop)
+    return MediaSource(location, name=name, fast=fast, loop=loop, follow=follow)
+
+
+def _in_home(location: str) -> str:
+    """Expand "~", which a shell leaves alone after "NAME=", and which a settings file may hold."""
+    if not location.startswith("~") or os.access(location, os.F_OK):
+        return location
+    try:
+        return str(Path(location).expanduser())
+    except RuntimeError:
+        return location
 
 
 def _problem(location: str) -> str | None:

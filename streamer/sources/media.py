@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,13 +16,20 @@ import av
 from av.container import InputContainer
 
 from streamer.core.events import SourceKind
-from streamer.sources import playlist
+from streamer.sources import playlist, wav
 from streamer.sources.address import default_name, is_url
 from streamer.sources.base import AudioBlock, SourceError
 from streamer.sources.block_queue import BlockQueue
 from streamer.sources.chain import OGG, Chain, is_chainable_file
-from streamer.sources.decoding import UNTRUSTED_INPUT, InactivityTimeout, decode, open_container
+from streamer.sources.decoding import (
+    UNTRUSTED_INPUT,
+    InactivityTimeout,
+    decode,
+    open_container,
+    warn_once,
+)
 from streamer.sources.ffmpeg_errors import describe
+from streamer.sources.growing_file import GrowingFile
 from streamer.sources.http_file import HttpFile
 from streamer.sources.http_stream import USER_AGENT, HttpStream, open_stream
 from streamer.sources.threaded import ThreadedSource
@@ -44,8 +51,6 @@ DECODING_SLOTS = FairSemaphore(processors())
 """Limits how many radios of this process are decoded at once: hundreds of decoding threads would
 otherwise compete for the interpreter."""
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class _OpenMedia:
@@ -60,7 +65,7 @@ class _OpenMedia:
     chain: Chain | None = None
     timeout: InactivityTimeout | None = None
     """None for a local file."""
-    file: HttpStream | HttpFile | BinaryIO | None = None
+    file: HttpStream | HttpFile | GrowingFile | BinaryIO | None = None
     """What the chain reads; None if FFmpeg reads the location itself."""
 
     def blocks(self) -> Iterator[AudioBlock]:
@@ -96,13 +101,16 @@ class MediaSource(ThreadedSource):
         kind: SourceKind = "media",
         fast: bool = False,
         loop: bool = False,
+        follow: bool = False,
         inactivity_seconds: float = INACTIVITY_SECONDS,
     ) -> None:
         super().__init__(name or default_name(location), paced=not fast)
         self.real_time = not fast
         self.kind = kind
         self._location = location
-        self._loop = loop
+        # A file that is followed is played again only if another one takes its place.
+        self._loop = loop or follow
+        self._follow = follow
         self._inactivity_seconds = inactivity_seconds
         self._played = False
 
@@ -121,7 +129,7 @@ class MediaSource(ThreadedSource):
         while pending and not queue.stopped.is_set():
             location = pending.popleft()
             try:
-                found = self._open(location)
+                found = self._open(location, queue.stopped)
                 if isinstance(found, list):
                     if not found:
                         reason = "the playlist names nothing that can be played"
@@ -134,7 +142,8 @@ class MediaSource(ThreadedSource):
                 self._play(found, queue)
                 ended = True
             except SourceError as error:
-                logger.debug("%s: %s", self.name, error)
+                if playlists:
+                    warn_once(f"{self.name}: an entry of the playlist is left out: {error}")
                 failures.append(error)
         if failures and (self.live or not ended):
             failure = next((error for error in failures if not error.permanent), failures[-1])
@@ -164,7 +173,7 @@ class MediaSource(ThreadedSource):
         if self.live:
             raise SourceError(f"{media.display_name}: the stream has ended")
 
-    def _open(self, location: str) -> _OpenMedia | list[str]:
+    def _open(self, location: str, stopped: threading.Event) -> _OpenMedia | list[str]:
         """Open a location, or return the entries if it is a playlist."""
         scheme = location.partition(":")[0].lower() if is_url(location) else ""
         if scheme in ("http", "https"):
@@ -175,7 +184,7 @@ class MediaSource(ThreadedSource):
             path = Path(unquote(urlsplit(location).path)) if scheme else Path(location)
         except ValueError:
             raise SourceError(f"{redact(location)}: this is no URL", permanent=True) from None
-        return self._open_file(path)
+        return self._open_file(path, stopped)
 
     def _open_http(self, stream: HttpStream) -> _OpenMedia | list[str]:
         if stream.is_playlist:
@@ -205,7 +214,11 @@ class MediaSource(ThreadedSource):
         return _OpenMedia(stream.name, False, chain=chain, timeout=timeout, file=file)
 
     def _open_chain(
-        self, chain: Chain, file: HttpStream | HttpFile | BinaryIO, *, permanent: bool = False
+        self,
+        chain: Chain,
+        file: HttpStream | HttpFile | GrowingFile | BinaryIO,
+        *,
+        permanent: bool = False,
     ) -> None:
         """Open the first link of a chain; close `file` if that fails."""
         try:
@@ -215,8 +228,15 @@ class MediaSource(ThreadedSource):
             file.close()
             raise
 
-    def _open_file(self, path: Path) -> _OpenMedia | list[str]:
-        with self._reported_errors(str(path), permanent=True):
+    def _open_file(self, path: Path, stopped: threading.Event) -> _OpenMedia | list[str]:
+        name = str(path)
+        with self._reported_errors(name, permanent=True):
+            if self._follow and path.is_file() and name == self._location:
+                growing = GrowingFile(path, stopped)
+                options = {"ignore_length": "1", "probesize": AUDIO_PROBE_BYTES}
+                chain = Chain(growing.read, name, options)
+                self._open_chain(chain, growing, permanent=True)
+                return _OpenMedia(name, False, chain=chain, file=growing)
             if path.is_file() and path.stat().st_size == 0:
                 raise SourceError(f"{path}: the file is empty", permanent=True)
             if path.suffix.lower() in playlist.SUFFIXES:
@@ -227,11 +247,14 @@ class MediaSource(ThreadedSource):
                         for entry in playlist.entries(text)
                     ]
             if not is_chainable_file(path):
-                return _OpenMedia(str(path), False, open_container(f"file:{path}"))
+                container = open_container(f"file:{path}")
+                if problem := wav.length_problem(path):
+                    warn_once(f"{name}: {problem}")
+                return _OpenMedia(name, False, container)
             file = path.open("rb")
-            chain = Chain(file.read, str(path))
+            chain = Chain(file.read, name)
             self._open_chain(chain, file, permanent=True)
-            return _OpenMedia(str(path), False, chain=chain, file=file)
+            return _OpenMedia(name, False, chain=chain, file=file)
 
     def _open_with_ffmpeg(
         self, url: str, inactivity_factor: float = 1.0, *, resumable: bool = False

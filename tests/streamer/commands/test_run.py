@@ -30,6 +30,9 @@ FAST_JSON = ("--fast", "--json")
 WRONG_USAGE = [
     ([], "nothing to hear; usage: genre-stream (--device DEVICE | --source LOCATION)... [options]"),
     (["--sorce", "x"], "unknown option --sorce (did you mean --source?); see genre-stream --help"),
+    (["--source", "-dash.flac"], "-dash.flac: no such file; check the path"),
+    (["--source", "--port", "1"], "argument --source: expected one argument; see genre-stream"),
+    (["--source", "x", "--loop", "--follow"], "--follow true: contradicts loop, which starts"),
     (["--sorce=x"], "unknown option --sorce (did you mean --source?); see genre-stream --help"),
     (["-q"], "unknown option -q; see genre-stream --help"),
     (["song.flac"], "unexpected argument 'song.flac'; to hear it say --source song.flac"),

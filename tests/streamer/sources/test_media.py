@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 import subprocess
 import threading
 import time
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.listening import read_all, read_one
 from support.radio import need
+from support.songs import write_audio
 from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 
 from streamer.sources import SourceEnded, SourceError, factory, make_source
@@ -360,3 +362,159 @@ def test_the_demo_plays_in_a_loop_unless_it_is_read_as_fast_as_possible(
             heard += block.seconds
     finally:
         source.close()
+
+
+def wav_bytes(samples: NDArray[np.int16], rate: int, size: int) -> bytes:
+    """Return a mono WAV file whose header says that it has `size` bytes of samples."""
+    head = struct.pack(
+        "<4sI4s4sIHHIIHH", b"RIFF", 36, b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16
+    )
+    return head + struct.pack("<4sI", b"data", size) + samples.tobytes()
+
+
+def heard_seconds(path: Path) -> float:
+    return sum(block.seconds for block in read_all(make_source(str(path), fast=True)))
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("odd", [b"", b"\0"])
+def test_a_wav_file_that_is_still_written_is_heard_to_its_present_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int, odd: bytes
+) -> None:
+    path = tmp_path / "growing.wav"
+    samples = noise(5.0, 8000, 1)
+    # More than is read ahead.
+    path.write_bytes(wav_bytes(samples[:32000], 8000, size))
+    source = MediaSource(str(path), fast=True)
+    source.open()
+    blocks = [read_one(source)]
+    with path.open("ab") as file:
+        file.write(samples[32000:].tobytes() + odd)
+    with contextlib.suppress(SourceEnded):
+        while True:
+            blocks.append(read_one(source))
+    source.close()
+    assert sum(block.seconds for block in blocks) == pytest.approx(5.0, abs=0.01)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("said", [1.0, 10.0])
+def test_a_wrong_length_in_the_header_of_a_wav_file_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, said: float
+) -> None:
+    path = tmp_path / "wrong.wav"
+    path.write_bytes(wav_bytes(noise(4.0, 8000, 1), 8000, round(said * 16000)))
+    expected = {
+        1.0: "its header says 1.0 s, so 3.0 s after that are not heard; to correct it: "
+        "ffmpeg -ignore_length 1 -i OLD.wav NEW.wav",
+        10.0: "the file is not complete: it ends after 4.0 s, its header says 10.0 s",
+    }
+    for _ in range(2):
+        assert heard_seconds(path) == pytest.approx(min(said, 4.0), abs=0.01)
+    assert caplog.messages == [f"{path}: {expected[said]}"]
+
+
+def test_chunks_after_the_samples_of_a_wav_file_are_no_problem(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "tagged.wav"
+    chunks = b"id3 " + struct.pack("<I", 50_001) + bytes(50_002) + b"LIST\x04\0\0\0INFO"
+    path.write_bytes(wav_bytes(noise(1.0, 8000, 1), 8000, 16000) + chunks)
+    assert heard_seconds(path) == pytest.approx(1.0, abs=0.01)
+    assert not caplog.records
+
+
+def test_a_truncated_file_is_heard_and_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_audio(tmp_path / "a.flac", noise(2.0, 22050, 1) / np.float32(32768))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 4])
+    for _ in range(2):
+        assert 0.3 < heard_seconds(path) < 0.6
+    assert len([text for text in caplog.messages if "the file is not complete" in text]) == 1
+    assert "its header says 2.0 s" in caplog.text
+
+
+def test_a_damaged_part_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = encode(tmp_path / "a.m4a", "aac")
+    damaged = bytearray(path.read_bytes())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 1000] = b"\xff" * 1000
+    path.write_bytes(damaged)
+    for _ in range(2):
+        assert 1.5 < heard_seconds(path) <= 2.0
+    assert caplog.messages.count(f"{path}: audio that cannot be decoded is left out") == 1
+
+
+def test_an_entry_that_is_left_out_of_a_playlist_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_wav(tmp_path / "a.wav", noise(0.2, 8000, 1), 8000)
+    (tmp_path / "list.m3u").write_text("missing.wav\na.wav\n")
+    source = make_source(str(tmp_path / "list.m3u"), fast=True)
+    for _ in range(2):
+        assert len(read_all(source)) == 2
+    missing = tmp_path / "missing.wav"
+    assert caplog.messages == [
+        f"list: an entry of the playlist is left out: {missing}: no such file or directory"
+    ]
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_wav(tmp_path / "a.wav", noise(0.2, 8000, 1), 8000)
+    for text in ("~/a.wav", "hall=~/a.wav"):
+        assert len(read_all(make_source(text, fast=True))) == 2
+    with pytest.raises(SourceError, match=r"^~nobody-here/a\.wav: no such file"):
+        make_source("~nobody-here/a.wav")
+    monkeypatch.chdir(tmp_path)
+    write_wav(tmp_path / "~b.wav", noise(0.2, 8000, 1), 8000)
+    assert len(read_all(make_source("~b.wav", fast=True))) == 2
+
+
+@pytest.mark.parametrize("suffix", ["flac", "mp3", "ogg", "wav"])
+def test_a_followed_file_is_heard_as_it_grows(tmp_path: Path, suffix: str) -> None:
+    sound = noise(8.0, 22050, 1) / np.float32(32768)
+    whole = write_audio(tmp_path / f"whole.{suffix}", sound).read_bytes()
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(whole[: len(whole) // 2])
+    source = make_source(str(path), fast=True, follow=True)
+    source.open()
+    heard = 0.0
+    while heard < 1.0:
+        heard += read_one(source).seconds
+    with path.open("ab") as file:
+        file.write(whole[len(whole) // 2 :])
+    # FFmpeg holds about two seconds of FLAC back.
+    while heard < 4.5:
+        heard += read_one(source).seconds
+    source.close()
+
+
+def test_a_followed_file_that_is_replaced_is_heard_from_its_beginning(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", noise(5.0, 8000, 1), 8000)
+    source = make_source(str(path), fast=True, follow=True)
+    source.open()
+    first = [read_one(source)]
+    write_wav(tmp_path / "b.wav", noise(5.0, 16000, 2), 16000).replace(path)
+    while (block := read_one(source)).sample_rate == 8000:
+        first.append(block)
+    assert sum(block.seconds for block in first) == pytest.approx(5.0)
+    assert block.discontinuity
+    source.close()
+
+
+def test_closing_wakes_a_source_that_follows_a_file(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp3").touch()
+    source = make_source(f"follower={tmp_path / 'empty.mp3'}", follow=True)
+    source.open()
+    assert source.read(0.05) is None
+    source.close()
+    names = [thread.name for thread in threading.enumerate()]
+    wait_until(lambda: "source follower" not in thread_names(), f"the end of a thread of {names}")
+
+
+def thread_names() -> list[str]:
+    return [thread.name for thread in threading.enumerate()]

@@ -136,3 +136,46 @@ def test_a_dash_is_standard_input() -> None:
     assert make_source("-").name == "stdin"
     source = make_source("desk=-", rate=16000, channels=1)
     assert (source.name, source.kind, source.live) == ("desk", "pcm", False)
+
+
+CONTAINERS = [
+    ("FLAC", "flac", "flac"),
+    ("WAV", "pcm_s16le", "wav"),
+    ("Ogg", "libvorbis", "ogg"),
+    ("MP3", "libmp3lame", "mp3"),
+    ("Matroska", "flac", "matroska"),
+    ("AIFF", "pcm_s16be", "aiff"),
+    ("AU", "pcm_s16be", "au"),
+    ("CAF", "pcm_s16le", "caf"),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "container"), CONTAINERS)
+@pytest.mark.parametrize("piece", [1, 4096])
+def test_a_container_is_detected_where_raw_samples_are_announced(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    codec: str,
+    container: str,
+    piece: int,
+) -> None:
+    need("ffmpeg")
+    tone = ["-f", "lavfi", "-i", "sine=d=1:r=22050"]
+    file = tmp_path / "tone"
+    encode = ["ffmpeg", "-v", "error", *tone, "-c:a", codec, "-f", container, str(file)]
+    subprocess.run(encode, check=True)
+    data = file.read_bytes()
+    with pipe_with(data[:20] if piece == 1 else data, piece) as pipe:
+        source = PipeSource(rate=44100, channels=2, fast=True, pipe=pipe)
+        if piece == 1:
+            with pytest.raises(SourceError):
+                read_all(source)
+        else:
+            blocks = read_all(source)
+            assert {block.sample_rate for block in blocks} == {22050}
+            assert sum(block.seconds for block in blocks) == pytest.approx(1.0, abs=0.1)
+    assert (
+        f"stdin: standard input holds {name} audio and not raw samples; rate and channels are "
+        "taken from it"
+    ) in caplog.messages
