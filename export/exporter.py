@@ -8,13 +8,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from export.compress import to_float16, to_int8, to_static
 from export.errors import ExportError
-from export.source import ExportSource
+from export.source import ExportSource, Head
 from streamer.core.contract import METADATA_KEY, Golden, ModelContract
-from streamer.core.model import Classifier, ModelError, content_digest, golden_spectrogram
+from streamer.core.model import (
+    Classifier,
+    ModelError,
+    content_digest,
+    golden_audio,
+    golden_spectrogram,
+)
 from streamer.system.console import silenced_stderr
 from streamer.system.files import atomic_write
 
@@ -22,6 +30,7 @@ with silenced_stderr():
     from export.convert import Network
     from export.pictures import TrackWindows, read_windows
     from export.verify import (
+        BOTH,
         Cost,
         accuracy,
         check_conversion,
@@ -79,14 +88,22 @@ def export(settings: ExportSettings, report: Callable[[str], None]) -> None:
     converted_file = converted.SerializeToString()
     difference = check_conversion(network.logits, predictor(converted_file), contract)
     report(f"float32 equals Keras within {difference:.1e} in every probability")
-    file = _embed_contract(_compress(converted, settings.precision, calibration), contract)
+    model = _compress(converted, settings.precision, calibration)
+    graphs = {"float32": converted_file, settings.precision: model.SerializeToString()}
+    audio = None
+    if source.head and contract.audio:
+        report("Joining the network that hears the audio (half a minute)")
+        with silenced_stderr():
+            model = _with_tagger(model, source.head, contract)
+        audio = golden_audio(contract.audio, contract.audio.samples)
+    file = _embed_contract(model, contract, audio)
 
-    graphs = {"float32": converted_file, settings.precision: file}
-    costs = measure_costs(graphs, contract)
+    measured = {**graphs, BOTH: file} if source.head else graphs
+    costs = measure_costs(measured, contract)
     if tracks:
         _verify(settings, network, graphs, costs, tracks, report)
     else:
-        report(table([(name, costs[name], None) for name in graphs]))
+        report(table([(name, costs[name], None) for name in measured]))
     _write_model(settings.out, file)
     report(f"Wrote {settings.out}: {contract.name} {contract.version}, {len(file) / 1e6:.1f} MB")
 
@@ -106,15 +123,34 @@ def _compress(
     return model
 
 
-def _embed_contract(model: onnx.ModelProto, contract: ModelContract) -> bytes:
-    """Add the contract and its golden answer to the graph's metadata; return the model file."""
+def _with_tagger(model: onnx.ModelProto, head: Head, contract: ModelContract) -> onnx.ModelProto:
+    """Return the graph with MusiCNN, the head on its tags and the fusion beside the network."""
+    from export.second_network import Fusion, tagger_to_onnx, with_second_network
+    from trainer.musicnn.network import build_tagger
+
+    assert contract.fusion  # the contract of a run with a head has one
+    weights = contract.fusion.spectrogram_weight, contract.fusion.audio_weight
+    tagger = tagger_to_onnx(build_tagger(), contract.audio)
+    return with_second_network(model, tagger, Fusion(head.weights, head.bias, *weights))
+
+
+def _embed_contract(
+    model: onnx.ModelProto, contract: ModelContract, audio: NDArray[np.float32] | None
+) -> bytes:
+    """Add the contract and its golden answer to the graph's metadata; return the model file.
+
+    `audio` is the golden audio of a graph with two networks.
+    """
     spectrogram = golden_spectrogram(contract.spectrogram, contract.window_frames)
-    (logits,) = predictor(model.SerializeToString(), contract.precision)(spectrogram)
+    predict_golden = predictor(model.SerializeToString(), contract.precision, audio=audio)
+    (logits,) = predict_golden(spectrogram)
     golden = Golden(
         spectrogram_sha256=content_digest(spectrogram),
         frames=contract.window_frames,
         logits=tuple(float(logit) for logit in logits),
         contract_sha256=contract.digest,
+        audio_sha256=None if audio is None else content_digest(audio),
+        audio_samples=None if audio is None else audio.shape[1],
     )
     contract = dataclasses.replace(contract, golden=golden)
     # RFC 8259 has no NaN; check_conversion refuses a network that predicts NaN before this.
@@ -148,7 +184,7 @@ def _verify(
     for name, graph in graphs.items():
         predicted = predict(predictor(graph, name), tracks, contract.temperature)
         agreements[name] = compare(expected, predicted, tracks, contract.labels)
-    report(table([(name, costs[name], agreements[name]) for name in graphs]))
+    report(table([(name, costs[name], agreements.get(name)) for name in costs]))
     right = accuracy(expected, tracks, contract.labels)
     if right is not None:
         report(f"accuracy of the Keras network on the same windows: {right:.2%}")

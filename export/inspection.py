@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from streamer.core.contract import CONTRACT, ModelContract
+from streamer.core.contract import ModelContract
 
 
 def describe(path: Path, contract: ModelContract) -> str:
@@ -14,7 +14,7 @@ def describe(path: Path, contract: ModelContract) -> str:
     spec, training = contract.spectrogram, contract.training
     hop = spec.hop_seconds
     topics = {
-        "Model": f"{contract.name} {contract.version} (contract {CONTRACT})",
+        "Model": f"{contract.name} {contract.version} (contract {contract.contract_version})",
         "File": f"{path}, {path.stat().st_size / 1e6:.1f} MB, weights as {contract.precision}",
         "Labels": ", ".join(contract.labels),
         "Not music": contract.not_music or "no such label",
@@ -28,6 +28,7 @@ def describe(path: Path, contract: ModelContract) -> str:
             f"{contract.window_frames} columns ({contract.window_seconds:.2f} s), "
             f"at least {contract.min_frames} ({contract.min_frames * hop:.2f} s)"
         ),
+        **_second_network(contract),
         "Temperature": f"{contract.temperature:g}",
         "Decision": _pairs(contract.decision) or "the program's defaults",
         "Trained on": f"{training['dataset']}, split {training['split']}, seed {training['seed']}",
@@ -41,6 +42,22 @@ def describe(path: Path, contract: ModelContract) -> str:
     if more := {name: value for name, value in training.items() if name not in shown}:
         topics["Training"] = _pairs(more)
     return "\n".join(f"{topic:<12} {text}" for topic, text in topics.items())
+
+
+def _second_network(contract: ModelContract) -> dict[str, str]:
+    audio, fusion = contract.audio, contract.fusion
+    if not (audio and fusion):
+        return {}
+    return {
+        "Tagger": (
+            f"{fusion.tagger}: {len(fusion.tags)} tags of the last {audio.seconds:g} s of audio "
+            f"(at least {audio.min_seconds:g} s), mono, {audio.sample_rate} Hz"
+        ),
+        "Fusion": (
+            f"{fusion.spectrogram_weight:g} of the logits of the spectrogram, "
+            f"{fusion.audio_weight:g} of those of the tags"
+        ),
+    }
 
 
 def _pairs(values: Any, prefix: str = "") -> str:

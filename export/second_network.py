@@ -16,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import onnx
+import onnxruntime
 import tensorflow as tf
 import tf2onnx
 from numpy.typing import NDArray
@@ -23,13 +24,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.convert import IR_VERSION, OPSET
 from export.errors import ExportError
-from streamer.core.model import INPUT, OUTPUT
-
-AUDIO, TAGS = "audio", "tags"
-"""Names of the second network's input and output."""
-
-SPECTROGRAM_LOGITS, AUDIO_LOGITS = "spectrogram_logits", "audio_logits"
-"""Names of the outputs that tell what each network says alone."""
+from streamer.core.contract import AudioInput
+from streamer.core.model import (
+    AUDIO,
+    AUDIO_LOGITS,
+    INPUT,
+    OUTPUT,
+    SPECTROGRAM_LOGITS,
+    TAGS,
+    golden_audio,
+    session_options,
+)
 
 LEAST_PROBABILITY = 1e-4
 """Tags less probable than this count as this probable, as in `trainer.tag_head`."""
@@ -49,18 +54,24 @@ class Fusion:
     """Factor of `audio_logits` in `logits`."""
 
 
-def tagger_to_onnx(tagger: keras.Model) -> onnx.ModelProto:
+CONVERSION_TOLERANCE = 1e-4
+"""Largest difference of a tag's probability between Keras and ONNX."""
+
+
+def tagger_to_onnx(tagger: keras.Model, audio: AudioInput | None = None) -> onnx.ModelProto:
     """Convert the network from samples to tags, any batch and any number of samples.
 
     Parameters
     ----------
     tagger : keras.Model
         float32 `(batch, samples)` to `(batch, tags)`.
+    audio : AudioInput, optional
+        Compare the answers for its lengths of audio with those of Keras.
 
     Raises
     ------
     ExportError
-        If tf2onnx cannot convert a layer.
+        If tf2onnx cannot convert a layer, or the answers differ.
     """
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     signature = [tf.TensorSpec((None, None), tf.float32, name=AUDIO)]
@@ -84,7 +95,26 @@ def tagger_to_onnx(tagger: keras.Model) -> onnx.ModelProto:
         for axis, name in zip(value.type.tensor_type.shape.dim, names.split(","), strict=True):
             if name:
                 axis.dim_param = name
+    if audio:
+        _check_tagger(tagger, model, audio)
     return model
+
+
+def _check_tagger(tagger: keras.Model, model: onnx.ModelProto, audio: AudioInput) -> None:
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"]
+    )
+    for samples in {audio.min_samples, audio.samples}:
+        sound = golden_audio(audio, samples, seed=1)
+        sound = np.concatenate([sound, sound / 2])
+        expected = np.asarray(tagger(sound, training=False))
+        difference = np.abs(expected - session.run([TAGS], {AUDIO: sound})[0]).max()
+        if not difference < CONVERSION_TOLERANCE:
+            raise ExportError(
+                f"the converted tagger differs from Keras by {difference:.2g} in a probability and "
+                f"at most {CONVERSION_TOLERANCE:g} is allowed: report it with the versions of "
+                "tensorflow, tf2onnx and onnxruntime"
+            )
 
 
 def with_second_network(

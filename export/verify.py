@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from export.errors import ExportError
 from export.pictures import TrackWindows
 from streamer.core.contract import ModelContract
-from streamer.core.model import INPUT, OUTPUT, golden_spectrogram, session_options, softmax
+from streamer.core.model import (
+    AUDIO,
+    INPUT,
+    OUTPUT,
+    golden_audio,
+    golden_spectrogram,
+    session_options,
+    softmax,
+)
 from streamer.system.processors import processors
 
 CONVERSION_TOLERANCE = 1e-4
@@ -22,6 +30,9 @@ CONVERSION_TOLERANCE = 1e-4
 
 TIMED_RUNS = 15
 """Timed predictions, after one to warm up; the median counts."""
+
+BOTH = "both networks"
+"""Name of the graph with both networks in the table of costs."""
 
 Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Spectrograms, shape (batch, n_mels, frames), to logits, shape (batch, classes)."""
@@ -53,11 +64,26 @@ class Cost:
     """Time per window with as many threads as there are processors, in milliseconds."""
 
 
-def predictor(content: bytes, precision: str = "float32", threads: int = 1) -> Predictor:
-    """Return a function that predicts with a graph as `Classifier` does with such a file."""
+def predictor(
+    content: bytes,
+    precision: str = "float32",
+    threads: int = 1,
+    audio: NDArray[np.float32] | None = None,
+) -> Predictor:
+    """Return a function that predicts with a graph as `Classifier` does with such a file.
+
+    `audio`, shape (1, samples), is what a graph of two networks hears beside each spectrogram.
+    """
     options = session_options(threads, integers=precision == "static")
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda spectrograms: np.asarray(session.run([OUTPUT], {INPUT: spectrograms})[0])
+
+    def logits(spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
+        inputs = {INPUT: spectrograms}
+        if audio is not None:
+            inputs[AUDIO] = np.repeat(audio, len(spectrograms), axis=0)
+        return np.asarray(session.run([OUTPUT], inputs)[0])
+
+    return logits
 
 
 def check_conversion(keras: Predictor, converted: Predictor, contract: ModelContract) -> float:
@@ -121,11 +147,20 @@ def accuracy(
 
 
 def measure_costs(graphs: Mapping[str, bytes], contract: ModelContract) -> dict[str, Cost]:
-    """Measure graphs, named by their precision, on one window of the training's length."""
+    """Measure graphs, named by their precision, on one window of the training's length.
+
+    The one named `BOTH` has two networks and hears as much audio as before a decision.
+    """
     window = golden_spectrogram(contract.spectrogram, contract.window_frames)
+    audio = golden_audio(contract.audio, contract.audio.samples) if contract.audio else None
     milliseconds: dict[str, list[float]] = {name: [] for name in graphs}
     for threads in (1, processors()):
-        predictors = {name: predictor(graph, name, threads) for name, graph in graphs.items()}
+        predictors = {
+            name: predictor(graph, contract.precision, threads, audio)
+            if name == BOTH
+            else predictor(graph, name, threads)
+            for name, graph in graphs.items()
+        }
         times: dict[str, list[float]] = {name: [] for name in graphs}
         for _ in range(1 + TIMED_RUNS):
             # Alternately, so that other load on the machine affects all graphs alike.

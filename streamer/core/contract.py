@@ -169,7 +169,7 @@ class ModelContract:
     """How both answers become one; None without a second network."""
 
     @property
-    def version_of_contract(self) -> int:
+    def contract_version(self) -> int:
         """2 with a second network, else 1."""
         return 1 if self.audio is None else 2
 
@@ -196,7 +196,7 @@ class ModelContract:
                 del facts["golden"][name]
         if self.audio is None:
             del facts["audio"], facts["fusion"]
-        return {"contract": self.version_of_contract, **facts}
+        return {"contract": self.contract_version, **facts}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> ModelContract:
