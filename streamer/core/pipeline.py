@@ -18,7 +18,7 @@ from streamer.core.model import Classifier
 from streamer.core.resampling import Resampler
 from streamer.core.silence import SilenceGate
 from streamer.core.spectrogram import Columns, Samples, to_levels
-from streamer.core.window import Window
+from streamer.core.window import AudioWindow, Window
 
 Event = Decision | Segment | SpectrogramColumns
 
@@ -93,8 +93,14 @@ class Pipeline:
         """Seconds of sound so far, with what the resampler holds back. Grows until `finish`."""
         self._rate = classifier.contract.spectrogram.sample_rate
         self._spectrogram = spectrogram
+        audio = classifier.contract.audio
+        self._audio = AudioWindow(audio, self._rate) if audio else None
         self._columns = ColumnPipeline(
-            classifier, settings=settings, hop_seconds=hop_seconds, spectrogram=spectrogram
+            classifier,
+            settings=settings,
+            hop_seconds=hop_seconds,
+            spectrogram=spectrogram,
+            least_samples=self._audio.least_samples if self._audio else 0,
         )
         self._titles = Titles()
         self._decided_title: str | None = None
@@ -105,6 +111,8 @@ class Pipeline:
         self._cut: int | None = None
         self._interrupted = False
         self._pending: list[Samples] = []
+        self._arrived = np.empty(0, np.float32)
+        """Samples whose audio for the second network has not all come yet."""
 
     @property
     def hop_seconds(self) -> float:
@@ -169,15 +177,20 @@ class Pipeline:
             events += self._flush_resampler()
             self._cut = self._received
             self._interrupted |= discontinuity
-            self._columns.window.restart(self._received)
+            self._restart_windows(self._received)
         self._titles.take(title, discontinuity)
         if self._resampler is None or self._resampler.source_rate != sample_rate:
             events += self._flush_resampler()
             self._resampler = Resampler(sample_rate, self._rate)
+            if self._audio:
+                self._audio.begin(sample_rate, self._received)
         self.nan_samples += mono.nan_samples
         self.clipped_samples += mono.clipped_samples
+        if self._audio:
+            self._audio.push(mono.samples)
         events += self._take(self._resampler.push(mono.samples))
-        position = self._received / self._rate + self._resampler.held_seconds
+        received = self._received + len(self._arrived)
+        position = received / self._rate + self._resampler.held_seconds
         # Set once, since other threads read it; the end of a stretch may round a sample away.
         self.position = max(self.position, position)
         return events
@@ -204,22 +217,34 @@ class Pipeline:
         return [*events, *self._columns.finish(self._received)]
 
     def _flush_resampler(self) -> list[Event]:
-        """Take the samples that the resampler holds back, and end its stretch."""
+        """Take the samples that the resamplers hold back, and end their stretch."""
         resampler, self._resampler = self._resampler, None
+        if self._audio:
+            self._audio.end_stretch()
         return self._take(resampler.flush()) if resampler else []
 
     def _take(self, samples: Samples) -> list[Event]:
         """Take mono samples at the model's rate; decide wherever a hop is complete."""
         events: list[Event] = []
-        while self._received + len(samples) >= (due := self._columns.next_decision):
+        arrived = np.concatenate([self._arrived, samples])
+        while self._received + len(arrived) >= (due := self._columns.next_decision):
             due = max(due, self._received)
-            self._pending.append(samples[: due - self._received])
-            samples = samples[due - self._received :]
+            if self._audio and not self._audio.reaches(due):
+                self._arrived = arrived
+                return events
+            self._pending.append(arrived[: due - self._received])
+            arrived = arrived[due - self._received :]
             self._received = due
             events += self._decide(due)
-        self._pending.append(samples)
-        self._received += len(samples)
+        self._pending.append(arrived)
+        self._received += len(arrived)
+        self._arrived = arrived[:0]
         return events
+
+    def _restart_windows(self, position: int) -> None:
+        self._columns.window.restart(position)
+        if self._audio:
+            self._audio.restart(position)
 
     def _decide(self, end: int) -> list[Event]:
         """Decide about the pending samples, the hop that ends at position `end`."""
@@ -231,7 +256,7 @@ class Pipeline:
         if edge is not None:
             boundary = max(edge, self._cut or 0)
             if not gate.silent:
-                window.restart(boundary)
+                self._restart_windows(boundary)
         # Sound before a cut, or before silence ended, is not part of the new window.
         used = without_offset(samples)[max(start, boundary or 0) - start :]
         columns = window.render(used if self._spectrogram or not gate.silent else used[:0])
@@ -241,9 +266,15 @@ class Pipeline:
             boundary = start
         interrupted, self._interrupted = self._interrupted, False
         self._pending, self._cut, self._decided_title = [], None, title
+        audio = None
+        if self._audio:
+            audio = self._audio.before(end)
+            if gate.silent:
+                self._audio.restart(end)
         return self._columns.decide(
             end,
             columns,
+            audio=audio,
             title=title,
             restart=restart,
             interrupted=interrupted,
@@ -267,10 +298,11 @@ class ColumnPipeline:
         settings: DecisionSettings | None = None,
         hop_seconds: float = 1.0,
         spectrogram: bool = False,
+        least_samples: int = 0,
     ) -> None:
         contract = classifier.contract
         settings = settings or DecisionSettings.from_mapping(contract.decision)
-        self.window = Window(contract)
+        self.window = Window(contract, least_samples)
         self.gate = SilenceGate(settings, contract.spectrogram.sample_rate)
         self.inferences = 0
         self.inference_seconds = 0.0
@@ -279,6 +311,7 @@ class ColumnPipeline:
         self._classifier = classifier
         self._spec = contract.spectrogram
         self._max_frames = contract.window_frames
+        self._least_audio = contract.audio.min_samples if contract.audio else 0
         self.hop_seconds = hop_seconds
         window_seconds = contract.window_seconds
         self._decider = Decider(contract.labels, contract.not_music, settings, window_seconds)
@@ -330,6 +363,7 @@ class ColumnPipeline:
         end: int,
         columns: Columns,
         *,
+        audio: Samples | None = None,
         title: str | None = None,
         restart: bool = False,
         interrupted: bool = False,
@@ -337,8 +371,9 @@ class ColumnPipeline:
     ) -> list[Event]:
         """Decide about a hop that ends at position `end`, after its level was given to the gate.
 
-        Its columns have shape (n_mels, k), in absolute dB. The other parameters are those of
-        `Observation`, but `boundary` is a position.
+        Its columns have shape (n_mels, k), in absolute dB. `audio`, shape (n,), is what a second
+        network hears; without it the model answers by the spectrogram alone. The other parameters
+        are those of `Observation`, but `boundary` is a position.
         """
         rate = self._spec.sample_rate
         length = end - self.decided_at if self.decided_at else min(end, self.hop_samples)
@@ -348,7 +383,7 @@ class ColumnPipeline:
             hop_seconds=length / rate,
             level_dbfs=self.gate.level_dbfs,
             silent=silent,
-            window_probabilities=None if silent else self._classify(columns),
+            window_probabilities=None if silent else self._classify(columns, audio),
             title=title,
             restart=restart,
             interrupted=interrupted,
@@ -371,14 +406,15 @@ class ColumnPipeline:
         """End the source at `end`, or where it was fed to; return what becomes final."""
         return self._decider.finish((end or self._fed_until) / self._spec.sample_rate)
 
-    def _classify(self, columns: Columns) -> NDArray[np.float32] | None:
+    def _classify(self, columns: Columns, audio: Samples | None) -> NDArray[np.float32] | None:
         """Append columns to the window; return its probabilities, None while it is too short."""
         self.window.append(columns)
         spectrogram = self.window.relative_to_peak()
-        if spectrogram is None:
+        if spectrogram is None or (audio is not None and len(audio) < self._least_audio):
             return None
         started = time.perf_counter()
-        probabilities = np.asarray(self._classifier.predict(spectrogram[None])[0])
+        heard = None if audio is None else without_offset(audio)[None]
+        probabilities = np.asarray(self._classifier.predict(spectrogram[None], heard)[0])
         self.inference_seconds += time.perf_counter() - started
         self.inferences += 1
         return probabilities

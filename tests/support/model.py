@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,12 +16,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from streamer.core.contract import METADATA_KEY, Golden, ModelContract
-from streamer.core.model import content_digest, golden_spectrogram
+from streamer.core.contract import METADATA_KEY, AudioInput, Fusion, Golden, ModelContract
+from streamer.core.model import content_digest, golden_audio, golden_spectrogram
 from streamer.core.spectrogram import SpectrogramSpec
 
 LABELS = ("low", "middle", "high")
 NOISE = "noise"
+TAGS = ("loud", "rough")
 SHARPNESS = 0.25
 """Logits per dB: 40 dB between two thirds make a certain prediction."""
 NOISE_LEAD = 2.0
@@ -35,10 +37,12 @@ def make_model(
     window_seconds: float = 5.0,
     min_seconds: float = 3.0,
     decision: Mapping[str, float | str] | None = None,
+    audio: AudioInput | None = None,
 ) -> Path:
     """Write a model with the labels low, middle and high.
 
     `noise` adds the label "noise" as the model's `not_music`, predicted when all thirds are alike.
+    With `audio` it has a second network, which hears how loud and how rough that is.
     """
     spec = spec or SpectrogramSpec()
     labels = (*LABELS, NOISE) if noise else LABELS
@@ -46,8 +50,14 @@ def make_model(
     model = _graph(weights, bias)
     frames = spec.frames_in(window_seconds)
     spectrogram = golden_spectrogram(spec, frames)
+    inputs = {"spectrogram": spectrogram}
+    golden: dict[str, Any] = {}
+    if audio:
+        _add_second_network(model.graph, len(labels))
+        inputs["audio"] = golden_audio(audio, audio.samples)
+        golden = {"audio_sha256": content_digest(inputs["audio"]), "audio_samples": audio.samples}
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    (logits,) = session.run(["logits"], {"spectrogram": spectrogram})
+    (logits,) = session.run(["logits"], inputs)
     contract = ModelContract(
         name="thirds",
         version="1",
@@ -59,7 +69,9 @@ def make_model(
         temperature=1.0,
         decision=dict(decision or {}),
         training={"dataset": "none", "split": "none", "seed": 0, "metrics": {}},
-        golden=Golden(content_digest(spectrogram), frames, tuple(map(float, logits[0]))),
+        golden=Golden(content_digest(spectrogram), frames, tuple(map(float, logits[0])), **golden),
+        audio=audio,
+        fusion=Fusion(0.5, 0.5, "ear", TAGS) if audio else None,
     )
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps(contract.to_metadata())
@@ -89,6 +101,47 @@ def band_noise(
     samples = np.fft.irfft(spectrum, count)
     samples *= 10 ** (level_dbfs / 20) / samples.std()
     return np.asarray(samples, np.float32)
+
+
+def _add_second_network(graph: onnx.GraphProto, classes: int) -> None:
+    """Add tags, the mean of the samples' and of their differences' magnitudes, and the fusion."""
+    random = np.random.default_rng(0)
+    constants = {
+        "zero": np.array([0]),
+        "one": np.array([1]),
+        "last": np.array([-1]),
+        "end": np.array([2**31]),
+        "head": 20 * random.standard_normal((len(TAGS), classes)).astype(np.float32),
+        "half": np.float32(0.5),
+    }
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()
+    )
+    graph.node[-1].output[0] = "spectrogram_logits"
+    for kind, inputs, output, attributes in (
+        ("Slice", ("audio", "one", "end", "one"), "later", {}),
+        ("Slice", ("audio", "zero", "last", "one"), "earlier", {}),
+        ("Sub", ("later", "earlier"), "differences", {}),
+        ("Abs", ("audio",), "magnitudes", {}),
+        ("Abs", ("differences",), "steps", {}),
+        ("ReduceMean", ("magnitudes",), "loudness", {"axes": [1], "keepdims": 1}),
+        ("ReduceMean", ("steps",), "roughness", {"axes": [1], "keepdims": 1}),
+        ("Concat", ("loudness", "roughness"), "amounts", {"axis": 1}),
+        ("Log", ("amounts",), "levels", {}),
+        ("Sigmoid", ("levels",), "tags", {}),
+        ("MatMul", ("tags", "head"), "audio_logits", {}),
+        ("Add", ("spectrogram_logits", "audio_logits"), "both", {}),
+        ("Mul", ("both", "half"), "logits", {}),
+    ):
+        graph.node.append(helper.make_node(kind, list(inputs), [output], **attributes))
+    graph.input.append(
+        helper.make_tensor_value_info("audio", TensorProto.FLOAT, ["batch", "samples"])
+    )
+    sizes = {"tags": len(TAGS), "spectrogram_logits": classes, "audio_logits": classes}
+    graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in sizes.items()
+    )
 
 
 def _weights(bands: int, noise: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -456,9 +456,9 @@ def test_the_position_never_decreases_for_another_thread(classifier: Classifier)
         seen.append(pipeline.position)
         return samples
 
-    def watched_classify(self: Classifier, spectrograms: Any) -> Any:
+    def watched_classify(self: Classifier, *inputs: Any) -> Any:
         seen.append(pipeline.position)
-        return classify(self, spectrograms)
+        return classify(self, *inputs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Resampler, "_resample", watched_resample)

@@ -43,12 +43,14 @@ class FaultyClassifier(Classifier):
     crashes = 0
     """How many of the next inferences crash."""
 
-    def predict(self, spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict(
+        self, spectrograms: NDArray[np.float32], audio: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         time.sleep(self.pause)
         if self.crashes:
             self.crashes -= 1
             raise ZeroDivisionError("a defect")
-        return super().predict(spectrograms)
+        return super().predict(spectrograms, audio)
 
 
 class ScriptedSource(Source):
