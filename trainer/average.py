@@ -84,5 +84,6 @@ def _averaged_run(folders: Sequence[Path], runs: Mapping[Path, Run], out: Path) 
         train_seconds=sum(run.train_seconds for run in runs.values()),
         temperature=1.0,
         decision={},
+        fusion=None,
         metrics={},
     )

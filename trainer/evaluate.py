@@ -1,7 +1,8 @@
 """Evaluate a classifier on tracks that it was not trained on.
 
 The prediction for a track is the mean of the probabilities of its crops, each as long as the
-model's window and relative to its own loudest cell, as the daemon's windows are.
+model's window and relative to its own loudest cell, as the daemon's windows are. A model with a
+second network is evaluated with both, and each alone, on the tracks that have audio or tags.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ from streamer.core.spectrogram import (
 )
 from streamer.system.files import write_file, write_json
 from trainer import metrics
-from trainer.audio import AudioError, read_audio
+from trainer.audio import AudioError, read_audio, read_audio_at
 from trainer.evaluation_sets import EvaluationSets
-from trainer.loading import RunClassifier
+from trainer.loading import RunClassifier, second_network
 from trainer.pictures import read_picture
 from trainer.progress import progress_bar
+from trainer.second_network import Recording, SecondNetwork
+from trainer.tagger import SAMPLE_RATE
+from trainer.tags import read_tags, tags_file
 from trainer.tracks import DatasetError, Skipped, Track
 
 BATCH = 16
@@ -47,11 +51,19 @@ SUMMARISED = (
         "top2_track",
         "macro_f1",
     ),
-    *("nll_after", "ece_after", "not_music"),
+    *("nll_after", "ece_after", "not_music", "trained_on"),
 )
 """Fields of `SetMetrics` that go into `run.json` and an exported model."""
 
 MAX_MISTAKES = 20
+
+ANSWERS = {
+    "": "",
+    "_spectrogram": "network of spectrograms alone",
+    "_tags": "network of tags alone",
+    "_pictures": "network of spectrograms alone, with the tracks that have no tags",
+}
+"""Endings of the names of sets, by which answer they judge: the model's own has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +77,29 @@ class Predictions:
     """Shape (crops,): index of each crop's track."""
     truth: NDArray[np.int64]
     """Shape (tracks,): index of each track's label."""
+    audio_logits: NDArray[np.float32] | None = None
+    """What a second network says of the crops, NaN for tracks that it does not hear; None without
+    one. `logits` is what the network of spectrograms says alone."""
+
+    @property
+    def heard(self) -> NDArray[np.bool_]:
+        """Whether the second network hears the track, shape (tracks,)."""
+        if self.audio_logits is None:
+            return np.zeros(len(self.tracks), bool)
+        crops = np.isfinite(self.audio_logits).all(axis=1)
+        return np.bincount(self.owner, crops, len(self.tracks)) > 0
+
+    def of_heard(self) -> Predictions:
+        """Return those of the tracks that the second network hears."""
+        heard, crops = self.heard, self.heard[self.owner]
+        assert self.audio_logits is not None
+        return Predictions(
+            [track for track, own in zip(self.tracks, heard, strict=True) if own],
+            self.logits[crops],
+            (np.cumsum(heard) - 1)[self.owner[crops]],
+            self.truth[heard],
+            self.audio_logits[crops],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +130,10 @@ class SetMetrics:
     reliability_after: list[metrics.ReliabilityBin]
     mistakes: list[dict[str, Any]]
     """Rows of `track_table` with wrong predictions, most confident first."""
+    temperature: float
+    """By which the logits were divided."""
+    trained_on: bool
+    """Whether the model was trained on these tracks, which makes all figures too good."""
     not_music: dict[str, float] | None
     """`clips`, `recall` (share of the clips predicted as not music) and `false_alarms` (share of
     the music predicted so); None without such a label or without clips."""
@@ -106,6 +145,7 @@ class Evaluation:
 
     labels: tuple[str, ...]
     temperature: float
+    """Of the model's answers; other sets have their own."""
     temperature_source: str
     """A phrase: whether the temperature was fitted on the valid set or is the model's own."""
     protocol: str
@@ -123,6 +163,23 @@ def columns_of(track: Track, spec: SpectrogramSpec) -> Columns:
     return log_mel(read_audio(track.path, spec.sample_rate), spec)
 
 
+def recording_of(track: Track, spec: SpectrogramSpec, heard: bool) -> Recording:
+    """Return a track's columns and, if it is to be `heard`, its audio or tags."""
+    if not heard:
+        return Recording(columns_of(track, spec))
+    if track.is_picture:
+        file = tags_file(track.path)
+        return Recording(columns_of(track, spec), tags=read_tags(file) if file.is_file() else None)
+    samples, audio = read_audio_at(track.path, [spec.sample_rate, SAMPLE_RATE])
+    return Recording(log_mel(samples, spec), audio)
+
+
+def crop_starts(frames: int, window_frames: int) -> list[int]:
+    """Return at which columns half-overlapping windows begin, the last of which ends at the end."""
+    last = max(0, frames - window_frames)
+    return [*range(0, last, max(1, window_frames // 2)), last]
+
+
 def crops_of(columns: Columns, window_frames: int, top_db: float) -> Columns:
     """Cut columns into half-overlapping windows, each in dB relative to its own loudest cell.
 
@@ -131,8 +188,7 @@ def crops_of(columns: Columns, window_frames: int, top_db: float) -> Columns:
     """
     frames = max(window_frames, columns.shape[1])
     columns = np.tile(columns, (1, -(-frames // columns.shape[1])))[:, :frames]
-    last = frames - window_frames
-    starts = [*range(0, last, max(1, window_frames // 2)), last]
+    starts = crop_starts(frames, window_frames)
     crops = np.stack([columns[:, start : start + window_frames] for start in starts])
     return relative_to_peak(crops, top_db).astype(np.float32)
 
@@ -142,11 +198,13 @@ def predict(
     tracks: Sequence[Track],
     *,
     title: str = "tracks",
-    read: Callable[[Track, SpectrogramSpec], Columns] = columns_of,
+    read: Callable[[Track, SpectrogramSpec, bool], Recording] = recording_of,
+    second: SecondNetwork | None = None,
 ) -> tuple[Predictions, list[Skipped]]:
     """Classify all crops of tracks; tracks that cannot be read are skipped.
 
-    `title` is the label of the progress bar, and `read` returns the columns of a track.
+    `title` is the label of the progress bar, `read` reads a track as `recording_of` does, and
+    `second` is the model's second network, if it is to be asked.
     DatasetError is raised if a track's genre is not among the model's labels, no track can be read
     or a logit is not finite.
     """
@@ -159,14 +217,16 @@ def predict(
     used: list[Track] = []
     skipped: list[Skipped] = []
     logits: list[NDArray[np.float32]] = []
+    audio_logits: list[NDArray[np.float32]] = []
     with progress_bar() as progress:
         for track in progress.track(tracks, description=title):
             try:
-                columns = read(track, contract.spectrogram)
+                recording = read(track, contract.spectrogram, second is not None)
             except (AudioError, DatasetError) as error:
                 skipped.append(Skipped(track.path, str(error)))
                 continue
-            crops = crops_of(columns, contract.window_frames, contract.spectrogram.top_db)
+            columns, frames = recording.columns, contract.window_frames
+            crops = crops_of(columns, frames, contract.spectrogram.top_db)
             batches = [crops[start : start + BATCH] for start in range(0, len(crops), BATCH)]
             own_logits = np.concatenate([classifier.logits(batch) for batch in batches])
             if not np.isfinite(own_logits).all():
@@ -176,15 +236,47 @@ def predict(
                 )
             used.append(track)
             logits.append(own_logits)
+            heard = np.full_like(own_logits, np.nan)
+            if second and recording.heard:
+                last = np.array(crop_starts(columns.shape[1], frames)) + frames - 1
+                heard = second.logits_at(recording, last * contract.spectrogram.hop_seconds)
+            audio_logits.append(heard)
     if not used:
         raise DatasetError(f"none of the {len(tracks)} tracks can be read: {skipped[0].reason}")
     owner = np.repeat(np.arange(len(used)), [len(own) for own in logits])
     truth = np.array([contract.labels.index(track.genre) for track in used])
-    return Predictions(used, np.concatenate(logits), owner, truth), skipped
+    second_logits = np.concatenate(audio_logits) if second else None
+    return Predictions(used, np.concatenate(logits), owner, truth, second_logits), skipped
+
+
+def by_answer(
+    predictions: Predictions, second: SecondNetwork | None, not_music: str | None
+) -> dict[str, Predictions]:
+    """Return the predictions of both networks, each alone, and of those who are not heard.
+
+    The keys are endings of `ANSWERS`. Where no music is heard there is only one answer.
+    """
+    heard = predictions.heard
+    music = np.array([track.genre != not_music for track in predictions.tracks])
+    if second is None or not (heard & music).any():
+        return {"": predictions}
+    own = predictions.of_heard()
+    assert own.audio_logits is not None
+    answers = {
+        "": dataclasses.replace(own, logits=second.fused(own.logits, own.audio_logits)),
+        "_spectrogram": own,
+        "_tags": dataclasses.replace(own, logits=own.audio_logits),
+    }
+    return answers if heard.all() else answers | {"_pictures": predictions}
 
 
 def compute_metrics(
-    predictions: Predictions, contract: ModelContract, temperature: float, seed: int = 0
+    predictions: Predictions,
+    contract: ModelContract,
+    temperature: float,
+    seed: int = 0,
+    *,
+    trained_on: bool = False,
 ) -> SetMetrics:
     """Compute the metrics of a set, which must contain music; `seed` is that of the bootstrap."""
     labels = contract.labels
@@ -229,6 +321,8 @@ def compute_metrics(
         reliability_before=metrics.reliability(before, crop_truth),
         reliability_after=metrics.reliability(after, crop_truth),
         mistakes=mistakes.head(MAX_MISTAKES).drop(columns="right").to_dict("records"),
+        temperature=temperature,
+        trained_on=trained_on,
         not_music=not_music,
     )
 
@@ -253,37 +347,75 @@ def track_table(
 def evaluate(classifier: Classifier, sets: EvaluationSets, *, seed: int = 0) -> Evaluation:
     """Evaluate a run or a model on the sets with music; `seed` is that of the bootstrap.
 
-    The temperature of a run is fitted on its `valid` set. A model file keeps its own.
+    The temperature of a run is fitted on its `valid` set, unless it was trained on that. A model
+    file keeps its own. Those of single networks are always fitted.
     """
-    contract = classifier.contract
+    contract, second = classifier.contract, second_network(classifier)
     predictions: dict[str, Predictions] = {}
     skipped: list[Skipped] = []
+    notes = list(sets.notes)
     for name, music in sets.music.items():
-        if music:
-            tracks = music + sets.background.get(name, [])
-            predictions[name], unreadable = predict(classifier, tracks, title=name)
-            skipped += unreadable
+        if not music:
+            continue
+        tracks = music + sets.background.get(name, [])
+        own, unreadable = predict(classifier, tracks, title=name, second=second)
+        skipped += unreadable
+        predictions |= {
+            f"{name}{key}": each for key, each in by_answer(own, second, contract.not_music).items()
+        }
+        if second:
+            notes += _notes_on_tags(name, own, contract.not_music)
     if not predictions:
         raise DatasetError("none of the tracks of the valid and test lists is in the data folder")
     temperature, source = contract.temperature, "the model's own"
-    if isinstance(classifier, RunClassifier) and "valid" in predictions:
-        valid = predictions["valid"]
-        temperature = metrics.fit_temperature(valid.logits, valid.truth[valid.owner])
+    own_answers = second is None or any(f"{name}_tags" in predictions for name in sets.music)
+    fits = isinstance(classifier, RunClassifier) and "valid" not in sets.trained_on
+    if fits and own_answers and "valid" in predictions:
+        temperature = _fitted_temperature(predictions["valid"])
         source = "fitted on the crops of the valid set"
     results, tables = {}, {}
     for name, own in predictions.items():
-        results[name] = compute_metrics(own, contract, temperature, seed)
-        tables[name] = track_table(own, contract.labels, temperature)
+        base, _, answer = name.partition("_")
+        reference = predictions.get(f"valid_{answer}" if answer else "valid", own)
+        is_own = not answer and own_answers
+        used = temperature if is_own else _fitted_temperature(reference)
+        trained_on = base in sets.trained_on
+        results[name] = compute_metrics(own, contract, used, seed, trained_on=trained_on)
+        tables[name] = track_table(own, contract.labels, used)
     return Evaluation(
         contract.labels,
         temperature,
         temperature_source=source,
         protocol=sets.protocol,
-        notes=sets.notes,
+        notes=notes,
         sets=results,
         track_tables=tables,
         skipped=skipped,
     )
+
+
+def _fitted_temperature(predictions: Predictions) -> float:
+    return metrics.fit_temperature(predictions.logits, predictions.truth[predictions.owner])
+
+
+def _notes_on_tags(name: str, predictions: Predictions, not_music: str | None) -> list[str]:
+    """Return a note if not all music is heard by the second network."""
+    music = np.array([track.genre != not_music for track in predictions.tracks])
+    heard, count = int(predictions.heard[music].sum()), int(music.sum())
+    if not heard:
+        return [
+            f"no {name} track has tags: its figures are of the network of spectrograms alone; add "
+            "tags with genre-train prepare or genre-train tags"
+        ]
+    if heard < count:
+        return [f"{heard} of {count} {name} tracks have tags; both networks are judged on them"]
+    return []
+
+
+def set_title(name: str) -> str:
+    """Return the name of a set with which answers it judges, for people."""
+    base, _, answer = name.partition("_")
+    return f"{base}, {ANSWERS[f'_{answer}']}" if answer else base
 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:
@@ -336,9 +468,10 @@ def as_text(evaluation: Evaluation) -> str:
     lines.append(f"temperature {evaluation.temperature:.3f} ({evaluation.temperature_source})")
     for name, result in evaluation.sets.items():
         low, high = result.interval_track
+        known = ", trained on" if result.trained_on else ""
         lines.append(
-            f"{name}: {result.accuracy_track:.1%} of {result.tracks} tracks right "
-            f"(chance {result.chance:.1%}, 95 % interval {low:.1%} to {high:.1%}), "
+            f"{set_title(name)}{known}: {result.accuracy_track:.1%} of {result.tracks} tracks "
+            f"right (chance {result.chance:.1%}, 95 % interval {low:.1%} to {high:.1%}), "
             f"{result.accuracy_crop:.1%} of crops, "
             f"top 2 {result.top2_track:.1%}, macro F1 {result.macro_f1:.3f}, "
             f"NLL {result.nll_before:.3f} -> {result.nll_after:.3f}, "

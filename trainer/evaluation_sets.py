@@ -27,6 +27,8 @@ class EvaluationSets:
     notes: list[str]
     """Warnings."""
     skipped: list[Skipped]
+    trained_on: frozenset[str] = frozenset()
+    """Names of the sets that the model was trained on."""
 
 
 def find_evaluation_sets(
@@ -82,7 +84,8 @@ def find_evaluation_sets(
         skipped = skipped + skipped_clips
         if not any(clips.values()):
             notes.append(unused + "none of them was held back from training")
-    return EvaluationSets(music, clips, protocol, notes, skipped)
+    trained_on = frozenset({"valid"} if run and set(run.split.valid) & set(run.split.train) else ())
+    return EvaluationSets(music, clips, protocol, notes, skipped, trained_on)
 
 
 def _run_sets(

@@ -10,6 +10,7 @@ from typing import Any
 from trainer.augment import Augmentation
 
 KEPT_EPOCHS = ("best", "last")
+TRAINED_LISTS = ("train", "train+valid")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 """Keras' dtype policies."""
 MAX_SEED = 2**32 - 1
@@ -78,6 +79,10 @@ class FitSettings:
     is not biased by selection on the validation list."""
     precision: str = "float32"
     """One of `PRECISIONS`."""
+    train_on: str = "train"
+    """One of `TRAINED_LISTS`. With the valid list in it nothing can be chosen by that list."""
+    tagger: str = "musicnn"
+    """The second network, which is fitted at the end where there are tags; `none` for none."""
     tensorboard: bool = False
     """Also write TensorBoard logs."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -99,6 +104,11 @@ class FitSettings:
             return (
                 f"--patience {self.patience} stops after the best epoch and --keep last keeps the "
                 "last: leave out one"
+            )
+        if self.train_on != "train" and self.keep != "last":
+            return (
+                f"--train-on {self.train_on} leaves no list to choose the best epoch by: add "
+                "--keep last"
             )
         if self.freeze_batch_norms and self.weights == "none":
             return (

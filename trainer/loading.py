@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.model import Classifier
+from streamer.core.model import Answers, Classifier
 from streamer.system.processors import processors
+from trainer.second_network import SecondNetwork, from_file, from_head, read_head
 
 
 class RunClassifier(Classifier):
@@ -19,13 +20,15 @@ class RunClassifier(Classifier):
 
         self._network, self.run = load_network(folder)
         self.contract = self.run.contract()
+        fusion = self.run.fusion
+        self.second = from_head(read_head(folder, self.run), fusion) if fusion else None
 
     def logits(
         self, spectrograms: NDArray[np.float32], audio: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Return the network's logits; see `streamer.core.model.Classifier.logits`."""
+        """Return the logits of the run; see `streamer.core.model.Classifier.logits`."""
         if audio is not None:
-            raise ValueError("the network of a run takes no audio")
+            return self.answers(spectrograms, audio).logits
         import keras
 
         from trainer.network import with_preprocessing
@@ -40,9 +43,36 @@ class RunClassifier(Classifier):
         answer = network(spectrograms, training=False)
         return np.asarray(keras.ops.convert_to_numpy(answer), np.float32)
 
+    def answers(self, spectrograms: NDArray[np.float32], audio: NDArray[np.float32]) -> Answers:
+        """Return what both networks say; see `streamer.core.model.Classifier.answers`."""
+        if self.second is None:
+            raise ValueError("the run has no network that takes audio")
+        seen, tags = self.logits(spectrograms), self.second.tags(audio)
+        heard = self.second.logits(tags)
+        return Answers(self.second.fused(seen, heard), seen, heard, tags)
+
+
+class FileClassifier(Classifier):
+    """A model file that knows where it lies."""
+
+    path: Path
+
+
+def second_network(classifier: Classifier) -> SecondNetwork | None:
+    """Return the second network of what `load_classifier` returned, if it has one."""
+    if isinstance(classifier, RunClassifier):
+        return classifier.second
+    audio, fusion = classifier.contract.audio, classifier.contract.fusion
+    if audio is None or not isinstance(classifier, FileClassifier):
+        return None
+    return from_file(classifier.path, fusion, audio.seconds)
+
 
 def load_classifier(path: Path) -> Classifier:
     """Load a run folder (errors: NetworkError, RunError) or an `.onnx` file (ModelError)."""
     if path.is_dir():
         return RunClassifier(path)
-    return Classifier.load(path, threads=processors())
+    classifier = FileClassifier.load(path, threads=processors())
+    assert isinstance(classifier, FileClassifier)
+    classifier.path = path
+    return classifier

@@ -14,13 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import soxr
 
 from streamer.core.model import Classifier
-from streamer.core.spectrogram import Columns, SpectrogramSpec, log_mel
+from streamer.core.spectrogram import SpectrogramSpec, log_mel
 from streamer.system.files import write_file, write_json
 from trainer.audio import read_audio
 from trainer.degradation import Degradation, degradations
-from trainer.evaluate import compute_metrics, predict, track_table
+from trainer.evaluate import by_answer, compute_metrics, predict, track_table
+from trainer.loading import second_network
+from trainer.second_network import Recording
+from trainer.tagger import SAMPLE_RATE
 from trainer.tracks import DatasetError, Track
 
 
@@ -32,7 +36,7 @@ class RobustnessResult:
     """Name of the degradation; the field name is that of the CSV column."""
     tracks: int
     accuracy: float
-    """Share of tracks with the right prediction."""
+    """Share of tracks with the right prediction; of both networks together, if there are two."""
     low: float
     """Lower end of the 95 % bootstrap interval of the accuracy."""
     high: float
@@ -44,6 +48,11 @@ class RobustnessResult:
     """Share of tracks with the prediction for the unchanged audio."""
     not_music: float | None
     """Share of tracks predicted as not music; None for a model without that label."""
+    spectrogram_accuracy: float | None = None
+    """Share of tracks that the network of spectrograms has right alone; None for a model with one
+    network."""
+    tags_accuracy: float | None = None
+    """The same of the network of tags."""
 
 
 def robustness(
@@ -56,12 +65,18 @@ def robustness(
     """
     if any(track.is_picture for track in [*tracks, *clips]):
         raise DatasetError("robustness needs audio, not pictures; give folders of audio")
-    contract = classifier.contract
+    contract, second = classifier.contract, second_network(classifier)
     results: list[RobustnessResult] = []
     clean = None
     for name, degrade in degradations(clips).items():
-        read = partial(_degraded_columns, name=name, degrade=degrade, seed=seed)
-        predictions, _ = predict(classifier, tracks, title=name, read=read)
+        read = partial(_degraded, name=name, degrade=degrade, seed=seed)
+        both, _ = predict(classifier, tracks, title=name, read=read, second=second)
+        answers = by_answer(both, second, contract.not_music)
+        predictions = answers.pop("")
+        alone = {
+            key: compute_metrics(own, contract, 1.0, seed).accuracy_track
+            for key, own in answers.items()
+        }
         table = track_table(predictions, contract.labels, contract.temperature)
         predicted = table.set_index("track")["predicted"]
         clean = predicted if clean is None else clean
@@ -76,17 +91,21 @@ def robustness(
                 metrics.ece_after,
                 float((predicted == clean.reindex(predicted.index)).mean()),
                 float((predicted == contract.not_music).mean()) if contract.not_music else None,
+                alone.get("_spectrogram"),
+                alone.get("_tags"),
             )
         )
     return results
 
 
-def _degraded_columns(
-    track: Track, spec: SpectrogramSpec, name: str, degrade: Degradation, seed: int
-) -> Columns:
+def _degraded(
+    track: Track, spec: SpectrogramSpec, heard: bool, name: str, degrade: Degradation, seed: int
+) -> Recording:
     samples = read_audio(track.path, spec.sample_rate)
     random = np.random.default_rng([seed, zlib.crc32(f"{name}/{track.name}".encode())])
-    return log_mel(degrade(samples, spec.sample_rate, random), spec)
+    degraded = degrade(samples, spec.sample_rate, random)
+    audio = soxr.resample(degraded, spec.sample_rate, SAMPLE_RATE) if heard else None
+    return Recording(log_mel(degraded, spec), audio)
 
 
 def as_text(results: Sequence[RobustnessResult], set_name: str, protocol: str) -> str:
@@ -96,7 +115,8 @@ def as_text(results: Sequence[RobustnessResult], set_name: str, protocol: str) -
         f"split: {protocol}",
         f"{set_name}, {results[0].tracks} tracks through audio",
         f"{'degradation':<28}{'right':>7}  {'95 % interval':<17}{'against clean':>13}"
-        f"{'NLL':>8}{'ECE':>8}{'same answer':>13}{'not music':>11}",
+        f"{'NLL':>8}{'ECE':>8}{'same answer':>13}{'not music':>11}"
+        + (f"{'spectrogram':>13}{'tags':>8}" if results[0].tags_accuracy is not None else ""),
     ]
     for result in results:
         interval = f"{result.low:.1%} to {result.high:.1%}"
@@ -105,6 +125,11 @@ def as_text(results: Sequence[RobustnessResult], set_name: str, protocol: str) -
             f"{result.way:<28}{result.accuracy:>7.1%}  {interval:<17}"
             f"{100 * (result.accuracy - clean):>+13.1f}{result.nll:>8.3f}{result.ece:>8.3f}"
             f"{result.same_as_clean:>13.1%}{not_music:>11}"
+            + (
+                ""
+                if result.spectrogram_accuracy is None
+                else f"{result.spectrogram_accuracy:>13.1%}{result.tags_accuracy:>8.1%}"
+            )
         )
     return "\n".join(lines)
 

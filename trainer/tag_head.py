@@ -23,10 +23,13 @@ Indices = NDArray[np.int64]
 LEAST_PROBABILITY = 1e-4
 """Tags less probable than this count as this probable: their logarithms would be noise."""
 
-REGULARISATION = 8.0
+REGULARISATION = 28.0
 """Inverse strength of the head's L2 penalty (`C` of scikit-learn) where a track has weight 1. Found
 by cross-validation over blocks of neighbouring tracks of GTZAN's train list, where anything from 3
 to 30 is as good."""
+
+DEGRADED_SHARE = 0.5
+"""Weight of the degraded copies of all tracks, as a share of that of the tracks themselves."""
 
 BACKGROUND_SHARE = 0.03
 """Weight of the sounds that are not music, as a share of the weight of all. With more, noisy songs
@@ -120,6 +123,7 @@ def fit_tag_head(
     labels: Sequence[int],
     classes: int,
     *,
+    degraded: Sequence[tuple[NDArray[np.float32], int]] = (),
     background: Sequence[NDArray[np.float32]] = (),
     not_music: int | None = None,
     background_share: float = BACKGROUND_SHARE,
@@ -138,6 +142,9 @@ def fit_tag_head(
         Class of each track.
     classes : int
         Number of classes.
+    degraded : sequence of (float32, shape (pieces, tags), and int)
+        Tags of copies of tracks through rooms, noise and the like, and the class of each; they may
+        be of some tracks alone. Together they weigh `DEGRADED_SHARE` of the tracks.
     background : sequence of float32, shape (pieces, tags)
         The same of recordings that are not music.
     not_music : int or None
@@ -155,6 +162,9 @@ def fit_tag_head(
     if len(tracks) != len(labels):
         raise TagHeadError(f"{len(tracks)} tracks have tags and {len(labels)} a label")
     groups = [(tags, int(label), 1.0) for tags, label in zip(tracks, labels, strict=True)]
+    if degraded:
+        each = len(tracks) * DEGRADED_SHARE / len(degraded)
+        groups += [(tags, int(label), each) for tags, label in degraded]
     if not_music is not None and background:
         each = len(tracks) * background_share / (1 - background_share) / len(background)
         groups += [(tags, not_music, each) for tags in background]

@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,9 +16,13 @@ from streamer.system.commandline import UserError, print_line
 from trainer.augment import NONE, Augmentation
 from trainer.commands import evaluation, options
 from trainer.commands.output import data_folder, import_keras, print_skipped
-from trainer.fit_settings import KEPT_EPOCHS, NUMBERS, PRECISIONS, FitSettings
+from trainer.fit_settings import KEPT_EPOCHS, NUMBERS, PRECISIONS, TRAINED_LISTS, FitSettings
+from trainer.run import read_run
 from trainer.tags import COPIES
-from trainer.tracks import is_picture_folder
+from trainer.tracks import DatasetError, is_picture_folder
+
+if TYPE_CHECKING:
+    from trainer.fuse import Fused
 
 
 def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +178,13 @@ def _add_fit_options(
         "last",
     )
     parser.add_argument(
+        "--train-on",
+        choices=TRAINED_LISTS,
+        help="lists to train on (train); train+valid, with --keep last, is for a final model whose "
+        "recipe was judged before",
+    )
+    options.add_tagger(parser, "the second network, fitted where there are tags (musicnn), or none")
+    parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         help="of the computation (float32); mixed ones are for accelerators",
@@ -248,7 +259,7 @@ def _fit(given: argparse.Namespace) -> Path:
     from trainer.fit.loop import fit, resume
 
     if given.resume is not None:
-        return resume(given.resume)
+        return _with_second_network(resume(given.resume))
     names = {field.name for field in dataclasses.fields(FitSettings)}
     fields = {
         name: value for name, value in vars(given).items() if name in names and value is not None
@@ -261,7 +272,74 @@ def _fit(given: argparse.Namespace) -> Path:
         "split": tuple(given.split),
         "augmentation": parse_augmentation(given.augment),
     }
-    return fit(FitSettings(**fields))
+    return _with_second_network(fit(FitSettings(**fields)))
+
+
+def _with_second_network(folder: Path) -> Path:
+    """Fit the second network of a run if there are tags, and return the run's folder."""
+    from trainer.fuse import fuse, has_tags
+
+    run = read_run(folder)
+    if run.settings.tagger == "none":
+        return folder
+    if not has_tags(run):
+        print_line("note: one network alone, since no train track has tags (genre-train prepare)")
+    elif run.settings.train_on != "train":
+        print_line(f"note: add the second network with genre-train fuse {folder} --like RUN")
+    else:
+        try:
+            _print_fused(folder, fuse(folder))
+        except DatasetError as error:
+            print_line(f"note: one network alone: {error}")
+    return folder
+
+
+def _print_fused(folder: Path, fused: Fused) -> None:
+    fusion = fused.fusion
+    found = f"found on {fused.windows} windows" if fused.windows else "of the other run"
+    print_line(
+        f"{folder}: head on the tags of {fused.tracks} tracks ({fused.degraded} degraded as well) "
+        f"and {fused.sounds} sounds; weights {fusion.spectrogram_weight:g} and "
+        f"{fusion.audio_weight:g}, temperature {fused.temperature:.3f}, {found}"
+    )
+
+
+def _add_fuse_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--data", type=Path, help="pictures with tags, or audio (default: of the run)"
+    )
+    parser.add_argument(
+        "--background", type=Path, metavar="DIR", help="sounds that are not music, likewise"
+    )
+    parser.add_argument(
+        "--audio-seconds",
+        type=options.number(float, 3, 60),
+        default=5.0,
+        help="sound that the second network hears before a decision (5)",
+    )
+    parser.add_argument(
+        "--like",
+        type=Path,
+        metavar="RUN",
+        help="take weights, temperature and decision settings of this run, for one that was "
+        "trained on its valid list",
+    )
+
+
+def _run_fuse(given: argparse.Namespace) -> int:
+    import_keras()
+    from trainer.fuse import fuse
+
+    fused = fuse(
+        given.run,
+        data=given.data,
+        background=given.background,
+        like=given.like,
+        seconds=given.audio_seconds,
+    )
+    _print_fused(given.run, fused)
+    return 0
 
 
 def parse_augmentation(changes: Sequence[str]) -> Augmentation:
@@ -363,6 +441,7 @@ COMMANDS: dict[str, options.Command] = {
         "make clips of speech with the synthesisers that are installed",
     ),
     "fit": (_run_fit, _add_fit_options, "train on pictures"),
+    "fuse": (_run_fuse, _add_fuse_options, "fit the second network of a run"),
     "average": (
         _run_average,
         _add_average_options,

@@ -109,6 +109,9 @@ def _divide(
     notes = (*split.notes, *leak_notes([*valid, *test], before or (), where))
     if before is None:
         notes += (f"{settings.weights} does not tell its tracks: an accuracy on those is too high",)
+    if settings.train_on != "train":
+        train = (*train, *valid)
+        notes += ("the valid list was trained on: its figures are no measure of unknown music",)
     lists = TrackLists(split.name, split.protocol, notes, tuple(split.missing), train, valid, test)
     labels = tuple(labels_of(tracks, settings.background is not None))
     background = BackgroundLists(*map(_names, divide_background(sounds)))
