@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamer.core.decision_settings import DecisionSettings, DecisionSettingsError
+from streamer.core.labels import LabelError
 from streamer.core.model import DEFAULT_MODEL, Classifier, ModelError
 from streamer.core.pipeline import Pipeline
 from streamer.engine.scheduler import Scheduler
-from streamer.settings import Settings
+from streamer.settings import Settings, suggestion
 from streamer.sources import Source, SourceError, make_device, make_source
 from streamer.system.commandline import UserError
 from streamer.system.processors import processors
@@ -81,10 +82,24 @@ def make_inputs(
 
 def load_classifier(settings: Settings) -> Classifier:
     """Load and check the model; raise `InputError` if it cannot be used."""
+    path = settings.model or DEFAULT_MODEL
     try:
-        return Classifier.load(settings.model or DEFAULT_MODEL, threads=settings.threads)
+        classifier = Classifier.load(path, threads=settings.threads, labels=settings.labels)
     except ModelError as error:
         raise InputError(str(error)) from None
+    except LabelError as error:
+        raise InputError(f"labels: {error}") from None
+    check_colours(settings, classifier)
+    return classifier
+
+
+def check_colours(settings: Settings, classifier: Classifier) -> None:
+    """Raise `InputError` if a colour is given to what is no label."""
+    labels = classifier.names.labels
+    for label in settings.colours:
+        if label not in labels:
+            hint = suggestion(label, labels) or f"; the labels are {', '.join(labels)}"
+            raise InputError(f"colours: {label!r} is no label{hint}")
 
 
 def shared_scheduler(settings: Settings) -> Scheduler:

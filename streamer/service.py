@@ -85,7 +85,15 @@ class Service:
             SourceStatus(name, source.kind, SourceState.CONNECTING, "")
             for name, (_, source) in self._inputs.items()
         ]
-        self._hub = Hub(messages.hello(contract, statuses, hop_seconds=settings.hop_seconds))
+        self._hub = Hub(
+            messages.hello(
+                contract,
+                statuses,
+                hop_seconds=settings.hop_seconds,
+                labels=classifier.names.labels,
+                own_colours=settings.colours,
+            )
+        )
         metrics = Metrics(
             version=version("genre-stream"),
             model={"name": contract.name, "version": contract.version},

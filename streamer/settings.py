@@ -16,9 +16,10 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import shlex
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,8 +80,38 @@ def _file(value: object) -> Path:
         raise ValueError("there is no such home folder") from None
 
 
+def _pairs(value: object) -> object:
+    """Return a table; options and the environment give one as strings such as ``rock=guitar``."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(
+        isinstance(word, str) and "=" in word for word in words
+    ):
+        raise ValueError("should be a table, or a list of texts such as 'name=value'")
+    pairs = dict(word.split("=", 1) for word in words)
+    return {name: False if text == "false" else text for name, text in pairs.items()}
+
+
+def _colour(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch("#[0-9a-fA-F]{6}", value):
+        raise ValueError("should be a colour such as '#3f90da'")
+    return value.lower()
+
+
+def _label_name(value: object) -> object:
+    if value is not False and (not isinstance(value, str) or not value.strip()):
+        raise ValueError("should be a name, or false")
+    return value
+
+
 StringList = Annotated[tuple[str, ...], BeforeValidator(_string_list)]
 File = Annotated[Path, BeforeValidator(_file)]
+Labels = Annotated[
+    dict[str, Annotated[str | Literal[False], BeforeValidator(_label_name)]],
+    BeforeValidator(_pairs),
+]
+Colours = Annotated[dict[str, Annotated[str, BeforeValidator(_colour)]], BeforeValidator(_pairs)]
 
 
 def _setting(group: str, default: object, metavar: str, help_text: str, **limits: Any) -> Any:
@@ -98,6 +129,17 @@ def _decision_setting(name: str) -> Any:
     metadata = DecisionSettings.__dataclass_fields__[name].metadata
     limits = dict(zip(("ge", "le"), metadata.get("range", ()), strict=False))
     return _setting(DECISIONS, None, metadata["metavar"], metadata["help"], **limits)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every string of a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 class Settings(BaseModel):
@@ -141,6 +183,19 @@ class Settings(BaseModel):
         1.0, "S", "seconds of audio between two predictions", ge=0.1, le=60.0
     )
 
+    labels: Labels = _model(
+        {},
+        "LABEL=NAME",
+        "names of one's own for the model's labels: labels with the same name are decided as one, "
+        "and false drops a label from what may be claimed; as an option it may be repeated",
+    )
+    colours: Colours = _model(
+        {},
+        "LABEL=#RRGGBB",
+        "colours of labels on the dashboard and wherever else they are shown; as an option it may "
+        "be repeated",
+    )
+
     smoothing: Smoothing | None = _decision_setting("smoothing")
     silence_dbfs: float | None = _decision_setting("silence_dbfs")
     silence_hysteresis_db: float | None = _decision_setting("silence_hysteresis_db")
@@ -181,8 +236,7 @@ class Settings(BaseModel):
         # In Python bool is a subclass of int, and pydantic would take True for 1.
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("should not be true or false")
-        items = value if isinstance(value, list) else [value]
-        if any(isinstance(item, str) and "\0" in item for item in items):
+        if "\0" in "".join(_texts(value)):
             raise ValueError("should have no NUL character")
         return value
 
@@ -363,7 +417,25 @@ def _error_sentences(
     for fault in error.errors(include_url=False, include_input=False):
         name = str(fault["loc"][0])
         problem = fault["msg"].removeprefix("Value error, ")
-        yield f"{_spelled(origins[name], name, values[name])}: {problem[:1].lower()}{problem[1:]}"
+        spelled = _spelled(origins[name], name, values[name])
+        if len(fault["loc"]) > 1 and isinstance(values[name], Mapping | list):
+            spelled = _spelled_part(origins[name], fault["loc"], values)
+        yield f"{spelled}: {problem[:1].lower()}{problem[1:]}"
+
+
+def _spelled_part(origin: str, location: Sequence[int | str], values: Mapping[str, object]) -> str:
+    """Return a value within a table or a list as it is written in its layer."""
+    value: Any = values
+    path = ""
+    for key in location:
+        if isinstance(value, list) and isinstance(key, int):
+            path += f"[{key + 1}]"
+        elif isinstance(value, Mapping) and key in value:
+            path += f".{key}" if path else str(key)
+        else:
+            break
+        value = value[key]
+    return f"{origin}: {path} = {redact(json.dumps(value, default=str))}"
 
 
 def _check_consistency(settings: Settings, origins: Mapping[str, str]) -> None:
@@ -404,8 +476,8 @@ def option(name: str) -> str:
 
 
 def is_list(field: FieldInfo) -> bool:
-    """Tell whether a setting takes several strings."""
-    return field.annotation == tuple[str, ...]
+    """Tell whether a setting takes several strings, or a table."""
+    return field.annotation == tuple[str, ...] or get_origin(field.annotation) is dict
 
 
 def choices(field: FieldInfo) -> list[str]:

@@ -27,7 +27,7 @@ def _model(settings: Settings) -> str:
     classifier = load_classifier(settings)
     pipeline_factory(settings, classifier)
     contract = classifier.contract
-    return f"model: {contract.name} {contract.version}, {', '.join(contract.labels)}"
+    return f"model: {contract.name} {contract.version}, {', '.join(classifier.names.labels)}"
 
 
 def _access(settings: Settings) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
@@ -54,9 +56,16 @@ def _model_decision(path: Path | None) -> tuple[dict[str, object], str]:
 def _toml(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        pairs = (f"{_key(name)} = {_toml(item)}" for name, item in value.items())
+        return "{ " + ", ".join(pairs) + " }" if value else "{}"
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     return json.dumps(redact(str(value)), ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 SAMPLE_HEADING = """\
@@ -72,6 +81,8 @@ EXAMPLES = {
     "rate": "44100",
     "channels": "2",
     "model": '"/opt/genre-stream/my-model.onnx"',
+    "labels": '{ rock = "guitar", metal = "guitar", disco = false }',
+    "colours": '{ jazz = "#92dadd" }',
     "token_file": '"/etc/genre-stream/token"',
     "tls_cert": '"/etc/genre-stream/cert.pem"',
     "tls_key": '"/etc/genre-stream/key.pem"',

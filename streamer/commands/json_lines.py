@@ -53,7 +53,15 @@ def write_json_lines(settings: Settings) -> int:
         Listener(source, factory, receive, scheduler=scheduler) for _, source in inputs.values()
     ]
     statuses = [listener.status for listener in listeners]
-    lines.write(hello(classifier.contract, statuses, hop_seconds=settings.hop_seconds))
+    lines.write(
+        hello(
+            classifier.contract,
+            statuses,
+            hop_seconds=settings.hop_seconds,
+            labels=classifier.names.labels,
+            own_colours=settings.colours,
+        )
+    )
     for listener in listeners:
         listener.start()
     try:

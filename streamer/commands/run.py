@@ -87,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_option(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
     text = str(field.description)
-    if field.default not in (None, (), False):
+    if field.default not in (None, (), {}, False):
         text += f" (default: {field.default})"
     if words := schema.choices(field):
         text += f": {', '.join(words)}"

@@ -7,7 +7,7 @@ greys; it is as far from the nine as they are from each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 FITTING = {
     "blues": "#3f90da",
@@ -25,8 +25,10 @@ FITTING = {
 COLOURS = tuple(FITTING.values())
 
 
-def colours(labels: Sequence[str]) -> dict[str, str]:
+def colours(labels: Sequence[str], own: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return a colour for each label, as ``#rrggbb``; from the eleventh on they come again.
+
+    `own` are colours that were chosen for some of the labels; the others keep theirs.
 
     Examples
     --------
@@ -36,12 +38,13 @@ def colours(labels: Sequence[str]) -> dict[str, str]:
     first = labels[: len(COLOURS)]
     fitting = {label: FITTING[label] for label in first if label in FITTING}
     free = (colour for colour in COLOURS if colour not in fitting.values())
-    return {
+    usual = {
         label: COLOURS[index % len(COLOURS)]
         if index >= len(COLOURS)
         else fitting.get(label) or next(free)
         for index, label in enumerate(labels)
     }
+    return {label: (own or {}).get(label, colour) for label, colour in usual.items()}
 
 
 def ansi(hexadecimal: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.decision_settings import DecisionSettings
+from streamer.core.labels import LabelMap
 from streamer.core.segments import Segment, SegmentTracker, State, Verdict
 from streamer.core.smoothing import (
     HiddenMarkov,
@@ -64,7 +65,7 @@ class Decision:
     """Seconds since the last decision."""
     state: State
     genre: str | None
-    """One of the model's labels while `state` is MUSIC, else None."""
+    """One of the labels while `state` is MUSIC, else None."""
     confidence: float
     """Probability of what is claimed, 0 to 1: of the genre, or of not being music; the highest of
     all while uncertain; 1 in silence, which is measured."""
@@ -84,7 +85,8 @@ class Decision:
 class Decider:
     """Turn the observations of one source into decisions and segments.
 
-    `labels`, `not_music` and `window_seconds` are those of a `ModelContract`.
+    `labels`, `not_music` and `window_seconds` are those of a `ModelContract`; with `names`,
+    decisions are about these instead.
     """
 
     def __init__(
@@ -93,13 +95,16 @@ class Decider:
         not_music: str | None,
         settings: DecisionSettings,
         window_seconds: float,
+        names: LabelMap | None = None,
     ) -> None:
         self._settings = settings
-        self._labels = tuple(labels)
-        self._not_music = not_music
-        self._uniform = np.full(len(labels), 1 / len(labels))
+        self._names = names or LabelMap(labels, not_music, {})
+        self._model_labels = len(labels)
+        self._labels = self._names.labels
+        self._not_music = self._names.not_music
+        self._uniform = np.full(len(self._labels), 1 / len(self._labels))
         self._window_seconds = window_seconds
-        self._smoother = _smoother(settings, len(labels), window_seconds)
+        self._smoother = _smoother(settings, len(self._labels), window_seconds)
         self._segments = SegmentTracker(window_seconds, settings.look_back_seconds)
         self._claimed: int | None = None
         self._last_claim: Decision | None = None
@@ -141,12 +146,13 @@ class Decider:
         if window is None:
             return None
         read = np.asarray(window, np.float64)
-        fits = read.shape == self._uniform.shape and read.min() >= 0
+        fits = read.shape == (self._model_labels,) and read.min() >= 0
         if not fits or not 0 < read.sum() < np.inf:
             raise ValueError(
-                f"window_probabilities must be {len(self._labels)} finite probabilities, not {read}"
+                f"window_probabilities must be {self._model_labels} finite probabilities, "
+                f"not {read}"
             )
-        return np.asarray(read / read.sum())
+        return self._names.apply(np.asarray(read / read.sum()))
 
     def _forget(self) -> None:
         self._smoother.restart()
@@ -215,6 +221,8 @@ class Decider:
         """
         settings = self._settings
         best = int(belief.argmax())
+        if best in self._names.dropped:
+            return None
         margin = belief[best] - np.delete(belief, best).max()
         confidence_needed, margin_needed = settings.min_confidence, settings.min_margin
         if best == self._claimed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from streamer.core.contract import METADATA_KEY, AudioInput, ModelContract, ModelError, spec_key
+from streamer.core.labels import LabelMap
 from streamer.core.smoothing import softmax
 from streamer.core.spectrogram import SpectrogramSpec, from_levels
 
@@ -93,9 +95,17 @@ class Classifier:
     def __init__(self, session: onnxruntime.InferenceSession, contract: ModelContract) -> None:
         self._session = session
         self.contract = contract
+        self.names = LabelMap(contract.labels, contract.not_music, {})
+        """What decisions call the labels."""
 
     @classmethod
-    def load(cls, path: Path = DEFAULT_MODEL, *, threads: int = 1) -> Classifier:
+    def load(
+        cls,
+        path: Path = DEFAULT_MODEL,
+        *,
+        threads: int = 1,
+        labels: Mapping[str, str | bool] | None = None,
+    ) -> Classifier:
         """Load a model file, check its contract and its golden answer.
 
         Parameters
@@ -104,9 +114,14 @@ class Classifier:
             The `.onnx` file.
         threads : int
             Threads within one inference. Concurrent calls do not share them.
+        labels : mapping, optional
+            Names of one's own for the model's labels, as in `LabelMap`: they are what a `Pipeline`
+            decides about. `predict` and `contract` have the model's labels all the same.
 
         Raises
         ------
+        LabelError
+            If `labels` does not fit the model.
         ModelError
             If the file cannot be read, is not a model of this contract, or gives another golden
             answer than when it was made.
@@ -126,6 +141,7 @@ class Classifier:
             classifier._check_golden()
         except ModelError as error:
             raise ModelError(f"model {path} {error}") from None
+        classifier.names = LabelMap(contract.labels, contract.not_music, labels or {})
         return classifier
 
     def logits(

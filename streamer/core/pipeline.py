@@ -314,7 +314,8 @@ class ColumnPipeline:
         self._least_audio = contract.audio.min_samples if contract.audio else 0
         self.hop_seconds = hop_seconds
         window_seconds = contract.window_seconds
-        self._decider = Decider(contract.labels, contract.not_music, settings, window_seconds)
+        labels, not_music = contract.labels, contract.not_music
+        self._decider = Decider(labels, not_music, settings, window_seconds, classifier.names)
         self._peaks = np.empty(0, np.float32) if spectrogram else None
         self._first_decision = self.window.filled_at
         self._fed: list[Columns] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
@@ -25,16 +25,26 @@ Message = dict[str, Any]
 
 
 def hello(
-    contract: ModelContract, sources: Iterable[SourceStatus], *, hop_seconds: float
+    contract: ModelContract,
+    sources: Iterable[SourceStatus],
+    *,
+    hop_seconds: float,
+    labels: Sequence[str] | None = None,
+    own_colours: Mapping[str, str] | None = None,
 ) -> Message:
-    """Return the message that greets a client; `hop_seconds` is the configured interval."""
+    """Return the message that greets a client; `hop_seconds` is the configured interval.
+
+    `labels` are those of the predictions, if they are not the model's; `own_colours` are colours
+    that the settings give to some of them.
+    """
+    labels = contract.labels if labels is None else labels
     return {
         "type": "hello",
         "protocol": PROTOCOL,
         "server": f"genre-stream {version('genre-stream')}",
         "model": {"name": contract.name, "version": contract.version},
-        "labels": list(contract.labels),
-        "colours": colours(contract.labels),
+        "labels": list(labels),
+        "colours": colours(labels, own_colours),
         "window_seconds": round(contract.window_seconds, 3),
         "hop_seconds": round(hop_seconds, 3),
         "spectrogram": contract.spectrogram.to_dict(),

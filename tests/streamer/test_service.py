@@ -52,6 +52,20 @@ def is_prediction(frame):
     return frame["type"] == "prediction"
 
 
+def test_history_and_state_have_the_labels_of_the_settings(model, tone, tmp_path):
+    database = tmp_path / "heard.db"
+    arguments = ("--model", model, "--source", f"t={tone}", "--history", database)
+    with daemon(tmp_path, *arguments, "--labels", "high=treble") as running:
+        with client(running.port) as connection:
+            assert frames(connection, is_prediction)[-1]["genre"] == "treble"
+        with urlopen(f"http://127.0.0.1:{running.port}/api/state") as response:
+            state = json.load(response)
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 0
+    assert state["labels"] == ["low", "middle", "treble"]
+    assert [segment["genre"] for segment in rows(open_query(database)).segments] == ["treble"]
+
+
 def test_the_service_manager_is_sent_status_ready_and_watchdog_in_this_order(
     model, tone, manager, tmp_path
 ):

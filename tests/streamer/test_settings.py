@@ -82,6 +82,17 @@ def test_a_malformed_list_in_the_environment_is_refused(environment):
         assert str(refusal.value).startswith(f"GENRE_STREAM_SOURCE={text}: ")
 
 
+def test_tables_may_be_given_as_pairs(tmp_path, environment):
+    config = write(tmp_path / "c.toml", '[labels]\nrock = "my guitar"\npop = false')
+    expected = {"rock": "my guitar", "pop": False}
+    assert load({}, config=config, environment=environment).settings.labels == expected
+    variables = environment | {"GENRE_STREAM_LABELS": "'rock=my guitar' pop=false"}
+    assert load({}, environment=variables).settings.labels == expected
+    given = {"labels": ["rock=my guitar", "pop=false"], "colours": ["pop=#AABBCC"]}
+    settings = load(given, environment=environment).settings
+    assert (settings.labels, settings.colours) == (expected, {"pop": "#aabbcc"})
+
+
 def test_an_empty_variable_counts_as_not_set(tmp_path, environment):
     config = write(tmp_path / "config.toml", 'source = "demo"\nport = 1\nhistory = "heard.db"')
     names = ("SOURCE", "DEVICE", "PORT", "HISTORY", "CONFIG")
@@ -132,6 +143,9 @@ FAULTS = [
     ('origin = "http://[::1"', "{file}: origin = http://[::1: is not the origin of a page"),
     ('origin = "http://a.example/page"', "{file}: origin = http://a.example/page: is not the orig"),
     ('origin = "http://*.example"', "{file}: origin = http://*.example: is not the origin of a pa"),
+    ("[labels]\nrock = 1", "{file}: labels.rock = 1: should be a name, or false"),
+    ('labels = "rock"', "{file}: labels = rock: should be a table, or a list of texts such as"),
+    ('[colours]\nrock = "red"', '{file}: colours.rock = "red": should be a colour such as'),
     ("[server]\nport = 1", '{file}: server = {"port": 1}: unknown setting'),
 ]
 
@@ -243,7 +257,7 @@ def test_the_sample_file_shows_the_defaults(tmp_path, environment):
     lines = [
         line
         for name, line in sample_values().items()
-        if Settings.model_fields[name].default not in (None, ())
+        if Settings.model_fields[name].default not in (None, (), {})
     ]
     config = write(tmp_path / "all.toml", "\n".join(lines))
     shown = load({}, config=config, environment=environment)

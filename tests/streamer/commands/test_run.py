@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import support.daemon
+from support.schema import check_frame
 from support.waiting import LONGEST_WAIT_SECONDS
 
 from streamer.commands import run as cli
@@ -177,6 +178,35 @@ def test_json_lines_are_the_frames_of_the_protocol(model, tone, tmp_path):
     assert predictions[-1]["genre"] == "high"
     segments = [frame for frame in frames if frame["type"] == "segment"]
     assert segments[-1]["final"]
+
+
+def test_json_lines_have_the_labels_and_colours_of_the_settings(model, tone, tmp_path):
+    mapping = ("--labels", "low=bass", "--labels", "middle=bass", "--labels", "high=treble")
+    arguments = (*mapping, "--colours", "treble=#112233")
+    arguments += ("--model", model, "--source", f"t={tone}")
+    done = support.daemon.run(tmp_path, *FAST_JSON, *arguments)
+    hello, *frames = map(json.loads, done.stdout.splitlines())
+    assert hello["labels"] == ["bass", "treble"]
+    assert hello["colours"]["treble"] == "#112233"
+    predictions = [frame for frame in frames if frame["type"] == "prediction"]
+    assert {frame["genre"] for frame in predictions} == {"treble"}
+    for frame in predictions:
+        assert sum(frame["probabilities"].values()) == pytest.approx(1)
+        check_frame(frame)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--labels", "hihg=x"], "labels: 'hihg' is no label of the model; it has low, middle"),
+        (["--colours", "hihg=#000000"], "colours: 'hihg' is no label (did you mean high?)"),
+    ],
+)
+def test_a_label_that_the_model_lacks_is_refused(arguments, message, model, tone, tmp_path):
+    arguments = ("--model", model, "--source", tone, "--check", *arguments)
+    done = support.daemon.run(tmp_path, *arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"genre-stream: {message}")
 
 
 def test_the_json_lines_of_several_sources_share_one_stream(model, tone, tmp_path):
