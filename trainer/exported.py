@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from streamer.core.contract import METADATA_KEY, ModelContract, ModelError
-from streamer.core.model import DEFAULT_MODEL, INPUT, OUTPUT
+from streamer.core.model import INPUT, OUTPUT
 from streamer.system.commandline import UserError
 from trainer.splits import fault_filtered_names
-
-EMBEDDED = "gtzan"
-"""What `--weights` calls the model file that ships with genre-stream."""
 
 SPECTROGRAM_LOGITS = "spectrogram_logits"
 """Output of the network of spectrograms in a file that holds a second network beside it."""
@@ -44,13 +41,6 @@ class ExportedNetwork:
     folded in, in the order in which `keras.applications.InceptionV3` creates them."""
     head: tuple[Weights, Weights]
     """Kernel (features, classes) and bias (classes,) of the dense layer."""
-
-
-def model_file(weights: str) -> Path | None:
-    """Return the model file that `--weights` names; None if it names anything else."""
-    if weights == EMBEDDED:
-        return DEFAULT_MODEL
-    return Path(weights) if weights.endswith(".onnx") else None
 
 
 def read_exported(path: Path) -> ExportedNetwork:

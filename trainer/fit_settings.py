@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from streamer.core.model import DEFAULT_MODEL
 from trainer.augment import Augmentation
 
 KEPT_EPOCHS = ("best", "last")
 TRAINED_LISTS = ("train", "train+valid")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 """Keras' dtype policies."""
+NAMED_WEIGHTS = ("imagenet", "gtzan", "none")
+"""What `--weights` takes beside paths; `gtzan` is the network that ships with genre-stream."""
+
 MAX_SEED = 2**32 - 1
 """Largest seed of numpy and Keras."""
 
@@ -122,3 +126,16 @@ class FitSettings:
 
 NUMBERS = tuple(each for each in dataclasses.fields(FitSettings) if "help" in each.metadata)
 """The fields that are numbers with limits, in the order of `--help`."""
+
+
+def earlier_run(weights: str) -> Path | None:
+    """Return the run folder that `--weights` names; None if it names anything else."""
+    folder = Path(weights)
+    return folder if weights not in NAMED_WEIGHTS and folder.is_dir() else None
+
+
+def model_file(weights: str) -> Path | None:
+    """Return the model file that `--weights` names; None if it names anything else."""
+    if weights == "gtzan":
+        return DEFAULT_MODEL
+    return Path(weights) if weights.endswith(".onnx") else None

@@ -18,7 +18,8 @@ import numpy as np
 from streamer.core.spectrogram import SpectrogramSpec
 from streamer.system.commandline import UserError
 from streamer.system.files import atomic_write
-from trainer.exported import EMBEDDED, ExportedNetwork, model_file, read_exported
+from trainer.exported import ExportedNetwork, read_exported
+from trainer.fit_settings import earlier_run, model_file
 from trainer.run import DAMAGED_FILE_ERRORS, NETWORK_FILE, Run, first_line, read_run
 
 # TensorFlow warns at length about retraced functions.
@@ -29,9 +30,6 @@ IMAGENET_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 BACKBONE = "inception_v3"
 """Name of the layer in `model.keras` that holds the pretrained part."""
-
-NAMED_WEIGHTS = (EMBEDDED, "imagenet", "none")
-"""What `--weights` takes beside paths."""
 
 SMALLEST_IMAGE = 75
 """Height and width, in pixels, that InceptionV3 needs at least."""
@@ -120,12 +118,6 @@ def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) 
     return network
 
 
-def earlier_run(weights: str) -> Path | None:
-    """Return the run folder that `--weights` names; None if it names anything else."""
-    folder = Path(weights)
-    return folder if weights not in NAMED_WEIGHTS and folder.is_dir() else None
-
-
 def _set_folded_weights(backbone: keras.Model, exported: ExportedNetwork, path: Path) -> None:
     """Give the backbone the weights of a model file, whose batch norms are folded into kernels.
 
@@ -165,14 +157,8 @@ def _load_pretrained(backbone: keras.Model, weights: str) -> None:
             ) from error
         backbone.set_weights(source.get_weights())
         return
-    path = Path(weights)
-    if not path.is_file():
-        raise NetworkError(
-            f"--weights {weights}: no such file; give gtzan, imagenet, none, a model file, the "
-            "path of an InceptionV3 notop weights file or the folder of an earlier run"
-        )
     try:
-        backbone.load_weights(path)
+        backbone.load_weights(weights)
     except DAMAGED_FILE_ERRORS as error:
         raise NetworkError(
             f"--weights {weights}: not weights of InceptionV3 without its top ({first_line(error)})"

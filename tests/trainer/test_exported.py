@@ -144,7 +144,7 @@ def test_a_file_without_such_weights_is_refused(
 def test_tracks_that_the_embedded_network_was_trained_on_are_noted(tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", ("blues", "rock"), tracks=30)
     settings = FitSettings(pictures, tmp_path / "run", weights="gtzan", split=("stratified",))
-    division = load_data(settings, None, None).division
+    division = load_data(settings, None).division
     assert len(division.trained_on_before) == 442 + 1
     held_back = {*division.split.valid, *division.split.test}
     known = held_back.intersection(division.trained_on_before)
@@ -159,7 +159,7 @@ def test_a_file_that_does_not_tell_its_tracks_is_noted(tiny: Path, tmp_path: Pat
     path = exported(tiny, tmp_path / "tiny.onnx")
     pictures = write_pictures(tmp_path / "pictures")
     settings = FitSettings(pictures, tmp_path / "run", weights=str(path))
-    division = load_data(settings, None, None).division
+    division = load_data(settings, None).division
     assert f"{path} does not tell its tracks: an accuracy on those is too high" in (
         division.split.notes
     )

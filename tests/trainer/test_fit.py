@@ -428,7 +428,7 @@ def test_a_genre_called_not_music_is_music_without_a_background(tmp_path: Path) 
 
     pictures = write_pictures(tmp_path / "pictures", genres=("not_music", "rows"))
     settings = FitSettings(data=pictures, out=tmp_path / "run", split=("stratified",))
-    loaded = load_data(settings, None, None)
+    loaded = load_data(settings, None)
     assert loaded.division.labels == ("not_music", "rows")
     assert loaded.not_music is None
 

@@ -130,6 +130,7 @@ def test_a_folder_of_music_becomes_a_run_with_a_report(
     assert set(content["metrics"]) >= {"fit", "valid", "test", "protocol"}
     assert content["metrics"]["valid"]["tracks"] == 3
     assert "split: stratified by genre, 80/10/10, seed 3" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"next: genre-export {run} --out model.onnx"
     assert (run / "report" / "index.html").is_file()
     assert "Traceback" not in done.stderr
 
@@ -473,6 +474,30 @@ def test_a_genre_with_too_few_tracks_is_refused_by_name(
     status, error = error_of(capsys, "fit", "--data", pictures, "--out", tmp_path / "run")
     assert status == 2
     assert "genre rows has 4 usable tracks (2 more were skipped); at least 5" in error
+
+
+@pytest.mark.parametrize(
+    ("tracks", "options", "sentence"),
+    [
+        (4, [], "genre high has 4 usable tracks; at least 5 are needed"),
+        (5, ["--split", "nonsense"], "cannot read the artists in nonsense"),
+        (5, ["--weights", "/nowhere.h5"], "--weights /nowhere.h5: no such file; give imagenet, "),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_pictures_are_made(
+    tracks: int,
+    options: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=tracks)
+    pictures = tmp_path / "pictures"
+    given = ["--data", songs, "--pictures", pictures, "--out", tmp_path / "run", *options]
+    status, error = error_of(capsys, *given)
+    assert status == 2
+    assert sentence in error
+    assert not pictures.exists()
 
 
 @pytest.mark.parametrize("command", [["fit"], []])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -230,7 +231,8 @@ def _run_fit(given: argparse.Namespace) -> int:
         _print_skipped_pictures(given.data, background=False)
         if given.background:
             _print_skipped_pictures(given.background, background=True)
-    _fit(given)
+    run = _fit(given)
+    print_line(f"next: genre-train evaluate {shlex.quote(str(run))}")
     return 0
 
 
@@ -260,6 +262,11 @@ def _fit(given: argparse.Namespace) -> Path:
 
     if given.resume is not None:
         return _with_second_network(resume(given.resume))
+    return _with_second_network(fit(_fit_settings(given)))
+
+
+def _fit_settings(given: argparse.Namespace) -> FitSettings:
+    given.out = given.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     names = {field.name for field in dataclasses.fields(FitSettings)}
     fields = {
         name: value for name, value in vars(given).items() if name in names and value is not None
@@ -267,12 +274,12 @@ def _fit(given: argparse.Namespace) -> Path:
     # Absolute paths, so that the run can be evaluated from any working directory.
     fields |= {
         "data": given.data.resolve(),
-        "out": given.out or Path("runs") / time.strftime("%Y%m%d-%H%M%S"),
+        "out": given.out,
         "background": given.background and given.background.resolve(),
         "split": tuple(given.split),
         "augmentation": parse_augmentation(given.augment),
     }
-    return _with_second_network(fit(FitSettings(**fields)))
+    return FitSettings(**fields)
 
 
 def _with_second_network(folder: Path) -> Path:
@@ -415,12 +422,24 @@ def _run_all(given: argparse.Namespace) -> int:
             raise UserError(
                 f"--hop-ms, --n-fft and --mels need audio and {given.data} holds pictures"
             )
+        _check_before_pictures(given)
         given.data = _pictures(given.data, given.pictures, given, background=False)
         if given.background:
             given.background = _pictures(given.background, None, given, background=True)
     given.run = _fit(given)
     evaluation.evaluate_run(given.run)
-    return evaluation.run_report(given)
+    evaluation.run_report(given)
+    print_line(f"next: genre-export {shlex.quote(str(given.run))} --out model.onnx")
+    return 0
+
+
+def _check_before_pictures(given: argparse.Namespace) -> None:
+    """Raise a UserError for what would be found out only after a long preparation."""
+    from trainer.fit.start import check_audio, check_start
+
+    settings = _fit_settings(given)
+    check_audio(settings)
+    check_start(settings)
 
 
 def _pictures(data: Path, out: Path | None, given: argparse.Namespace, *, background: bool) -> Path:

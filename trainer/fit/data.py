@@ -9,8 +9,8 @@ from pathlib import Path
 from streamer.core.spectrogram import SpectrogramSpec
 from trainer.dataset import NOT_MUSIC, Song, labels_of, load_songs
 from trainer.discovery import check_genres, find_background, find_tracks
-from trainer.exported import model_file, read_exported
-from trainer.fit_settings import FitSettings
+from trainer.exported import read_exported
+from trainer.fit_settings import FitSettings, earlier_run, model_file
 from trainer.pictures import read_spec
 from trainer.run import BackgroundLists, Run, RunError, TrackLists, leak_notes, read_run
 from trainer.splits import divide_background, split_tracks
@@ -45,11 +45,10 @@ class TrainingData:
     background_valid: list[Song]
 
 
-def load_data(settings: FitSettings, earlier: Path | None, run: Run | None) -> TrainingData:
+def load_data(settings: FitSettings, run: Run | None) -> TrainingData:
     """Load the data of a training.
 
     A `run` that is continued keeps its division: files that were added since are not used.
-    `earlier` is the folder of the run whose weights a new training starts from.
 
     Raises
     ------
@@ -67,7 +66,7 @@ def load_data(settings: FitSettings, earlier: Path | None, run: Run | None) -> T
         )
     tracks, skipped = find_tracks(settings.data)
     sounds = find_background(folder)[0] if folder else []
-    division = run or _divide(settings, earlier, tracks, skipped, sounds)
+    division = run or divide(settings, tracks, skipped, sounds)
     lists, background = division.split, division.background
     sounds = [replace(sound, genre=NOT_MUSIC) for sound in sounds]
     train, valid, _ = (
@@ -80,15 +79,14 @@ def load_data(settings: FitSettings, earlier: Path | None, run: Run | None) -> T
     return TrainingData(spec, division, not_music, *songs)
 
 
-def _divide(
+def divide(
     settings: FitSettings,
-    earlier: Path | None,
     tracks: Sequence[Track],
     skipped: Sequence[Skipped],
     sounds: Sequence[Track],
 ) -> Division:
-    """Divide tracks and sounds for a new run."""
-    before = _trained_before(settings.weights, earlier)
+    """Divide tracks and sounds for a new run; raise as `load_data`."""
+    before = _trained_before(settings.weights)
     check_genres(tracks, skipped)
     split = split_tracks(
         tracks, settings.split, seed=settings.seed, exclude_faults=settings.exclude_faults
@@ -118,9 +116,9 @@ def _divide(
     return Division(labels, lists, background, tuple(sorted(before or ())))
 
 
-def _trained_before(weights: str, earlier: Path | None) -> frozenset[str] | None:
+def _trained_before(weights: str) -> frozenset[str] | None:
     """Return the tracks that initial weights were trained on; None if that is not known."""
-    if earlier:
+    if earlier := earlier_run(weights):
         return read_run(earlier).trained_tracks
     path = model_file(weights)
     return read_exported(path).trained_tracks if path else frozenset()

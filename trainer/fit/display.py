@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from trainer.dataset import TrainingWindows
-from trainer.exported import model_file
 from trainer.fit.checkpoints import EpochResult
 from trainer.fit.data import TrainingData
-from trainer.fit_settings import FitSettings
-from trainer.network import earlier_run
+from trainer.fit.validation import Validation
+from trainer.fit_settings import FitSettings, earlier_run, model_file
+from trainer.metrics import chance_note
 from trainer.progress import progress_bar
 
 SMALL_SET = 200
@@ -121,6 +121,12 @@ class Display:
             + ("" if seconds is None else f"  {duration(seconds)} left")
             + ("  best" if best else "")
         )
+
+    def ending(self, best: Validation | None, tracks: int) -> None:
+        """Print what to do if the network that is kept has learnt nothing."""
+        note = best and chance_note(best.accuracy, self._chance, tracks)
+        if note:
+            self.line(f"valid: {note}")
 
 
 def duration(seconds: float) -> str:

@@ -14,19 +14,18 @@ import keras
 import numpy as np
 
 from trainer.dataset import NOT_MUSIC, TrainingWindows
-from trainer.exported import model_file
 from trainer.fit.checkpoints import Checkpoints, EpochResult, History, Progress
 from trainer.fit.data import load_data
 from trainer.fit.display import Display, EpochBar, epoch_name
+from trainer.fit.start import check_start
 from trainer.fit.validation import Validation, validate
-from trainer.fit_settings import FitSettings
+from trainer.fit_settings import FitSettings, model_file
 from trainer.interruption import Interruption
 from trainer.metrics import chance_level
 from trainer.network import (
     BACKBONE,
     SMALLEST_IMAGE,
     build_image_network,
-    earlier_run,
     save_image_network,
     with_preprocessing,
 )
@@ -59,22 +58,7 @@ def fit(settings: FitSettings) -> Path:
     KeyboardInterrupt
         If interrupted; `resume` continues after the last finished epoch.
     """
-    if problem := settings.problem():
-        raise RunError(problem)
-    if (settings.out / RUN_FILE).exists():
-        raise RunError(
-            f"--out {settings.out}: already holds a run; continue it with --resume or choose "
-            "another folder"
-        )
-    try:
-        (settings.out / "checkpoints").mkdir(parents=True, exist_ok=True)
-        probe = settings.out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise RunError(
-            f"--out {settings.out}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
+    check_start(settings)
     # Absolute paths, since the run may be continued from another working directory.
     split = tuple(
         str(Path(part).resolve()) if Path(part).is_file() else part for part in settings.split
@@ -108,7 +92,7 @@ class _TrainingLoop:
         self.compile_seconds = 0.0  # of the latest epoch
         keras.utils.set_random_seed(settings.seed)
         keras.config.set_dtype_policy(settings.precision)
-        data = self.data = load_data(settings, earlier_run(settings.weights), interrupted)
+        data = self.data = load_data(settings, interrupted)
         truth = np.array([song.label for song in data.valid])
         genres = len({song.label for song in data.train})
         self.display = Display(settings, chance_level(truth, genres))
@@ -163,6 +147,7 @@ class _TrainingLoop:
                 self.interruption.check()
             if self.progress.out_of_patience(settings):
                 self.display.line(f"no better validation for {settings.patience} epochs: stopping")
+            self.display.ending(self.progress.best, len(self.data.valid))
             if writer:
                 writer.close()
             self._save_run()
