@@ -92,11 +92,16 @@ class Classifier:
     Made by `Classifier.load`. One instance may be used from any number of threads.
     """
 
+    _names: LabelMap | None = None
+
     def __init__(self, session: onnxruntime.InferenceSession, contract: ModelContract) -> None:
         self._session = session
         self.contract = contract
-        self.names = LabelMap(contract.labels, contract.not_music, {})
+
+    @property
+    def names(self) -> LabelMap:
         """What decisions call the labels."""
+        return self._names or LabelMap(self.contract.labels, self.contract.not_music, {})
 
     @classmethod
     def load(
@@ -141,7 +146,7 @@ class Classifier:
             classifier._check_golden()
         except ModelError as error:
             raise ModelError(f"model {path} {error}") from None
-        classifier.names = LabelMap(contract.labels, contract.not_music, labels or {})
+        classifier._names = LabelMap(contract.labels, contract.not_music, labels or {})
         return classifier
 
     def logits(

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from streamer.core.decision import Decider, Decision, DecisionSettings, Observation, State
 from streamer.core.labels import LabelError, LabelMap
+from streamer.core.model import Classifier, ModelContract
+from streamer.core.pipeline import Pipeline
 
 LABELS = ("jazz", "metal", "rock", "talk")
 
@@ -90,3 +92,13 @@ def test_names_that_cannot_be_used_are_refused(names: dict[str, str | bool], mes
     with pytest.raises(LabelError) as refusal:
         LabelMap(LABELS, "talk", names)
     assert str(refusal.value) == message
+
+
+def test_a_classifier_of_one_s_own_has_the_labels_of_its_contract(classifier: Classifier) -> None:
+    class Own(Classifier):
+        def __init__(self, contract: ModelContract) -> None:
+            self.contract = contract
+
+    own = Own(classifier.contract)
+    assert own.names.labels == classifier.contract.labels
+    assert Pipeline(own).hop_seconds == 1.0
