@@ -154,6 +154,21 @@ def test_an_uncertain_source_whose_window_is_refilled_has_no_guesses(
     assert page.text("now-remark") == "Listening to more of it"
 
 
+def test_a_label_kept_over_a_new_title_is_marked(page: Page, radio: Broadcast) -> None:
+    page.open(radio.url)
+    radio.publish(prediction(1, carried=True))
+    page.until_text("now-since", "sure, carried over from before the new title")
+
+
+def test_silence_says_how_long_it_lasts(page: Page, radio: Broadcast) -> None:
+    page.open(radio.url)
+    radio.publish(
+        prediction(1, state="silence", genre=None, level_dbfs=-71.2, silence_seconds=200.0)
+    )
+    quiet = "Nothing louder than \N{MINUS SIGN}71.2 dBFS for 3 min 20 s"
+    page.until_text("now-remark", quiet)
+
+
 def test_the_card_of_a_source_that_is_not_live_shows_the_reason(page: Page, serve: Serve) -> None:
     running = serve("radio", "hall")
     page.open(running.url)

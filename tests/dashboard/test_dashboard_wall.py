@@ -152,7 +152,22 @@ def test_a_search_finds_names_labels_and_titles(wall_page: Page, serve: Serve) -
     assert wall_page.driver.find_element(By.ID, "wall-none").is_displayed()
 
 
-def test_one_click_leads_to_the_full_view_and_back(wall_page: Page, serve: Serve) -> None:
+def violations(page: Page, axe: str) -> list[Any]:
+    """Return what axe-core finds in the page, of WCAG's levels A and AA."""
+    page.run(axe)
+    found: dict[str, Any] = page.driver.execute_async_script(
+        """const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa"];
+        axe.run({ runOnly: tags }).then(arguments[0]);"""
+    )
+    assert len(found["passes"]) > 10
+    return [
+        (fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found["violations"]
+    ]
+
+
+def test_one_click_leads_to_the_full_view_and_back(
+    wall_page: Page, serve: Serve, axe: str
+) -> None:
     running = serve(*NAMES)
     fill(running)
     open_wall(wall_page, running)
@@ -163,6 +178,7 @@ def test_one_click_leads_to_the_full_view_and_back(wall_page: Page, serve: Serve
     assert wall_page.driver.current_url.endswith("#station%20003")
     wait_for(lambda: running.spectrogram_sources() == [NAMES[3]], "its spectrogram is wanted")
     assert not wall_page.driver.find_element(By.ID, "wall").is_displayed()
+    assert violations(wall_page, axe) == []
     wall_page.driver.find_element(By.CSS_SELECTOR, ".back a").click()
     wall_page.until("!document.getElementById('wall').hidden")
     wait_for(lambda: running.spectrogram_sources() == [], "no spectrogram is wanted")
@@ -195,12 +211,4 @@ def test_a_wall_of_a_hundred_sources_is_accessible_and_fits(
     open_wall(wall_page, running)
     wait_for(lambda: tiles(wall_page, "urgent") == [NAMES[80]], "the failed source is in front")
     assert wall_page.run("return document.documentElement.scrollWidth") <= width
-    wall_page.run(axe)
-    found: dict[str, Any] = wall_page.driver.execute_async_script(
-        """const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa"];
-        axe.run({ runOnly: tags }).then(arguments[0]);"""
-    )
-    assert len(found["passes"]) > 10
-    assert [
-        (fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found["violations"]
-    ] == []
+    assert violations(wall_page, axe) == []

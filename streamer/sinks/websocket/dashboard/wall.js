@@ -116,7 +116,6 @@ function makeTile(name) {
 
 function showTile(tile, { state, look, paint, heading, note, since }) {
   tile.dot.dataset.state = state;
-  tile.chip.hidden = look === "waiting";
   paintChip(tile.chip, { look, paint });
   setText(tile.heading, heading);
   setText(tile.note, note);
