@@ -165,9 +165,7 @@ def violations(page: Page, axe: str) -> list[Any]:
     ]
 
 
-def test_one_click_leads_to_the_full_view_and_back(
-    wall_page: Page, serve: Serve, axe: str
-) -> None:
+def test_one_click_leads_to_the_full_view_and_back(wall_page: Page, serve: Serve, axe: str) -> None:
     running = serve(*NAMES)
     fill(running)
     open_wall(wall_page, running)
