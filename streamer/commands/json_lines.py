@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import sys
 import threading
@@ -25,8 +26,6 @@ def write_json_lines(settings: Settings) -> int:
     """Listen to every source to its end; return the exit status."""
     # The lines show the states of the sources already, so by default only defects are logged.
     logs.configure("debug" if settings.log_level == "debug" else "error")
-    # Like an interrupt, SIGTERM ends the wait below, and the listeners are stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     inputs = make_inputs(settings)
     classifier = load_classifier(settings)
     factory = pipeline_factory(settings, classifier)
@@ -36,7 +35,8 @@ def write_json_lines(settings: Settings) -> int:
     active = set(inputs)
     failures: list[SourceStatus] = []
     lock = threading.Lock()
-    done = threading.Event()
+    # Unlike an event, a queue may be used by a handler of signals.
+    done = queue.SimpleQueue[None]()
 
     def receive(event: ListenerEvent) -> None:
         """Publish an event, on a listener's thread."""
@@ -47,7 +47,7 @@ def write_json_lines(settings: Settings) -> int:
                 if event.state is SourceState.FAILED:
                     failures.append(event)
             if not active or lines.error:
-                done.set()
+                done.put(None)
 
     listeners = [
         Listener(source, factory, receive, scheduler=scheduler) for _, source in inputs.values()
@@ -62,10 +62,12 @@ def write_json_lines(settings: Settings) -> int:
             own_colours=settings.colours,
         )
     )
-    for listener in listeners:
-        listener.start()
+    # Like an interrupt, SIGTERM ends the wait below, and the listeners are stopped.
+    signal.signal(signal.SIGTERM, lambda *_: done.put(None))
     try:
-        done.wait()
+        for listener in listeners:
+            listener.start()
+        done.get()
     finally:
         stop_all(listeners, STOP_SECONDS)
     if lines.error:

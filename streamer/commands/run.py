@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         module = importlib.import_module(COMMANDS[arguments[0]])
         return int(module.main(arguments[1:]))
     parser = build_parser()

@@ -299,6 +299,63 @@ def test_an_interrupt_during_the_imports_ends_it_quietly(tmp_path):
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
+@pytest.mark.parametrize("module", ["argparse", "numpy", "onnxruntime", "streamer.service"])
+def test_sigterm_during_the_start_ends_it_with_status_0(module, model, tmp_path):
+    program = (
+        "import importlib.abc, signal, sys\n"
+        "class Stopper(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == {module!r}: signal.raise_signal(signal.SIGTERM)\n"
+        "sys.meta_path.insert(0, Stopper())\n"
+        "from streamer.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, "--source", "demo", "--model", str(model), "--port", "0"],
+        env=support.daemon.environment(tmp_path),
+        cwd=support.daemon.REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+THREADS = """
+import sys, threading
+import numpy as np, soxr
+from streamer.core.model import Classifier
+from streamer.system.ending import exit_past_threads
+classifier = Classifier.load(sys.argv[1])
+contract = classifier.contract
+picture = np.zeros((1, contract.spectrogram.n_mels, contract.window_frames), np.float32)
+busy = threading.Barrier(3)
+def repeat(work):
+    work()
+    busy.wait()
+    while True:
+        work()
+for work in (
+    lambda: classifier.predict(picture),
+    lambda: soxr.resample(np.zeros(1_000_000, np.float32), 48000, 22050),
+):
+    threading.Thread(target=repeat, args=(work,), daemon=True).start()
+busy.wait()
+print("said")
+sys.exit(exit_past_threads(3))
+"""
+
+
+def test_threads_within_libraries_do_not_abort_the_end(gtzan_model, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", THREADS, str(gtzan_model)],
+        env=support.daemon.environment(tmp_path),
+        cwd=support.daemon.REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (3, "said\n", "")
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_ends_the_json_lines_in_order(number, status, model, tone, tmp_path):
     process = subprocess.Popen(

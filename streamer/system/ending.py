@@ -1,0 +1,29 @@
+"""The end of the process: on SIGTERM before anything is running, and while threads still run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM end the process at once with status 0, until another handler is set.
+
+    For the start, when there is nothing yet that would have to be stopped in order.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+
+def exit_past_threads(status: int) -> int:
+    """Return `status`, or exit with it at once if other threads run.
+
+    The interpreter ends a thread that still runs by unwinding its stack. Extensions in C++, such as
+    ONNX Runtime and soxr, do not allow that, and abort the process.
+    """
+    if threading.active_count() > 1:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+    return status

@@ -1,0 +1,122 @@
+"""Many short runs that are stopped by SIGTERM at random moments; each must end with status 0.
+
+Run it as ``python tests/soak/stopping.py --runs 300 --jobs 4``. It prints every run that ended
+otherwise or wrote an error, with the Python stack of its threads, and exits with 1 if there was
+one. More jobs than processors are runs under load. A signal that comes before Python has begun to
+run genre-stream ends the process by itself; those runs are counted apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.daemon import environment, write_tone
+from support.waiting import LONGEST_WAIT_SECONDS
+from support.web import files_at
+
+PROGRAM = (sys.executable, "-m", "streamer")
+MODES = {
+    "file": ("--source", "{url}/song.wav", "--fast", "--json"),
+    "loop": ("--source", "{url}/song.wav", "--fast", "--loop", "--json"),
+    "server": ("--source", "{url}/song.wav", "--fast", "--loop", "--port", "0"),
+}
+"""Ways to run genre-stream."""
+SONG_SECONDS = 600
+INTERPRETER_SECONDS = 0.15
+"""Until then a signal may find Python itself starting, more so on a busy machine."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run and how it ended."""
+
+    mode: str
+    delay: float
+    status: int
+    errors: str
+    seconds: float
+    """From the signal to the end."""
+
+    @property
+    def is_orderly(self) -> bool:
+        """Whether it ended as it should."""
+        return self.status == 0 and not self.errors
+
+    @property
+    def is_before_start(self) -> bool:
+        """Whether the signal came before genre-stream could handle it."""
+        early = self.delay < INTERPRETER_SECONDS
+        return early and self.status == -signal.SIGTERM and not self.errors
+
+
+def run_once(mode: str, url: str, home: Path, delay: float) -> Run:
+    """Start genre-stream, send SIGTERM after `delay` seconds and wait for its end."""
+    arguments = [argument.format(url=url) for argument in MODES[mode]]
+    with subprocess.Popen(
+        [*PROGRAM, *arguments, "--log-level", "error"],
+        env=environment(home, PYTHONFAULTHANDLER="1"),
+        cwd=Path.cwd(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        time.sleep(delay)
+        process.send_signal(signal.SIGTERM)
+        sent = time.monotonic()
+        try:
+            _, errors = process.communicate(timeout=LONGEST_WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _, errors = process.communicate()
+        return Run(mode, delay, process.returncode, errors, time.monotonic() - sent)
+
+
+def main() -> int:
+    """Run everything; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=300)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--earliest", type=float, default=0.0, help="earliest signal, in seconds")
+    parser.add_argument("--latest", type=float, default=5.0, help="latest signal, in seconds")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    runs: list[Run] = []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
+        write_tone(
+            Path(folder, "song.wav"), *[(220.0 + n, 10.0) for n in range(SONG_SECONDS // 10)]
+        )
+        with files_at(Path(folder)) as url:
+            plan = [
+                (draw.choice(options.modes), draw.uniform(options.earliest, options.latest))
+                for _ in range(options.runs)
+            ]
+            for run in pool.map(lambda step: run_once(step[0], url, Path(folder), step[1]), plan):
+                runs.append(run)
+                if not run.is_orderly and not run.is_before_start:
+                    print(f"{run.mode}, SIGTERM after {run.delay:.3f} s: status {run.status}")
+                    print(run.errors, flush=True)
+    bad = [run for run in runs if not run.is_orderly and not run.is_before_start]
+    early = sum(run.is_before_start for run in runs)
+    statuses = collections.Counter(run.status for run in runs)
+    print(f"{len(runs)} runs, {len(bad)} not orderly, {early} before the start; {dict(statuses)}")
+    print(f"longest stop: {max(run.seconds for run in runs):.2f} s")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
