@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,18 @@ from streamer.core.decision import Decision, State
 from streamer.core.model import Classifier
 from streamer.system.files import write_file, write_json
 from trainer.evaluation_sets import EvaluationSets
+from trainer.loading import second_network
 from trainer.metrics import calibration_error
 from trainer.progress import progress_bar
-from trainer.synthetic_stream import SyntheticStream, TrueSegment, make_stream, play
+from trainer.synthetic_stream import (
+    Recorder,
+    SyntheticStream,
+    TagReader,
+    TrueSegment,
+    make_stream,
+    play,
+)
+from trainer.tags import tagged
 from trainer.tracks import DatasetError
 
 ACCURACY_SECONDS = (1, 3, 5, 10, 30)
@@ -234,6 +243,14 @@ class StreamTest:
     result: StreamResult
     settings: dict[str, Any]
     """Decision settings that differ from the defaults."""
+    said: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = dataclasses.field(
+        default_factory=list
+    )
+    """What each of two networks said of every classified window; empty for one network."""
+    alone: dict[str, StreamResult] = dataclasses.field(default_factory=dict)
+    """Metrics of the decisions that each of two networks would lead to; see `judge_alone`."""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """Warnings."""
 
 
 def stream_test(
@@ -258,13 +275,28 @@ def stream_test(
     if limit is not None and limit < len(tracks):
         tracks = random.Random(seed).sample(tracks, max(1, limit))
     clips = sets.background.get(name, [])
+    second, notes = second_network(classifier), []
+    if second and tracks[0].is_picture:
+        with_tags = tagged(tracks)
+        if with_tags:
+            lost = len(tracks) + len(clips) - len(with_tags) - len(tagged(clips))
+            tracks, clips = with_tags, tagged(clips)
+            notes += [f"{lost} recordings have no tags and are not played"] if lost else []
+        else:
+            second = None
+            notes.append("no track has tags: these are decisions of the network of spectrograms")
     stream = make_stream(tracks, clips, contract.spectrogram, seed=seed, gap_seconds=gap_seconds)
-    played, count = play(classifier, stream, hop_seconds=hop_seconds), len(stream.blocks) + 1
+    player = classifier
+    if second:
+        pictures = stream.blocks[0].ndim == 2
+        player = TagReader(classifier, second, stream) if pictures else Recorder(classifier)
+    played, count = play(player, stream, hop_seconds=hop_seconds), len(stream.blocks) + 1
     with progress_bar() as progress:
         by_block = progress.track(played, total=count, description=f"playing {name}")
         decisions = list(itertools.chain.from_iterable(by_block))
     result = measure(stream.segments, decisions, contract)
-    return StreamTest(stream, decisions, result, dict(contract.decision))
+    said = player.said if isinstance(player, Recorder) else []
+    return StreamTest(stream, decisions, result, dict(contract.decision), said, notes=notes)
 
 
 def as_text(result: StreamResult, name: str, protocol: str) -> str:
@@ -296,15 +328,26 @@ def as_text(result: StreamResult, name: str, protocol: str) -> str:
     )
 
 
+def alone_as_text(alone: Mapping[str, StreamResult]) -> str:
+    """Return a line for each of two networks for the terminal."""
+    return "\n".join(
+        f"  network of {name} alone: {result.right:.1%} of seconds right, "
+        f"{result.claimed_in_music:.1%} of music gets a genre, "
+        f"{result.right_of_claimed:.1%} of claimed genres are right, ECE {result.ece:.3f}"
+        for name, result in alone.items()
+    )
+
+
 def write_stream_test(test: StreamTest, folder: Path, name: str, sets: EvaluationSets) -> None:
     """Write `stream_NAME.json` and, as CSV, the ground truth and the decisions."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "set": name,
         "protocol": sets.protocol,
-        "notes": sets.notes,
+        "notes": [*sets.notes, *test.notes],
         "settings": test.settings,
         "result": dataclasses.asdict(test.result),
+        "alone": {name: dataclasses.asdict(each) for name, each in test.alone.items()},
     }
     write_json(folder / f"stream_{name}.json", content)
     columns = ["position", "hop_seconds", "state", "genre", "confidence"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from streamer.core.contract import ModelContract
 from streamer.core.decision import Decider, Decision, DecisionSettings, Observation
 from streamer.core.segments import State
+from streamer.core.smoothing import softmax
+from trainer.metrics import fit_temperature
 from trainer.stream_test import StreamResult, StreamTest, measure
 
 SMOOTHINGS: tuple[dict[str, Any], ...] = (
@@ -55,7 +58,8 @@ def tune(
     def decide(changes: Mapping[str, Any]) -> StreamTest:
         settings = {**contract.decision, **changes}
         decisions = decide_again(observations, contract, DecisionSettings.from_mapping(settings))
-        return StreamTest(test.stream, decisions, measure(segments, decisions, contract), settings)
+        result = measure(segments, decisions, contract)
+        return dataclasses.replace(test, decisions=decisions, result=result, settings=settings)
 
     def rank(result: StreamResult) -> tuple[float, ...]:
         if right_of_claimed is None:
@@ -87,6 +91,37 @@ def observations_of(decisions: Sequence[Decision], contract: ModelContract) -> l
             )
         )
     return observations
+
+
+def judge_alone(test: StreamTest, contract: ModelContract) -> dict[str, StreamResult]:
+    """Return the metrics of the decisions that each of two networks alone would lead to.
+
+    The temperature of each is fitted on the stream's own music, so its figures are optimistic.
+    """
+    observations = observations_of(test.decisions, contract)
+    classified = [
+        number for number, each in enumerate(observations) if each.window_probabilities is not None
+    ]
+    assert len(classified) == len(test.said)
+    ends = np.array([segment.end + 1e-6 for segment in test.stream.segments])
+    genres = [
+        test.stream.segments[min(int(np.searchsorted(ends, each.position)), len(ends) - 1)].genre
+        for each in observations
+    ]
+    settings = DecisionSettings.from_mapping(test.settings)
+    results = {}
+    for name, logits in zip(
+        ("spectrograms", "tags"), np.stack(test.said, axis=1) if test.said else (), strict=False
+    ):
+        known = [place for place, number in enumerate(classified) if genres[number] is not None]
+        truth = [contract.labels.index(genres[classified[place]] or "") for place in known]
+        temperature = fit_temperature(logits[known], np.array(truth))
+        alone = list(observations)
+        for number, own in zip(classified, softmax(logits, temperature), strict=True):
+            alone[number] = dataclasses.replace(alone[number], window_probabilities=own)
+        decisions = decide_again(alone, contract, settings)
+        results[name] = measure(test.stream.segments, decisions, contract)
+    return results
 
 
 def decide_again(

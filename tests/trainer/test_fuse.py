@@ -14,6 +14,7 @@ from support.pictures import SPEC, write_pictures
 from support.run import RUN, tiny_network, write_run
 from support.songs import write_audio
 
+from streamer.core.model import softmax
 from trainer.cli import main
 from trainer.evaluate import evaluate, set_title, summary
 from trainer.evaluation_sets import find_evaluation_sets
@@ -23,8 +24,10 @@ from trainer.musicnn import TAGS
 from trainer.prepare import prepare
 from trainer.run import RunError, read_run
 from trainer.second_network import HOP_SECONDS, read_head, tags_at
+from trainer.stream_test import stream_test
 from trainer.tags import degraded_file, tags_file, write_tags
 from trainer.tracks import DatasetError
+from trainer.tuning import judge_alone, observations_of
 
 GENRES = ("rows", "steps")
 
@@ -207,6 +210,73 @@ def test_both_inputs_of_a_run_are_answered_as_their_parts(tmp_path: Path, pictur
     np.testing.assert_allclose(classifier.logits(windows, audio), answers.logits, atol=1e-5)
     np.testing.assert_allclose(classifier.logits(windows), answers.spectrogram_logits, atol=1e-5)
     assert np.abs(answers.tags[0] - answers.tags[1]).max() > 0.01
+
+
+def test_a_stream_of_pictures_is_decided_by_both_networks(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_run(tmp_path / "run", pictures)
+    fuse(folder)
+    assert main(["stream-test", str(folder), "--tune"]) == 0
+    written = json.loads((folder / "evaluation" / "stream_valid.json").read_text())
+    both, alone = written["result"], written["alone"]
+    # The pictures of a random network tell nothing, the tags everything.
+    assert both["right_of_claimed"] > 0.7
+    assert alone["spectrograms"]["right_in_music"] < both["right_in_music"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("  network of spectrograms alone: ")
+    assert lines[-1].startswith("  network of tags alone: ")
+
+
+def test_a_stream_of_pictures_without_tags_says_so(tmp_path: Path, pictures: Path) -> None:
+    folder = tiny_run(tmp_path / "run", pictures)
+    fuse(folder)
+    classifier = RunClassifier(folder)
+    tags_file(pictures / "rows" / "rows.00008.png").unlink()
+    test = stream_test(classifier, find_evaluation_sets(classifier), "valid")
+    assert test.notes == ["1 recordings have no tags and are not played"]
+    assert test.result.songs == 3
+    for file in pictures.glob("*/*.tags.npy"):
+        file.unlink()
+    test = stream_test(classifier, find_evaluation_sets(classifier), "valid")
+    assert test.notes == ["no track has tags: these are decisions of the network of spectrograms"]
+    assert (test.result.songs, test.said) == (4, [])
+
+
+def test_a_stream_of_audio_is_heard_by_the_daemons_pipeline(tmp_path: Path, pictures: Path) -> None:
+    folder = tiny_run(tmp_path / "run", pictures)
+    fuse(folder)
+    for genre, band in (("rows", "low"), ("steps", "high")):
+        for number in (8, 9):
+            name = f"{genre}.{number:05d}.wav"
+            write_audio(tmp_path / "audio" / genre / name, band_noise(band, 8, seed=number))
+    classifier = RunClassifier(folder)
+    sets = find_evaluation_sets(classifier, data=tmp_path / "audio")
+    test = stream_test(classifier, sets, "valid")
+    classified = [each for each in test.decisions if np.ptp(list(each.probabilities.values())) > 0]
+    assert test.result.songs == 4
+    assert len(classified) >= len(test.said) > 20
+    assert set(judge_alone(test, classifier.contract)) == {"spectrograms", "tags"}
+    # What was said is what was decided on.
+    second = classifier.second
+    assert second is not None
+    fused = second.fused(*(np.stack(said) for said in zip(*test.said, strict=True)))
+    probabilities = softmax(fused, classifier.contract.temperature)
+    observed = observations_of(test.decisions, classifier.contract)
+    decided = [each.window_probabilities for each in observed]
+    own = np.stack([each for each in decided if each is not None])
+    np.testing.assert_allclose(own, probabilities, atol=1e-3)
+
+
+def test_tuning_on_a_list_that_was_trained_on_is_refused(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [path.stem for path in pictures.glob("*/*.png")]
+    split = {**RUN["split"], "train": names, "valid": names[:4]}
+    folder = tiny_run(tmp_path / "run", pictures, split=split)
+    assert main(["stream-test", str(folder), "--tune"]) == 2
+    assert "--tune: " in (error := capsys.readouterr().err.splitlines()[-1])
+    assert "was trained on its valid list" in error
 
 
 def test_settings_of_a_final_training_that_chooses_an_epoch_are_refused(

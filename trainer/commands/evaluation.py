@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,8 +71,8 @@ def _add_stream_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_stream_test(given: argparse.Namespace) -> int:
-    from trainer.stream_test import as_text, stream_test, write_stream_test
-    from trainer.tuning import tune
+    from trainer.stream_test import alone_as_text, as_text, stream_test, write_stream_test
+    from trainer.tuning import judge_alone, tune
 
     path = _run_or_model(given)
     name = _set_name(given)
@@ -80,6 +81,11 @@ def _run_stream_test(given: argparse.Namespace) -> int:
     if given.right_of_claimed is not None and not given.tune:
         raise UserError("--right-of-claimed says what --tune is to look for; add --tune")
     model, sets = _load(path, given)
+    if given.tune and name in sets.trained_on:
+        raise UserError(
+            f"--tune: {path} was trained on its valid list; genre-train fuse --like RUN takes the "
+            "decision settings of the run that held it back"
+        )
     test = stream_test(
         model,
         sets,
@@ -90,12 +96,16 @@ def _run_stream_test(given: argparse.Namespace) -> int:
         seed=given.seed,
     )
     print_skipped([*sets.skipped, *test.stream.skipped])
-    _print_notes(sets)
-    print_line(as_text(test.result, name, sets.protocol))
+    _print_notes([*sets.notes, *test.notes])
+    known = " (trained on)" if name in sets.trained_on else ""
+    print_line(as_text(test.result, f"{name}{known}", sets.protocol))
     if given.tune:
         test = tune(test, model.contract, given.right_of_claimed)
         chosen = ", ".join(f"{setting} {value}" for setting, value in test.settings.items())
         print_line(f"tuned: {chosen}\n{as_text(test.result, name, sets.protocol)}")
+    if test.said:
+        test = dataclasses.replace(test, alone=judge_alone(test, model.contract))
+        print_line(alone_as_text(test.alone))
     whole = given.limit is None or given.limit >= len(sets.music[name])
     own = whole and not (given.data or given.background)
     write_stream_test(test, _results_folder(given, path, own), name, sets)
@@ -121,7 +131,7 @@ def _run_robustness(given: argparse.Namespace) -> int:
     name = _set_name(given)
     model, sets = _load(path, given)
     print_skipped(sets.skipped)
-    _print_notes(sets)
+    _print_notes(sets.notes)
     tracks = sets.music.get(name)
     if not tracks:
         raise UserError(f"--set {name}: none of its tracks is in the data folder")
@@ -192,8 +202,8 @@ def _load(path: Path, given: argparse.Namespace | None = None) -> tuple[Classifi
     return model, find_evaluation_sets(model, **chosen)
 
 
-def _print_notes(sets: EvaluationSets) -> None:
-    for note in sets.notes:
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
         print_line(f"note: {note}")
 
 
