@@ -151,7 +151,8 @@ class Settings(BaseModel):
         (),
         "[NAME=]DEVICE",
         "a microphone: 'mic' (the default input), 'loopback' (what the computer is playing), "
-        "an index, or a part of a device's name; may be repeated and given a name",
+        "an index, or a part of a name that --list-devices shows, also of a source of PulseAudio "
+        "or PipeWire; may be repeated and given a name",
     )
     source: StringList = _input(
         (),

@@ -12,7 +12,7 @@ kind (one byte), a length (uint32) and a body:
 ====== ============================================================================================
 kind   body
 ====== ============================================================================================
-``D``  JSON: the input devices
+``D``  JSON: the input devices and the sources of the sound server
 ``O``  JSON: the recording has begun: device, sample_rate, channels
 ``A``  end time (float64, monotonic s), dropped (uint32), overruns so far (uint32), float32 samples
 ``E``  JSON: why it ends: message, permanent
@@ -47,6 +47,10 @@ MONITOR = {
     "pipewire": ("PIPEWIRE_ALSA", "{ stream.capture.sink=true }"),
 }
 """ALSA device of a sound server -> the variable that makes it record what is being played."""
+SOUND_SERVER = "PulseAudio"
+"""Host of the sources of a sound server; PipeWire answers as PulseAudio does."""
+SERVER_SECONDS = 5.0
+"""Longest wait for the answer of a sound server."""
 INSTALL_PORTAUDIO = (
     "PortAudio is missing; install it (Debian and Ubuntu: apt install libportaudio2; "
     "Fedora: dnf install portaudio; macOS: brew install portaudio)"
@@ -115,23 +119,59 @@ def input_devices(sd: Any, *, rates: bool = False) -> list[dict[str, Any]]:
     return devices
 
 
+def server_sources(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the sources of PulseAudio or PipeWire, as `pactl list sources` shows them.
+
+    They have the keys of `input_devices`, `description`, and `monitor`: whether the source is what
+    an output plays. There are none if no server runs, or none of the `devices` leads to it.
+    """
+    if not any(device["name"] in MONITOR for device in devices):
+        return []
+    try:
+        import pulsectl
+    except (ImportError, OSError):  # the library of PulseAudio is missing
+        return []
+    try:
+        with pulsectl.Pulse("genre-stream", connect=False) as pulse:
+            pulse.connect(timeout=SERVER_SECONDS)
+            default = pulse.server_info().default_source_name
+            return [
+                {
+                    "index": None,
+                    "name": source.name,
+                    "description": source.description,
+                    "host": SOUND_SERVER,
+                    "channels": source.channel_count,
+                    "rate": source.sample_spec.rate,
+                    "default": source.name == default,
+                    "monitor": source.monitor_of_sink_name is not None,
+                }
+                for source in pulse.source_list()
+            ]
+    except pulsectl.PulseError:
+        return []
+
+
 def choose(devices: list[dict[str, Any]], wanted: str | int | None) -> dict[str, Any]:
-    """Return the one device with an index, a name or a part of a name; None: the default device.
+    """Return the one device with an index, a name or a part of it; None: the default device.
+
+    `devices` are those of `input_devices` and `server_sources`. A description is as good as a name.
 
     `CaptureError` is raised if there is none, or more than one.
     """
     if not devices:
         raise CaptureError(no_devices())
+    own = [device for device in devices if device["host"] != SOUND_SERVER]
     if wanted is None:
-        return next((device for device in devices if device["default"]), devices[0])
+        return next((device for device in own if device["default"]), devices[0])
     if isinstance(wanted, int):
         found = [device for device in devices if device["index"] == wanted]
     else:
         found = _find_by_name(devices, wanted)
     # Windows lists each device once for each of its sound systems.
-    hosts = [device["host"] for device in devices if device["default"]]
+    hosts = [device["host"] for device in own if device["default"]]
     found = [device for device in found if device["host"] in hosts] or found
-    names = ", ".join(f"{device['index']} '{device['name']}'" for device in found or devices)
+    names = ", ".join(map(_shown, found or devices))
     if not found:
         raise CaptureError(f"no input device is '{wanted}'; there are: {names}")
     if len({device["name"] for device in found}) > 1:
@@ -139,15 +179,36 @@ def choose(devices: list[dict[str, Any]], wanted: str | int | None) -> dict[str,
     return found[0]
 
 
+def _shown(device: dict[str, Any]) -> str:
+    return (
+        f"'{device['name']}'"
+        if device["index"] is None
+        else f"{device['index']} '{device['name']}'"
+    )
+
+
 def _find_by_name(devices: list[dict[str, Any]], wanted: str) -> list[dict[str, Any]]:
     """Return the devices with this name, else with it on another card, else with it as a part."""
     card, part = _CARD.sub("", wanted), wanted.casefold()
     candidates = (
         [device for device in devices if device["name"] == wanted],
+        [device for device in devices if device.get("description") == wanted],
         [device for device in devices if _CARD.sub("", device["name"]) == card],
-        [device for device in devices if part in device["name"].casefold()],
+        _preferred([device for device in devices if part in _searched(device)]),
     )
     return next(filter(None, candidates), [])
+
+
+def _searched(device: dict[str, Any]) -> str:
+    return f"{device['name']}\n{device.get('description', '')}".casefold()
+
+
+def _preferred(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out monitors where there are inputs, and cards that a sound server holds."""
+    found = [device for device in found if not device.get("monitor")] or found
+    if any(device["host"] == SOUND_SERVER for device in found):
+        return [device for device in found if not _CARD.search(device["name"])]
+    return found
 
 
 def no_devices() -> str:
@@ -184,6 +245,8 @@ class Recording:
     """The queue of blocks between PortAudio's callback and standard output."""
 
     def __init__(self, channels: int) -> None:
+        self.source_removed = False
+        """Set when the source that is recorded is gone; the sound server records another one."""
         self._frame_bytes = 4 * channels
         self._blocks: deque[tuple[float, bytes]] = deque()
         self._ready = threading.Event()
@@ -201,28 +264,33 @@ class Recording:
 
     def write(self, stream: Any) -> NoReturn:
         """Write blocks while `stream` is recording; raise `CaptureError` when it has stopped."""
-        while stream.active:
+        while stream.active and not self.source_removed:
             self._ready.wait(BLOCK_SECONDS)
             self._ready.clear()
             while self._blocks:
                 end_time, samples = self._blocks.popleft()
                 dropped, self._dropped = self._dropped, 0
                 send(b"A", AUDIO.pack(end_time, dropped, self._overruns) + samples)
-        raise CaptureError("the device has stopped")
+        reason = "was removed" if self.source_removed else "has stopped"
+        raise CaptureError(f"the device {reason}")
 
 
 def record(sd: Any, device: str | int | None, loopback: bool) -> NoReturn:
     """Record at the device's own rate, with two channels if it has them, until it fails."""
     devices = input_devices(sd)
-    chosen = choose_loopback(devices) if loopback else choose(devices, device)
+    server = [] if loopback or device is None else server_sources(devices)
+    chosen = choose_loopback(devices) if loopback else choose([*devices, *server], device)
+    opened = chosen["index"]
     if loopback and chosen["name"] in MONITOR:
         variable, value = MONITOR[chosen["name"]]
         os.environ.setdefault(variable, value)
+    elif chosen["host"] == SOUND_SERVER:
+        opened = _select_source(devices, chosen["name"])
     rate, channels = chosen["rate"], min(chosen["channels"], 2)
     recording = Recording(channels)
     try:
         stream = sd.RawInputStream(
-            device=chosen["index"],
+            device=opened,
             samplerate=rate,
             channels=channels,
             dtype="float32",
@@ -232,8 +300,39 @@ def record(sd: Any, device: str | int | None, loopback: bool) -> NoReturn:
         stream.start()
     except sd.PortAudioError as error:
         raise CaptureError(_open_error(error, chosen["name"])) from None
+    if chosen["host"] == SOUND_SERVER:
+        watch = threading.Thread(target=_watch, args=(chosen["name"], recording), daemon=True)
+        watch.start()
     send_json(b"O", {"device": chosen["name"], "sample_rate": rate, "channels": channels})
     recording.write(stream)
+
+
+def _select_source(devices: list[dict[str, Any]], source: str) -> int:
+    """Make the sound server's device record one source; return the index of that device."""
+    found = {device["name"]: device["index"] for device in devices if device["name"] in MONITOR}
+    if "pulse" in found:
+        os.environ["PULSE_SOURCE"] = source
+        return int(found["pulse"])
+    sink = source.removesuffix(".monitor")
+    monitor = " stream.capture.sink=true" if sink != source else ""
+    os.environ["PIPEWIRE_ALSA"] = f'{{ target.object="{sink}"{monitor} }}'
+    return int(found["pipewire"])
+
+
+def _watch(source: str, recording: Recording) -> None:
+    """Wait until the sound server has no such source, and let the recording know."""
+    import pulsectl
+
+    def stop(_event: object) -> NoReturn:
+        raise pulsectl.PulseLoopStop
+
+    # If the server itself ends, so does the recording.
+    with contextlib.suppress(pulsectl.PulseError), pulsectl.Pulse("genre-stream") as pulse:
+        pulse.event_mask_set("source")
+        pulse.event_callback_set(stop)
+        while source in [known.name for known in pulse.source_list()]:
+            pulse.event_listen()
+        recording.source_removed = True
 
 
 def _open_error(error: Exception, name: str) -> str:
@@ -260,7 +359,8 @@ def main() -> NoReturn:
         try:
             sd = _load_portaudio()
             if request.pop("list", False):
-                send_json(b"D", input_devices(sd, **request))
+                devices = input_devices(sd, **request)
+                send_json(b"D", [*devices, *server_sources(devices)])
             else:
                 record(sd, **request)
         except Exception as error:

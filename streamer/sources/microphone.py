@@ -110,7 +110,7 @@ class MicrophoneSource(ThreadedSource):
 
 
 def _find_devices(*, rates: bool = False) -> list[dict[str, Any]]:
-    """Return what `capture.input_devices` does."""
+    """Return what `capture.input_devices` and `capture.server_sources` do."""
     with _capture({"list": True, "rates": rates}) as process:
         timer = threading.Timer(LIST_SECONDS, process.kill)
         timer.start()
@@ -126,23 +126,39 @@ def _find_devices(*, rates: bool = False) -> list[dict[str, Any]]:
 
 
 def list_devices() -> str:
-    """Return a table of the input devices: index, name, channels, rates, and which is default.
+    """Return tables of the input devices and of the sound server's sources.
 
     `SourceError` is raised if PortAudio is missing or does not answer.
     """
     devices = _find_devices(rates=True)
     if not devices:
         return capture.no_devices()
+    own = [device for device in devices if device["host"] != capture.SOUND_SERVER]
+    sources = [device for device in devices if device["host"] == capture.SOUND_SERVER]
     rows = [["", "index", "name", "host", "channels", "rate", "also takes"]]
-    for device in devices:
+    for device in own:
         others = " ".join(str(rate) for rate in device["rates"] if rate != device["rate"])
         values = [device[key] for key in ("index", "name", "host", "channels")]
         default = "*" if device["default"] else ""
         rows.append([default, *map(str, values), f"{device['rate']} Hz", others])
+    lines = [*_table(rows), ""]
+    if sources:
+        rows = [["", "source of PulseAudio or PipeWire", "description", "channels", "rate"]]
+        for source in sources:
+            default = "*" if source["default"] else ""
+            shown = [source["name"], source["description"], str(source["channels"])]
+            rows.append([default, *shown, f"{source['rate']} Hz"])
+        lines += [*_table(rows), ""]
+    hint = (
+        "* the default, --device mic; --device also takes an index, a part of a name or "
+        "description, loopback"
+    )
+    return "\n".join([*lines, hint])
+
+
+def _table(rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    hint = "* the default, --device mic; --device also takes an index, a part of a name, loopback"
-    return "\n".join([*lines, "", hint])
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def make_device(text: str) -> MicrophoneSource:
@@ -162,10 +178,10 @@ def make_device(text: str) -> MicrophoneSource:
         if device == "mic":
             capture.choose(devices, None)
             return MicrophoneSource(None, name=name or device)
-        found = capture.choose(devices, int(device) if device.isdecimal() else device)["name"]
+        found = capture.choose(devices, int(device) if device.isdecimal() else device)
     except capture.CaptureError as error:
         raise SourceError(str(error), permanent=True) from None
-    return MicrophoneSource(found, name=name or found)
+    return MicrophoneSource(found["name"], name=name or found.get("description") or found["name"])
 
 
 @contextmanager

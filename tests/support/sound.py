@@ -50,9 +50,10 @@ class SoundServer:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def add_sink(self, name: str) -> str:
+    def add_sink(self, name: str, *properties: str) -> str:
         """Add a null sink and return the number of its module."""
-        return self.control("load-module", "module-null-sink", f"sink_name={name}").strip()
+        arguments = [f"sink_name={name}", *properties]
+        return self.control("load-module", "module-null-sink", *arguments).strip()
 
     def remove(self, module: str) -> None:
         """Unload a module."""

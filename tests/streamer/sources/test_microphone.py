@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import struct
@@ -334,6 +335,65 @@ def test_a_part_of_several_names_is_refused(sound: SoundServer) -> None:
     assert "'default'" in str(caught.value)
 
 
+HALL = "sink_properties=device.description=Hall"
+
+
+def test_the_device_table_has_the_sources_that_pactl_lists(sound: SoundServer) -> None:
+    sound.add_sink("speaker")
+    sound.add_sink("hall", HALL, "channels=6", "rate=48000")
+    sound.control("set-default-source", "hall.monitor")
+    names = [line.split("\t")[1] for line in sound.control("list", "short", "sources").splitlines()]
+    lines = list_devices().splitlines()
+    start = next(number for number, line in enumerate(lines) if "PulseAudio or PipeWire" in line)
+    rows = lines[start + 1 : start + 1 + len(names)]
+    assert names == ["speaker.monitor", "hall.monitor"]
+    assert [row.removeprefix("*").split()[0] for row in rows] == names
+    assert re.fullmatch(r"\*  hall\.monitor +Monitor of Hall +6 +48000 Hz", rows[1])
+    assert rows[0].startswith(" ")
+
+
+@pytest.mark.parametrize(
+    "text", ["hall.monitor", "desk=hall.monitor", "Monitor of Hall", "desk=of hall", "HALL.mon"]
+)
+def test_a_source_of_the_sound_server_is_recorded_by_its_name(
+    sound: SoundServer, text: str
+) -> None:
+    sound.add_sink("room")
+    sound.add_sink("hall", HALL, "channels=1")
+    sound.control("set-default-source", "room.monitor")
+    with sound.playing(*tone(330), sink="room"), sound.playing(*tone(880), sink="hall"):
+        source = make_device(text)
+        source.open()
+        assert recorded_pitch(source) == pytest.approx(880, abs=2)
+        assert read_one(source).samples.shape[1] == 1
+        source.close()
+    assert source.name == ("desk" if "=" in text else "Monitor of Hall")
+
+
+def test_a_source_of_the_sound_server_is_found_again_by_its_name(
+    sound: SoundServer, classifier: Classifier
+) -> None:
+    sound.add_sink("room")
+    module = sound.add_sink("hall", HALL)
+    log = Log()
+    with running(listener(make_device("hall.monitor"), classifier, log)):
+        log.wait_for_states(LIVE)
+        sound.remove(module)
+        log.wait_for_detail("the device was removed")
+        log.wait_for_detail("no input device is 'hall.monitor'; there are: ")
+        sound.add_sink("hall", HALL)
+        log.wait_for_states(LIVE, RECONNECTING, LIVE)
+
+
+def test_the_error_of_an_unknown_device_lists_the_sources_of_the_server(
+    sound: SoundServer,
+) -> None:
+    sound.add_sink("hall", HALL)
+    with pytest.raises(SourceError, match="no input device is 'Blue Yeti'; there are: ") as caught:
+        make_device("Blue Yeti")
+    assert str(caught.value).endswith(", 'hall.monitor'")
+
+
 def device(index: int, name: str, host: str = "ALSA", *, default: bool = False) -> dict[str, Any]:
     return {"index": index, "name": name, "host": host, "channels": 2, "default": default}
 
@@ -347,6 +407,24 @@ def test_a_device_is_found_when_its_card_has_a_new_number() -> None:
     assert capture.choose(after, before["name"]) is after[1]
     both = [*after, before]
     assert capture.choose(both, before["name"]) is before
+
+
+def server_source(name: str, description: str, *, monitor: bool = False) -> dict[str, Any]:
+    own = {"index": None, "description": description, "monitor": monitor}
+    return device(0, name, capture.SOUND_SERVER) | own
+
+
+def test_an_input_of_the_sound_server_goes_before_its_card_and_its_monitor() -> None:
+    devices = [
+        device(0, "Blue Yeti: USB Audio (hw:1,0)"),
+        device(1, "pulse", default=True),
+        server_source("alsa_output.yeti.monitor", "Monitor of Blue Yeti", monitor=True),
+        server_source("alsa_input.yeti", "Blue Yeti Analog Stereo"),
+    ]
+    assert capture.choose(devices, "yeti") is devices[3]
+    assert capture.choose(devices, "monitor of blue") is devices[2]
+    assert capture.choose(devices, devices[0]["name"]) is devices[0]
+    assert capture.choose(devices[:2], "yeti") is devices[0]
 
 
 def test_a_device_of_several_sound_systems_is_taken_from_the_default_one() -> None:
