@@ -27,7 +27,9 @@ def _model(settings: Settings) -> str:
     classifier = load_classifier(settings)
     pipeline_factory(settings, classifier)
     contract = classifier.contract
-    return f"model: {contract.name} {contract.version}, {', '.join(classifier.names.labels)}"
+    tagger = f", with {contract.fusion.tagger} beside it" if contract.fusion else ""
+    labels = ", ".join(classifier.names.labels)
+    return f"model: {contract.name} {contract.version}{tagger}, {labels}"
 
 
 def _access(settings: Settings) -> str:

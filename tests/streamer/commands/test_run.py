@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import support.daemon
+from support.model import make_model
 from support.schema import check_frame
 from support.waiting import LONGEST_WAIT_SECONDS
 
 from streamer.commands import run as cli
+from streamer.core.contract import AudioInput
 from streamer.sinks.history.database import open_history
 
 
@@ -139,6 +141,16 @@ def test_check_tries_each_part(model, tmp_path):
         "history",
         "port",
     ]
+
+
+def test_check_names_the_second_network_of_a_model(tmp_path):
+    audio = AudioInput(sample_rate=16000, seconds=5.0, min_seconds=3.0)
+    model = make_model(tmp_path / "two.onnx", audio=audio)
+    result = support.daemon.run(
+        tmp_path, "--check", "--source", "demo", "--model", model, "--port", 0
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "model: thirds 1, with ear beside it, low, middle, high\n" in result.stdout
 
 
 def test_check_leaves_no_new_history_behind(model, tmp_path):
