@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from streamer.core.events import SourceState
 from streamer.engine.supervisor import Supervisor
 from streamer.inputs import InputError, SourceSettings, make_inputs
-from streamer.settings import INPUTS, Settings, SettingsError, extra
+from streamer.settings import INPUTS, OUTPUTS, Settings, SettingsError, extra
 from streamer.sources import Source
 from streamer.system import logs
 
@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 class Reloader:
     """Reads the settings again and applies what can change without a restart.
 
-    `settings` are those in force, `inputs` the sources in use, as `make_inputs` returned them.
+    `settings` are those in force, `inputs` the sources in use, as `make_inputs` returned them;
+    `apply_outputs` applies those of the outputs, or raises `InputError`.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class Reloader:
         read_settings: Callable[[], Settings],
         inputs: Mapping[str, tuple[SourceSettings, Source]],
         supervisor: Supervisor,
+        apply_outputs: Callable[[Settings], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._read_settings = read_settings
         self._inputs = dict(inputs)
         self._supervisor = supervisor
+        self._apply_outputs = apply_outputs
 
     async def reload(self) -> None:
         """Read and apply the settings; if they cannot be used, log why and change nothing."""
@@ -42,6 +45,7 @@ class Reloader:
             inputs = await asyncio.to_thread(make_inputs, settings, self._reusable_sources())
             if not inputs:
                 raise SettingsError("nothing to hear is left")
+            await self._apply_outputs(settings)
             logs.set_level(settings.log_level)
             await self._supervisor.change(source for _, source in inputs.values())
             self._inputs = inputs
@@ -68,8 +72,8 @@ class Reloader:
             name
             for name, field in type(settings).model_fields.items()
             if getattr(settings, name) != getattr(self._settings, name)
-            and extra(field, "group") != INPUTS
-            and name != "log_level"
+            and extra(field, "group") not in (INPUTS, OUTPUTS)
+            and name not in ("log_level", "colours")
         ]
         if changed:
             logger.warning("%s: changed settings that hold after a restart", ", ".join(changed))

@@ -28,6 +28,7 @@ from streamer.inputs import (
     pipeline_factory,
     shared_scheduler,
 )
+from streamer.outputs import Outputs
 from streamer.reload import Reloader
 from streamer.settings import Settings
 from streamer.sinks import messages
@@ -94,14 +95,16 @@ class Service:
                 own_colours=settings.colours,
             )
         )
+        self._outputs = Outputs(settings, classifier, self._hub.hello)
         metrics = Metrics(
             version=version("genre-stream"),
             model={"name": contract.name, "version": contract.version},
             health=lambda: self._supervisor.health(),
             clients=self._hub,
             history=self._history,
+            outputs=self._outputs.health,
         )
-        sinks: list[Sink | None] = [self._hub, metrics, self._history, terminal]
+        sinks: list[Sink | None] = [self._hub, metrics, self._history, terminal, self._outputs]
         self._publisher = Publisher(sink for sink in sinks if sink is not None)
         self._supervisor = Supervisor(
             lambda source: Listener(
@@ -130,8 +133,11 @@ class Service:
             health=self._supervisor.health,
             history=self._history.read if self._history else None,
             metrics=metrics.registry,
+            outputs=self._outputs.health,
         )
-        self._reloader = Reloader(settings, read_settings, self._inputs, self._supervisor)
+        self._reloader = Reloader(
+            settings, read_settings, self._inputs, self._supervisor, self._apply_outputs
+        )
 
     async def run(self) -> int:
         """Serve until every source is over or a signal arrives; return the exit status."""
@@ -149,6 +155,9 @@ class Service:
         call_on_loop(signal.SIGHUP, self._start_reload)
         call_on_loop(signal.SIGUSR1, self._log_diagnostics)
         self._announce()
+        for name, (_, source) in self._inputs.items():
+            self._outputs.add_source(name, source.kind)
+        self._outputs.start()
         for _, source in self._inputs.values():
             self._supervisor.start(source)
         self._notifier.ready()
@@ -210,6 +219,7 @@ class Service:
         lines.append(f"mailbox: {len(self._mailbox)} wait, {self._mailbox.lost} lost")
         queued = [len(outbox) for outbox in self._hub.outboxes]
         lines.append(f"clients: {len(queued)}, {sum(queued)} frames wait")
+        lines += [f"output {health}" for health in self._outputs.health()]
         if self._history:
             lines.append(
                 f"history: {self._history.queue_depth} wait, {self._history.dropped} dropped, "
@@ -222,14 +232,14 @@ class Service:
         self._over.set()
 
     async def _stop(self) -> int:
-        """Stop in order: sources, then clients, then the history; return the exit status."""
+        """Stop in order: sources, then clients, outputs and history; return the exit status."""
         ignore_requests()
         self._notifier.stopping()
         self._start_deadline()
         failures = self._supervisor.failures()
         await self._supervisor.close()
         self._mailbox.close()
-        closing = [self._server.close()]
+        closing = [self._server.close(), self._outputs.close()]
         if self._history:
             closing.append(asyncio.to_thread(self._history.close))
         await asyncio.gather(*closing)
@@ -237,6 +247,10 @@ class Service:
         for failure in failures:
             print_error(f"{failure.source}: {failure.detail}")
         return 1 if failures and not self._stop_signals.received else 0
+
+    async def _apply_outputs(self, settings: Settings) -> None:
+        """Apply changed settings of outputs and colours; `InputError` if they cannot be used."""
+        self._hub.recolour(await self._outputs.reload(settings))
 
     def _start_reload(self) -> None:
         if self._terminal and not self._terminal.isatty():

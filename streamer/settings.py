@@ -16,18 +16,16 @@ import dataclasses
 import difflib
 import json
 import os
-import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -38,6 +36,17 @@ from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 from streamer.core.decision_settings import DecisionSettings, Smoothing
+from streamer.setting_types import (
+    Colours,
+    File,
+    Labels,
+    MqttBroker,
+    StringList,
+    Targets,
+    broker_table,
+    file_path,
+    texts,
+)
 from streamer.system.commandline import UserError
 from streamer.system.urls import normalise_origin, redact
 
@@ -48,11 +57,12 @@ SYSTEM_CONFIG = Path("/etc/genre-stream/config.toml")
 SOURCE_SETTINGS = ("device", "source")
 """A layer that gives one of these replaces what lower layers give for both."""
 
-INPUTS, MODEL, DECISIONS, SERVING, RECORDS = (
+INPUTS, MODEL, DECISIONS, SERVING, OUTPUTS, RECORDS = (
     "what to hear",
     "the model",
     "decisions (a setting that is not given has the model's own value)",
     "serving",
+    "telling others",
     "keeping and logging",
 )
 """Headings under which the help and the sample file list the settings."""
@@ -62,65 +72,13 @@ class SettingsError(UserError):
     """One sentence that names the setting, its value, where it was given and what is wrong."""
 
 
-def _string_list(value: object) -> object:
-    strings = [value] if isinstance(value, str) else value
-    if not isinstance(strings, list | tuple) or not all(isinstance(item, str) for item in strings):
-        raise ValueError("should be text in quotes, or a list of such")
-    if not all(strings):
-        raise ValueError("should not be empty")
-    return strings
-
-
-def _file(value: object) -> Path:
-    if not isinstance(value, str | Path) or value == "":
-        raise ValueError("should be the path of a file")
-    try:
-        return Path(value).expanduser()
-    except RuntimeError:
-        raise ValueError("there is no such home folder") from None
-
-
-def _pairs(value: object) -> object:
-    """Return a table; options and the environment give one as strings such as ``rock=guitar``."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, list | tuple) or not all(
-        isinstance(word, str) and "=" in word for word in words
-    ):
-        raise ValueError("should be a table, or a list of texts such as 'name=value'")
-    pairs = dict(word.split("=", 1) for word in words)
-    return {name: False if text == "false" else text for name, text in pairs.items()}
-
-
-def _colour(value: object) -> object:
-    if not isinstance(value, str) or not re.fullmatch("#[0-9a-fA-F]{6}", value):
-        raise ValueError("should be a colour such as '#3f90da'")
-    return value.lower()
-
-
-def _label_name(value: object) -> object:
-    if value is not False and (not isinstance(value, str) or not value.strip()):
-        raise ValueError("should be a name, or false")
-    return value
-
-
-StringList = Annotated[tuple[str, ...], BeforeValidator(_string_list)]
-File = Annotated[Path, BeforeValidator(_file)]
-Labels = Annotated[
-    dict[str, Annotated[str | Literal[False], BeforeValidator(_label_name)]],
-    BeforeValidator(_pairs),
-]
-Colours = Annotated[dict[str, Annotated[str, BeforeValidator(_colour)]], BeforeValidator(_pairs)]
-
-
 def _setting(group: str, default: object, metavar: str, help_text: str, **limits: Any) -> Any:
     own: JsonDict = {"group": group, "metavar": metavar}
     return Field(default, description=help_text, json_schema_extra=own, **limits)
 
 
-_input, _model, _serving, _record = (
-    partial(_setting, group) for group in (INPUTS, MODEL, SERVING, RECORDS)
+_input, _model, _serving, _output, _record = (
+    partial(_setting, group) for group in (INPUTS, MODEL, SERVING, OUTPUTS, RECORDS)
 )
 
 
@@ -129,17 +87,6 @@ def _decision_setting(name: str) -> Any:
     metadata = DecisionSettings.__dataclass_fields__[name].metadata
     limits = dict(zip(("ge", "le"), metadata.get("range", ()), strict=False))
     return _setting(DECISIONS, None, metadata["metavar"], metadata["help"], **limits)
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Yield every string of a value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _texts([*value, *value.values()])
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
 
 
 class Settings(BaseModel):
@@ -224,6 +171,15 @@ class Settings(BaseModel):
         500, "N", "WebSocket clients that are let in at once", ge=1, le=100_000
     )
 
+    mqtt: MqttBroker | None = _output(
+        None,
+        "URL",
+        "MQTT broker to tell, as mqtt[s]://[user:password@]host[:port]; in a file also a table "
+        "with url, user, password_file, ca_file, cert_file, key_file, prefix, node, home_assistant",
+    )
+    mqtt_predictions: bool = _output(False, "", "send the broker every prediction, too")
+    osc: Targets = _output((), "HOST:PORT", "send OSC messages there by UDP; may be repeated")
+
     history: File | None = _record(None, "FILE.db", "keep segments and minutes in this SQLite file")
     retention_days: float = _record(90.0, "DAYS", "days that the history is kept", gt=0, le=36_500)
     log_level: Literal["debug", "info", "warning", "error"] = _record(
@@ -237,7 +193,7 @@ class Settings(BaseModel):
         # In Python bool is a subclass of int, and pydantic would take True for 1.
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("should not be true or false")
-        if "\0" in "".join(_texts(value)):
+        if "\0" in "".join(texts(value)):
             raise ValueError("should have no NUL character")
         return value
 
@@ -317,7 +273,11 @@ def load(
         problems += [_unknown(origin, name, given[name]) for name in given if name not in layer]
         if any(name in layer for name in SOURCE_SETTINGS):
             values = {name: values[name] for name in values if name not in SOURCE_SETTINGS}
+        own, known = broker_table(layer.get("mqtt")), values.get("mqtt")
         values |= layer
+        if isinstance(own, Mapping):
+            # An address on the command line leaves the certificates of a file in force.
+            values["mqtt"] = {**known, **own} if isinstance(known, Mapping) else own
         origins |= dict.fromkeys(layer, origin)
     origins = {name: origins[name] for name in values}
     try:
@@ -343,7 +303,7 @@ def config_files(config: Path | None, environment: Mapping[str, str]) -> Iterato
     requested = config or environment.get(CONFIG_VARIABLE)
     if requested:
         try:
-            yield _file(requested)
+            yield file_path(requested)
         except ValueError as error:
             raise SettingsError(f"{requested}: {error}") from None
 

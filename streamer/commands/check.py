@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from streamer.inputs import load_classifier, make_inputs, pipeline_factory
+from streamer.outputs import Outputs
 from streamer.service import read_token
 from streamer.settings import Settings
 from streamer.sinks.history.database import open_history
@@ -14,7 +15,7 @@ from streamer.system.commandline import UserError
 
 def check(settings: Settings) -> int:
     """Print a line for each part and return the exit status; raise `UserError` if one fails."""
-    for part in (_sources, _model, _access, _history, _port):
+    for part in (_sources, _model, _outputs, _access, _history, _port):
         print(part(settings), flush=True)
     return 0
 
@@ -30,6 +31,11 @@ def _model(settings: Settings) -> str:
     tagger = f", with {contract.fusion.tagger} beside it" if contract.fusion else ""
     labels = ", ".join(classifier.names.labels)
     return f"model: {contract.name} {contract.version}{tagger}, {labels}"
+
+
+def _outputs(settings: Settings) -> str:
+    names = Outputs(settings, load_classifier(settings), dict).names()
+    return f"outputs: {', '.join(names) or 'none'}"
 
 
 def _access(settings: Settings) -> str:

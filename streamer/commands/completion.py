@@ -12,6 +12,7 @@ import shtab
 
 from streamer import settings as schema
 from streamer.commands import run
+from streamer.setting_types import File
 from streamer.system.commandline import ArgumentParser
 
 SHELLS = ("bash", "zsh", "fish")
@@ -57,7 +58,7 @@ def _combined_parser() -> argparse.ArgumentParser:
         field = schema.Settings.model_fields.get(action.dest)
         if field is not None and schema.choices(field):
             action.choices = schema.choices(field)
-        is_file = field is not None and schema.File in get_args(field.annotation)
+        is_file = field is not None and File in get_args(field.annotation)
         if is_file or action.type is Path or action.dest == "source":
             action.complete = shtab.FILE  # type: ignore[attr-defined]
     return parser

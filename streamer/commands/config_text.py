@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from streamer import settings as schema
+from streamer.core.broker import Broker
 from streamer.core.decision_settings import DecisionSettings, DecisionSettingsError
 from streamer.system.urls import redact
 
@@ -59,6 +60,9 @@ def _toml(value: object) -> str:
     if isinstance(value, Mapping):
         pairs = (f"{_key(name)} = {_toml(item)}" for name, item in value.items())
         return "{ " + ", ".join(pairs) + " }" if value else "{}"
+    if isinstance(value, Broker):
+        given = {name: item for name, item in dataclasses.asdict(value).items() if item is not None}
+        return _toml(given)
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     return json.dumps(redact(str(value)), ensure_ascii=False)
@@ -87,6 +91,8 @@ EXAMPLES = {
     "tls_cert": '"/etc/genre-stream/cert.pem"',
     "tls_key": '"/etc/genre-stream/key.pem"',
     "origin": '["https://radio.example"]',
+    "mqtt": '"mqtt://user@homeassistant.local"',
+    "osc": '["127.0.0.1:7700"]',
     "history": '"/var/lib/genre-stream/history.db"',
 }
 """Values that the sample file shows for settings without a default."""

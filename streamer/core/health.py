@@ -80,3 +80,24 @@ class SourceHealth:
 
 HealthReader = Callable[[], Iterable[SourceHealth]]
 """Reads the health of all sources; called on the event loop's thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputHealth:
+    """State and counters of one output, such as a broker, at one moment."""
+
+    output: str
+    reachable: bool
+    """Whether what it sends arrives, as far as is known."""
+    reason: str = ""
+    """Why it does not; empty if it does."""
+    sent: int = 0
+    """Messages sent since the start."""
+    queue_depth: int = 0
+    """Messages that wait to be sent."""
+    dropped: int = 0
+    """Messages lost since the start, since the receiver did not keep up."""
+
+
+OutputReader = Callable[[], Iterable[OutputHealth]]
+"""Returns the health of every output."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info
@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 from streamer.core.decision import Decision
 from streamer.core.events import PlacedState, Published, Sink, SourceState
-from streamer.core.health import HealthReader, SourceHealth
+from streamer.core.health import HealthReader, OutputHealth, OutputReader, SourceHealth
 from streamer.core.segments import State
 
 LATENCY_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -144,6 +144,7 @@ class Metrics(Sink, Collector):
         health: HealthReader,
         clients: Clients,
         history: WriterCounters | None = None,
+        outputs: OutputReader = tuple,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.registry = registry = CollectorRegistry()
@@ -165,6 +166,7 @@ class Metrics(Sink, Collector):
         self._offline = _OfflineTime()
         self._now = now
         self._read_health = health
+        self._read_outputs = outputs
         self._clients = clients
         self._started = now()
         self._history = history
@@ -186,6 +188,7 @@ class Metrics(Sink, Collector):
         yield from _client_metrics(self._clients, self._started)
         if self._history:
             yield from _history_metrics(self._history)
+        yield from _output_metrics(list(self._read_outputs()))
 
 
 def _source_metrics(
@@ -285,6 +288,20 @@ def _history_metrics(history: WriterCounters) -> Iterator[Metric]:
         "Writes to the history that failed.",
         history.write_errors,
     )
+
+
+def _output_metrics(health: Sequence[OutputHealth]) -> Iterator[Metric]:
+    kinds: tuple[tuple[Any, str, str, Callable[[OutputHealth], float]], ...] = (
+        (GaugeMetricFamily, "reachable", "Whether messages arrive.", lambda h: h.reachable),
+        (GaugeMetricFamily, "queue_depth", "Messages that wait.", lambda h: h.queue_depth),
+        (CounterMetricFamily, "sent", "Messages sent.", lambda h: h.sent),
+        (CounterMetricFamily, "dropped", "Messages lost, or not sent.", lambda h: h.dropped),
+    )
+    for kind, name, text, read in kinds if health else ():
+        family = kind(f"genre_stream_output_{name}", text, labels=["output"])
+        for one in health:
+            family.add_metric([one.output], read(one))
+        yield family
 
 
 def _by_source(kind: Callable[..., Any], name: str, text: str, values: Mapping[str, object]) -> Any:

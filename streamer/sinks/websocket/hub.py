@@ -273,6 +273,10 @@ class Hub(Sink):
         outbox.subscribe(Subscription.from_request(request, self._sources))
         self._send_latest(outbox, before)
 
+    def recolour(self, colours: Mapping[str, str]) -> None:
+        """Greet clients with other colours from now on."""
+        self._hello = {**self._hello, "colours": dict(colours)}
+
     def hello(self) -> dict[str, Any]:
         """Return the `hello` message with the current states of the sources."""
         return self._hello | {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import email.utils
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from streamer.core.health import HealthReader
+from streamer.core.health import HealthReader, OutputReader
 from streamer.sinks import messages
 from streamer.sinks.websocket.access import (
     Access,
@@ -98,12 +99,14 @@ class Pages:
         health: HealthReader,
         history: ReadHistory | None,
         metrics: CollectorRegistry | None,
+        outputs: OutputReader = tuple,
     ) -> None:
         self._hub = hub
         self._access = access
         self._read_health = health
         self._read_history = history
         self._metrics = metrics
+        self._read_outputs = outputs
         self._files = _read_dashboard()
         self._querying = asyncio.Semaphore(HISTORY_QUERIES)
 
@@ -127,6 +130,7 @@ class Pages:
             return Page(encode(self._metrics), media_type)
         if path == "/api/state":
             state = self._hub.state() | {"history": self._read_history is not None}
+            state["outputs"] = [dataclasses.asdict(one) for one in self._read_outputs()]
             return Page(messages.encode(state), "application/json")
         if path == "/api/history":
             return await self._history_page(query, single(request.headers, "Accept") or "")

@@ -17,7 +17,7 @@ import websockets.asyncio.server as wire
 from prometheus_client import CollectorRegistry
 from websockets.http11 import Request, Response
 
-from streamer.core.health import HealthReader
+from streamer.core.health import HealthReader, OutputReader
 from streamer.sinks.websocket.access import Access, RefusedError, single
 from streamer.sinks.websocket.connections import (
     CLIENT_CLOSE_SECONDS,
@@ -71,8 +71,8 @@ class Server:
         As for `Access`.
     tls_cert, tls_key
         Certificate chain and private key (PEM). The key may be in the certificate's file.
-    health, history, metrics
-        Provide ``/healthz``, ``/api/history`` and ``/metrics``.
+    health, history, metrics, outputs
+        Provide ``/healthz``, ``/api/history``, ``/metrics`` and the outputs in ``/api/state``.
 
     Raises
     ------
@@ -95,6 +95,7 @@ class Server:
         health: HealthReader = tuple,
         history: ReadHistory | None = None,
         metrics: CollectorRegistry | None = None,
+        outputs: OutputReader = tuple,
     ) -> None:
         for inherited in sockets or ():
             family, kind = inherited.family, inherited.type
@@ -110,7 +111,9 @@ class Server:
         self._access = Access(token, origins)
         self._tls = None if tls_cert is None else tls_context(tls_cert, tls_key)
         self._registry = ConnectionRegistry(max_clients)
-        self._pages = Pages(hub, self._access, health=health, history=history, metrics=metrics)
+        self._pages = Pages(
+            hub, self._access, health=health, history=history, metrics=metrics, outputs=outputs
+        )
         self._servers: list[wire.Server] = []
 
     @property

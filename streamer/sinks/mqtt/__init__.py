@@ -1,0 +1,1 @@
+"""Events to an MQTT broker, and the sensors of Home Assistant that they become."""

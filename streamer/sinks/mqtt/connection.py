@@ -1,0 +1,263 @@
+"""The connection to an MQTT broker, on a thread of its own with an event loop of its own.
+
+The client library blocks while it looks up a host and connects, so neither can the daemon's event
+loop wait for it, nor may the end of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import aiomqtt
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from streamer.core.broker import Broker
+from streamer.system.backoff import Backoff
+
+logger = logging.getLogger(__name__)
+_library_logger = logging.getLogger(f"{__name__}.library")
+_library_logger.disabled = True
+"""What it has to say is said by `Connection.reason`, once."""
+
+QUEUE_LIMIT = 1000
+"""Messages that are not retained and wait for the broker; beyond it the oldest is discarded."""
+ANSWER_SECONDS = 10.0
+"""How long an answer of the broker may take."""
+KEEPALIVE_SECONDS = 20
+"""Interval at which a silent connection is probed."""
+CLOSE_SECONDS = 0.7
+"""How long `Connection.close` waits for the broker to take the last message."""
+
+
+class _DaemonExecutor(ThreadPoolExecutor):
+    """Runs each call on a daemon thread: the end of the process does not wait for a connect."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=run, name="mqtt connect", daemon=True).start()
+        return future
+
+
+class Connection:
+    """Keeps a broker informed: every retained topic has its latest payload, others come in order.
+
+    `OSError` is raised if a certificate cannot be used.
+
+    Parameters
+    ----------
+    broker, password
+        Where to connect; the password overrides that of the broker's address.
+    status
+        Topic with ``online`` while connected and ``offline`` as the last will.
+    subscriptions
+        Topics that `received` is called about, on this connection's thread, with topic, payload and
+        whether the broker had kept it.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        password: str | None,
+        *,
+        status: str,
+        subscriptions: Iterable[str],
+        received: Callable[[str, bytes, bool], None],
+    ) -> None:
+        self.connected = False
+        self.reason = ""
+        """Why there is no connection; empty while there is one or before the first attempt."""
+        self.dropped = 0
+        """Messages discarded because the broker did not take them, since the start."""
+        self.sent = 0
+        """Messages that the broker has been sent, since the start."""
+        self._broker = broker
+        self._password = password or broker.login[1]
+        self._status = status
+        self._subscriptions = tuple(subscriptions)
+        self._received = received
+        self._lock = threading.Lock()
+        self._retained: dict[str, bytes] = {}
+        self._unsent: dict[str, None] = {}
+        """Retained topics to be sent, in the order of their changes."""
+        self._queue: deque[tuple[str, bytes, int]] = deque()
+        self._closing = False
+        self._backoff = Backoff()
+        self._loop = asyncio.new_event_loop()
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._tls = tls_context(broker)
+        self._thread = threading.Thread(target=self._work, name="mqtt", daemon=True)
+
+    @property
+    def queue_depth(self) -> int:
+        """Messages that wait to be sent."""
+        return len(self._queue) + len(self._unsent)
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._thread.start()
+
+    def retain(self, topic: str, payload: bytes) -> None:
+        """Let the broker keep a payload; an empty one removes the topic."""
+        with self._lock:
+            if self._retained.get(topic) == payload:
+                return
+            self._retained[topic] = payload
+            self._unsent[topic] = None
+        self._notify()
+
+    def send(self, topic: str, payload: bytes, *, qos: int = 0) -> None:
+        """Queue a message that the broker does not keep."""
+        with self._lock:
+            self._queue.append((topic, payload, qos))
+            if len(self._queue) > QUEUE_LIMIT:
+                self._queue.popleft()
+                self.dropped += 1
+        self._notify()
+
+    def send_again(self) -> None:
+        """Send every retained topic again."""
+        with self._lock:
+            self._unsent = dict.fromkeys(self._retained)
+        self._notify()
+
+    def close(self) -> None:
+        """Send what waits, say ``offline`` and disconnect, within `CLOSE_SECONDS`."""
+        self._closing = True
+        self._notify()
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(CLOSE_SECONDS)
+
+    def _notify(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    def _work(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.set_default_executor(_DaemonExecutor())
+        self._loop.set_exception_handler(lambda _, context: logger.debug("%s", context["message"]))
+        self._loop.run_until_complete(self._run())
+
+    async def _run(self) -> None:
+        while not self._closing:
+            session = asyncio.create_task(self._session())
+            stop = asyncio.create_task(self._stop.wait())
+            await asyncio.wait((session, stop), return_when=asyncio.FIRST_COMPLETED)
+            if self._closing:
+                # A session says goodbye itself; a connect that hangs is left to the thread's end.
+                await asyncio.wait((session,), timeout=CLOSE_SECONDS if self.connected else 0)
+                return
+            stop.cancel()
+            self._failed(_reason(session.exception()))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), self._backoff.failed())
+
+    def _failed(self, reason: str) -> None:
+        self.connected = False
+        if reason != self.reason:
+            logger.warning("MQTT %s:%d: %s", self._broker.host, self._broker.port, reason)
+        self.reason = reason
+
+    async def _session(self) -> None:
+        """Be connected until the connection breaks, which raises, or is closed."""
+        async with aiomqtt.Client(
+            self._broker.host,
+            self._broker.port,
+            username=self._broker.login[0],
+            password=self._password,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            will=aiomqtt.Will(self._status, b"offline", qos=1, retain=True),
+            keepalive=KEEPALIVE_SECONDS,
+            timeout=ANSWER_SECONDS,
+            max_queued_incoming_messages=QUEUE_LIMIT,
+            tls_context=self._tls,
+            logger=_library_logger,
+        ) as client:
+            started = self._loop.time()
+            self.connected, self.reason = True, ""
+            logger.info("MQTT %s:%d: connected", self._broker.host, self._broker.port)
+            for topic in self._subscriptions:
+                await client.subscribe(topic, options=SubscribeOptions(qos=1, noLocal=True))
+            self.retain(self._status, b"online")
+            self.send_again()
+            receiving = asyncio.create_task(self._receive(client))
+            sending = asyncio.create_task(self._send(client))
+            try:
+                done, _ = await asyncio.wait(
+                    (receiving, sending), return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    task.result()
+            finally:
+                receiving.cancel()
+                sending.cancel()
+                self._backoff.succeeded(self._loop.time() - started)
+
+    async def _receive(self, client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            payload = message.payload
+            if isinstance(payload, bytes):
+                self._received(message.topic.value, payload, bool(message.retain))
+
+    async def _send(self, client: aiomqtt.Client) -> None:
+        """Send what waits, until the connection is closed and nothing does."""
+        while True:
+            self._wake.clear()
+            with self._lock:
+                topic = next(iter(self._unsent), None)
+                if topic is not None:
+                    del self._unsent[topic]
+                    payload, qos = self._retained[topic], 1
+                    retain = True
+                elif self._queue:
+                    topic, payload, qos = self._queue.popleft()
+                    retain = False
+            if topic is None:
+                if self._closing:
+                    break
+                await self._wake.wait()
+                continue
+            await client.publish(topic, payload, qos=qos, retain=retain)
+            self.sent += 1
+            with self._lock:
+                if retain and not payload and self._retained[topic] == payload:
+                    del self._retained[topic]
+        await client.publish(self._status, b"offline", qos=1, retain=True)
+
+
+def tls_context(broker: Broker) -> ssl.SSLContext | None:
+    """Return how to encrypt, None for not at all; `OSError` if a certificate cannot be used."""
+    if not broker.is_tls:
+        return None
+    context = ssl.create_default_context(cafile=broker.ca_file)
+    if broker.cert_file:
+        context.load_cert_chain(broker.cert_file, broker.key_file)
+    return context
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return why a session ended, as a sentence for a person."""
+    if isinstance(error, aiomqtt.MqttCodeError) and isinstance(error.rc, ReasonCode):
+        return f"the broker refuses the connection: {str(error.rc).lower()}"
+    text = str(error) if error else "the connection was closed"
+    if text == "Operation timed out":
+        return "the broker does not answer"
+    return re.sub(r"^\[(Errno [-\d]+|code:\d+)\] ", "", text).lower()

@@ -1,0 +1,226 @@
+"""The MQTT sink: a topic tree for each source, and a device of Home Assistant."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from streamer.core.broker import Broker
+from streamer.core.decision import Decision
+from streamer.core.events import (
+    PlacedSegment,
+    Published,
+    Sink,
+    SourceKind,
+    SourceState,
+    SourceStatus,
+)
+from streamer.core.health import OutputHealth
+from streamer.core.segments import Segment
+from streamer.sinks import messages
+from streamer.sinks.mqtt.connection import Connection
+from streamer.sinks.mqtt.discovery import ORIGIN, device
+from streamer.sinks.mqtt.topics import Topics
+
+LEVEL_SECONDS = 10.0
+"""Least time between two messages about a source's level, in seconds."""
+
+
+@dataclass(slots=True)
+class _Source:
+    """What was last said of a source."""
+
+    label: str | None = None
+    title: str | None = None
+    since: datetime | None = None
+    level_at: float = field(default=-LEVEL_SECONDS)
+    """`time.monotonic()` of the last message about the level."""
+
+
+class Mqtt(Sink):
+    """Tells a broker what is heard.
+
+    Parameters
+    ----------
+    broker, password
+        Where to; see `Connection`, which also raises what this does.
+    labels
+        Those that can be claimed as a genre.
+    colours
+        Label to ``#rrggbb``.
+    model
+        Name of the model.
+    predictions
+        Whether every prediction is sent.
+    hello
+        Returns the `hello` message with the current states of the sources.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        password: str | None,
+        *,
+        labels: Sequence[str],
+        colours: Mapping[str, str],
+        model: str,
+        predictions: bool,
+        hello: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._labels = labels
+        self._colours = colours
+        self._model = model
+        self._predictions = predictions
+        self._hello = hello
+        self._topics = Topics(
+            broker.prefix, broker.node or socket.gethostname(), broker.home_assistant
+        )
+        root, assistant = self._topics.root, broker.home_assistant
+        subscriptions = [f"{root}/+/available", f"{root}/+/state"]
+        if assistant:
+            subscriptions += [f"{assistant}/status", f"{assistant}/device/+/config"]
+        self.connection = Connection(
+            broker,
+            password,
+            status=self._topics.status,
+            subscriptions=subscriptions,
+            received=self._receive,
+        )
+        self._sources: dict[str, _Source] = {}
+        self._known: frozenset[str] = frozenset()
+        """Retained topics of the sources there are; replaced as a whole, since the connection's
+        thread reads it."""
+
+    def start(self) -> None:
+        """Begin to connect, after the sources were added."""
+        self._say_hello()
+        self.connection.start()
+
+    def health(self) -> OutputHealth:
+        """Return the state of the connection, and what was sent and lost."""
+        connection = self.connection
+        return OutputHealth(
+            "mqtt",
+            connection.connected,
+            connection.reason,
+            connection.sent,
+            connection.queue_depth,
+            connection.dropped,
+        )
+
+    def close(self) -> None:
+        """Say that the node is offline, and disconnect."""
+        self.connection.close()
+
+    def add_source(self, name: str, kind: SourceKind) -> None:
+        """Announce a source."""
+        self._sources.setdefault(name, _Source())
+        self._find_known()
+        self.connection.retain(f"{self._topics.source(name)}/available", b"offline")
+        if self._topics.home_assistant:
+            payload = device(self._topics, name, self._labels, self._model)
+            self.connection.retain(self._topics.config(name), messages.encode(payload))
+        self._say_hello()
+
+    def remove_source(self, name: str, segments: Sequence[PlacedSegment] = ()) -> None:
+        """Remove a source from the broker and from Home Assistant."""
+        if self._sources.pop(name, None) is None:
+            return
+        gone = self._retained_topics(name)
+        self._find_known()
+        for topic in gone:
+            self.connection.retain(topic, b"")
+        self._say_hello()
+
+    def publish(self, published: Published) -> None:
+        """Tell the broker about an event, if its source is known."""
+        if published.source not in self._sources:
+            return
+        topic = self._topics.source(published.source)
+        match published.event:
+            case SourceStatus(state=state):
+                available = b"online" if state is SourceState.LIVE else b"offline"
+                self.connection.retain(f"{topic}/available", available)
+                self._say_hello()
+            case Decision() as decision:
+                self._publish_level(topic, published.source, decision)
+                if self._predictions:
+                    frame = messages.encode(messages.message(published))
+                    self.connection.send(f"{topic}/prediction", frame)
+            case Segment() as segment:
+                if segment.final:
+                    frame = messages.encode(messages.message(published))
+                    self.connection.send(f"{topic}/segment", frame, qos=1)
+                elif published.segments and published.segments[-1].is_open:
+                    self._publish_state(topic, published.segments[-1])
+
+    def _publish_level(self, topic: str, source: str, decision: Decision) -> None:
+        known, now = self._sources[source], time.monotonic()
+        if now - known.level_at < LEVEL_SECONDS:
+            return
+        known.level_at = now
+        shares = messages.shares(decision.probabilities)
+        payload = {
+            "level_dbfs": round(decision.level_dbfs, 1),
+            "confidence": messages.confidence(decision, shares),
+            "top": sorted(shares.items(), key=lambda item: -item[1])[:3],
+        }
+        self.connection.send(f"{topic}/level", messages.encode(payload))
+
+    def _publish_state(self, topic: str, placed: PlacedSegment) -> None:
+        known, segment = self._sources[placed.source], placed.segment
+        label = segment.genre or segment.state.value
+        if (known.label, known.title) == (label, segment.title):
+            return
+        if known.label != label or known.since is None:
+            known.since = placed.start
+        known.label, known.title = label, segment.title
+        payload = {
+            "label": label,
+            "state": segment.state.value,
+            "genre": segment.genre,
+            "confidence": round(segment.confidence, 4),
+            "colour": self._colours.get(segment.genre) if segment.genre else None,
+            "since": messages.timestamp(known.since),
+            "title": segment.title,
+        }
+        self.connection.retain(f"{topic}/state", messages.encode(payload))
+
+    def _say_hello(self) -> None:
+        self.connection.retain(self._topics.hello, messages.encode(self._hello()))
+
+    def _retained_topics(self, name: str) -> list[str]:
+        topic = self._topics.source(name)
+        return [self._topics.config(name), f"{topic}/available", f"{topic}/state"]
+
+    def _find_known(self) -> None:
+        topics = (topic for name in self._sources for topic in self._retained_topics(name))
+        self._known = frozenset(topics)
+
+    def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
+        """Take a message of the broker, on the connection's thread.
+
+        Removes what it still keeps about sources that were removed while the daemon was down.
+        """
+        assistant = self._topics.home_assistant
+        if assistant and topic == f"{assistant}/status":
+            if payload == b"online" and not retained:
+                self.connection.send_again()
+        elif retained and payload and topic not in self._known:
+            is_config = topic.startswith(f"{assistant}/device/")
+            if not is_config or self._is_ours(payload):
+                self.connection.retain(topic, b"")
+
+    def _is_ours(self, payload: bytes) -> bool:
+        """Return whether a device of Home Assistant was described by this node."""
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            config = json.loads(payload)
+            own = config["o"]["name"] == ORIGIN
+            return own and str(config["stat_t"]).startswith(f"{self._topics.root}/")
+        return False
