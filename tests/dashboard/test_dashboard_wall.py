@@ -134,6 +134,34 @@ def test_sources_that_need_attention_come_first(wall_page: Page, serve: Serve) -
     ]
 
 
+def test_alert_rules_are_listed_and_their_sources_come_first(
+    wall_page: Page, serve: Serve, axe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = NAMES[:9]
+    running = serve(*names)
+    fill(running, names)
+    fired = "2026-05-01T12:00:00.000Z"
+    rules = [
+        {"name": "dead air", "firing": [names[4]], "last_fired": fired, "last_source": names[4]},
+        {"name": "wrong programme", "firing": [], "last_fired": None, "last_source": None},
+        {"name": "off air", "firing": [], "last_fired": fired, "last_source": names[2]},
+    ]
+    state = running.hub.state
+    monkeypatch.setattr(running.hub, "state", lambda: state() | {"alerts": rules})
+    open_wall(wall_page, running, 9)
+    wait_for(lambda: tiles(wall_page, "urgent") == [names[4]], "the source is in front")
+    assert wall_page.texts(".alert-name") == ["dead air", "wrong programme", "off air"]
+    firing, never, last = wall_page.texts(".alert-state")
+    assert firing.startswith(f"Firing: {names[4]}, since ")
+    assert never == "Has never fired"
+    assert last.startswith("Fired last at ")
+    assert last.endswith(f" for {names[2]}")
+    assert violations(wall_page, axe) == []
+    wall_page.driver.find_element(By.CSS_SELECTOR, ".tile a").click()
+    wall_page.until_text("now-source", names[4])
+    assert wall_page.driver.find_element(By.ID, "alerts").is_displayed()
+
+
 def test_a_search_finds_names_labels_and_titles(wall_page: Page, serve: Serve) -> None:
     running = serve(*NAMES)
     fill(running)

@@ -1,5 +1,6 @@
 /** The page: shows the daemon's messages. */
 
+import { Alerts } from "./alerts.js";
 import { Connection, readFromDaemon } from "./connection.js";
 import { describePrediction, describeSegment, lastHeard, reasonText, stateText } from "./description.js";
 import { element, make, makeAutoDirected, measureText, paintChip, setText } from "./elements.js";
@@ -22,6 +23,8 @@ const MIN_LEVEL_DBFS = -60;
 const HISTORY_MS = 24 * 3600 * 1000;
 /** Of the history of all sources, which may be megabytes, only the part is loaded that the wall shows. */
 const WALL_HISTORY_MS = 3600 * 1000;
+/** Interval at which the state of alert rules is read, if there are any. */
+const ALERTS_MS = 10_000;
 /** With more sources than this the page begins with the wall, and no source has a card. */
 const MAX_CARDS = 8;
 
@@ -36,6 +39,7 @@ const genres = new Genres(element("genres"));
 const segmentTable = new SegmentTable(element("heard"), element("heard-empty"));
 const timeline = new Timeline(element("timeline"), describeSegment);
 const wall = new Wall(requestRender);
+const alerts = new Alerts();
 
 /**
  * Sources by name: `{name, kind, state, detail, reason, since, nextAttempt, heardUntil, prediction,
@@ -144,12 +148,22 @@ async function loadState(forHello) {
   if (state === null || forHello !== helloCount) return;
   skew = skewOf(state);
   segments.addRows(state.segments);
+  alerts.show(state.alerts ?? []);
   for (const { name, detail } of state.sources) getSource(name).detail ||= detail;
   segmentsChanged = true;
   wall.refresh();
   requestRender();
   hasHistory = state.history;
   loadHistory();
+}
+
+/** Load the state of the alert rules. */
+async function loadAlerts() {
+  if (!alerts.exist || document.hidden || connection !== "open") return;
+  const state = await readFromDaemon("api/state");
+  if (state === null) return;
+  alerts.show(state.alerts ?? []);
+  update();
 }
 
 /** Load the history of the selected source, or the last hour of all. */
@@ -342,6 +356,7 @@ function describeTile(source) {
     paint: paints.get(prediction?.genre),
     heading: prediction ? nameOf(prediction) : connected ? stateText(state) : "Unknown",
     note: segment?.title || (connected && reasonText(source, Date.now() + skew)) || "",
+    alert: alerts.sources.has(name),
     since: prediction ? silentSince(prediction) ?? segment?.from ?? null : source.since,
   };
 }
@@ -490,4 +505,5 @@ for (const input of document.getElementsByName("range")) {
 }
 element("unanswered").remove();
 setInterval(requestRender, 1000);
+setInterval(loadAlerts, ALERTS_MS);
 new Connection(takeMessage, takeConnectionState).open();

@@ -11,10 +11,11 @@ const CONNECTING_MS = 15_000;
 /** Least time between two drawings of a strip, unless its segments have changed. */
 const STRIP_MS = 15_000;
 
-const URGENCY = { failed: 4, reconnecting: 3, stalled: 3, silence: 2, connecting: 1 };
+const URGENCY = { failed: 5, reconnecting: 4, stalled: 4, alert: 3, silence: 2, connecting: 1 };
 
 /** Return how urgently a source needs attention, 0 for not at all; `since` is when its state began. */
-function urgencyOf({ state, look, since }, now) {
+function urgencyOf({ state, look, since, alert }, now) {
+  if (alert) return Math.max(URGENCY.alert, URGENCY[state] ?? 0);
   if (state === "connecting") return now - since > CONNECTING_MS ? URGENCY.connecting : 0;
   if (look === "silence") return now - since > SILENCE_MS ? URGENCY.silence : 0;
   return URGENCY[state] ?? 0;
@@ -49,8 +50,8 @@ export class Wall {
   /**
    * Show the sources.
    *
-   * @param {object[]} sources in order: `{name, state, look, paint, heading, note, since}`; `since`
-   *   is in milliseconds, or null
+   * @param {object[]} sources in order: `{name, state, look, paint, heading, note, since,
+   *   alert}`; `since` is in milliseconds, or null, and `alert` whether a rule fires for it
    * @param {number} now in milliseconds by the daemon's clock
    * @param {(name: string) => object[]} segmentsOf returns the segments of a source
    * @param {Map} paints colours of the labels
