@@ -137,6 +137,7 @@ def test_check_tries_each_part(model, tmp_path):
     assert [line.split(":")[0] for line in result.stdout.splitlines()] == [
         "sources",
         "model",
+        "outputs",
         "access",
         "history",
         "port",
