@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -45,4 +46,24 @@ def test_the_page_follows_the_demo_and_reconnects_to_a_new_daemon(
         rows = len(earlier) + 1
         page.until("document.querySelectorAll('#heard tr').length >= arguments[0]", rows)
         assert page.texts(".heard-name")[-len(earlier) :] == earlier
+        page.driver.get("about:blank")
+
+
+def test_the_page_says_that_the_only_source_has_ended(
+    page: Page, gtzan_model: Path, tmp_path: Path
+) -> None:
+    assert gtzan_model.is_file()
+    sound, pipe = os.pipe()
+    raw = ("--source", "tape=-", "--rate", "8000", "--channels", "1")
+    with daemon(tmp_path, *raw, stdin=sound) as running:
+        os.close(sound)
+        page.open(f"http://127.0.0.1:{running.port}/")
+        page.until_text("connection", "Connected")
+        os.write(pipe, bytes(8000))
+        page.until("document.querySelector('.source-state').textContent === 'Live'")
+        page.expected_errors = CONNECTION_LOST
+        os.close(pipe)
+        assert running.wait() == 0
+        page.until_text("connection", "Stopped: all sources have ended")
+        assert page.text("now-genre") == "Ended"
         page.driver.get("about:blank")
