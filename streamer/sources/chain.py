@@ -69,7 +69,7 @@ class Chain:
         self.start = 0
         """Bytes of the stream before the current link."""
         self.cut_short = False
-        """Whether the stream ended within an Ogg page."""
+        """Whether the stream ends within an Ogg page, once it was read to its end."""
         self.error: Exception | None = None
         """What `receive` raised."""
         self._receive_bytes = receive

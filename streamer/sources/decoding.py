@@ -12,6 +12,7 @@ import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.container import InputContainer
+from av.stream import Stream
 from numpy.typing import NDArray
 
 from streamer.sources.base import AudioBlock, SourceError, one_line
@@ -31,7 +32,7 @@ DAMAGED_PACKET_ERRORS = (
 )
 """Raised for a packet that is damaged or uses a feature unknown to FFmpeg; the next one may be
 fine. Some decoders return codes that have no meaning."""
-DECLARED_DURATION_FORMATS = ("aiff", "ape", "caf", "flac", "matroska,webm", "mov,mp4", "tta", "wv")
+DECLARED_DURATION_FORMATS = ("aiff", "ape", "flac", "matroska,webm", "mov,mp4", "tta", "wv")
 """Formats of files whose headers hold the duration; that of others is estimated. WAV has it, but
 programs that record do not know it when they write the header."""
 LEAST_MISSING_SECONDS = 1.0
@@ -166,13 +167,17 @@ def decode(
     yield from builder.flush()
     if not builder.sample_count:
         raise SourceError(f"{display_name} holds no audio that can be decoded", permanent=True)
-    _report_missing_end(container, display_name, builder.seconds)
+    _report_missing_end(container, stream, display_name, builder.seconds)
 
 
-def _report_missing_end(container: InputContainer, display_name: str, seconds: float) -> None:
+def _report_missing_end(
+    container: InputContainer, stream: Stream, display_name: str, seconds: float
+) -> None:
     """Log that a file ends before its header says so, given the seconds that were decoded."""
     declared = (container.duration or 0) / av.time_base
-    is_declared = container.format.name.startswith(DECLARED_DURATION_FORMATS)
+    # The header that encoders of MP3 write holds the duration together with their delay.
+    has_mp3_header = container.format.name == "mp3" and bool(stream.start_time)
+    is_declared = has_mp3_header or container.format.name.startswith(DECLARED_DURATION_FORMATS)
     if is_declared and declared - seconds > max(LEAST_MISSING_SECONDS, 0.01 * declared):
         warn_once(
             f"{display_name}: the file is not complete: it ends after {seconds:.1f} s, "

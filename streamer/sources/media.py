@@ -168,6 +168,8 @@ class MediaSource(ThreadedSource):
                     if queue.stopped.is_set():
                         return
                     self._played, discontinuity = True, False
+                if media.chain and media.chain.cut_short and not media.live:
+                    warn_once(f"{media.display_name}: the file is not complete: its end is cut off")
         finally:
             media.close()
         if self.live:
@@ -248,7 +250,7 @@ class MediaSource(ThreadedSource):
                     ]
             if not is_chainable_file(path):
                 container = open_container(f"file:{path}")
-                if problem := wav.length_problem(path):
+                if path.is_file() and (problem := wav.length_problem(path)):
                     warn_once(f"{name}: {problem}")
                 return _OpenMedia(name, False, container)
             file = path.open("rb")

@@ -63,6 +63,8 @@ def _end_of_chunks(file: BinaryIO, file_size: int) -> int:
     """Return where the last whole chunk ends that begins at the position of the file."""
     position = file.tell()
     while len(chunk := file.read(8)) == 8 and all(32 <= byte < 127 for byte in chunk[:4]):
+        if chunk[:4] == b"RIFF":  # another WAV file was appended
+            break
         size = int.from_bytes(chunk[4:], "little")
         end = position + 8 + size + size % 2
         if end > file_size + 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 import subprocess
 import threading
@@ -424,15 +425,35 @@ def test_chunks_after_the_samples_of_a_wav_file_are_no_problem(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("suffix", ["flac", "mp3", "ogg", "aiff"])
 def test_a_truncated_file_is_heard_and_logged_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
 ) -> None:
-    path = write_audio(tmp_path / "a.flac", noise(2.0, 22050, 1) / np.float32(32768))
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 4])
+    path = write_audio(tmp_path / f"a.{suffix}", noise(4.0, 22050, 1) / np.float32(32768))
+    whole = path.read_bytes()
+    assert heard_seconds(path) == pytest.approx(4.0, abs=0.2)
+    assert not caplog.records
+    path.write_bytes(whole[: len(whole) // 2])
     for _ in range(2):
-        assert 0.3 < heard_seconds(path) < 0.6
-    assert len([text for text in caplog.messages if "the file is not complete" in text]) == 1
-    assert "its header says 2.0 s" in caplog.text
+        assert 1.0 < heard_seconds(path) < 2.5
+    (told,) = [text for text in caplog.messages if "the file is not complete" in text]
+    assert told.endswith("its end is cut off" if suffix == "ogg" else "its header says 4.0 s")
+
+
+def test_an_appended_wav_file_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_wav(tmp_path / "two.wav", noise(2.0, 8000, 1), 8000)
+    path.write_bytes(path.read_bytes() * 2)
+    assert heard_seconds(path) == pytest.approx(2.0)
+    assert "its header says 2.0 s, so 2.0 s after that are not heard" in caplog.text
+
+
+def test_a_named_pipe_is_played_as_a_file(tmp_path: Path) -> None:
+    song = write_wav(tmp_path / "a.wav", noise(1.0, 8000, 1), 8000).read_bytes()
+    os.mkfifo(tmp_path / "pipe.wav")
+    writer = threading.Thread(target=(tmp_path / "pipe.wav").write_bytes, args=(song,), daemon=True)
+    writer.start()
+    assert heard_seconds(tmp_path / "pipe.wav") == pytest.approx(1.0)
+    writer.join(LONGEST_WAIT_SECONDS)
 
 
 def test_a_damaged_part_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
