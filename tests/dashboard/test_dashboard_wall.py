@@ -142,20 +142,20 @@ def test_alert_rules_are_listed_and_their_sources_come_first(
     fill(running, names)
     fired = "2026-05-01T12:00:00.000Z"
     rules = [
-        {"name": "dead air", "firing": [names[4]], "last_fired": fired, "last_source": names[4]},
-        {"name": "wrong programme", "firing": [], "last_fired": None, "last_source": None},
-        {"name": "off air", "firing": [], "last_fired": fired, "last_source": names[2]},
+        {"name": "dead air", "fired": fired, "source": names[4], "active": [names[4]]},
+        {"name": "wrong programme", "fired": None, "source": None, "active": []},
+        {"name": "off air", "fired": fired, "source": names[2], "active": []},
     ]
     state = running.hub.state
     monkeypatch.setattr(running.hub, "state", lambda: state() | {"alerts": rules})
     open_wall(wall_page, running, 9)
     wait_for(lambda: tiles(wall_page, "urgent") == [names[4]], "the source is in front")
     assert wall_page.texts(".alert-name") == ["dead air", "wrong programme", "off air"]
-    firing, never, last = wall_page.texts(".alert-state")
-    assert firing.startswith(f"Firing: {names[4]}, since ")
+    holding, never, last = wall_page.texts(".alert-state")
+    assert holding.startswith(f"Holds for {names[4]}. Fired last at ")
     assert never == "Has never fired"
     assert last.startswith("Fired last at ")
-    assert last.endswith(f" for {names[2]}")
+    assert last.endswith(f" about {names[2]}")
     assert violations(wall_page, axe) == []
     wall_page.driver.find_element(By.CSS_SELECTOR, ".tile a").click()
     wall_page.until_text("now-source", names[4])

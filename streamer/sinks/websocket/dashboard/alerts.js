@@ -6,13 +6,13 @@ import { exactTime } from "./wording.js";
 /**
  * The section of the page with the `alerts` of `/api/state`.
  *
- * A rule is `{name, firing, last_fired, last_source}`: the names of the sources for which it fires
- * now, and when and for which source it fired last; both null if it never did.
+ * A rule is `{name, fired, source, active}`: when and about which source it fired last, both null if
+ * it never did, and the names of the sources about which it holds now.
  */
 export class Alerts {
   #section = element("alerts");
   #list = element("alert-rules");
-  /** Names of the sources for which a rule fires now. */
+  /** Names of the sources about which a rule holds now. */
   sources = new Set();
   /** Whether there are any rules. */
   exist = false;
@@ -20,12 +20,12 @@ export class Alerts {
   /** @param {object[]} rules */
   show(rules) {
     this.exist = rules.length > 0;
-    this.sources = new Set(rules.flatMap(({ firing }) => firing));
+    this.sources = new Set(rules.flatMap(({ active }) => active));
     this.#section.hidden = !this.exist;
     while (this.#list.children.length > rules.length) this.#list.lastChild.remove();
     rules.forEach((rule, index) => {
       const [dot, name, state] = (this.#list.children[index] ?? this.#list.appendChild(ruleItem())).children;
-      dot.dataset.state = rule.firing.length ? "failed" : "live";
+      dot.dataset.state = rule.active.length ? "failed" : "live";
       setText(name, rule.name);
       setText(state, stateOf(rule));
     });
@@ -40,8 +40,7 @@ function ruleItem() {
   return item;
 }
 
-function stateOf({ firing, last_fired: time, last_source: source }) {
-  if (firing.length) return `Firing: ${firing.join(", ")}${time ? `, since ${exactTime(Date.parse(time))}` : ""}`;
-  if (!time) return "Has never fired";
-  return `Fired last at ${exactTime(Date.parse(time))}${source ? ` for ${source}` : ""}`;
+function stateOf({ fired, source, active }) {
+  const last = fired === null ? "Has never fired" : `Fired last at ${exactTime(Date.parse(fired))} about ${source}`;
+  return active.length ? `Holds for ${active.join(", ")}. ${last}` : last;
 }
