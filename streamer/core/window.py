@@ -80,23 +80,26 @@ class AudioWindow:
         self._start = 0
         self._dropped = 0
         self._audio = np.empty(0, np.float32)
+        self._new: list[Samples] = []
+        """Samples after those of `_audio`, joined once a decision."""
+        self._available = 0
         self._stretch = (0, 0)
         """Where the stretch begins: position, and number of samples of the audio."""
 
     def begin(self, source_rate: int, position: int) -> None:
         """Begin a stretch of another rate, in Hz, at `position`."""
-        self._stretch = position, self._dropped + len(self._audio)
+        self._stretch = position, self._available
         self._resampler = Resampler(source_rate, self._rate)
 
     def push(self, samples: Samples) -> None:
         """Take the next samples of the stretch, mono at the source's rate."""
         if self._resampler:
-            self._audio = np.concatenate([self._audio, self._resampler.push(samples)])
+            self._append(self._resampler.push(samples))
 
     def end_stretch(self) -> None:
         """Take the samples that the resampler holds back."""
         if self._resampler:
-            self._audio = np.concatenate([self._audio, self._resampler.flush()])
+            self._append(self._resampler.flush())
             self._resampler = None
 
     def restart(self, position: int) -> None:
@@ -105,14 +108,15 @@ class AudioWindow:
 
     def reaches(self, position: int) -> bool:
         """Return whether all audio before `position` is there, or no more of it will come."""
-        available = self._dropped + len(self._audio)
-        return self._resampler is None or available >= math.ceil(self._at(position))
+        return self._resampler is None or self._available >= math.ceil(self._at(position))
 
     def before(self, position: int) -> Samples:
         """Return the audio before `position`, as much as there is of what the network wants.
 
         Shape (n,). Older audio is dropped.
         """
+        self._audio = np.concatenate([self._audio, *self._new])
+        self._new = []
         end = math.ceil(self._at(position))
         kept = max(end - self._length, self._start)
         window = self._audio[max(0, kept - self._dropped) : max(0, end - self._dropped)]
@@ -120,6 +124,10 @@ class AudioWindow:
         self._audio = self._audio[drop:]
         self._dropped += drop
         return window
+
+    def _append(self, samples: Samples) -> None:
+        self._new.append(samples)
+        self._available += len(samples)
 
     def _at(self, position: int) -> float:
         begin, audio = self._stretch

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from support.daemon import run
 from support.listening import Log
-from support.model import band_noise
+from support.model import band_noise, make_model
 from support.songs import write_audio
 
 import streamer
+from streamer.core.contract import AudioInput
 from streamer.core.events import SourceState
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Event, Pipeline
@@ -32,6 +33,14 @@ def song(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     sound = [band_noise("low", 4, rate), pause, band_noise("high", 4, rate)]
     samples = np.repeat(np.concatenate(sound)[:, None], 2, axis=1)
     return write_audio(tmp_path_factory.mktemp("songs") / request.param, samples, rate)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one network", "two networks"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of contract 1, and one of contract 2."""
+    audio = AudioInput(sample_rate=16000, seconds=5.0, min_seconds=3.0)
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    return make_model(path, audio=audio if request.param == 2 else None)
 
 
 def frames(model: Path, song: Path, home: Path) -> list[dict[str, Any]]:
