@@ -173,17 +173,20 @@ class Pipeline:
             raise ValueError("the pipeline was finished: make a new one for more samples")
         mono = self.mixer.correct_and_mix(samples, sample_rate)
         events: list[Event] = []
-        if self._titles.is_cut(title, discontinuity):
+        is_cut = self._titles.is_cut(title, discontinuity)
+        if is_cut:
             events += self._flush_resampler()
             self._cut = self._received
             self._interrupted |= discontinuity
-            self._restart_windows(self._received)
         self._titles.take(title, discontinuity)
         if self._resampler is None or self._resampler.source_rate != sample_rate:
             events += self._flush_resampler()
             self._resampler = Resampler(sample_rate, self._rate)
             if self._audio:
                 self._audio.begin(sample_rate, self._received)
+        if is_cut:
+            # Both begin with the new stretch: by the old one's rate the audio may be a sample off.
+            self._restart_windows(self._received)
         self.nan_samples += mono.nan_samples
         self.clipped_samples += mono.clipped_samples
         if self._audio:

@@ -310,6 +310,19 @@ def test_nothing_of_the_old_song_is_heard_after_a_cut(
     assert len(quiet[0]) == pytest.approx(48000, abs=1)
 
 
+def test_a_cut_between_two_samples_of_the_audio_leaves_no_old_one(
+    classifier: Classifier, heard: list[NDArray[np.float32]]
+) -> None:
+    noise = np.random.default_rng(0).uniform(-1, 1, 4 * 44100).astype(np.float32)
+    for length in range(2 * 44100, 2 * 44100 + 9):
+        heard.clear()
+        pipeline = Pipeline(classifier)
+        pipeline.feed(0.9 * noise[:length], 44100, title="loud")
+        pipeline.feed(0.01 * noise, 44100, title="quiet")
+        assert np.abs(heard[0]).max() < 0.02
+        assert len(heard[0]) >= 48000
+
+
 def test_columns_are_classified_without_audio(classifier: Classifier) -> None:
     pipeline = ColumnPipeline(classifier)
     columns = np.full((128, 130), -40.0, np.float32)
