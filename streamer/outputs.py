@@ -1,4 +1,4 @@
-"""The optional outputs, MQTT and OSC, made from the settings and again when these change."""
+"""The optional outputs (MQTT, OSC, alerts), made from the settings and when these change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PASSWORD_CREDENTIAL = "mqtt-password"
 """Name of the credential of systemd with the broker's password."""
 
 
-PACKAGES = {"mqtt": "aiomqtt", "osc": "python-osc"}
+PACKAGES = {"alerts": "apprise", "mqtt": "aiomqtt", "osc": "python-osc"}
 """What the extra of each output installs."""
 
 
@@ -55,6 +55,7 @@ class Outputs(Sink):
         self._kinds: dict[str, SourceKind] = {}
         self._latest: dict[tuple[str, type], Published] = {}
         """The latest status and the latest open segment of each source."""
+        self._outputs: dict[Hashable, Output] = {}
         self._outputs = {key: make() for key, make in self._wanted(settings)}
 
     def names(self) -> list[str]:
@@ -129,11 +130,41 @@ class Outputs(Sink):
         if settings.osc:
             yield ("osc", settings.osc, own), lambda: self._make_osc(settings)
 
+        if settings.alerts:
+            yield ("alerts", settings.alerts), lambda: self._make_alerts(settings)
+
+    def _make_alerts(self, settings: Settings) -> Output:
+        try:
+            from streamer.sinks.alerts.sink import Alerts
+        except ModuleNotFoundError:
+            raise missing("alerts") from None
+        labels = self._classifier.names.labels
+        for rule in settings.alerts:
+            if unknown := [genre for genre in rule.genres if genre not in labels]:
+                raise InputError(
+                    f"alerts {rule.name!r}: {unknown[0]!r} is no label; "
+                    f"the labels are {', '.join(labels)}"
+                )
+        former = next((each for each in self._outputs.values() if isinstance(each, Alerts)), None)
+        try:
+            return Alerts(settings.alerts, former)
+        except ValueError as error:
+            raise InputError(f"alerts: {error}") from None
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Return each rule with its last firing, as ``/api/state`` lists it."""
+        return [
+            each
+            for output in self._outputs.values()
+            if (read := getattr(output, "last_firings", None))
+            for each in read()
+        ]
+
     def _make_mqtt(self, settings: Settings, password: str | None) -> Output:
         try:
             from streamer.sinks.mqtt.sink import Mqtt
         except ModuleNotFoundError:
-            raise _missing("mqtt") from None
+            raise missing("mqtt") from None
         assert settings.mqtt
         names, contract = self._classifier.names, self._classifier.contract
         claimable = [label for label in names.labels if label != names.not_music]
@@ -156,7 +187,7 @@ class Outputs(Sink):
         try:
             from streamer.sinks.osc import Osc
         except ModuleNotFoundError:
-            raise _missing("osc") from None
+            raise missing("osc") from None
         own = colours(self._classifier.names.labels, settings.colours)
         return Osc([target(text) for text in settings.osc], own)
 
@@ -179,7 +210,8 @@ def read_password(settings: Settings) -> str | None:
         raise InputError(f"mqtt: password_file {path} cannot be read: {reason}") from None
 
 
-def _missing(extra: str) -> InputError:
+def missing(extra: str) -> InputError:
+    """Return the error for an output whose extra is not installed."""
     return InputError(
         f"{extra} needs {PACKAGES[extra]}; install it with: pip install 'genre-stream[{extra}]'"
     )

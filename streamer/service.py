@@ -103,6 +103,7 @@ class Service:
             clients=self._hub,
             history=self._history,
             outputs=self._outputs.health,
+            alerts=self._outputs.alerts,
         )
         sinks: list[Sink | None] = [self._hub, metrics, self._history, terminal, self._outputs]
         self._publisher = Publisher(sink for sink in sinks if sink is not None)
@@ -134,6 +135,7 @@ class Service:
             history=self._history.read if self._history else None,
             metrics=metrics.registry,
             outputs=self._outputs.health,
+            alerts=self._outputs.alerts,
         )
         self._reloader = Reloader(
             settings, read_settings, self._inputs, self._supervisor, self._apply_outputs

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator
 
 from streamer.core.broker import Broker
+from streamer.core.rules import Rule
 
 
 def _string_list(value: object) -> object:
@@ -83,8 +84,31 @@ Labels = Annotated[
     BeforeValidator(_pairs),
 ]
 Colours = Annotated[dict[str, Annotated[str, BeforeValidator(_colour)]], BeforeValidator(_pairs)]
+Rules = Annotated[tuple[Rule, ...], BeforeValidator(lambda value: rule_tables(value))]
 MqttBroker = Annotated[Broker, BeforeValidator(lambda value: broker_table(value))]
 Targets = Annotated[tuple[str, ...], BeforeValidator(_string_list), AfterValidator(_targets)]
+
+
+def rule_tables(value: object) -> object:
+    """Return the tables of rules, with ``for`` as Python can name it and lists where one may do."""
+    if isinstance(value, tuple):  # of rules
+        return value
+    if not isinstance(value, list) or not all(isinstance(table, Mapping) for table in value):
+        raise ValueError("should be tables, each under [[alerts]]")
+    rules = []
+    for table in value:
+        if "duration" in table:
+            raise ValueError("duration is unknown; write for")
+        renamed = {"duration" if key == "for" else key: item for key, item in table.items()}
+        for key in ("genres", "sources", "notify", "run"):
+            if key in renamed:
+                renamed[key] = _string_list(renamed[key])
+        rules.append(renamed)
+    names = [str(rule.get("name")) for rule in rules]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two rules have the name {name!r}")
+    return tuple(rules)
 
 
 def broker_table(value: object) -> object:

@@ -41,6 +41,7 @@ from streamer.setting_types import (
     File,
     Labels,
     MqttBroker,
+    Rules,
     StringList,
     Targets,
     broker_table,
@@ -56,6 +57,9 @@ SYSTEM_CONFIG = Path("/etc/genre-stream/config.toml")
 
 SOURCE_SETTINGS = ("device", "source")
 """A layer that gives one of these replaces what lower layers give for both."""
+
+FILE_ONLY = ("alerts",)
+"""Settings that have no option and no variable."""
 
 INPUTS, MODEL, DECISIONS, SERVING, OUTPUTS, RECORDS = (
     "what to hear",
@@ -179,6 +183,12 @@ class Settings(BaseModel):
     )
     mqtt_predictions: bool = _output(False, "", "send the broker every prediction, too")
     osc: Targets = _output((), "HOST:PORT", "send OSC messages there by UDP; may be repeated")
+
+    alerts: Rules = _output(
+        (),
+        "TABLES",
+        "rules that notify people or start programs; only in files, see the examples at the end",
+    )
 
     history: File | None = _record(None, "FILE.db", "keep segments and minutes in this SQLite file")
     retention_days: float = _record(90.0, "DAYS", "days that the history is kept", gt=0, le=36_500)
@@ -379,9 +389,20 @@ def _error_sentences(
         name = str(fault["loc"][0])
         problem = fault["msg"].removeprefix("Value error, ")
         spelled = _spelled(origins[name], name, values[name])
-        if len(fault["loc"]) > 1 and isinstance(values[name], Mapping | list):
+        if name in FILE_ONLY:
+            spelled = f"{origins[name]}: {_rule_place(fault['loc'], values[name])}"
+        elif len(fault["loc"]) > 1 and isinstance(values[name], Mapping | list):
             spelled = _spelled_part(origins[name], fault["loc"], values)
         yield f"{spelled}: {problem[:1].lower()}{problem[1:]}"
+
+
+def _rule_place(location: Sequence[int | str], rules: object) -> str:
+    """Return which rule is meant, and which of its fields; values may hold secrets."""
+    if len(location) < 2 or not isinstance(rules, list) or not isinstance(location[1], int):
+        return "alerts"
+    name = rules[location[1]].get("name", location[1] + 1)
+    names = ["for" if each == "duration" else str(each) for each in location[2:3]]
+    return " ".join((f"alerts {name!r}", *names))
 
 
 def _spelled_part(origin: str, location: Sequence[int | str], values: Mapping[str, object]) -> str:

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from streamer import settings as schema
 from streamer.core.broker import Broker
 from streamer.core.decision_settings import DecisionSettings, DecisionSettingsError
+from streamer.core.rules import Rule
 from streamer.system.urls import redact
 
 
@@ -60,12 +61,26 @@ def _toml(value: object) -> str:
     if isinstance(value, Mapping):
         pairs = (f"{_key(name)} = {_toml(item)}" for name, item in value.items())
         return "{ " + ", ".join(pairs) + " }" if value else "{}"
+    if isinstance(value, Rule):
+        return _toml(_rule_table(value))
     if isinstance(value, Broker):
         given = {name: item for name, item in dataclasses.asdict(value).items() if item is not None}
         return _toml(given)
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     return json.dumps(redact(str(value)), ensure_ascii=False)
+
+
+def _rule_table(rule: Rule) -> dict[str, object]:
+    """Return what differs from the defaults; addresses of apprise are secrets."""
+    table: dict[str, object] = {}
+    for field in dataclasses.fields(Rule):
+        value = getattr(rule, field.name)
+        if field.name == "notify":
+            value = [f"{address.partition('://')[0]}://…" for address in value]
+        if value not in (field.default, []):
+            table["for" if field.name == "duration" else field.name] = value
+    return table
 
 
 def _key(name: str) -> str:
@@ -93,9 +108,53 @@ EXAMPLES = {
     "origin": '["https://radio.example"]',
     "mqtt": '"mqtt://user@homeassistant.local"',
     "osc": '["127.0.0.1:7700"]',
+    "alerts": '[{ name = "dead air", when = "silence", for = 30, notify = ["json://host"] }]',
     "history": '"/var/lib/genre-stream/history.db"',
 }
 """Values that the sample file shows for settings without a default."""
+
+
+ALERT_EXAMPLES = """\
+## examples of alerts: what a radio monitor needs, and a light designer
+
+# Fields: name; when = "genre" (one of genres begins), "not_heard" (none of genres was heard for the
+# time), "silence", "not_music", "uncertain", "not_live", "back" (live again after an outage) or
+# "title_unchanged"; for and cooldown as 30, "5 min" or "2 h"; sources; between (hours of the day);
+# over (whether the end is told); notify (addresses of https://github.com/caronc/apprise); run (a
+# program and its arguments, without a shell) and run_seconds; message. In message and run, {rule},
+# {event} (begins or over), {source}, {label}, {state}, {genre}, {title}, {since} and {seconds} are
+# replaced. Try them: genre-stream alerts --test NAME, genre-stream alerts --replay HISTORY.db
+
+#[[alerts]]
+#name = "dead air"
+#when = "silence"
+#for = "30 s"
+#cooldown = "10 min"
+#notify = ["mailto://user:password@mail.example?to=studio@radio.example"]
+#
+#[[alerts]]
+#name = "stream down"
+#when = "not_live"
+#for = "1 min"
+#notify = ["ntfy://my-radio"]
+#
+#[[alerts]]
+#name = "wrong programme"
+#when = "genre"
+#genres = ["metal", "hiphop"]
+#for = "2 min"
+#sources = ["classic"]
+#between = "06:00-22:00"
+#notify = ["ntfy://my-radio"]
+#
+#[[alerts]]
+#name = "rock lights"
+#when = "genre"
+#genres = ["rock", "metal"]
+#cooldown = 0
+#over = true
+#run = ["/usr/local/bin/scene", "{event}", "{source}", "{label}"]
+"""
 
 
 def sample_config() -> str:
@@ -114,7 +173,7 @@ def sample_config() -> str:
             help_text = textwrap.wrap(_help_with_limits(field), 96)
             lines += ["", *(f"# {line}" for line in help_text)]
             lines.append(f"#{name} = {shown[name] if name in shown else _toml(field.default)}")
-    return "\n".join(lines) + "\n"
+    return "\n".join((*lines, "", ALERT_EXAMPLES))
 
 
 def _help_with_limits(field: FieldInfo) -> str:

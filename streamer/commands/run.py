@@ -21,6 +21,7 @@ from streamer.system.commandline import ArgumentParser, UserError, run_program
 COMMANDS = {
     "watch": "streamer.commands.watch",
     "history": "streamer.commands.history",
+    "alerts": "streamer.commands.alerts",
     "install-service": "streamer.commands.install_service",
     "completion": "streamer.commands.completion",
 }
@@ -41,6 +42,7 @@ EXAMPLES = """\
 other commands:
   genre-stream watch [URL]       follow a running genre-stream in the terminal
   genre-stream history FILE      plot or export what was heard
+  genre-stream alerts            try the rules of the settings by hand or on a history
   genre-stream install-service   install the systemd unit of this installation
   genre-stream completion SHELL  print completions for bash, zsh or fish
 
@@ -78,6 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
     for heading, fields in schema.fields_by_group().items():
         group = parser.add_argument_group(heading)
         for name, field in fields:
+            if name in schema.FILE_ONLY:
+                continue
             _add_option(group, name, field)
         if heading == schema.INPUTS:
             group.add_argument("--json", action="store_true", help=JSON_HELP)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from datetime import datetime
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info
@@ -145,6 +146,7 @@ class Metrics(Sink, Collector):
         clients: Clients,
         history: WriterCounters | None = None,
         outputs: OutputReader = tuple,
+        alerts: Callable[[], list[dict[str, Any]]] = list,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.registry = registry = CollectorRegistry()
@@ -167,6 +169,7 @@ class Metrics(Sink, Collector):
         self._now = now
         self._read_health = health
         self._read_outputs = outputs
+        self._read_alerts = alerts
         self._clients = clients
         self._started = now()
         self._history = history
@@ -189,6 +192,7 @@ class Metrics(Sink, Collector):
         if self._history:
             yield from _history_metrics(self._history)
         yield from _output_metrics(list(self._read_outputs()))
+        yield from _alert_metrics(self._read_alerts())
 
 
 def _source_metrics(
@@ -302,6 +306,21 @@ def _output_metrics(health: Sequence[OutputHealth]) -> Iterator[Metric]:
         for one in health:
             family.add_metric([one.output], read(one))
         yield family
+
+
+def _alert_metrics(alerts: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Yield when each rule fired last and for how many sources it holds."""
+    fired = GaugeMetricFamily(
+        "genre_stream_alert_fired_timestamp_seconds", "When the rule fired last.", labels=["rule"]
+    )
+    active = GaugeMetricFamily(
+        "genre_stream_alert_active", "Sources for which what fired lasts.", labels=["rule"]
+    )
+    for each in alerts:
+        if each["fired"]:
+            fired.add_metric([each["name"]], datetime.fromisoformat(each["fired"]).timestamp())
+        active.add_metric([each["name"]], len(each["active"]))
+    yield from (fired, active) if alerts else ()
 
 
 def _by_source(kind: Callable[..., Any], name: str, text: str, values: Mapping[str, object]) -> Any:

@@ -100,6 +100,7 @@ class Pages:
         history: ReadHistory | None,
         metrics: CollectorRegistry | None,
         outputs: OutputReader = tuple,
+        alerts: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         self._hub = hub
         self._access = access
@@ -107,6 +108,7 @@ class Pages:
         self._read_history = history
         self._metrics = metrics
         self._read_outputs = outputs
+        self._read_alerts = alerts
         self._files = _read_dashboard()
         self._querying = asyncio.Semaphore(HISTORY_QUERIES)
 
@@ -131,6 +133,7 @@ class Pages:
         if path == "/api/state":
             state = self._hub.state() | {"history": self._read_history is not None}
             state["outputs"] = [dataclasses.asdict(one) for one in self._read_outputs()]
+            state["alerts"] = self._read_alerts()
             return Page(messages.encode(state), "application/json")
         if path == "/api/history":
             return await self._history_page(query, single(request.headers, "Accept") or "")

@@ -8,7 +8,7 @@ import logging
 import resource
 import socket
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,8 +71,8 @@ class Server:
         As for `Access`.
     tls_cert, tls_key
         Certificate chain and private key (PEM). The key may be in the certificate's file.
-    health, history, metrics, outputs
-        Provide ``/healthz``, ``/api/history``, ``/metrics`` and the outputs in ``/api/state``.
+    health, history, metrics, outputs, alerts
+        Provide ``/healthz``, ``/api/history``, ``/metrics``, and two fields of ``/api/state``.
 
     Raises
     ------
@@ -96,6 +96,7 @@ class Server:
         history: ReadHistory | None = None,
         metrics: CollectorRegistry | None = None,
         outputs: OutputReader = tuple,
+        alerts: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         for inherited in sockets or ():
             family, kind = inherited.family, inherited.type
@@ -112,7 +113,13 @@ class Server:
         self._tls = None if tls_cert is None else tls_context(tls_cert, tls_key)
         self._registry = ConnectionRegistry(max_clients)
         self._pages = Pages(
-            hub, self._access, health=health, history=history, metrics=metrics, outputs=outputs
+            hub,
+            self._access,
+            health=health,
+            history=history,
+            metrics=metrics,
+            outputs=outputs,
+            alerts=alerts,
         )
         self._servers: list[wire.Server] = []
 

@@ -1,0 +1,1 @@
+"""Rules that notify people or start programs."""
