@@ -95,6 +95,8 @@ class Service:
                 own_colours=settings.colours,
             )
         )
+        if terminal:
+            terminal.recolour(self._hub.hello()["colours"])
         self._outputs = Outputs(settings, classifier, self._hub.hello)
         metrics = Metrics(
             version=version("genre-stream"),
@@ -252,7 +254,10 @@ class Service:
 
     async def _apply_outputs(self, settings: Settings) -> None:
         """Apply changed settings of outputs and colours; `InputError` if they cannot be used."""
-        self._hub.recolour(await self._outputs.reload(settings))
+        colours = await self._outputs.reload(settings)
+        self._hub.recolour(colours)
+        if self._terminal:
+            self._terminal.recolour(colours)
 
     def _start_reload(self) -> None:
         if self._terminal and not self._terminal.isatty():

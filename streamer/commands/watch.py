@@ -22,7 +22,7 @@ from streamer.core.colours import COLOURS, ansi, colours
 from streamer.core.decision import Decision
 from streamer.core.segments import State
 from streamer.sinks.messages import PROTOCOL
-from streamer.sinks.terminal import Line, Terminal, decision_line, status_line
+from streamer.sinks.terminal import DIM, Line, Terminal, decision_line, status_line
 from streamer.system.backoff import Backoff
 from streamer.system.commandline import ArgumentParser, UserError
 from streamer.system.console import print_error, unreadable_reason
@@ -34,7 +34,6 @@ LONGEST_DELAY_SECONDS = 30.0
 INACTIVITY_SECONDS = 45.0
 """Three intervals of the heartbeat, after which a server is taken for dead."""
 MAX_FRAME_BYTES = 16 * 1024 * 1024
-DIM = "\x1b[2m"
 FILE_COLUMNS = 10_000
 """Longest line that is printed where there is no terminal."""
 

@@ -7,10 +7,11 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TextIO
 
+from streamer.core.colours import ansi
 from streamer.core.decision import Decision
 from streamer.core.events import PlacedSegment, Published, Sink, SourceStatus
 from streamer.core.segments import State
@@ -21,6 +22,7 @@ UP_AND_CLEAR = "\x1b[{}A\r\x1b[J"
 """ECMA-48: cursor up, to the line's start, erase to the end of the screen."""
 
 PLAIN = "\x1b[0m"
+DIM = "\x1b[2m"
 BAR_CELLS = 10
 NAME_CELLS = 12
 """Width of the column with the sources' names."""
@@ -48,9 +50,14 @@ class Terminal(BackgroundWriter, Sink):
         """What each source's last line said, if lines are not replaced."""
         self._countdowns: dict[str, float] = {}
         """`time.monotonic()` until which a source's line counts down."""
+        self._colours: Mapping[str, str] = {}
         self._drawn = 0
         self._is_dumb = os.environ.get("TERM") == "dumb"
         super().__init__(stream)
+
+    def recolour(self, colours: Mapping[str, str]) -> None:
+        """Set the colour of each label, ``#rrggbb``, for the decisions from now on."""
+        self._colours = colours
 
     def publish(self, published: Published) -> None:
         """Show a decision or a source's state."""
@@ -58,12 +65,26 @@ class Terminal(BackgroundWriter, Sink):
         match published.event:
             case Decision() as decision:
                 line = partial(decision_line, source, decision)
-                self.show(source, line, change=(decision.state, decision.genre))
+                self.show(
+                    source,
+                    line,
+                    self._code(decision.genre),
+                    change=(decision.state, decision.genre),
+                )
             case SourceStatus(state=state, reason=reason, retry_seconds=seconds) as status:
                 retry_at = None if seconds is None else time.monotonic() + seconds
                 detail = status.detail if seconds is None else reason
                 line = partial(status_line, source, state, detail, retry_at=retry_at)
-                self.show(source, line, change=(state, status.detail), until=retry_at)
+                self.show(
+                    source, line, self._code(None), change=(state, status.detail), until=retry_at
+                )
+
+    def _code(self, genre: str | None) -> str:
+        """Return the code that begins a line about a genre, or about something else; or nothing."""
+        if not self._colours:
+            return ""
+        colour = self._colours.get(genre) if genre else None
+        return ansi(colour) if colour else DIM
 
     def remove_source(self, name: str, segments: Sequence[PlacedSegment] = ()) -> None:
         """Remove a source's line."""

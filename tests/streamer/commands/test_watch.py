@@ -18,6 +18,7 @@ from websockets.asyncio.server import serve
 from streamer.commands import run as cli
 from streamer.commands import watch
 from streamer.core.colours import ansi
+from streamer.sinks.terminal import DIM
 
 COMMAND = [
     sys.executable,
@@ -123,7 +124,7 @@ def test_on_a_terminal_each_source_has_one_coloured_line():
                 seen += (await asyncio.to_thread(os.read, terminal, 4096)).decode()
         os.close(terminal)
         assert f"{ansi('#92dadd')}radio         0:01  jazz" in seen
-        assert f"{watch.DIM}hall          0:01  silence" in seen
+        assert f"{DIM}hall          0:01  silence" in seen
         assert f"{ansi('#bd1f01')}radio         0:02  rock" in seen
 
     run(scenario())

@@ -9,7 +9,8 @@ import pytest
 from support.published import prediction, segment, source_state
 from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 
-from streamer.sinks.terminal import Terminal, decision_line, status_line
+from streamer.core.colours import ansi
+from streamer.sinks.terminal import DIM, Terminal, decision_line, status_line
 
 
 def jazz(source="radio", **fields):
@@ -66,6 +67,16 @@ def test_a_broken_source_shows_the_reason_until_the_next_decision(terminal):
     assert "jazz" in screen(sent(terminal))[0]
     terminal.remove_source("radio")
     assert screen(sent(terminal)) == []
+
+
+def test_a_line_has_the_colour_of_its_label(terminal):
+    terminal.recolour({"jazz": "#92dadd"})
+    terminal.publish(jazz())
+    terminal.publish(source_state("live", "hall"))
+    assert [line.partition("a")[0] for line in screen(sent(terminal))] == [
+        f"{ansi('#92dadd')}r",
+        f"{DIM}h",
+    ]
 
 
 def test_a_countdown_to_the_next_attempt_counts(terminal):
