@@ -18,6 +18,7 @@ from streamer.core.contract import ModelContract
 from streamer.core.decision import Decision, State
 from streamer.core.model import Classifier
 from streamer.system.files import write_file, write_json
+from trainer.change_hints import HintResult, measure_hints
 from trainer.evaluation_sets import EvaluationSets
 from trainer.loading import second_network
 from trainer.metrics import calibration_error
@@ -251,6 +252,8 @@ class StreamTest:
     """Metrics of the decisions that each of two networks would lead to; see `judge_alone`."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """Warnings."""
+    hints: HintResult | None = None
+    """Metrics of the hints at changes; they do not depend on decision settings."""
 
 
 def stream_test(
@@ -296,7 +299,10 @@ def stream_test(
         decisions = list(itertools.chain.from_iterable(by_block))
     result = measure(stream.segments, decisions, contract)
     said = player.said if isinstance(player, Recorder) else []
-    return StreamTest(stream, decisions, result, dict(contract.decision), said, notes=notes)
+    hints = measure_hints(stream.segments, decisions)
+    return StreamTest(
+        stream, decisions, result, dict(contract.decision), said, notes=notes, hints=hints
+    )
 
 
 def as_text(result: StreamResult, name: str, protocol: str) -> str:
@@ -348,6 +354,7 @@ def write_stream_test(test: StreamTest, folder: Path, name: str, sets: Evaluatio
         "settings": test.settings,
         "result": dataclasses.asdict(test.result),
         "alone": {name: dataclasses.asdict(each) for name, each in test.alone.items()},
+        "change_hints": test.hints and dataclasses.asdict(test.hints),
     }
     write_json(folder / f"stream_{name}.json", content)
     columns = ["position", "hop_seconds", "state", "genre", "confidence"]

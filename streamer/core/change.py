@@ -29,8 +29,9 @@ RECENT_SECONDS = 1.5
 """The end of this time, in which a change may already have begun."""
 LEAST_USUAL = 3
 """Observations needed for it."""
-THRESHOLD = 130.0
-"""How far above what is usual the log-likelihood ratio of a change must be."""
+THRESHOLD = 10.0
+"""How far above what is usual the log-likelihood ratio of a change must be, per column a second.
+Found on the validation tracks of GTZAN: see trainer/EXPERIMENTS.md."""
 
 
 class ChangeDetector:
@@ -47,7 +48,7 @@ class ChangeDetector:
 
     def __init__(self, spec: SpectrogramSpec) -> None:
         self._spec = spec
-        self._basis = _cosine_basis(COEFFICIENTS, spec.n_mels)
+        self._basis = _cosine_basis(min(COEFFICIENTS, spec.n_mels), spec.n_mels)
         self._past_columns = spec.frames_in(PAST_SECONDS)
         self._least_columns = spec.frames_in(LEAST_SECONDS)
         self._new_columns = [spec.frames_in(seconds) for seconds in NEW_SECONDS]
@@ -55,9 +56,9 @@ class ChangeDetector:
 
     def restart(self) -> None:
         """Forget all sound so far."""
-        self._cepstra = np.empty((COEFFICIENTS, 0))
+        self._cepstra = np.empty((len(self._basis), 0))
         self._ratios: deque[tuple[float, float]] = deque()
-        """Seconds since the restart, and the log-likelihood ratio then."""
+        """Seconds since the restart, and the log-likelihood ratio then, per column a second."""
         self._seconds = 0.0
 
     def update(self, columns: Columns) -> bool:
@@ -68,12 +69,17 @@ class ChangeDetector:
         if self._cepstra.shape[1] < self._least_columns:
             return False
         ratio = _largest_log_likelihood_ratio(self._cepstra, self._new_columns)
+        ratio *= self._spec.hop_seconds
         latest = self._seconds - RECENT_SECONDS
         usual = [before for seconds, before in self._ratios if seconds <= latest]
         self._ratios.append((self._seconds, ratio))
         while self._ratios[0][0] < latest - USUAL_SECONDS:
             self._ratios.popleft()
-        return len(usual) >= LEAST_USUAL and ratio - float(np.median(usual)) > THRESHOLD
+        if len(usual) < LEAST_USUAL or ratio - float(np.median(usual)) <= THRESHOLD:
+            return False
+        # What was before the change is no longer compared with.
+        self._cepstra = self._cepstra[:, -self._new_columns[-1] :]
+        return True
 
 
 def _cosine_basis(count: int, bands: int) -> NDArray[np.float64]:

@@ -50,6 +50,8 @@ class Observation:
     says nothing about what follows."""
     interrupted: bool = False
     """Whether `restart` is because sound is missing, not only because another song began."""
+    changed: bool = False
+    """Whether other sound seems to have begun, as `ChangeDetector` detects it."""
     boundary: float | None = None
     """Where silence began or ended, the title changed or the sound was interrupted, in seconds
     since the source's first sample: a new segment begins there. None if none of this happened."""
@@ -78,6 +80,9 @@ class Decision:
     carried: bool = False
     """Whether state, genre, confidence and probabilities are those from before a new title, since
     no window of the new song could be classified yet."""
+    change: bool = False
+    """Whether something seems to have changed and it is not yet known what: from when that is
+    noticed until the label changes, for a window at most."""
     silence_seconds: float = 0.0
     """How long it has been silent; 0 unless `state` is SILENCE."""
 
@@ -110,6 +115,7 @@ class Decider:
         self._last_claim: Decision | None = None
         """The latest decision from a window, if it claims a label that a new title may keep."""
         self._silent_since: float | None = None
+        self._change = _Change(window_seconds)
 
     def update(self, observation: Observation) -> tuple[Decision, list[Segment]]:
         """Take the observation of the next hop, whose probabilities are ignored in silence.
@@ -124,6 +130,8 @@ class Decider:
         if observation.silent or observation.interrupted:
             self._last_claim = None
         decision = self._decide(observation, window)
+        if self._change.update(observation, (decision.state, decision.genre)):
+            decision = replace(decision, change=True)
         verdict = Verdict(
             position=decision.position,
             hop_seconds=decision.hop_seconds,
@@ -229,6 +237,32 @@ class Decider:
             confidence_needed -= settings.confidence_hysteresis
             margin_needed -= settings.margin_hysteresis
         return best if belief[best] >= confidence_needed and margin >= margin_needed else None
+
+
+class _Change:
+    """Whether a change was noticed whose outcome is not known yet."""
+
+    def __init__(self, window_seconds: float) -> None:
+        self._window_seconds = window_seconds
+        self._noticed_at: float | None = None
+        self._label: tuple[State, str | None] | None = None
+        """State and genre of the latest decision."""
+
+    def update(self, observation: Observation, label: tuple[State, str | None]) -> bool:
+        """Take the next observation and the label decided; return whether it may be outdated."""
+        before, self._label = self._label, label
+        title_changed = observation.restart and not observation.interrupted
+        if observation.silent or observation.interrupted:
+            self._noticed_at = None
+        elif title_changed or (observation.changed and self._noticed_at is None):
+            self._noticed_at = observation.position
+        elif before is not None and label != before:
+            self._noticed_at = None
+        if self._noticed_at is None:
+            return False
+        if observation.position - self._noticed_at >= self._window_seconds:
+            self._noticed_at = None
+        return self._noticed_at is not None
 
 
 def _smoother(settings: DecisionSettings, labels: int, window_seconds: float) -> Smoother:

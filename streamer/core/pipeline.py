@@ -10,6 +10,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.core.change import ChangeDetector
 from streamer.core.decision import Decider, Decision, Observation, Segment
 from streamer.core.decision_settings import DecisionSettings
 from streamer.core.events import SpectrogramColumns
@@ -307,6 +308,7 @@ class ColumnPipeline:
         settings = settings or DecisionSettings.from_mapping(contract.decision)
         self.window = Window(contract, least_samples)
         self.gate = SilenceGate(settings, contract.spectrogram.sample_rate)
+        self._changes = ChangeDetector(contract.spectrogram)
         self.inferences = 0
         self.inference_seconds = 0.0
         self.decided_at = 0
@@ -382,6 +384,8 @@ class ColumnPipeline:
         rate = self._spec.sample_rate
         length = end - self.decided_at if self.decided_at else min(end, self.hop_samples)
         silent = self.gate.silent
+        if silent or boundary is not None:
+            self._changes.restart()
         observation = Observation(
             position=end / rate,
             hop_seconds=length / rate,
@@ -391,6 +395,7 @@ class ColumnPipeline:
             title=title,
             restart=restart,
             interrupted=interrupted,
+            changed=not silent and self._changes.update(columns),
             boundary=None if boundary is None else boundary / rate,
         )
         if silent:

@@ -89,6 +89,7 @@ def _prediction(published: Published, decision: Decision) -> Message:
         "genre": decision.genre,
         "confidence": confidence(decision, probabilities),
         "carried": decision.carried,
+        "change": decision.change,
         "probabilities": probabilities,
         "window_probabilities": shares(decision.window_probabilities),
         "level_dbfs": round(decision.level_dbfs, 1),

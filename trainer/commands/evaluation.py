@@ -98,7 +98,8 @@ def _run_stream_test(given: argparse.Namespace) -> int:
     print_skipped([*sets.skipped, *test.stream.skipped])
     _print_notes([*sets.notes, *test.notes])
     known = " (trained on)" if name in sets.trained_on else ""
-    print_line(as_text(test.result, f"{name}{known}", sets.protocol))
+    text = as_text(test.result, f"{name}{known}", sets.protocol)
+    print_line(f"{text}\n  {test.hints}")
     if given.tune:
         test = tune(test, model.contract, given.right_of_claimed)
         chosen = ", ".join(f"{setting} {value}" for setting, value in test.settings.items())

@@ -355,6 +355,19 @@ def test_nothing_of_the_old_song_is_left_after_a_cut(classifier: Classifier, cut
     ]
 
 
+@pytest.mark.parametrize("cut", [20.0, 20.4, 20.9])
+def test_a_cut_is_hinted_at_within_two_seconds_and_before_its_label(
+    classifier: Classifier, cut: float
+) -> None:
+    pipeline = Pipeline(classifier)
+    sound = np.concatenate([band_noise("low", cut, seed=1), band_noise("high", 12, seed=2)])
+    found = decisions(pipeline.feed(sound, RATE))
+    hinted = [d.position for d in found if d.change]
+    assert cut < hinted[0] <= cut + 2
+    known = next(d.position for d in found if d.genre == "high")
+    assert hinted[-1] < known
+
+
 def test_only_a_title_that_differs_from_the_last_one_is_a_cut() -> None:
     titles = Titles()
     cuts = []
