@@ -49,6 +49,8 @@ MONITOR = {
 """ALSA device of a sound server -> the variable that makes it record what is being played."""
 SOUND_SERVER = "PulseAudio"
 """Host of the sources of a sound server; PipeWire answers as PulseAudio does."""
+SERVER_CHANNELS = 8
+"""Most channels that are recorded of a source of a sound server."""
 SERVER_SECONDS = 5.0
 """Longest wait for the answer of a sound server."""
 INSTALL_PORTAUDIO = (
@@ -276,7 +278,10 @@ class Recording:
 
 
 def record(sd: Any, device: str | int | None, loopback: bool) -> NoReturn:
-    """Record at the device's own rate, with two channels if it has them, until it fails."""
+    """Record at the device's own rate, with two channels if it has them, until it fails.
+
+    Of a sound server's source all channels are recorded, up to `SERVER_CHANNELS`.
+    """
     devices = input_devices(sd)
     server = [] if loopback or device is None else server_sources(devices)
     chosen = choose_loopback(devices) if loopback else choose([*devices, *server], device)
@@ -286,7 +291,9 @@ def record(sd: Any, device: str | int | None, loopback: bool) -> NoReturn:
         os.environ.setdefault(variable, value)
     elif chosen["host"] == SOUND_SERVER:
         opened = _select_source(devices, chosen["name"])
-    rate, channels = chosen["rate"], min(chosen["channels"], 2)
+    # ALSA names dozens of channels for devices that have two; a sound server names the real ones.
+    most = SERVER_CHANNELS if chosen["host"] == SOUND_SERVER else 2
+    rate, channels = chosen["rate"], min(chosen["channels"], most)
     recording = Recording(channels)
     try:
         stream = sd.RawInputStream(

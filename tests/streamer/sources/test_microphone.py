@@ -370,6 +370,20 @@ def test_a_source_of_the_sound_server_is_recorded_by_its_name(
     assert source.name == ("desk" if "=" in text else "Monitor of Hall")
 
 
+def test_sound_in_one_channel_of_a_surround_source_is_recorded(sound: SoundServer) -> None:
+    sound.add_sink("cinema", "channels=6")
+    centre = ("-af", "pan=5.1|FC=c0")
+    with sound.playing(*tone(330), *centre, sink="cinema"):
+        source = make_device("cinema.monitor")
+        source.open()
+        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+        peaks = np.zeros(6)
+        while not peaks.any() and time.monotonic() < deadline:
+            peaks = np.abs(read_one(source).samples).max(axis=0)
+        source.close()
+    assert np.count_nonzero(peaks > 0.05 * peaks.max()) == 1
+
+
 def test_a_source_of_the_sound_server_is_found_again_by_its_name(
     sound: SoundServer, classifier: Classifier
 ) -> None:
