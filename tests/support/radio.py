@@ -27,6 +27,10 @@ CONFIGURATION = """
     <source-password>secret</source-password>
     <admin-user>admin</admin-user><admin-password>secret</admin-password>
   </authentication>
+  <mount>
+    <mount-name>/live</mount-name>
+    <fallback-mount>/backup</fallback-mount><fallback-override>1</fallback-override>
+  </mount>
   <listen-socket><port>{port}</port><bind-address>127.0.0.1</bind-address></listen-socket>
   <paths>
     <basedir>/usr/share/icecast2</basedir><logdir>{logs}</logdir>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import socket
 import subprocess
 import threading
@@ -21,7 +22,7 @@ from support.radio import Radio, need
 from support.waiting import LONGEST_WAIT_SECONDS
 from support.web import Conversation, scripted
 
-from streamer.core.decision import Decision
+from streamer.core.decision import Decision, Segment
 from streamer.core.events import SourceState
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Pipeline
@@ -207,12 +208,16 @@ def test_a_chained_file_that_cannot_be_resumed_is_an_error(
 
 
 @contextmanager
-def feeding(station: Radio, links: Iterator[bytes]) -> Iterator[None]:
+def feeding(
+    station: Radio, links: Iterator[bytes], mount: str = "live"
+) -> Iterator[threading.Event]:
     """Send links to Icecast in one connection, as a source client does that changes its song."""
     stopped = threading.Event()
     connection = socket.create_connection(("127.0.0.1", station.port))
     connection.sendall(
-        b"PUT /live HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic c291cmNlOnNlY3JldA==\r\n"
+        b"PUT /"
+        + mount.encode()
+        + b" HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic c291cmNlOnNlY3JldA==\r\n"
         b"Content-Type: application/ogg\r\n\r\n"
     )
 
@@ -228,7 +233,7 @@ def feeding(station: Radio, links: Iterator[bytes]) -> Iterator[None]:
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
     try:
-        yield
+        yield stopped
     finally:
         stopped.set()
         thread.join(LONGEST_WAIT_SECONDS)
@@ -272,6 +277,40 @@ def test_a_radio_whose_song_changes_rate_or_channels_plays_on(
         assert (rate, channels) == formats[str(title)]
         assert seconds == pytest.approx(SECONDS, abs=0.1)
     assert not any(block.discontinuity for block in blocks)
+
+
+def test_a_radio_that_falls_back_to_another_source_goes_on_counting(
+    station: Radio, classifier: Classifier
+) -> None:
+    first = link("libvorbis", 22050, 1, "One")
+    second = link("libvorbis", 44100, 2, "Two")
+    log = Log()
+    with feeding(station, itertools.repeat(second), "backup"):
+        with feeding(station, itertools.repeat(first)):
+            station.wait_for_mount()
+            source = MediaSource(station.url, fast=True)
+            listener = Listener(source, lambda: Pipeline(classifier), log)
+            listener.start()
+            log.wait(lambda: len(decisions(log)) >= 5, "decisions about the first source")
+        log.wait(lambda: len(titles(log) & {"Two"}) > 0, "the title of the other source")
+        count = len(decisions(log))
+        log.wait(lambda: len(decisions(log)) >= count + 5, "decisions about the other source")
+        listener.stop(LONGEST_WAIT_SECONDS)
+    assert titles(log) == {"One", "Two"}
+    positions = [decision.position for decision in decisions(log)]
+    assert max(np.diff(positions)) <= 1.5
+    assert (listener.reconnects, listener.crashes) == (0, 0)
+    assert log.states == [SourceState.CONNECTING, SourceState.LIVE, SourceState.ENDED]
+
+
+def decisions(log: Log) -> list[Decision]:
+    events = [event.event for event in log.pipeline_events]
+    return [event for event in events if isinstance(event, Decision)]
+
+
+def titles(log: Log) -> set[str | None]:
+    events = [event.event for event in log.pipeline_events]
+    return {event.title for event in events if isinstance(event, Segment)}
 
 
 def links_of(chain: bytes, receive: Callable[[int], bytes]) -> list[bytes]:
