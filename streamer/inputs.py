@@ -13,6 +13,7 @@ from streamer.core.pipeline import Pipeline
 from streamer.engine.scheduler import Scheduler
 from streamer.settings import Settings, suggestion
 from streamer.sources import Source, SourceError, make_device, make_source
+from streamer.sources.address import default_name, split_name
 from streamer.system.commandline import UserError
 from streamer.system.processors import processors
 
@@ -33,11 +34,15 @@ class SourceSettings:
     follow: bool = False
     rate: int | None = None
     channels: int | None = None
+    charset: str | None = None
+    """Encoding of the source's titles; None: to be found out."""
+    wait: bool = False
+    """Whether a device that is missing is waited for."""
 
     def make(self) -> Source:
         """Make the source, without opening it."""
         if self.kind == "device":
-            return make_device(self.text)
+            return make_device(self.text, wait=self.wait)
         return make_source(
             self.text,
             fast=self.fast,
@@ -45,6 +50,7 @@ class SourceSettings:
             follow=self.follow,
             rate=self.rate,
             channels=self.channels,
+            charset=self.charset,
         )
 
 
@@ -54,9 +60,10 @@ def make_inputs(
     """Make every source that the settings name, without opening it; return them by their names.
 
     Those of the `known` sources whose settings have not changed are returned instead of new ones.
-    `InputError` is raised if a source cannot be made, or two have the same name.
+    `InputError` is raised if a source cannot be made, or two have the same name, or if a charset is
+    given for a source that there is not.
     """
-    wanted = [SourceSettings("device", text) for text in settings.device]
+    wanted = [SourceSettings("device", text, wait=settings.wait) for text in settings.device]
     options = (
         settings.fast,
         settings.loop,
@@ -64,7 +71,13 @@ def make_inputs(
         settings.rate,
         settings.channels,
     )
-    wanted += [SourceSettings("source", text, *options) for text in settings.source]
+    charsets = {
+        name: charset for name, _, charset in (text.rpartition("=") for text in settings.charset)
+    }
+    for text in settings.source:
+        name, location = split_name(text)
+        charset = charsets.get(name or default_name(location), charsets.get(""))
+        wanted.append(SourceSettings("source", text, *options, charset=charset))
     inputs: dict[str, tuple[SourceSettings, Source]] = {}
     for own in wanted:
         try:
@@ -77,6 +90,8 @@ def make_inputs(
                 "before its device or location"
             )
         inputs[source.name] = (own, source)
+    for name in charsets.keys() - inputs.keys() - {""}:
+        raise InputError(f"charset {name}={charsets[name]}: no source is named '{name}'")
     return inputs
 
 

@@ -48,6 +48,7 @@ from streamer.setting_types import (
     file_path,
     texts,
 )
+from streamer.system.charsets import check_charset
 from streamer.system.commandline import UserError
 from streamer.system.urls import normalise_origin, redact
 
@@ -110,6 +111,15 @@ class Settings(BaseModel):
         "[NAME=]LOCATION",
         "a file, an internet stream or playlist (http, https, rtsp, udp), '-' for standard input, "
         "or 'demo'; may be repeated and given a name",
+    )
+    wait: bool = _input(
+        False, "", "wait for devices that are missing or busy at the start; the service does"
+    )
+    charset: StringList = _input(
+        (),
+        "[NAME=]CHARSET",
+        "encoding of the titles of all radios, or of the source with this name, such as cp1251; "
+        "without it it is found out; may be repeated",
     )
     loop: bool = _input(
         False, "", "start files again when they end, as 'demo' does unless it is read with fast"
@@ -214,6 +224,13 @@ class Settings(BaseModel):
             value.encode("idna")
         except UnicodeError:
             raise ValueError("is neither the name nor the address of a computer") from None
+        return value
+
+    @field_validator("charset")
+    @classmethod
+    def _check_charsets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            check_charset(text.rpartition("=")[2])
         return value
 
     @field_validator("origin")

@@ -97,6 +97,7 @@ SAMPLE_HEADING = """\
 EXAMPLES = {
     "device": '["mic"]',
     "source": '["radio=https://radio.example/stream.mp3", "hall=rtsp://camera.example/audio"]',
+    "charset": '["radio=cp1251"]',
     "rate": "44100",
     "channels": "2",
     "model": '"/opt/genre-stream/my-model.onnx"',

@@ -23,6 +23,7 @@ def make_source(
     follow: bool = False,
     rate: int | None = None,
     channels: int | None = None,
+    charset: str | None = None,
 ) -> Source:
     """Make the source that `--source` names.
 
@@ -38,6 +39,8 @@ def make_source(
         Wait for more at the end of a file, until another one takes its place.
     rate, channels
         Format of raw samples on standard input, which is otherwise expected to be a container.
+    charset
+        Encoding of a radio's titles, which is otherwise found out.
 
     Raises
     ------
@@ -62,7 +65,7 @@ def make_source(
     if problem := _problem(location):
         shown = redact(location) if is_url(location) else Path(location)
         raise SourceError(f"{shown}: {problem}", permanent=True)
-    return MediaSource(location, name=name, fast=fast, loop=loop, follow=follow)
+    return MediaSource(location, name=name, fast=fast, loop=loop, follow=follow, charset=charset)
 
 
 def _in_home(location: str) -> str:

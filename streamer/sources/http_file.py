@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from streamer.sources.base import SourceError
+from streamer.sources.decoding import InactivityTimeout
 from streamer.sources.http_stream import HttpStream, open_stream
 
 RETRY_SECONDS = (0.0, 1.0, 3.0)
@@ -12,12 +13,16 @@ RETRY_SECONDS = (0.0, 1.0, 3.0)
 
 
 class HttpFile:
-    """The body of a response with a length; if the connection breaks, the rest is requested."""
+    """The body of a response with a length; if the connection breaks, the rest is requested.
 
-    def __init__(self, stream: HttpStream, timeout: float) -> None:
+    `timeout` is that of the connection in seconds, `inactivity` is checked at every read.
+    """
+
+    def __init__(self, stream: HttpStream, timeout: float, inactivity: InactivityTimeout) -> None:
         self._stream = stream
         self._url = stream.url
         self._timeout = timeout
+        self._inactivity = inactivity
         self._received = 0
         self._length = stream.length
 
@@ -26,6 +31,7 @@ class HttpFile:
 
         `SourceError` is raised if the connection is broken and cannot be resumed.
         """
+        self._inactivity.check()
         data = self._read_open(size)
         for delay in RETRY_SECONDS:
             if data or self._received >= self._length:

@@ -11,28 +11,67 @@ import io
 import re
 import socket
 import ssl
+import time
 import urllib.error
 import urllib.request
+import zlib
 from base64 import b64encode
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from streamer.sources import http_status, playlist
 from streamer.sources.address import ascii_url
 from streamer.sources.base import SourceError, one_line
 from streamer.sources.decoding import InactivityTimeout
-from streamer.sources.playlist import SUFFIXES
+from streamer.sources.titles import TitleDecoder
 from streamer.system.fair_semaphore import FairSemaphore
 from streamer.system.urls import redact
 
 USER_AGENT = "genre-stream"
 MAX_PLAYLIST_BYTES = 1 << 20
-PERMANENT_STATUSES = (404, 410)
-"""HTTP statuses after which another request is pointless."""
+GZIP = b"\x1f\x8b"
+"""The first bytes of what gzip has compressed."""
 _PLAYLIST_TYPES = re.compile(r"mpegurl|x-scpls|pls\+xml", re.IGNORECASE)
+_FOREIGN_TYPES = re.compile(
+    r"text/|image/|font/|application/([a-z0-9.-]+\+)?(json|xml)|application/(pdf|javascript)"
+)
+"""Content types that are not audio."""
+_FOREIGN_PLAYLISTS = re.compile(r"xspf|x-ms-(asf|wax|wvx)|smil")
 _TITLE = re.compile(rb"StreamTitle='(.*?)(?:';\w+=|';?\Z|\Z)", re.DOTALL)
 """A title may contain quotation marks and semicolons, and the end may be cut off."""
+
+
+class _Deadline(io.RawIOBase):
+    """A socket's bytes, with a time limit for all of them until `remove` is called.
+
+    The timeout of a socket begins anew with each byte.
+    """
+
+    def __init__(self, raw: io.RawIOBase, seconds: float | None) -> None:
+        self._raw = raw
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def remove(self) -> None:
+        """Let bytes take as long as they like."""
+        self._end = None
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        """Read up to the length of the buffer; `TimeoutError` if it is too late."""
+        if self._end is not None and time.monotonic() > self._end:
+            raise TimeoutError
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._raw.close()
+        super().close()
 
 
 class _StatusLine(io.BufferedReader):
@@ -46,7 +85,13 @@ class _StatusLine(io.BufferedReader):
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: object, **kwargs: object) -> None:
         super().__init__(sock, *args, **kwargs)  # type: ignore[arg-type]
-        self.fp = _StatusLine(self.fp.detach())
+        self._headers_deadline = _Deadline(self.fp.detach(), sock.gettimeout())
+        self.fp = _StatusLine(self._headers_deadline)
+
+    def begin(self) -> None:
+        """Read the status and the headers."""
+        super().begin()
+        self._headers_deadline.remove()
 
 
 class _Connection(http.client.HTTPConnection):
@@ -67,11 +112,14 @@ class _Handler(urllib.request.HTTPHandler):
         return self.do_open(_TlsConnection, req)
 
 
-def open_stream(url: str, timeout: float, *, offset: int = 0) -> HttpStream:
+def open_stream(
+    url: str, timeout: float, *, offset: int = 0, titles: TitleDecoder | None = None
+) -> HttpStream:
     """Request `url` and follow redirects; credentials in it are sent as Basic authentication.
 
-    After `timeout` seconds without data the connection counts as broken. `SourceError` is raised if
-    the server cannot be reached or refuses, or does not send the body from the byte `offset` on.
+    `titles` decodes the titles of the source. After `timeout` seconds without data, or without all
+    headers, the connection counts as broken. `SourceError` is raised if the server cannot be
+    reached or refuses, or does not send the body from the byte `offset` on.
     """
     display_name = redact(url)
     try:
@@ -79,15 +127,19 @@ def open_stream(url: str, timeout: float, *, offset: int = 0) -> HttpStream:
         request = _request(url)
         if offset:
             request.add_header("Range", f"bytes={offset}-")
-        stream = HttpStream(_opener().open(request, timeout=timeout), url, timeout)
+        response = _opener().open(request, timeout=timeout)
+        if response.status == http.HTTPStatus.NO_CONTENT:
+            response.close()
+            raise SourceError(f"{display_name}: {http_status.describe(response.status)}")
+        stream = HttpStream(response, url, timeout, titles or TitleDecoder())
         if offset and not stream.is_part:
             stream.close()
             raise SourceError(f"{display_name}: the server does not send parts of a file")
         return stream
     except urllib.error.HTTPError as error:
         error.close()
-        message = f"{display_name}: the server answered {error.code} {error.reason}"
-        raise SourceError(message, permanent=error.code in PERMANENT_STATUSES) from None
+        message = f"{display_name}: {http_status.describe(error.code)}"
+        raise SourceError(message, permanent=error.code in http_status.PERMANENT) from None
     except TimeoutError:
         raise SourceError(f"{display_name}: no answer within {timeout:g} s") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -140,6 +192,12 @@ def _reason(error: Exception) -> str:
         return f"the server's certificate is not trusted ({cause.verify_message})"
     if isinstance(cause, TimeoutError):
         return "no answer in time"
+    if isinstance(cause, http.client.IncompleteRead):
+        return "the connection broke"
+    if isinstance(cause, http.client.BadStatusLine) and not isinstance(cause, ConnectionError):
+        return "it does not answer in HTTP"
+    if isinstance(cause, http.client.HTTPException) and not isinstance(cause, ConnectionError):
+        return "its answer is not understood"
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror.lower()
     return redact(str(cause)) or type(cause).__name__
@@ -149,18 +207,26 @@ class HttpStream:
     """The body of a response: audio, and the titles between it."""
 
     def __init__(
-        self, response: http.client.HTTPResponse, requested_url: str, timeout_seconds: float
+        self,
+        response: http.client.HTTPResponse,
+        requested_url: str,
+        timeout_seconds: float,
+        titles: TitleDecoder,
     ) -> None:
         headers = response.headers
         is_radio = any(name.lower().startswith("icy-") for name in headers)
         is_media = headers.get_content_maintype() in ("audio", "video")
-        has_playlist_name = urlsplit(response.url).path.lower().endswith(SUFFIXES)
+        path = urlsplit(response.url).path.lower().removesuffix(".gz")
+        has_playlist_name = path.endswith(playlist.SUFFIXES)
         has_playlist_type = _PLAYLIST_TYPES.search(headers.get_content_type()) is not None
         interval = headers.get("icy-metaint", "")
         self.url = _with_credentials(response.url, requested_url)
         """URL after redirects."""
         self.name = redact(self.url)
         """The same without credentials."""
+        is_typed = "content-type" in headers
+        self.content_type = one_line(headers.get_content_type(), 87) if is_typed else ""
+        """The content type without parameters; empty if the server names none."""
         self.is_audio = headers.get_content_maintype() == "audio"
         """Whether the content type is audio, without video."""
         self.is_file = "content-length" in headers and not is_radio
@@ -174,6 +240,10 @@ class HttpStream:
         """Whether the content type or name is that of an M3U, PLS or HLS playlist."""
         self.timeout: InactivityTimeout | None = None
         """Checked at every read, since a demuxer that finds no packets reads on for ever."""
+        self._charset = headers.get_content_charset()
+        self._encoding = headers.get("content-encoding", "").lower()
+        self._title_decoder = titles
+        self._peeked = b""
         self._response = response
         self._metadata_interval = int(interval) if re.fullmatch("[0-9]{1,9}", interval) else 0
         """Audio bytes between two blocks of ICY metadata; 0 if there are none."""
@@ -197,6 +267,10 @@ class HttpStream:
         """Return up to `size` bytes of audio as soon as there are any; none at the end."""
         if self.timeout:
             self.timeout.check()
+        if self._peeked:
+            data, self._peeked = self._peeked[:size], self._peeked[size:]
+            self._position += len(data)
+            return data
         if self._metadata_interval:
             if self._until_metadata == 0:
                 self._read_metadata()
@@ -216,12 +290,39 @@ class HttpStream:
             self._titles.popleft()
         return self._titles[0][1]
 
+    def looks_like_playlist(self) -> bool:
+        """Return whether a body that is sent as text begins as a playlist does."""
+        if not self.content_type.startswith("text/"):
+            return False
+        self._peeked = self.read(64)
+        self._position -= len(self._peeked)
+        return playlist.is_playlist(self._peeked)
+
     def text(self) -> str:
-        """Return the body as text, up to `MAX_PLAYLIST_BYTES`."""
+        """Return the body as text, up to `MAX_PLAYLIST_BYTES`; gzip is unpacked."""
         body = b""
         while len(body) < MAX_PLAYLIST_BYTES and (data := self.read(MAX_PLAYLIST_BYTES)):
             body += data
-        return body.decode("utf-8", errors="replace")
+        if body.startswith(GZIP) or self._encoding == "deflate":
+            # 32: with the header of gzip or of zlib.
+            unpacker = zlib.decompressobj(zlib.MAX_WBITS + 32)
+            try:
+                body = unpacker.decompress(body, MAX_PLAYLIST_BYTES)
+            except zlib.error:
+                reason = "the playlist is compressed, and damaged"
+                raise SourceError(f"{self.name}: {reason}") from None
+        return playlist.decode_text(body, self._charset)
+
+    def foreign_content(self) -> str | None:
+        """Return what is wrong with the content type, as a phrase, or None if nothing is."""
+        if _FOREIGN_PLAYLISTS.search(self.content_type):
+            return (
+                f"the server sent {self.content_type}, a playlist of a kind that is not "
+                "supported; M3U, PLS and HLS are"
+            )
+        if _FOREIGN_TYPES.match(self.content_type):
+            return f"the server sent {self.content_type}, not audio; check the address"
+        return None
 
     def close(self) -> None:
         """Close the connection."""
@@ -244,12 +345,8 @@ class HttpStream:
         found = _TITLE.search(metadata.rstrip(b"\0"))
         if not found:
             return
-        try:
-            title = found[1].decode()
-        except UnicodeDecodeError:
-            # A superset of Latin-1, with quotation marks in place of control characters.
-            title = found[1].decode("cp1252", errors="replace")
+        title = self._title_decoder.decode(found[1], self._charset)
         if self._titles[0][1] is None:
             # The first title applies to the audio before it, too.
             self._titles.clear()
-        self._titles.append((self._position, one_line(title)))
+        self._titles.append((self._position, title))

@@ -33,6 +33,7 @@ from streamer.sources.growing_file import GrowingFile
 from streamer.sources.http_file import HttpFile
 from streamer.sources.http_stream import USER_AGENT, HttpStream, open_stream
 from streamer.sources.threaded import ThreadedSource
+from streamer.sources.titles import TitleDecoder
 from streamer.system.fair_semaphore import FairSemaphore
 from streamer.system.processors import processors
 from streamer.system.urls import redact
@@ -102,12 +103,14 @@ class MediaSource(ThreadedSource):
         fast: bool = False,
         loop: bool = False,
         follow: bool = False,
+        charset: str | None = None,
         inactivity_seconds: float = INACTIVITY_SECONDS,
     ) -> None:
         super().__init__(name or default_name(location), paced=not fast)
         self.real_time = not fast
         self.kind = kind
         self._location = location
+        self._titles = TitleDecoder(charset)
         # A file that is followed is played again only if another one takes its place.
         self._loop = loop or follow
         self._follow = follow
@@ -179,7 +182,8 @@ class MediaSource(ThreadedSource):
         """Open a location, or return the entries if it is a playlist."""
         scheme = location.partition(":")[0].lower() if is_url(location) else ""
         if scheme in ("http", "https"):
-            return self._open_http(open_stream(location, self._inactivity_seconds))
+            stream = open_stream(location, self._inactivity_seconds, titles=self._titles)
+            return self._open_http(stream)
         if scheme and scheme != "file":
             return self._open_with_ffmpeg(location)
         try:
@@ -189,30 +193,54 @@ class MediaSource(ThreadedSource):
         return self._open_file(path, stopped)
 
     def _open_http(self, stream: HttpStream) -> _OpenMedia | list[str]:
-        if stream.is_playlist:
-            text = stream.text()
+        stream.timeout = InactivityTimeout(stream.name, self._inactivity_seconds)
+        with _closed_on_error(stream):
+            is_playlist = stream.is_playlist or stream.looks_like_playlist()
+            if is_playlist:
+                text = stream.text()
+        if is_playlist:
             stream.close()
+            if text.lstrip().startswith("<"):
+                problem = stream.foreign_content() or "this is no playlist; check the address"
+                raise SourceError(f"{stream.name}: {problem}", permanent=True)
             if playlist.is_hls(text):
-                return self._open_with_ffmpeg(stream.url, HLS_INACTIVITY_FACTOR)
+                return self._open_hls(text, stream.url)
             return playlist.network_entries(text, stream.url)
         if stream.is_file:
             return self._open_http_file(stream)
         probing = {"probesize": AUDIO_PROBE_BYTES} if stream.is_audio else {}
         chain = Chain(stream.read, stream.name, UNTRUSTED_INPUT | probing)
-        self._open_chain(chain, stream)
-        stream.timeout = InactivityTimeout(stream.name, self._inactivity_seconds)
+        self._open_chain(chain, stream, content=stream)
         return _OpenMedia(stream.name, True, chain=chain, timeout=stream.timeout, file=stream)
+
+    def _open_hls(self, text: str, url: str) -> _OpenMedia:
+        """Open a playlist of HLS; FFmpeg does not say that it is the key that cannot be had."""
+        try:
+            return self._open_with_ffmpeg(url, HLS_INACTIVITY_FACTOR)
+        except SourceError:
+            for key in playlist.hls_keys(text, url):
+                try:
+                    open_stream(key, self._inactivity_seconds).close()
+                except SourceError as error:
+                    problem = f"the key of the stream cannot be had: {error}"
+                    raise SourceError(problem, permanent=error.permanent) from None
+            raise
 
     def _open_http_file(self, stream: HttpStream) -> _OpenMedia:
         """Open a file on a web server: FFmpeg reads it, unless it may be a chain."""
-        file = HttpFile(stream, self._inactivity_seconds)
-        head = file.read(len(OGG))
+        timeout, stream.timeout = stream.timeout, None
+        assert timeout
+        file = HttpFile(stream, self._inactivity_seconds, timeout)
+        with _closed_on_error(file):
+            head = file.read(len(OGG))
+            while 0 < len(head) < len(OGG) and (more := file.read(len(OGG) - len(head))):
+                head += more
         if head != OGG:
             file.close()
-            return replace(self._open_with_ffmpeg(stream.url, resumable=True), live=False)
+            opened = self._open_with_ffmpeg(stream.url, resumable=True, content=stream)
+            return replace(opened, live=False)
         chain = Chain(file.read, stream.name, UNTRUSTED_INPUT, head)
-        self._open_chain(chain, file)
-        timeout = InactivityTimeout(stream.name, self._inactivity_seconds)
+        self._open_chain(chain, file, content=stream)
         return _OpenMedia(stream.name, False, chain=chain, timeout=timeout, file=file)
 
     def _open_chain(
@@ -221,14 +249,14 @@ class MediaSource(ThreadedSource):
         file: HttpStream | HttpFile | GrowingFile | BinaryIO,
         *,
         permanent: bool = False,
+        content: HttpStream | None = None,
     ) -> None:
         """Open the first link of a chain; close `file` if that fails."""
-        try:
-            with self._reported_errors(chain.name, permanent=permanent):
-                chain.open()
-        except SourceError:
-            file.close()
-            raise
+        with (
+            _closed_on_error(file),
+            self._reported_errors(chain.name, permanent=permanent, content=content),
+        ):
+            chain.open()
 
     def _open_file(self, path: Path, stopped: threading.Event) -> _OpenMedia | list[str]:
         name = str(path)
@@ -242,12 +270,9 @@ class MediaSource(ThreadedSource):
             if path.is_file() and path.stat().st_size == 0:
                 raise SourceError(f"{path}: the file is empty", permanent=True)
             if path.suffix.lower() in playlist.SUFFIXES:
-                text = path.read_text("utf-8", errors="replace")
+                text = playlist.decode_text(path.read_bytes())
                 if not playlist.is_hls(text):
-                    return [
-                        entry if is_url(entry) else str(path.parent / entry)
-                        for entry in playlist.entries(text)
-                    ]
+                    return playlist.local_entries(text, path.parent)
             if not is_chainable_file(path):
                 container = open_container(f"file:{path}")
                 if path.is_file() and (problem := wav.length_problem(path)):
@@ -259,7 +284,12 @@ class MediaSource(ThreadedSource):
             return _OpenMedia(name, False, chain=chain, file=file)
 
     def _open_with_ffmpeg(
-        self, url: str, inactivity_factor: float = 1.0, *, resumable: bool = False
+        self,
+        url: str,
+        inactivity_factor: float = 1.0,
+        *,
+        resumable: bool = False,
+        content: HttpStream | None = None,
     ) -> _OpenMedia:
         """Open a URL that FFmpeg reads itself."""
         microseconds = str(round(self._inactivity_seconds * 1e6))
@@ -275,14 +305,20 @@ class MediaSource(ThreadedSource):
             options |= {"tls_verify": "1", "ca_file": bundle}
         display_name = redact(url)
         seconds = self._inactivity_seconds * inactivity_factor
-        with self._reported_errors(display_name):
+        with self._reported_errors(display_name, content=content):
             container = open_container(url, options=options, timeout=(seconds, seconds))
         timeout = InactivityTimeout(display_name, seconds)
         return _OpenMedia(display_name, not container.duration, container, timeout=timeout)
 
     @contextmanager
-    def _reported_errors(self, display_name: str, *, permanent: bool = False) -> Iterator[None]:
-        """Raise errors of opening and reading as a `SourceError` of one sentence."""
+    def _reported_errors(
+        self, display_name: str, *, permanent: bool = False, content: HttpStream | None = None
+    ) -> Iterator[None]:
+        """Raise errors of opening and reading as a `SourceError` of one sentence.
+
+        If what cannot be read is the `content` of a response, the sentence names its type, and the
+        error is permanent where that is not audio.
+        """
         try:
             yield
         except (OSError, av.FFmpegError) as error:
@@ -290,4 +326,19 @@ class MediaSource(ThreadedSource):
             what = f"no data for {self._inactivity_seconds:g} s" if is_late else describe(error)
             gone = (av.error.HTTPNotFoundError, av.error.ProtocolNotFoundError)
             permanent = permanent or isinstance(error, gone)
+            if content and isinstance(error, av.error.InvalidDataError):
+                if foreign := content.foreign_content():
+                    what, permanent = foreign, True
+                elif content.content_type:
+                    what += f"; the server says that it is {content.content_type}"
             raise SourceError(f"{display_name}: {what}", permanent=permanent) from None
+
+
+@contextmanager
+def _closed_on_error(opened: HttpStream | HttpFile | GrowingFile | BinaryIO) -> Iterator[None]:
+    """Close what was opened if the block raises a `SourceError`."""
+    try:
+        yield
+    except SourceError:
+        opened.close()
+        raise

@@ -33,14 +33,15 @@ logger = logging.getLogger(__name__)
 class MicrophoneSource(ThreadedSource):
     """An input device, or with `loopback` what the computer plays.
 
-    `device` is its name or a part of it; None: the default device when the source is opened.
+    `device` is its name, a part of it or its index; None: the default device when the source is
+    opened.
     """
 
     live = True
 
     def __init__(
         self,
-        device: str | None,
+        device: str | int | None,
         *,
         name: str,
         loopback: bool = False,
@@ -122,7 +123,7 @@ def _find_devices(*, rates: bool = False) -> list[dict[str, Any]]:
                 return devices
         finally:
             timer.cancel()
-    raise SourceError("the sound system does not answer; is it hanging?", permanent=True)
+    raise SourceError("the sound system does not answer; is it hanging?")
 
 
 def list_devices() -> str:
@@ -161,26 +162,33 @@ def _table(rows: list[list[str]]) -> list[str]:
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def make_device(text: str) -> MicrophoneSource:
+def make_device(text: str, *, wait: bool = False) -> MicrophoneSource:
     """Make the source that `--device` names.
 
     `text` is "mic" (the default input), "loopback" (what the computer plays), an index, a device's
     name or any part of it; "NAME=" in front names the source. The device is looked up now and from
     then on identified by its name, since indices change when devices are plugged in or out. A
-    permanent `SourceError` is raised if there is no such device, or no PortAudio.
+    permanent `SourceError` is raised if there is no such device, or no PortAudio. With `wait`, a
+    device that is not there is looked up whenever the source is opened.
     """
     name, device = split_name(text)
-    devices = _find_devices()
+    wanted = int(device) if device.isdecimal() else device
     try:
+        devices = _find_devices()
         if device == "loopback":
             capture.choose_loopback(devices)
             return MicrophoneSource(None, name=name or device, loopback=True)
         if device == "mic":
             capture.choose(devices, None)
             return MicrophoneSource(None, name=name or device)
-        found = capture.choose(devices, int(device) if device.isdecimal() else device)
-    except capture.CaptureError as error:
-        raise SourceError(str(error), permanent=True) from None
+        found = capture.choose(devices, wanted)
+    except (capture.CaptureError, SourceError) as error:
+        if not wait or error.permanent:
+            raise SourceError(str(error), permanent=True) from None
+        by_default = device in ("loopback", "mic")
+        return MicrophoneSource(
+            None if by_default else wanted, name=name or device, loopback=device == "loopback"
+        )
     return MicrophoneSource(found["name"], name=name or found.get("description") or found["name"])
 
 

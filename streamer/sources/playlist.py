@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import os
 import re
-from urllib.parse import urljoin
+from pathlib import Path
+from urllib.parse import unquote, urljoin
+
+from streamer.sources.address import is_url
 
 SUFFIXES = (".m3u", ".m3u8", ".pls")
 MAX_ENTRIES = 10_000
@@ -13,9 +18,61 @@ _FILE = re.compile(r"File([0-9]{1,9})\s*=\s*(\S.*)", re.IGNORECASE)
 """An entry of a PLS playlist."""
 
 
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le"} | {
+    codecs.BOM_UTF16_BE: "utf-16-be"
+}
+
+
+def is_playlist(head: bytes) -> bool:
+    """Tell whether the first bytes of a text are those of an M3U with a header, or a PLS."""
+    return decode_text(head).lstrip().lower().startswith(("#extm3u", "[playlist]"))
+
+
+def decode_text(body: bytes, charset: str | None = None) -> str:
+    """Return a playlist as text: by its byte order mark, as UTF-8, in `charset`, or as Latin-1.
+
+    Examples
+    --------
+    >>> decode_text("café.mp3".encode("latin-1"))
+    'café.mp3'
+    """
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if body.startswith(mark):
+            return body[len(mark) :].decode(encoding, errors="replace")
+    if b"\0" in body[:4]:
+        return body.decode("utf-16-le" if body[1:2] == b"\0" else "utf-16-be", errors="replace")
+    for encoding in filter(None, ("utf-8", charset)):
+        with contextlib.suppress(UnicodeError, LookupError):
+            return body.decode(encoding)
+    return body.decode("cp1252", errors="replace")
+
+
+def local_entries(text: str, folder: Path) -> list[str]:
+    """Return the paths and URLs in a playlist of a folder.
+
+    An entry that is no file there may be percent-encoded, have backslashes, or be in Latin-1 on the
+    disk; it is taken as the file that exists.
+    """
+    return [entry if is_url(entry) else _path(entry, folder) for entry in entries(text)]
+
+
+def _path(entry: str, folder: Path) -> str:
+    spellings = [entry, unquote(entry), entry.replace("\\", "/")]
+    with contextlib.suppress(UnicodeError):
+        spellings.append(os.fsdecode(entry.encode("cp1252")))
+    paths = [str(folder / spelling) for spelling in spellings]
+    return next((path for path in paths if os.access(path, os.F_OK)), paths[0])
+
+
 def is_hls(text: str) -> bool:
     """Tell whether an M3U text is an HLS playlist (RFC 8216), which FFmpeg plays by itself."""
     return "#EXT-X-" in text
+
+
+def hls_keys(text: str, url: str) -> list[str]:
+    """Return the URLs of the keys that an HLS playlist names."""
+    keys = re.findall(r'^#EXT-X-(?:SESSION-)?KEY:.*?\bURI="([^"]{1,4000})"', text, re.MULTILINE)
+    return [found for key in keys if (found := urljoin(url, key)).startswith("http")][:4]
 
 
 def entries(text: str) -> list[str]:

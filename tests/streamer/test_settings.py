@@ -146,6 +146,8 @@ FAULTS = [
     ("[labels]\nrock = 1", "{file}: labels.rock = 1: should be a name, or false"),
     ('labels = "rock"', "{file}: labels = rock: should be a table, or a list of texts such as"),
     ('[colours]\nrock = "red"', '{file}: colours.rock = "red": should be a colour such as'),
+    ('charset = "a=utf-99"', "{file}: charset = a=utf-99: there is no character encoding 'utf-99'"),
+    ('charset = "hex"', "{file}: charset = hex: there is no character encoding 'hex'"),
     ("[server]\nport = 1", '{file}: server = {"port": 1}: unknown setting'),
 ]
 

@@ -14,6 +14,7 @@ from support.sandbox import REPOSITORY, UNIT, sandboxed, settings, write_seccomp
 from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.sync.client import connect
 
+from streamer import settings as schema
 from streamer.commands import install_service
 
 needs_systemd = pytest.mark.skipif(
@@ -46,23 +47,11 @@ def test_systemd_accepts_the_units(installed):
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-@needs_systemd
-def test_the_drop_in_for_a_late_device_makes_systemd_restart_after_status_2(installed):
-    readme = (REPOSITORY / "systemd" / "README.md").read_text()
-    command = readme.partition("<!-- late device -->")[2].partition("<!-- end -->")[0]
-    _, where, text = re.split(
-        r" /etc/systemd/system/(\S+) <<'END'\n", command.partition("\nEND")[0]
-    )
-    (installed / where).parent.mkdir()
-    (installed / where).write_text(text)
-    result = subprocess.run(
-        ["systemd-analyze", "verify", installed / "genre-stream.service"],
-        capture_output=True,
-        text=True,
-    )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    assert settings("RestartPreventExitStatus") == ["2"]
-    assert text == "[Service]\nRestartPreventExitStatus="
+def test_the_units_wait_for_a_device_that_comes_late():
+    for name in ("genre-stream.service", "genre-stream@.service", "user/genre-stream.service"):
+        unit = (REPOSITORY / "systemd" / name).read_text()
+        assert "\nEnvironment=GENRE_STREAM_WAIT=yes\n" in unit
+    assert schema.load({}, environment={"GENRE_STREAM_WAIT": "yes"}).settings.wait
 
 
 @needs_systemd

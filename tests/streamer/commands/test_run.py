@@ -47,6 +47,10 @@ WRONG_USAGE = [
     (["--config", "/no/such.toml"], "/no/such.toml: no such settings file"),
     (["--source", "demo", "--model", "/no.onnx"], "model /no.onnx cannot be read"),
     (["--source", "a=demo", "--source", "a=demo"], "two sources are named 'a'; give one another"),
+    (
+        ["--source", "a=http://host/", "--charset", "cp1251", "--charset", "b=cp1252"],
+        "charset b=cp1252: no source is named 'b'",
+    ),
     (["--source", "/no/such.flac"], "/no/such.flac: no such file"),
     (["--source", "demo", "--token-file", "/none"], "token_file /none cannot be read: "),
 ]

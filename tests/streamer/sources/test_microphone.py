@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.listening import Log, read_one, running
-from support.sound import SoundServer
+from support.sound import SoundServer, sound_server
 from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 
 from streamer.core.decision import Decision
@@ -325,6 +325,34 @@ def test_the_error_of_an_unknown_device_lists_the_known_ones(sound: SoundServer)
             make_device(text)
         assert "'pulse'" in str(caught.value)
         assert caught.value.permanent
+
+
+@pytest.mark.parametrize("text", ["mic", "loopback", "desk=pul"])
+def test_a_device_that_is_waited_for_is_live_when_it_comes(
+    text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, classifier: Classifier
+) -> None:
+    if Path("/dev/snd").exists():
+        pytest.skip("this machine has sound devices of its own")
+    for name in ("HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    log = Log()
+    with running(listener(make_device(text, wait=True), classifier, log)) as waiting:
+        log.wait_for_states(CONNECTING, RECONNECTING)
+        with sound_server(monkeypatch) as server:
+            server.add_sink("speaker")
+            log.wait_for_states(RECONNECTING, LIVE)
+        assert waiting.crashes == 0
+    assert waiting.source.name == ("desk" if "desk" in text else text)
+
+
+def test_without_portaudio_no_device_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(SourceError, match="PortAudio is missing") as caught:
+        make_device("mic", wait=True)
+    assert caught.value.permanent
 
 
 def test_a_part_of_several_names_is_refused(sound: SoundServer) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import itertools
+import re
 import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +24,7 @@ from support.radio import end, free_port, need
 from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 from support.web import Conversation, files_at, scripted
 
-from streamer.sources import AudioBlock, SourceError, make_source, media
+from streamer.sources import AudioBlock, SourceError, http_status, make_source, media
 from streamer.sources.media import MediaSource
 from streamer.system.fair_semaphore import FairSemaphore
 
@@ -79,7 +82,9 @@ def playing(body: bytes, *headers: str) -> Callable[[Conversation], None]:
     return lambda client: client.answer(OK, "Content-Type: audio/mpeg", *headers, body=body)
 
 
-def playing_with_titles(audio: bytes, *metadata: bytes) -> Callable[[Conversation], None]:
+def playing_with_titles(
+    audio: bytes, *metadata: bytes, content_type: str = "audio/mpeg"
+) -> Callable[[Conversation], None]:
     """Answer as a SHOUTcast server, with these metadata after each second of audio."""
 
     def play(client: Conversation) -> None:
@@ -91,7 +96,7 @@ def playing_with_titles(audio: bytes, *metadata: bytes) -> Callable[[Conversatio
             if start + 8000 < len(audio):
                 blocks = -(-len(text) // 16)
                 data += bytes([blocks]) + text.ljust(16 * blocks, b"\0")
-        client.answer("ICY 200 OK", "icy-metaint:8000", "content-type:audio/mpeg", body=data)
+        client.answer("ICY 200 OK", "icy-metaint:8000", f"content-type:{content_type}", body=data)
 
     return play
 
@@ -181,7 +186,8 @@ def test_only_404_and_410_are_permanent_errors(status: str, permanent: bool) -> 
     with scripted(lambda client: client.answer(f"HTTP/1.1 {status}")) as url:
         error = failure(f"{url}/live?token=secret")
     assert error.permanent is permanent
-    assert str(error) == f"{url}/live?…: the server answered {status}"
+    sentence = http_status.describe(int(status.split()[0]))
+    assert str(error) == f"{url}/live?…: {sentence}"
 
 
 def test_the_end_of_a_radio_is_an_error_after_its_last_sample(mp3: bytes) -> None:
@@ -261,21 +267,244 @@ def test_titles_are_read_in_every_spelling_of_servers(
     assert {block.title for block in blocks} == {title}
 
 
-def test_an_error_of_a_server_is_one_line_without_control_characters() -> None:
+@pytest.mark.parametrize(
+    ("content_type", "titles", "title"),
+    [
+        ("audio/mpeg", ["Песня".encode("cp1251")], "Песня"),
+        ("audio/mpeg", ["Кино - Группа крови".encode("koi8-r")], "Кино - Группа крови"),
+        ("audio/mpeg", ["Το Γράμμα".encode("cp1253")], "Το Γράμμα"),  # noqa: RUF001
+        ("audio/mpeg", ["Žuža".encode("iso8859-2")], "Žuža"),
+        ("audio/mpeg", ["Beyoncé - Déjà Vu".encode("cp1252")], "Beyoncé - Déjà Vu"),
+        ("audio/mpeg; charset=koi8-r", ["песня".encode("koi8-r")], "песня"),
+        ("audio/mpeg; charset=koi8-r", ["Straße".encode()], "Straße"),
+        ("audio/mpeg; charset=no-such", [b"Caf\xe9"], "Café"),
+        ("audio/mpeg; charset=iso-8859-1", [b"It\x92s"], "It\u2019s"),
+        ("audio/mpeg", [b"Foo &#8217;n&amp; Bar"], "Foo \u2019n& Bar"),
+        ("audio/mpeg", [b"R&B - AT&T &copy &#27;[31m"], "R&B - AT&T &copy [31m"),
+        ("audio/mpeg", [b" - "], ""),
+    ],
+)
+def test_titles_are_read_in_the_encodings_that_stations_send(
+    mp3: bytes, content_type: str, titles: list[bytes], title: str
+) -> None:
+    metadata = [b"StreamTitle='%s';" % text for text in titles]
+    play = playing_with_titles(mp3, *metadata, content_type=content_type)
+    with scripted(play) as url:
+        blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
+    assert {block.title for block in blocks} == {title}
+
+
+def test_the_charset_of_a_source_is_the_last_word_about_its_titles(mp3: bytes) -> None:
+    title = "初恋".encode("shift_jis")
+    play = playing_with_titles(mp3, b"StreamTitle='%s';" % title)
+    with scripted(play) as url:
+        source = make_source(f"{url}/live", fast=True, charset="shift_jis")
+        assert isinstance(source, MediaSource)
+        blocks, _ = read_until_error(source)
+    assert {block.title for block in blocks} == {"初恋"}
+
+
+def test_titles_of_a_source_are_guessed_together_over_reconnects(mp3: bytes) -> None:
+    metadata = [
+        b"StreamTitle='%s';" % text.encode("iso8859-2")
+        for text in ("Žuža", "Kult - Polska młodzież", "Dvořák - Z Nového světa")
+    ]
+    played = iter(playing_with_titles(mp3, text) for text in metadata)
+    with scripted(lambda client: next(played)(client)) as url:
+        source = MediaSource(f"{url}/live", fast=True)
+        titles = [read_until_error(source)[0][-1].title for _ in metadata]
+    assert titles[-1] == "Dvořák - Z Nového světa"
+
+
+def test_every_status_of_a_server_has_a_sentence_of_ours() -> None:
+    for status in range(100, 1000):
+        sentence = http_status.describe(status)
+        assert re.fullmatch(rf"the server answered {status}: [a-z][^\n]{{9,}}", sentence)
+
+
+def test_the_words_of_a_server_are_not_part_of_an_error() -> None:
     status = "HTTP/1.1 503 bad \x1b[31mred\x1b]0;title\x07\x9b1m   day"
     with scripted(lambda client: client.answer(status)) as url:
-        reason = "the server answered 503 bad [31mred]0;title1m day"
+        reason = "the server answered 503: it is overloaded, full or off the air"
         assert str(failure(f"{url}/live")) == f"{url}/live: {reason}"
 
 
-def test_a_circle_of_redirects_is_an_error_of_one_line() -> None:
+@pytest.mark.parametrize("places", [["/live"], ["/other", "/live"]])
+def test_a_circle_of_redirects_is_a_permanent_error(places: list[str]) -> None:
+    following = itertools.cycle(places)
+
     def redirect(client: Conversation) -> None:
-        client.answer("HTTP/1.1 302 Found", "Location: /live", "Content-Length: 0")
+        client.answer("HTTP/1.1 302 Found", f"Location: {next(following)}", "Content-Length: 0")
 
     with scripted(redirect) as url:
         error = failure(f"{url}/live")
-    assert str(error).startswith(f"{url}/live: the server answered 302 ")
-    assert "\n" not in str(error)
+    assert str(error) == (
+        f"{url}/live: the server answered 302: its redirects lead in a circle or nowhere; "
+        "give the address of the stream itself"
+    )
+    assert error.permanent
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "sentence"),
+    [
+        (
+            "text/html; charset=utf-8",
+            b"<!doctype html><title>Radio</title>",
+            "the server sent text/html, not audio; check the address",
+        ),
+        (
+            "application/xspf+xml",
+            b"<?xml version='1.0'?><playlist/>",
+            "the server sent application/xspf+xml, a playlist of a kind that is not supported; "
+            "M3U, PLS and HLS are",
+        ),
+        ("application/json", b"{}", "the server sent application/json, not audio; check the addr"),
+    ],
+)
+@pytest.mark.parametrize("name", ["live", "list.m3u"])
+@pytest.mark.parametrize("with_length", [True, False])
+def test_content_that_is_no_audio_is_a_permanent_error_that_names_it(
+    content_type: str, body: bytes, sentence: str, name: str, with_length: bool
+) -> None:
+    if name == "list.m3u" and not body.startswith(b"<"):
+        return
+    length = (f"Content-Length: {len(body)}",) if with_length else ()
+
+    def answer(client: Conversation) -> None:
+        client.answer(OK, f"Content-Type: {content_type}", *length, body=body)
+
+    with scripted(answer) as url:
+        error = failure(f"{url}/{name}")
+    assert str(error).startswith(f"{url}/{name}: {sentence}")
+    assert error.permanent
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (b"SSH-2.0-server\r\n", "it does not answer in HTTP"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 99_999, "its answer is not understood"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 999, "its answer is not understood"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", "the server answered 204: there is nothing to play"),
+    ],
+    ids=["another protocol", "a long header", "many headers", "no content"],
+)
+def test_an_answer_that_is_no_stream_has_a_sentence_of_ours(answer: bytes, sentence: str) -> None:
+    with scripted(lambda client: client.send(answer)) as url:
+        error = failure(f"{url}/live")
+    assert str(error) == f"{url}/live: {sentence}"
+    assert not error.permanent
+
+
+def test_garbage_that_is_said_to_be_audio_is_tried_again() -> None:
+    with scripted(lambda client: client.answer(OK, "Content-Type: audio/aac", body=b"x")) as url:
+        error = failure(f"{url}/live")
+    assert str(error).endswith("; the server says that it is audio/aac")
+    assert not error.permanent
+
+
+def test_audio_that_is_said_to_be_text_is_played(mp3: bytes) -> None:
+    with scripted(lambda client: client.answer(OK, "Content-Type: text/html", body=mp3)) as url:
+        blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (
+            ["Content-Type: audio/x-mpegurl", "Content-Encoding: gzip"],
+            gzip.compress(b"/song.mp3", mtime=0),
+        ),
+        (["Content-Type: audio/x-mpegurl"], gzip.compress(b"/song.mp3", mtime=0)),
+        (
+            ["Content-Type: audio/x-mpegurl", "Content-Encoding: deflate"],
+            zlib.compress(b"/song.mp3"),
+        ),
+        (["Content-Type: audio/x-mpegurl"], "/song.mp3".encode("utf-16")),
+        (["Content-Type: audio/x-mpegurl"], "#Größe\n/song.mp3".encode("latin-1")),
+        (["Content-Type: text/plain"], b"#EXTM3U\n/song.mp3"),
+        (["Content-Type: text/html"], b"[playlist]\nFile1=/song.mp3"),
+    ],
+)
+def test_playlists_are_read_in_every_encoding(mp3: bytes, headers: list[str], body: bytes) -> None:
+    def answer(client: Conversation) -> None:
+        if client.path == "/song.mp3":
+            playing(mp3, f"Content-Length: {len(mp3)}")(client)
+        else:
+            client.answer(OK, *headers, body=body)
+
+    with scripted(answer) as url:
+        blocks = read_all(MediaSource(f"{url}/list", fast=True))
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+
+
+def test_a_damaged_compressed_playlist_is_an_error() -> None:
+    body = gzip.compress(b"/song.mp3")[:3] + b"xxxxxxxxxxxxxxxxxx"
+    play = lambda client: client.answer(OK, "Content-Type: audio/x-mpegurl", body=body)  # noqa: E731
+    with scripted(play) as url:
+        error = failure(f"{url}/list")
+    assert str(error) == f"{url}/list: the playlist is compressed, and damaged"
+
+
+def test_hls_whose_playlist_is_compressed_is_played(tmp_path: Path, demo_clip: Path) -> None:
+    with hls(tmp_path, demo_clip, live=False) as _:
+        folder = tmp_path / "hls" if (tmp_path / "hls").exists() else tmp_path
+
+        def answer(client: Conversation) -> None:
+            (file,) = folder.rglob(client.path.strip("/"))
+            body, headers = file.read_bytes(), []
+            if file.suffix == ".m3u8":
+                body = gzip.compress(body)
+                headers = ["Content-Encoding: gzip", "Content-Type: application/x-mpegurl"]
+            client.answer(OK, f"Content-Length: {len(body)}", *headers, body=body)
+
+        with scripted(answer) as url:
+            blocks = read_all(make_source(f"{url}/live.m3u8", fast=True))
+    assert seconds(blocks) == pytest.approx(6.0, abs=0.2)
+
+
+def test_a_key_of_hls_that_is_missing_is_named() -> None:
+    text = b'#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXT-X-KEY:METHOD=AES-128,URI="k.bin"\n'
+    text += b"#EXTINF:6,\n1.ts\n#EXT-X-ENDLIST\n"
+
+    def answer(client: Conversation) -> None:
+        if client.path == "/live.m3u8":
+            client.answer(OK, "Content-Type: application/x-mpegurl", body=text)
+        elif client.path == "/1.ts":
+            client.answer(OK, "Content-Length: 188", body=bytes(188))
+        else:
+            client.answer("HTTP/1.1 404 Not Found")
+
+    with scripted(answer) as url:
+        error = failure(f"{url}/live.m3u8")
+    assert str(error) == (
+        f"the key of the stream cannot be had: {url}/k.bin: "
+        "the server answered 404: there is nothing at this address"
+    )
+    assert error.permanent
+
+
+@pytest.mark.parametrize("where", ["the headers", "a radio", "a file", "an Ogg file", "a playlist"])
+def test_a_server_that_sends_a_byte_at_a_time_times_out(where: str) -> None:
+    heads = {
+        "the headers": b"HTTP/1.1 200 OK\r\nX: ",
+        "a radio": b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\n\r\n",
+        "a file": b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n",
+        "an Ogg file": b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\nOgg",
+        "a playlist": b"HTTP/1.1 200 OK\r\nContent-Type: audio/x-mpegurl\r\n\r\n",
+    }
+
+    def trickle(client: Conversation) -> None:
+        client.send(heads[where])
+        while not client.closing.wait(0.05):
+            client.send(b"S" if where == "an Ogg file" else b"x")
+
+    with scripted(trickle) as url:
+        error = failure(f"{url}/live", inactivity_seconds=0.7)
+    assert str(error).startswith(f"{url}/live: no ")
+    assert "0.7 s" in str(error)
     assert not error.permanent
 
 
@@ -381,10 +610,10 @@ def test_a_redirect_to_another_scheme_is_not_followed(place: str) -> None:
 
 
 def test_a_long_error_of_a_server_is_cut() -> None:
-    with scripted(lambda client: client.answer(f"HTTP/1.1 500 {'no ' * 20_000}")) as url:
+    kind = f"audio/{'no' * 20_000}"
+    with scripted(lambda client: client.answer(OK, f"Content-Type: {kind}", body=b"x")) as url:
         error = failure(f"{url}/live")
-    assert str(error).startswith(f"{url}/live: the server answered 500 no no no")
-    assert len(str(error)) == 4000
+    assert str(error).endswith("the server says that it is audio/" + "no" * 40 + "…")
 
 
 def test_a_long_title_is_cut(demo_clip: Path) -> None:
@@ -421,6 +650,7 @@ def test_an_hls_playlist_from_the_network_opens_no_local_file(
         error = failure(f"{url}/live")
     assert str(error) == (
         f"{url}/live.m3u8: this is not audio that FFmpeg can read, or it is damaged"
+        + ("; the server says that it is audio/mpeg" if content_type == "audio/mpeg" else "")
     )
 
 
@@ -430,7 +660,7 @@ def test_an_sdp_answer_of_a_server_opens_no_port() -> None:
     session = f"v=0\no=- 0 0 {place}\ns=x\nc={place}\nt=0 0\nm=audio {port} RTP/AVP 0\n"
     with scripted(playing(session.encode())) as url:
         error = failure(f"{url}/live")
-    assert str(error) == f"{url}/live: this is not audio that FFmpeg can read, or it is damaged"
+    assert str(error).startswith(f"{url}/live: this is not audio that FFmpeg can read, or it is ")
 
 
 def test_https_needs_a_trusted_certificate(

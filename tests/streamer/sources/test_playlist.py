@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import codecs
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +60,45 @@ def test_a_long_playlist_from_the_network_is_cut() -> None:
     text = "file:///etc/passwd\n" + "".join(f"{number}\n" for number in range(100_000))
     found = playlist.network_entries(text, "http://host/list.m3u")
     assert found == [f"http://host/{number}" for number in range(9_999)]
+
+
+@pytest.mark.parametrize(
+    ("body", "charset"),
+    [
+        ("Süd.mp3".encode(), None),
+        ("Süd.mp3".encode("utf-8-sig"), None),
+        ("Süd.mp3".encode("utf-16"), None),
+        (codecs.BOM_UTF16_BE + "Süd.mp3".encode("utf-16-be"), None),
+        ("Süd.mp3".encode("utf-16-le"), None),
+        ("Süd.mp3".encode("utf-16-be"), None),
+        ("Süd.mp3".encode("latin-1"), None),
+        ("Süd.mp3".encode("cp850"), "cp850"),
+        ("Süd.mp3".encode("latin-1"), "no-such-charset"),
+    ],
+)
+def test_the_encoding_of_a_playlist_is_found_out(body: bytes, charset: str | None) -> None:
+    assert playlist.decode_text(body, charset) == "Süd.mp3"
+
+
+@pytest.mark.parametrize(
+    ("entry", "file"),
+    [
+        ("a%20b.mp3", b"a b.mp3"),
+        ("a%20b.mp3", b"a%20b.mp3"),
+        ("deep\\s\u00fcd.mp3", "deep/s\u00fcd.mp3".encode()),
+        ("s\u00fcd.mp3", b"s\xfcd.mp3"),
+        ("100%.mp3", b"100%.mp3"),
+    ],
+)
+def test_an_entry_is_the_file_that_exists(tmp_path: Path, entry: str, file: bytes) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + file))
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    assert playlist.local_entries(f"{entry}\nhttp://host/a%20b", tmp_path) == [
+        str(path),
+        "http://host/a%20b",
+    ]
+
+
+def test_a_missing_entry_keeps_its_name(tmp_path: Path) -> None:
+    assert playlist.local_entries("a%20b.mp3", tmp_path) == [f"{tmp_path}/a%20b.mp3"]

@@ -1,0 +1,116 @@
+"""Titles of radios: bytes in an encoding that few stations name."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import re
+import unicodedata
+from collections import deque
+
+from charset_normalizer import from_bytes
+
+from streamer.sources.base import one_line
+
+WESTERN = "cp1252"
+"""A superset of Latin-1, with quotation marks in place of control characters."""
+CHARSETS = (
+    WESTERN,
+    "iso8859_2",
+    "cp1250",
+    "cp1254",
+    "cp1251",
+    "koi8_r",
+    "cp1253",
+    "cp1255",
+    "cp1256",
+)
+"""What is guessed from. Encodings of several bytes per letter are not: short titles fit too many of
+them, and stations that use them nearly always send UTF-8."""
+REMEMBERED = 20
+"""Titles of a source that a guess is made from."""
+SURE_TITLES = 3
+"""From so many titles on a guess between languages in Latin letters is trusted."""
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_WORD = re.compile(r"[^\s!-@\[-`{-~]+")
+"""What ASCII's punctuation and digits separate."""
+_PUNCTUATION = "‘’“”„‚«»‹›–—…·•№´¡¿"  # noqa: RUF001
+
+
+class TitleDecoder:
+    """Decodes the titles of one source.
+
+    UTF-8 is tried first, then what the stream declares, then what all titles so far fit best. Where
+    a `charset` is given, nothing else is tried.
+    """
+
+    def __init__(self, charset: str | None = None) -> None:
+        self._charset = charset
+        self._undeclared: deque[bytes] = deque(maxlen=REMEMBERED)
+
+    def decode(self, title: bytes, declared: str | None = None) -> str:
+        """Return a title as one line, empty if it names nothing.
+
+        Examples
+        --------
+        >>> TitleDecoder().decode(b"Foo &amp; B&#228;r")
+        'Foo & Bär'
+        >>> TitleDecoder().decode(b" - ")
+        ''
+        """
+        text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), self._text(title, declared))
+        return one_line(text) if text.strip("-–— ") else ""  # noqa: RUF001
+
+    def _text(self, title: bytes, declared: str | None) -> str:
+        if self._charset:
+            return title.decode(self._charset, errors="replace")
+        for charset in ("utf-8", _superset(declared) if declared else None):
+            try:
+                if charset:
+                    return title.decode(charset)
+            except (UnicodeError, LookupError):
+                continue
+        if title not in self._undeclared:
+            self._undeclared.append(title)
+        return title.decode(guess_charset(self._undeclared), errors="replace")
+
+
+def _superset(charset: str) -> str:
+    """Return the encoding that is meant by a name, as browsers understand it."""
+    return WESTERN if charset.lower() in ("iso-8859-1", "latin1", "us-ascii", "ascii") else charset
+
+
+def guess_charset(titles: deque[bytes]) -> str:
+    """Return the encoding that makes the most plausible words of all titles.
+
+    Examples
+    --------
+    >>> guess_charset(deque(["Песня".encode("koi8-r")]))
+    'koi8_r'
+    """
+    faults: dict[str, int] = {}
+    for charset in CHARSETS:
+        try:
+            texts = [title.decode(charset) for title in titles]
+        except UnicodeDecodeError:
+            continue
+        faults[charset] = sum(_faults(word) for text in texts for word in _WORD.findall(text))
+    best = [name for name, count in faults.items() if count == min(faults.values())]
+    if not best or (best[0] == WESTERN and len(titles) < SURE_TITLES):
+        return WESTERN
+    if len(best) == 1:
+        return best[0]
+    found = from_bytes(b"\n".join(titles), cp_isolation=best).best()
+    return found.encoding if found else best[0]
+
+
+def _faults(word: str) -> int:
+    """Count what does not occur in a word: signs, letters of two scripts, capitals within it."""
+    core = word.strip(_PUNCTUATION)
+    letters = [letter for letter in core if letter.isalpha()]
+    scripts = {unicodedata.name(letter, "?").split()[0] for letter in letters}
+    count = len(core) - len(letters) + max(0, len(scripts) - 1)
+    if not core.isupper():
+        count += sum(a.islower() and b.isupper() for a, b in itertools.pairwise(core))
+    # Words in Latin letters have some without accents.
+    return count + (scripts == {"LATIN"} and len(core) > 2 and not re.search("[A-Za-z]", core))
