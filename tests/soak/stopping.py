@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import collections
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -34,8 +35,6 @@ MODES = {
 }
 """Ways to run genre-stream."""
 SONG_SECONDS = 600
-INTERPRETER_SECONDS = 0.15
-"""Until then a signal may find Python itself starting, more so on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +47,20 @@ class Run:
     errors: str
     seconds: float
     """From the signal to the end."""
+    is_before_start: bool
+    """Whether the signal came before Python had begun to run genre-stream."""
 
     @property
     def is_orderly(self) -> bool:
         """Whether it ended as it should."""
         return self.status == 0 and not self.errors
 
-    @property
-    def is_before_start(self) -> bool:
-        """Whether the signal came before genre-stream could handle it."""
-        early = self.delay < INTERPRETER_SECONDS
-        return early and self.status == -signal.SIGTERM and not self.errors
+
+def handles_sigterm(process: int) -> bool:
+    """Return whether a process has set a handler of SIGTERM."""
+    status = Path(f"/proc/{process}/status").read_text()
+    (caught,) = re.findall(r"^SigCgt:\s*([0-9a-f]+)", status, re.MULTILINE)
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def run_once(mode: str, url: str, home: Path, delay: float) -> Run:
@@ -74,6 +76,7 @@ def run_once(mode: str, url: str, home: Path, delay: float) -> Run:
         text=True,
     ) as process:
         time.sleep(delay)
+        is_before_start = not handles_sigterm(process.pid)
         process.send_signal(signal.SIGTERM)
         sent = time.monotonic()
         try:
@@ -81,7 +84,8 @@ def run_once(mode: str, url: str, home: Path, delay: float) -> Run:
         except subprocess.TimeoutExpired:
             process.kill()
             _, errors = process.communicate()
-        return Run(mode, delay, process.returncode, errors, time.monotonic() - sent)
+        seconds = time.monotonic() - sent
+        return Run(mode, delay, process.returncode, errors, seconds, is_before_start)
 
 
 def main() -> int:
@@ -107,10 +111,10 @@ def main() -> int:
             ]
             for run in pool.map(lambda step: run_once(step[0], url, Path(folder), step[1]), plan):
                 runs.append(run)
-                if not run.is_orderly and not run.is_before_start:
+                if not (run.is_orderly or run.is_before_start):
                     print(f"{run.mode}, SIGTERM after {run.delay:.3f} s: status {run.status}")
                     print(run.errors, flush=True)
-    bad = [run for run in runs if not run.is_orderly and not run.is_before_start]
+    bad = [run for run in runs if not (run.is_orderly or run.is_before_start)]
     early = sum(run.is_before_start for run in runs)
     statuses = collections.Counter(run.status for run in runs)
     print(f"{len(runs)} runs, {len(bad)} not orderly, {early} before the start; {dict(statuses)}")
