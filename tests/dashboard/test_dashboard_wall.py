@@ -135,19 +135,17 @@ def test_sources_that_need_attention_come_first(wall_page: Page, serve: Serve) -
 
 
 def test_alert_rules_are_listed_and_their_sources_come_first(
-    wall_page: Page, serve: Serve, axe: str, monkeypatch: pytest.MonkeyPatch
+    wall_page: Page, serve: Serve, axe: str
 ) -> None:
     names = NAMES[:9]
-    running = serve(*names)
-    fill(running, names)
     fired = "2026-05-01T12:00:00.000Z"
     rules = [
         {"name": "dead air", "fired": fired, "source": names[4], "active": [names[4]]},
         {"name": "wrong programme", "fired": None, "source": None, "active": []},
         {"name": "off air", "fired": fired, "source": names[2], "active": []},
     ]
-    state = running.hub.state
-    monkeypatch.setattr(running.hub, "state", lambda: state() | {"alerts": rules})
+    running = serve(*names, alerts=lambda: rules)
+    fill(running, names)
     open_wall(wall_page, running, 9)
     wait_for(lambda: tiles(wall_page, "urgent") == [names[4]], "the source is in front")
     assert wall_page.texts(".alert-name") == ["dead air", "wrong programme", "off air"]
