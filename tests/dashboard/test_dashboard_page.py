@@ -154,10 +154,12 @@ def test_an_uncertain_source_whose_window_is_refilled_has_no_guesses(
     assert page.text("now-remark") == "Listening to more of it"
 
 
-def test_a_label_kept_over_a_new_title_is_marked(page: Page, radio: Broadcast) -> None:
+def test_a_label_that_may_be_outdated_is_marked(page: Page, radio: Broadcast) -> None:
     page.open(radio.url)
     radio.publish(prediction(1, carried=True))
     page.until_text("now-since", "sure, carried over from before the new title")
+    radio.publish(prediction(2, change=True))
+    page.until_text("now-since", "sure, but something has changed")
 
 
 def test_silence_says_how_long_it_lasts(page: Page, radio: Broadcast) -> None:
