@@ -15,7 +15,7 @@ from trainer.evaluate import predict
 from trainer.loading import RunClassifier
 from trainer.pictures import check_grid
 from trainer.run import FusedTagger, Run, RunError, read_run, update_run
-from trainer.second_network import SECONDS, from_head, write_head
+from trainer.second_network import PIECE_SECONDS, SECONDS, from_head, write_head
 from trainer.tag_head import Fusion, TagHead, TagHeadError, fit_fusion, fit_tag_head
 from trainer.tagger import SAMPLE_RATE, load_tagger
 from trainer.tags import Tags, degraded_file, read_tags, tags_file
@@ -46,7 +46,7 @@ def fuse(
     data: Path | None = None,
     background: Path | None = None,
     like: Path | None = None,
-    seconds: float = SECONDS,
+    seconds: float | None = None,
 ) -> Fused:
     """Fit the head of a run on the tags of its train list, and the fusion on its valid list.
 
@@ -82,6 +82,8 @@ def fuse(
     tracks = {track.name: track for track in _checked(data, run, find_tracks(data)[0])}
     head, counts = _fit_head(run, tracks, background)
     windows = 0
+    if seconds is None:
+        seconds = max(PIECE_SECONDS, min(SECONDS, run.window_frames * run.spec.hop_seconds))
     if example and example.fusion:
         fusion, temperature = example.fusion, example.temperature
         decision = example.decision

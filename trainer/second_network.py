@@ -21,7 +21,7 @@ from trainer.tags import Tags
 Floats = NDArray[np.floating[Any]]
 
 SECONDS = 5.0
-"""Audio that the second network hears before a decision."""
+"""Most audio that the second network hears before a decision, unless it is told otherwise."""
 
 PIECE_SECONDS = MIN_SAMPLES / SPEC.sample_rate
 HOP_SECONDS = PIECE_HOP * SPEC.hop_seconds

@@ -28,8 +28,9 @@ REGULARISATION = 28.0
 by cross-validation over blocks of neighbouring tracks of GTZAN's train list, where anything from 3
 to 30 is as good."""
 
-DEGRADED_SHARE = 0.5
-"""Weight of the degraded copies of all tracks, as a share of that of the tracks themselves."""
+DEGRADED_SHARE = 1.0
+"""Weight of the degraded copies of all tracks, as a share of that of the tracks themselves. With
+less, loud noise pulls both networks together below the one that sees the spectrogram."""
 
 BACKGROUND_SHARE = 0.03
 """Weight of the sounds that are not music, as a share of the weight of all. With more, noisy songs

@@ -322,8 +322,7 @@ def _add_fuse_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--audio-seconds",
         type=options.number(float, 3, 60),
-        default=5.0,
-        help="sound that the second network hears before a decision (5)",
+        help="sound that the second network hears before a decision (a window, at most 5)",
     )
     parser.add_argument(
         "--like",
