@@ -12,7 +12,13 @@ from typing import Any
 from streamer.core.colours import colours
 from streamer.core.contract import ModelContract
 from streamer.core.decision import Decision
-from streamer.core.events import PlacedSegment, Published, SourceStatus, SpectrogramColumns
+from streamer.core.events import (
+    PlacedSegment,
+    PlacedState,
+    Published,
+    SourceStatus,
+    SpectrogramColumns,
+)
 from streamer.core.segments import Segment
 
 PROTOCOL = 1
@@ -161,6 +167,17 @@ def segment_in_clock_time(placed: PlacedSegment) -> dict[str, Any]:
         "genre": placed.segment.genre,
         "confidence": round(placed.segment.confidence, 4),
         "title": placed.segment.title,
+    }
+
+
+def state_in_clock_time(placed: PlacedState) -> dict[str, Any]:
+    """Return a stretch of a source's state as `/api/state` lists it."""
+    return {
+        "source": placed.source,
+        "start": timestamp(placed.start),
+        "end": None if placed.is_open else timestamp(placed.end),
+        "state": placed.state.value,
+        "reason": placed.reason,
     }
 
 

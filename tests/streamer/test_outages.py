@@ -195,6 +195,7 @@ def test_everything_agrees_to_a_second_on_when_a_station_was_off(
     assert_close(gaps(segments))
     assert since_noon(segments[-1]["end"]) == pytest.approx(END, abs=1.0)
     assert_close(gaps(run.state["segments"]))
+    assert run.state["states"] == [*states[:-1], states[-1] | {"end": None}]
     # States: the outages, from the last sound to the next, with what was known of them.
     live = [row for row in states if row["state"] == "live"]
     assert_close(gaps(live))

@@ -18,6 +18,7 @@ import numpy as np
 
 from streamer.core.events import (
     PlacedSegment,
+    PlacedState,
     Published,
     Sink,
     SourceKind,
@@ -45,6 +46,8 @@ SPECTROGRAM_SECONDS = 30.0
 """Length of the spectrogram that is kept for clients that subscribe to it later."""
 REQUEST_FIELDS = ("type", "sources", "messages")
 """Fields of a subscribe request."""
+RECENT_STATES = 1000
+"""Stretches of source states that `/api/state` lists, over all sources."""
 
 
 class SubscriptionError(Exception):
@@ -215,6 +218,8 @@ class Hub(Sink):
         """Clients closed because they stayed behind."""
         self._skipped_by_former_clients = 0
         self._recent: deque[PlacedSegment] = deque()
+        self._states: dict[tuple[str, int], PlacedState] = {}
+        """The latest stretches of source states, by source and number."""
 
     @property
     def skipped(self) -> int:
@@ -305,6 +310,7 @@ class Hub(Sink):
         for source in self._sources.values():
             segments += [source.segments[number] for number in sorted(source.segments)]
         state["segments"] = [messages.segment_in_clock_time(placed) for placed in segments]
+        state["states"] = [messages.state_in_clock_time(each) for each in self._states.values()]
         return state
 
     def _send_latest(self, outbox: Outbox, before: Subscription) -> None:
@@ -324,6 +330,10 @@ class Hub(Sink):
                 outbox.offer(kind, name, kept)
 
     def _remember(self, published: Published, message: Message, frame: bytes) -> None:
+        for state in published.states:
+            self._states[state.source, state.number] = state
+            while len(self._states) > RECENT_STATES:
+                del self._states[next(iter(self._states))]
         source = self._sources.get(published.source)
         if source is None:  # an event that was on its way when the source was removed
             return
