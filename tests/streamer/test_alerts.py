@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import signal
 import socket
+import textwrap
 import threading
 import time
 import tomllib
@@ -201,6 +203,16 @@ def test_the_examples_of_the_sample_file_are_rules(tmp_path: Path) -> None:
     assert len(tomllib.loads(config.read_text())["alerts"]) == 4
     rules = load({}, config=config, environment={"HOME": str(tmp_path)}).settings.alerts
     assert [each.name for each in rules][:2] == ["dead air", "stream down"]
+
+
+@pytest.mark.parametrize("page", sorted((support.daemon.REPOSITORY / "docs").glob("*.md")))
+def test_the_settings_in_the_documents_can_be_used(page: Path, tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+    assert blocks
+    config = tmp_path / "config.toml"
+    for block in blocks:
+        config.write_text(textwrap.dedent("\n" + block))
+        load({}, config=config, environment={"HOME": str(tmp_path)})
 
 
 @pytest.mark.parametrize(
