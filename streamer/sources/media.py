@@ -274,10 +274,14 @@ class MediaSource(ThreadedSource):
                 if not playlist.is_hls(text):
                     return playlist.local_entries(text, path.parent)
             if not is_chainable_file(path):
-                container = open_container(f"file:{path}")
-                if path.is_file() and (problem := wav.length_problem(path)):
-                    warn_once(f"{name}: {problem}")
-                return _OpenMedia(name, False, container)
+                found = wav.length_problem(path) if path.is_file() else None
+                if not found:
+                    return _OpenMedia(name, False, open_container(f"file:{path}"))
+                problem, end = found
+                warn_once(f"{name}: {problem}")
+                options = {"protocol_whitelist": "file,subfile"}
+                part = f"subfile,,start,0,end,{end},,:file:{path}"
+                return _OpenMedia(name, False, open_container(part, options=options))
             file = path.open("rb")
             chain = Chain(file.read, name)
             self._open_chain(chain, file, permanent=True)

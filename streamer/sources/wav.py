@@ -12,9 +12,11 @@ LEAST_SECONDS = 1.0
 """Sound that must be missing or unheard for it to be reported."""
 
 
-def length_problem(path: Path) -> str | None:
+def length_problem(path: Path) -> tuple[str, int] | None:
     """Return in what the header and the length of a WAV file contradict each other, if they do.
 
+    The second value is the number of bytes up to which the file is to be read: FFmpeg would search
+    what follows in steps of 8 bytes, which takes minutes in a file that was allocated in advance.
     Chunks after the data, such as those with tags, are no contradiction. `OSError` is raised if the
     file cannot be read.
     """
@@ -30,19 +32,21 @@ def length_problem(path: Path) -> str | None:
         if end > file_size:
             there, said = (file_size - file.tell()) / bytes_per_second, size / bytes_per_second
             if said - there >= LEAST_SECONDS:
-                return (
+                problem = (
                     f"the file is not complete: it ends after {there:.1f} s, "
                     f"its header says {said:.1f} s"
                 )
+                return problem, file_size
             return None
         file.seek(end + size % 2)
         unheard = (file_size - _end_of_chunks(file, file_size)) / bytes_per_second
     if unheard < LEAST_SECONDS:
         return None
-    return (
+    problem = (
         f"its header says {size / bytes_per_second:.1f} s, so {unheard:.1f} s after that are not "
         "heard; to correct it: ffmpeg -ignore_length 1 -i OLD.wav NEW.wav"
     )
+    return problem, end
 
 
 def _find_data(file: BinaryIO) -> tuple[int, int]:

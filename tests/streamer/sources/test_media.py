@@ -415,6 +415,12 @@ def test_a_wrong_length_in_the_header_of_a_wav_file_is_logged_once(
     assert caplog.messages == [f"{path}: {expected[said]}"]
 
 
+def test_a_wav_file_that_was_allocated_in_advance_ends_at_once(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", noise(1.0, 8000, 1), 8000)
+    os.truncate(path, 4 << 30)  # sparse
+    assert heard_seconds(path) == pytest.approx(1.0)
+
+
 def test_chunks_after_the_samples_of_a_wav_file_are_no_problem(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
