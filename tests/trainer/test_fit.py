@@ -307,7 +307,10 @@ def test_a_small_set_is_told_of_the_shipped_network(data: Path, tmp_path: Path) 
         patch.setattr(sys, "stderr", stream)
         command = [*fit_command(data, tmp_path / "run"), "--epochs", "0", "--head-epochs", "0"]
         assert fit_small(command) == 0
-        assert "8 tracks are few: --weights gtzan starts from" in stream.getvalue()
+        assert (
+            "8 tracks are few: --weights gtzan --head-epochs 12 --epochs 0 starts"
+            in stream.getvalue()
+        )
 
 
 def test_the_learning_rate_falls_along_a_cosine_to_a_hundredth(whole: Path) -> None:

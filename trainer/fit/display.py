@@ -41,8 +41,8 @@ class EpochBar:
         self._bar.update(self._task, advance=1, description=f"{self._name}  loss {loss:.3f}")
 
     def phase(self, text: str) -> None:
-        """Show what follows the steps, of which the end is not known."""
-        self._bar.update(self._task, total=None, description=f"{self._name}  {text}")
+        """Show what follows the steps."""
+        self._bar.update(self._task, description=f"{self._name}  {text}")
 
 
 class TimeLeft:
@@ -98,8 +98,8 @@ class Display:
         started = model_file(settings.weights) or earlier_run(settings.weights)
         if len(split.train) < SMALL_SET and not started:
             self.line(
-                f"{len(split.train)} tracks are few: --weights gtzan starts from the network that "
-                "ships with genre-stream and needs fewer epochs"
+                f"{len(split.train)} tracks are few: --weights gtzan --head-epochs 12 --epochs 0 "
+                "starts from the network that ships with genre-stream and trains its last layer"
             )
 
     @contextmanager

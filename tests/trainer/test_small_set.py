@@ -1,0 +1,56 @@
+"""The command that the documents propose for a small set, on real music."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.run import LONGEST_TRAINING_SECONDS
+
+from trainer.splits import fault_filtered_names
+
+pytest.importorskip("keras")
+
+GENRES = ("blues", "classical", "country", "disco", "jazz", "metal")
+CLIPS = 6
+COMMAND = "--weights gtzan --head-epochs 12 --epochs 0"
+
+
+def test_the_documents_and_the_training_propose_the_same_command() -> None:
+    root = Path(__file__).parents[2] / "trainer"
+    assert COMMAND in (root / "README.md").read_text()
+    assert COMMAND in (root / "fit" / "display.py").read_text()
+
+
+@pytest.mark.shared
+def test_six_genres_of_six_clips_are_learnt_far_above_chance(shared: Path, tmp_path: Path) -> None:
+    # None of them was trained on by the network that the training starts from.
+    unknown = set(fault_filtered_names()["valid"])
+    for genre in GENRES:
+        clips = sorted((shared / "gtzan" / "audio" / genre).glob("*.flac"))
+        (tmp_path / "music" / genre).mkdir(parents=True)
+        for clip in [clip for clip in clips if clip.stem in unknown][:CLIPS]:
+            (tmp_path / "music" / genre / clip.name).symlink_to(clip)
+    run = tmp_path / "run"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "trainer.cli", "--data", tmp_path / "music", "--out", run),
+            *COMMAND.split(),
+            *("--tagger", "none"),  # the network of spectrograms alone, which is quicker
+        ],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_TRAINING_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"all {len(GENRES) * CLIPS} tracks are in the valid list" in done.stdout
+    metrics = json.loads((run / "run.json").read_text())["metrics"]
+    sets = [metrics["valid"], metrics["test"]]
+    assert [result["tracks"] for result in sets] == [len(GENRES)] * 2
+    assert sum(result["accuracy_track"] for result in sets) / 2 >= 0.5
