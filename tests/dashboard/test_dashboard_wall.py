@@ -15,14 +15,14 @@ from support.published import LABELS, prediction, segment, source_state
 Serve = Callable[..., Broadcast]
 
 NAMES = tuple(f"station {number:03d}" for number in range(100))
-START = datetime.now(UTC)
 
 
 def fill(running: Broadcast, names: tuple[str, ...] = NAMES) -> None:
-    """Publish half an hour of three segments for each source."""
+    """Publish three segments for each source, which end half an hour later: now."""
+    now = datetime.now(UTC)
     for index, name in enumerate(names):
         for number in range(1, 4):
-            time = START - timedelta(minutes=10 * (3 - number))
+            time = now - timedelta(minutes=10 * (3 - number))
             genre = LABELS[(index + number) % len(LABELS)]
             running.publish(
                 prediction(600 * number, name, time=time, genre=genre),
@@ -112,7 +112,7 @@ def test_sources_that_need_attention_come_first(wall_page: Page, serve: Serve) -
     fill(running)
     open_wall(wall_page, running)
     assert tiles(wall_page, "urgent") == []
-    silent = START - timedelta(minutes=3)
+    silent = datetime.now(UTC) - timedelta(minutes=3)
     running.publish(
         source_state("reconnecting", NAMES[70], "connection refused"),
         source_state("failed", NAMES[80], "404 not found"),
