@@ -20,6 +20,7 @@ from streamer.system.files import write_file
 from trainer import figures
 from trainer.augment import augment
 from trainer.discovery import find_background, find_tracks
+from trainer.evaluate import set_title
 from trainer.pictures import read_picture
 from trainer.run import Run, read_run
 from trainer.tracks import DatasetError, Skipped, Track
@@ -203,7 +204,7 @@ def _headline(run: Run, evaluation: Mapping[str, Any]) -> str:
     for name, result in evaluation["sets"].items():
         low, high = result["interval_track"]
         cards += (
-            f'<div class="card"><h3>{_text(name)}</h3>'
+            f'<div class="card"><h3>{_text(_title(name, result))}</h3>'
             f'<div class="number">{result["accuracy_track"]:.1%}</div>'
             f"<p>of {result['tracks']} tracks right, 95 % interval {low:.1%} to {high:.1%}"
             + (f"; chance {result['chance']:.1%}</p>" if "chance" in result else "</p>")
@@ -222,6 +223,11 @@ def _headline(run: Run, evaluation: Mapping[str, Any]) -> str:
             "numbers are optimistic; the test list was not used in training."
         )
     )
+
+
+def _title(name: str, result: Mapping[str, Any]) -> str:
+    """Return the name of a set, which answers it judges and whether it was trained on."""
+    return set_title(name) + (" (trained on)" if result.get("trained_on") else "")
 
 
 def _training_section(folder: Path, report: Path) -> str:
@@ -279,7 +285,8 @@ def _set_section(results: Path, name: str, evaluation: Mapping[str, Any], report
         mistakes, ("track", "predicted", "confidence"), numbers=1
     )
     split = _soft(f"Split: {_text(evaluation['protocol'])}.")
-    section = f"<h2>On the {_text(name)} list</h2>{split}{_table(rows, numbers=1)}{drawings}"
+    heading = f"<h2>On the list {_text(_title(name, result))}</h2>"
+    section = f"{heading}{split}{_table(rows, numbers=1)}{drawings}"
     return section + table if mistakes else section
 
 
@@ -309,6 +316,9 @@ def _stream_section(
     if result["delay_median"] is not None:
         delays = f"{result['delay_median']:.1f} / {result['delay_p95']:.1f}"
     rows = _rows(STREAM_ROWS, {**result, "delays": delays})
+    for title, own in stream.get("alone", {}).items():
+        claimed = "{claimed_in_music:.1%} / {right_of_claimed:.1%}".format(**own)
+        rows.append((f"Music with a genre / claims right, {title} alone", claimed))
     settings = ", ".join(f"{key} {value}" for key, value in stream["settings"].items())
     about = _soft(
         f"Split: {_text(stream['protocol'])}. {result['songs']} songs in random order, "
@@ -330,6 +340,11 @@ def _robustness_section(content: Mapping[str, Any], report: Path) -> str:
         ),
     )
     columns = dict(ROBUSTNESS_COLUMNS)
+    if all(way.get("tags_accuracy") is not None for way in content["ways"]):
+        columns |= {
+            "Spectrogram alone": "{spectrogram_accuracy:.1%}",
+            "Tags alone": "{tags_accuracy:.1%}",
+        }
     if any(way.get("not_music") is None for way in content["ways"]):
         del columns["Not music"]
     rows = [[cell.format(**way) for cell in columns.values()] for way in content["ways"]]

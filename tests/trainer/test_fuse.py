@@ -22,6 +22,7 @@ from trainer.fuse import fuse
 from trainer.loading import RunClassifier
 from trainer.musicnn import TAGS
 from trainer.prepare import prepare
+from trainer.report import write_report
 from trainer.run import RunError, read_run
 from trainer.second_network import HOP_SECONDS, read_head, tags_at
 from trainer.stream_test import stream_test
@@ -226,6 +227,14 @@ def test_a_stream_of_pictures_is_decided_by_both_networks(
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2].startswith("  network of spectrograms alone: ")
     assert lines[-1].startswith("  network of tags alone: ")
+    assert main(["evaluate", str(folder)]) == 0
+    page = write_report(folder).read_text()
+    for words in (
+        "<h3>valid</h3>",
+        "<h3>valid, network of tags alone</h3>",
+        "Music with a genre / claims right, spectrograms alone",
+    ):
+        assert words in page
 
 
 def test_a_stream_of_pictures_without_tags_says_so(tmp_path: Path, pictures: Path) -> None:

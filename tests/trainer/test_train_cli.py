@@ -19,6 +19,8 @@ from support.pictures import write_pictures
 from support.run import LONGEST_TRAINING_SECONDS
 from support.songs import SUFFIXES, write_audio, write_songs
 
+import streamer
+from streamer.core.model import Classifier
 from trainer.augment import Augmentation
 from trainer.cli import main
 from trainer.commands.training import default_strengths, parse_augmentation
@@ -127,6 +129,7 @@ def test_a_folder_of_music_becomes_a_run_with_a_report(
     assert content["labels"] == [*sorted(LABELS), "not_music"]
     assert content["spec"]["n_mels"] == 40
     assert content["temperature"] != 1.0
+    assert content["fusion"]["audio_seconds"] == pytest.approx(3.03, abs=0.05)
     assert set(content["metrics"]) >= {"fit", "valid", "test", "protocol"}
     assert content["metrics"]["valid"]["tracks"] == 3
     assert "split: stratified by genre, 80/10/10, seed 3" in done.stdout
@@ -259,6 +262,33 @@ def test_a_model_file_is_evaluated_on_audio(tmp_path: Path, own_music: Path) -> 
     assert "valid: 100.0% of 3 tracks right" in done.stdout
     assert "temperature 1.000 (the model's own)" in done.stdout
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["sets"]["test"]
+
+
+def test_a_folder_of_music_becomes_a_model_file_with_two_networks(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], own_music: Path, tmp_path: Path
+) -> None:
+    run, _ = finished
+    file = tmp_path / "own.onnx"
+    done = subprocess.run(
+        [sys.executable, "-m", "export.cli", run, "--out", file],
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_TRAINING_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Classifier.load(file).contract.fusion is not None
+    # The second network tells bands of noise apart, however little the first one has learnt.
+    out = tmp_path / "out"
+    done = genre_train("evaluate", file, "--data", own_music, "--out", out)
+    assert done.returncode == 0, done.stderr
+    sets = json.loads((out / "metrics.json").read_text())["sets"]
+    assert set(sets) == {
+        f"{name}{answer}" for name in ("valid", "test") for answer in ("", "_spectrogram", "_tags")
+    }
+    assert sets["test_tags"]["accuracy_track"] == 1
+    listened = list(streamer.replay(own_music / "low/low.00000.wav", model=file))
+    assert listened[-1].probabilities
 
 
 def test_a_model_file_is_stream_tested(tmp_path: Path, own_music: Path) -> None:
