@@ -13,14 +13,17 @@ from trainer.second_network import SecondNetwork, from_file, from_head, read_hea
 
 
 class RunClassifier(Classifier):
-    """The Keras network of a run folder, with the interface of an exported model."""
+    """The Keras network of a run folder, with the interface of an exported model.
 
-    def __init__(self, folder: Path) -> None:
+    Without `heard`, the run's second network is not read and not asked.
+    """
+
+    def __init__(self, folder: Path, *, heard: bool = True) -> None:
         from trainer.network import load_network
 
         self._network, self.run = load_network(folder)
         self.contract = self.run.contract()
-        fusion = self.run.fusion
+        fusion = self.run.fusion if heard else None
         self.second = from_head(read_head(folder, self.run), fusion) if fusion else None
 
     def logits(

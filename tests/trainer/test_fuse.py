@@ -196,6 +196,14 @@ def test_a_damaged_head_is_one_line(
         )
 
 
+def test_a_lost_head_is_made_again(tmp_path: Path, pictures: Path) -> None:
+    folder = tiny_run(tmp_path / "run", pictures)
+    fused = fuse(folder)
+    (folder / "tag_head.npz").unlink()
+    assert fuse(folder) == fused
+    assert read_head(folder, read_run(folder)).weights.shape == (2, len(TAGS))
+
+
 def test_both_inputs_of_a_run_are_answered_as_their_parts(tmp_path: Path, pictures: Path) -> None:
     folder = tiny_run(tmp_path / "run", pictures)
     fuse(folder)
