@@ -205,7 +205,9 @@ def test_the_examples_of_the_sample_file_are_rules(tmp_path: Path) -> None:
     assert [each.name for each in rules][:2] == ["dead air", "stream down"]
 
 
-@pytest.mark.parametrize("page", sorted((support.daemon.REPOSITORY / "docs").glob("*.md")))
+@pytest.mark.parametrize(
+    "page", sorted((support.daemon.REPOSITORY / "streamer/sinks").glob("*.md"))
+)
 def test_the_settings_in_the_documents_can_be_used(page: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
     assert blocks
