@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from streamer.core.spectrogram import Samples
 from streamer.system.console import silenced_stderr
 from trainer.degradation import EVERY
+from trainer.interruption import Interruption
 from trainer.musicnn import MIN_SAMPLES, SPEC, pieces_of_track
 from trainer.tags import Tags
 
@@ -31,10 +32,12 @@ class Tagger:
     """MusiCNN with its weights; see `load_tagger`."""
 
     def __init__(self) -> None:
-        with silenced_stderr():
+        # Ctrl-C within TensorFlow's import would become an ImportError.
+        with silenced_stderr(), Interruption() as interruption:
             from trainer.musicnn.network import build_tagger
 
             self._network = build_tagger()
+            interruption.check()
 
     def tags_of_track(self, samples: Samples, every: int = 1) -> Tags:
         """Return the tags of a track's pieces of 3 s, one a second; see `pieces_of_track`.

@@ -155,14 +155,15 @@ def test_the_report_states_the_split_with_every_accuracy_and_loads_nothing(
     page = (finished[0] / "report" / "index.html").read_text()
     protocol = "stratified by genre, 80/10/10, seed 3"
     cards = re.findall(r'<div class="card">.*?</p></div>', page, flags=re.DOTALL)
-    assert len(cards) == 2
+    # Both sets, judged by both networks together and by each alone.
+    assert len(cards) == 6
     for card in cards:
         assert "%</div>" in card
         assert "chance 33.3%" in card
         assert protocol in card
     sections = page.split("<h2>")
     judged = [section for section in sections if section.startswith("On the")]
-    assert len(judged) == 2
+    assert len(judged) == 6
     for section in judged:
         assert protocol in section
     assert not re.findall(r"""(?:src|href)=["'](?!data:)|url\(""", page)
