@@ -385,8 +385,8 @@ class History(Sink):
         self._failing = True
 
 
-def _state_row(session: int, placed: PlacedState) -> dict[str, Any]:
-    """Return the parameters of `WRITE_STATE`."""
+def _place(session: int, placed: PlacedSegment | PlacedState) -> dict[str, Any]:
+    """Return the parameters that both kinds of rows have."""
     return {
         "session": session,
         "source": placed.source,
@@ -394,6 +394,13 @@ def _state_row(session: int, placed: PlacedState) -> dict[str, Any]:
         "start": placed.start.timestamp(),
         "end": placed.end.timestamp(),
         "is_open": placed.is_open,
+    }
+
+
+def _state_row(session: int, placed: PlacedState) -> dict[str, Any]:
+    """Return the parameters of `WRITE_STATE`."""
+    return {
+        **_place(session, placed),
         "state": placed.state.value,
         "reason": placed.reason.encode(errors="replace").decode(),
     }
@@ -403,12 +410,7 @@ def _row(session: int, placed: PlacedSegment) -> dict[str, Any]:
     """Return the parameters of `WRITE_SEGMENT`."""
     title = placed.segment.title
     return {
-        "session": session,
-        "source": placed.source,
-        "number": placed.number,
-        "start": placed.start.timestamp(),
-        "end": placed.end.timestamp(),
-        "is_open": placed.is_open,
+        **_place(session, placed),
         "state": placed.segment.state.value,
         "genre": placed.segment.genre,
         "confidence": round(placed.segment.confidence, 4),
