@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.convert import IR_VERSION, OPSET
 from export.errors import ExportError
+from export.verify import CONVERSION_TOLERANCE
 from streamer.core.contract import AudioInput
 from streamer.core.model import (
     AUDIO,
@@ -35,9 +36,7 @@ from streamer.core.model import (
     golden_audio,
     session_options,
 )
-
-LEAST_PROBABILITY = 1e-4
-"""Tags less probable than this count as this probable, as in `trainer.tag_head`."""
+from trainer.run import LEAST_TAG_PROBABILITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +51,6 @@ class Fusion:
     """Factor of `spectrogram_logits` in `logits`."""
     audio_weight: float
     """Factor of `audio_logits` in `logits`."""
-
-
-CONVERSION_TOLERANCE = 1e-4
-"""Largest difference of a tag's probability between Keras and ONNX."""
 
 
 def tagger_to_onnx(tagger: keras.Model, audio: AudioInput | None = None) -> onnx.ModelProto:
@@ -211,8 +206,8 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
 
 def _add_fusion(graph: onnx.GraphProto, fusion: Fusion) -> None:
     constants = {
-        "fusion/least": np.float32(LEAST_PROBABILITY),
-        "fusion/most": np.float32(1 - LEAST_PROBABILITY),
+        "fusion/least": np.float32(LEAST_TAG_PROBABILITY),
+        "fusion/most": np.float32(1 - LEAST_TAG_PROBABILITY),
         "fusion/one": np.float32(1),
         "fusion/head_weights": np.asarray(fusion.head_weights.T, np.float32),
         "fusion/head_bias": np.asarray(fusion.head_bias, np.float32),

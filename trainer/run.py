@@ -24,6 +24,9 @@ RUN_FILE = "run.json"
 NETWORK_FILE = "model.keras"
 HEAD_FILE = "tag_head.npz"
 """The head on the tags: `weights` (classes, tags) and `bias` (classes,), float32."""
+LEAST_TAG_PROBABILITY = 1e-4
+"""Tags less probable than this count for the head as this probable: their logarithms would be
+noise."""
 
 DAMAGED_FILE_ERRORS = (
     ArithmeticError,

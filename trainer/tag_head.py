@@ -16,12 +16,10 @@ from sklearn.linear_model import LogisticRegression
 
 from streamer.core.model import softmax
 from trainer.metrics import fit_temperature, negative_log_likelihood
+from trainer.run import LEAST_TAG_PROBABILITY
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.int64]
-
-LEAST_PROBABILITY = 1e-4
-"""Tags less probable than this count as this probable: their logarithms would be noise."""
 
 REGULARISATION = 28.0
 """Inverse strength of the head's L2 penalty (`C` of scikit-learn) where a track has weight 1. Found
@@ -94,7 +92,7 @@ class Fusion:
 
 def log_odds(tags: Floats) -> NDArray[np.float64]:
     """Return `log(p / (1 - p))` of probabilities, kept away from 0 and 1."""
-    kept = np.clip(np.asarray(tags, np.float64), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    kept = np.clip(np.asarray(tags, np.float64), LEAST_TAG_PROBABILITY, 1 - LEAST_TAG_PROBABILITY)
     return np.asarray(np.log(kept) - np.log1p(-kept))
 
 
