@@ -180,7 +180,7 @@ def _fit_fusion(
             "make them with genre-train prepare or genre-train tags, or name a run with --like"
         )
     second = from_head(head, FusedTagger("musicnn", 0.5, 0.5, seconds))
-    own, _ = predict(RunClassifier(folder, heard=False), heard, title="valid", second=second)
+    own, _ = predict(RunClassifier(folder), heard, title="valid", second=second)
     assert own.audio_logits is not None
     truth = np.asarray(own.truth[own.owner])
     return fit_fusion(own.logits, own.audio_logits, truth), len(truth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,20 @@ from trainer.second_network import SecondNetwork, from_file, from_head, read_hea
 
 
 class RunClassifier(Classifier):
-    """The Keras network of a run folder, with the interface of an exported model.
+    """The Keras network of a run folder, with the interface of an exported model."""
 
-    Without `heard`, the run's second network is not read and not asked.
-    """
-
-    def __init__(self, folder: Path, *, heard: bool = True) -> None:
+    def __init__(self, folder: Path) -> None:
         from trainer.network import load_network
 
         self._network, self.run = load_network(folder)
         self.contract = self.run.contract()
-        fusion = self.run.fusion if heard else None
-        self.second = from_head(read_head(folder, self.run), fusion) if fusion else None
+        self._folder = folder
+
+    @functools.cached_property
+    def second(self) -> SecondNetwork | None:
+        """The second network of the run, if it has one. Its head is read when it is first used."""
+        fusion = self.run.fusion
+        return from_head(read_head(self._folder, self.run), fusion) if fusion else None
 
     def logits(
         self, spectrograms: NDArray[np.float32], audio: NDArray[np.float32] | None = None
