@@ -257,8 +257,9 @@ def test_a_query_selects_time_and_source(tmp_path):
 
 def test_rows_older_than_the_retention_are_removed(tmp_path):
     path = tmp_path / "h.db"
-    old = datetime.now(UTC) - timedelta(days=8)
-    young = datetime.now(UTC) - timedelta(days=6)
+    now = datetime.now(UTC).replace(second=30)  # so that what is heard lies within one minute
+    old = now - timedelta(days=8)
+    young = now - timedelta(days=6)
     messages = []
     for number, moment in enumerate((old, young), 1):
         messages += [
