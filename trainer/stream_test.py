@@ -250,6 +250,8 @@ class StreamTest:
     """What each of two networks said of every classified window; empty for one network."""
     alone: dict[str, StreamResult] = dataclasses.field(default_factory=dict)
     """Metrics of the decisions that each of two networks would lead to; see `judge_alone`."""
+    named: dict[str, StreamResult] = dataclasses.field(default_factory=dict)
+    """Metrics with names of one's own for labels; see `trainer.label_names.judge_names`."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """Warnings."""
     hints: HintResult | None = None
@@ -354,6 +356,7 @@ def write_stream_test(test: StreamTest, folder: Path, name: str, sets: Evaluatio
         "settings": test.settings,
         "result": dataclasses.asdict(test.result),
         "alone": {name: dataclasses.asdict(each) for name, each in test.alone.items()},
+        "named": {name: dataclasses.asdict(each) for name, each in test.named.items()},
         "change_hints": test.hints and dataclasses.asdict(test.hints),
     }
     write_json(folder / f"stream_{name}.json", content)

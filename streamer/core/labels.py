@@ -47,7 +47,10 @@ class LabelMap:
     ) -> None:
         _check(labels, names)
         dropped = {label for label, name in names.items() if name is False}
-        renamed = [label if label in dropped else str(names.get(label, label)) for label in labels]
+        self.renamed = renamed = tuple(
+            label if label in dropped else str(names.get(label, label)) for label in labels
+        )
+        """The name of each label, in the order of the labels; a dropped one keeps its own."""
         self.labels = tuple(dict.fromkeys(renamed))
         """The names, in the order of the labels that get them first."""
         self.dropped = frozenset(self.labels.index(label) for label in dropped)

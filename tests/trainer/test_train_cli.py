@@ -296,9 +296,12 @@ def test_a_model_file_is_stream_tested(tmp_path: Path, own_music: Path) -> None:
     model = make_model(tmp_path / "thirds.onnx")
     out = tmp_path / "out"
     given = ("stream-test", model, "--data", own_music, "--out", out)
-    done = genre_train(*given, "--set", "test")
+    done = genre_train(*given, "--set", "test", "--labels", "low=bass", "--labels", "high=bass")
     assert done.returncode == 0, done.stderr
     assert "test as a stream (stratified" in done.stdout
+    assert "  labels bass, middle:\n  decided as one: " in done.stdout
+    named = json.loads((out / "stream_test.json").read_text())["named"]
+    assert set(named) == {"decided as one", "named after the decision"}
     assert (out / "stream_test.json").is_file()
     done = genre_train(*given, "--split", "all", "--limit", 2)
     assert done.returncode == 0, done.stderr
@@ -411,6 +414,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[in
         (["report", "/nowhere"], "/nowhere is not a training run"),
         (["stream-test", "/", "--tune", "--set", "test"], "--tune needs a run folder"),
         (["stream-test", "/", "--right-of-claimed", "0.9"], "add --tune"),
+        (["stream-test", "/", "--labels", "rock"], "must be LABEL=NAME, such as rock=guitar"),
         (["stream-test", "/", "--right-of-claimed", "90"], "at most 1, not 90"),
         (["evaluate", "/", "--split", "all"], "--split all: a run is judged on its own lists"),
         (["stream-test", __file__, "--set", "all"], "--set all: only --split all has that list"),

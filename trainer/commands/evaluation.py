@@ -68,9 +68,20 @@ def _add_stream_options(parser: argparse.ArgumentParser) -> None:
         help="with --tune: claim as much as possible while so many of the claims are right, "
         "such as 0.9",
     )
+    parser.add_argument(
+        "--labels",
+        action="append",
+        type=options.label_name,
+        default=[],
+        metavar="LABEL=NAME",
+        help="judge names of one's own as well, as genre-stream takes them: labels with the same "
+        "name are decided as one, and false drops a label from what may be claimed; may be "
+        "repeated",
+    )
 
 
 def _run_stream_test(given: argparse.Namespace) -> int:
+    from trainer.label_names import judge_names, named_as_text, read_names
     from trainer.stream_test import alone_as_text, as_text, stream_test, write_stream_test
     from trainer.tuning import judge_alone, tune
 
@@ -81,6 +92,7 @@ def _run_stream_test(given: argparse.Namespace) -> int:
     if given.right_of_claimed is not None and not given.tune:
         raise UserError("--right-of-claimed says what --tune is to look for; add --tune")
     model, sets = _load(path, given)
+    names = read_names(model.contract, dict(given.labels))
     if given.tune and name in sets.trained_on:
         raise UserError(
             f"--tune: {path} was trained on its valid list; genre-train fuse --like RUN takes the "
@@ -107,6 +119,9 @@ def _run_stream_test(given: argparse.Namespace) -> int:
     if test.said:
         test = dataclasses.replace(test, alone=judge_alone(test, model.contract))
         print_line(alone_as_text(test.alone))
+    if given.labels:
+        test = dataclasses.replace(test, named=judge_names(test, model.contract, names))
+        print_line(named_as_text(test.named, names))
     whole = given.limit is None or given.limit >= len(sets.music[name])
     own = whole and not (given.data or given.background)
     write_stream_test(test, _results_folder(given, path, own), name, sets)

@@ -44,6 +44,14 @@ def share(text: str) -> float:
 share.__name__ = "number"
 
 
+def label_name(text: str) -> tuple[str, str | bool]:
+    """Parse ``LABEL=NAME``; False stands for the name ``false``."""
+    label, equals, name = text.partition("=")
+    if not (label and equals and name):
+        raise argparse.ArgumentTypeError(f"must be LABEL=NAME, such as rock=guitar, not {text!r}")
+    return label, False if name == "false" else name
+
+
 def add_seed(parser: argparse.ArgumentParser, text: str) -> None:
     """Add `--seed`, 0 by default."""
     parser.add_argument("--seed", type=number(int, 0, MAX_SEED), default=0, help=f"{text} (0)")
