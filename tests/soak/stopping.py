@@ -3,19 +3,22 @@
 Run it as ``python tests/soak/stopping.py --runs 300 --jobs 4``. It prints every run that ended
 otherwise or wrote an error, with the Python stack of its threads, and exits with 1 if there was
 one. More jobs than processors are runs under load. A signal that comes before Python has begun to
-run genre-stream ends the process by itself; those runs are counted apart.
+run genre-stream ends the process by itself; those runs are counted apart. On a busy machine a stop
+takes as long as the machine lets it wait, so that time is told too.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import os
 import random
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,6 +50,10 @@ class Run:
     errors: str
     seconds: float
     """From the signal to the end."""
+    computed: float
+    """Of these, how long all threads together ran."""
+    waited: float
+    """Of these, how long the main thread was ready to run but had no processor."""
     is_before_start: bool
     """Whether the signal came before Python had begun to run genre-stream."""
 
@@ -63,6 +70,14 @@ def handles_sigterm(process: int) -> bool:
     return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
+def processor_time(process: int) -> tuple[float, float]:
+    """Return how long a process has run, and how long its main thread waited for a processor."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    ticks = int(fields[11]) + int(fields[12])
+    waited = int(Path(f"/proc/{process}/schedstat").read_text().split()[1])
+    return ticks / os.sysconf("SC_CLK_TCK"), waited / 1e9
+
+
 def run_once(mode: str, url: str, home: Path, delay: float) -> Run:
     """Start genre-stream, send SIGTERM after `delay` seconds and wait for its end."""
     arguments = [argument.format(url=url) for argument in MODES[mode]]
@@ -77,15 +92,20 @@ def run_once(mode: str, url: str, home: Path, delay: float) -> Run:
     ) as process:
         time.sleep(delay)
         is_before_start = not handles_sigterm(process.pid)
+        before = processor_time(process.pid)
         process.send_signal(signal.SIGTERM)
         sent = time.monotonic()
-        try:
-            _, errors = process.communicate(timeout=LONGEST_WAIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            _, errors = process.communicate()
+        limit = threading.Timer(LONGEST_WAIT_SECONDS, process.kill)
+        limit.start()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        limit.cancel()
         seconds = time.monotonic() - sent
-        return Run(mode, delay, process.returncode, errors, seconds, is_before_start)
+        after = processor_time(process.pid)
+        _, errors = process.communicate()
+        computed, waited = (own - former for own, former in zip(after, before, strict=True))
+        return Run(
+            mode, delay, process.returncode, errors, seconds, computed, waited, is_before_start
+        )
 
 
 def main() -> int:
@@ -118,7 +138,16 @@ def main() -> int:
     early = sum(run.is_before_start for run in runs)
     statuses = collections.Counter(run.status for run in runs)
     print(f"{len(runs)} runs, {len(bad)} not orderly, {early} before the start; {dict(statuses)}")
-    print(f"longest stop: {max(run.seconds for run in runs):.2f} s")
+    for name, own in (
+        ("longest stop", max(runs, key=lambda run: run.seconds)),
+        ("most computed", max(runs, key=lambda run: run.computed)),
+        ("longest without waiting", max(runs, key=lambda run: run.seconds - run.waited)),
+    ):
+        print(
+            f"{name}: {own.seconds:.2f} s after {own.delay:.2f} s ({own.mode}), in which it "
+            f"computed {own.computed:.2f} s and its main thread waited {own.waited:.2f} s for a "
+            "processor"
+        )
     return 1 if bad else 0
 
 

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -15,8 +14,6 @@ import support.daemon
 from support.broker import Mosquitto, Noted, mosquitto, subscriber
 from support.daemon import Daemon, daemon
 from support.waiting import wait_until
-
-from streamer.service import STOP_SECONDS
 
 ROOT = "genre-stream/house"
 
@@ -102,9 +99,8 @@ def test_it_stops_in_time_while_the_broker_hangs(model: Path, tone: Path, tmp_pa
             silent.accept()
             wait_until(lambda: "genre_stream_heard_info{" in get(running, "/metrics"), "a decision")
             running.signal(signal.SIGTERM)
-            started = time.monotonic()
-            assert running.wait() == 0
-            assert time.monotonic() - started < STOP_SECONDS
+            # After `STOP_SECONDS` it would end itself, with status 1.
+            assert running.wait() == 0, running.log
 
 
 @pytest.mark.parametrize(
