@@ -43,14 +43,19 @@ class Outputs(Sink):
     """Hands events to the outputs that the settings ask for.
 
     A new output is told at once what there is: sources, their states and open segments. `hello`
-    returns the `hello` message with the current states. `InputError` is raised if an output cannot
-    be made.
+    returns the `hello` message with the current states, `owners` are those of a fleet's sources.
+    `InputError` is raised if an output cannot be made.
     """
 
     def __init__(
-        self, settings: Settings, classifier: Classifier, hello: Callable[[], Mapping[str, Any]]
+        self,
+        settings: Settings,
+        classifier: Classifier,
+        hello: Callable[[], Mapping[str, Any]],
+        owners: Mapping[str, int] | None = None,
     ) -> None:
         self._classifier = classifier
+        self._owners = owners
         self._hello = hello
         self._kinds: dict[str, SourceKind] = {}
         self._latest: dict[tuple[str, type], Published] = {}
@@ -177,6 +182,7 @@ class Outputs(Sink):
                 model=f"{contract.name} {contract.version}",
                 predictions=settings.mqtt_predictions,
                 hello=self._hello,
+                owners=self._owners,
             )
         except OSError as error:
             raise InputError(

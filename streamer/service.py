@@ -11,31 +11,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 from streamer.core.decision import Decision
-from streamer.core.events import Sink, SourceState, SourceStatus
-from streamer.engine.listener import Listener, ListenerEvent
-from streamer.engine.mailbox import Mailbox
-from streamer.engine.publisher import Publisher
-from streamer.engine.supervisor import Supervisor
+from streamer.core.events import Published, SourceStatus
 from streamer.engine.watchdog import TERMINAL_STATES, threads_and_tasks
-from streamer.inputs import (
-    InputError,
-    load_classifier,
-    make_inputs,
-    pipeline_factory,
-    shared_scheduler,
-)
-from streamer.outputs import Outputs
+from streamer.inputs import InputError, make_inputs
+from streamer.listening import Listening
 from streamer.reload import Reloader
 from streamer.settings import Settings
-from streamer.sinks import messages
 from streamer.sinks.history.writer import History
-from streamer.sinks.metrics import Metrics
 from streamer.sinks.terminal import Terminal
-from streamer.sinks.websocket.hub import Hub
 from streamer.sinks.websocket.server import Server
 from streamer.system import logs
 from streamer.system.background_writer import BackgroundWriter
@@ -46,9 +32,9 @@ from streamer.system.notify import Notifier, ignore_requests, inherited_sockets
 from streamer.system.stop_signals import StopSignals, call_on_loop, exit_deadline
 
 STOP_SECONDS = 2.0
-"""Longest duration of an orderly stop; after it the process exits with status 1."""
-SOURCE_STOP_SECONDS = 0.6
-"""The sources' share of it; the server limits the clients' share."""
+"""Longest duration of an orderly stop; after it the process exits with status 1.
+
+The sources, the clients and the outputs limit their shares of it."""
 WATCH_SECONDS = 1.0
 """Interval at which progress is checked and reported to the service manager."""
 
@@ -73,55 +59,17 @@ class Service:
         self._notifier = notifier
         self._terminal = terminal
         self._inputs = make_inputs(settings)
-        classifier = load_classifier(settings)
-        contract = classifier.contract
-        factory = pipeline_factory(settings, classifier, spectrogram=True)
-        scheduler = shared_scheduler(settings)
         self._status_words: dict[str, str] = {}
         """State or genre of each source, for the service manager's status line."""
         self._history = (
             History(settings.history, settings.retention_days) if settings.history else None
         )
-        statuses = [
-            SourceStatus(name, source.kind, SourceState.CONNECTING, "")
-            for name, (_, source) in self._inputs.items()
-        ]
-        self._hub = Hub(
-            messages.hello(
-                contract,
-                statuses,
-                hop_seconds=settings.hop_seconds,
-                labels=classifier.names.labels,
-                own_colours=settings.colours,
-            )
+        self._listening = Listening(
+            settings, self._inputs, self._note, history=self._history, terminal=terminal
         )
-        if terminal:
-            terminal.recolour(self._hub.hello()["colours"])
-        self._outputs = Outputs(settings, classifier, self._hub.hello)
-        metrics = Metrics(
-            version=version("genre-stream"),
-            model={"name": contract.name, "version": contract.version},
-            health=lambda: self._supervisor.health(),
-            clients=self._hub,
-            history=self._history,
-            outputs=self._outputs.health,
-            alerts=self._outputs.alerts,
-        )
-        sinks: list[Sink | None] = [self._hub, metrics, self._history, terminal, self._outputs]
-        self._publisher = Publisher(sink for sink in sinks if sink is not None)
-        self._supervisor = Supervisor(
-            lambda source: Listener(
-                source,
-                factory,
-                lambda event: self._mailbox.put(event),
-                scheduler=scheduler,
-                paced=not settings.fast,
-            ),
-            self._publisher,
-            lambda: self._mailbox.deliver_all(),
-            first_seconds=contract.window_seconds + settings.hop_seconds,
-            stop_seconds=SOURCE_STOP_SECONDS,
-        )
+        self._hub = self._listening.hub
+        self._outputs = self._listening.outputs
+        self._supervisor = self._listening.supervisor
         self._token = read_token(settings)
         self._server = Server(
             self._hub,
@@ -135,7 +83,7 @@ class Service:
             tls_key=settings.tls_key,
             health=self._supervisor.health,
             history=self._history.read if self._history else None,
-            metrics=metrics.registry,
+            metrics=self._listening.metrics.registry,
             outputs=self._outputs.health,
             alerts=self._outputs.alerts,
         )
@@ -149,7 +97,7 @@ class Service:
         self._over = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._reloads: set[asyncio.Task[None]] = set()
-        self._mailbox = Mailbox[ListenerEvent](self._loop, self._deliver)
+        self._listening.open()
         self._start_deadline = exit_deadline(STOP_SECONDS)
         self._stop_signals = StopSignals(self._stop_by_signal, self._start_deadline)
         # Starts the thread of asyncio.to_thread before the sources use up the threads that this
@@ -159,11 +107,7 @@ class Service:
         call_on_loop(signal.SIGHUP, self._start_reload)
         call_on_loop(signal.SIGUSR1, self._log_diagnostics)
         self._announce()
-        for name, (_, source) in self._inputs.items():
-            self._outputs.add_source(name, source.kind)
-        self._outputs.start()
-        for _, source in self._inputs.values():
-            self._supervisor.start(source)
+        self._listening.start()
         self._notifier.ready()
         periodic = [asyncio.create_task(task()) for task in (self._watch, _trim_memory)]
         await self._over.wait()
@@ -182,20 +126,19 @@ class Service:
         if self._token is None and not is_private:
             logger.warning("anybody who reaches %s may listen in; set token_file", self._server.url)
 
-    def _deliver(self, event: ListenerEvent) -> None:
-        """Publish an event, on the event loop."""
-        published = self._publisher.publish(event)
+    def _note(self, published: Published) -> None:
+        """Take note of an event that was published."""
+        name = published.source
         if isinstance(published.event, Decision):
-            self._status_words[event.source] = (
+            self._status_words[name] = (
                 f"{published.event.genre} {published.event.confidence * 100:.0f} %"
                 if published.event.genre
                 else published.event.state.replace("_", " ")
             )
-            self._supervisor.decided(event.source, published.event)
         elif isinstance(published.event, SourceStatus):
             state = published.event.state
-            self._status_words[event.source] = state
-            if state in TERMINAL_STATES and event.source in self._supervisor.listeners:
+            self._status_words[name] = state
+            if state in TERMINAL_STATES and name in self._supervisor.listeners:
                 self._end_if_all_over()
 
     def _end_if_all_over(self) -> None:
@@ -220,7 +163,8 @@ class Service:
         """Log the state of every thread, source and queue."""
         lines = list(threads_and_tasks())
         lines += [f"source {health}" for health in self._supervisor.health()]
-        lines.append(f"mailbox: {len(self._mailbox)} wait, {self._mailbox.lost} lost")
+        mailbox = self._listening.mailbox
+        lines.append(f"mailbox: {len(mailbox)} wait, {mailbox.lost} lost")
         queued = [len(outbox) for outbox in self._hub.outboxes]
         lines.append(f"clients: {len(queued)}, {sum(queued)} frames wait")
         lines += [f"output {health}" for health in self._outputs.health()]
@@ -241,8 +185,7 @@ class Service:
         self._notifier.stopping()
         self._start_deadline()
         failures = self._supervisor.failures()
-        await self._supervisor.close()
-        self._mailbox.close()
+        await self._listening.close_sources()
         closing = [self._server.close(), self._outputs.close()]
         if self._history:
             closing.append(asyncio.to_thread(self._history.close))

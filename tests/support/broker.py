@@ -7,7 +7,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from paho.mqtt.client import CallbackAPIVersion, Client, MQTTMessage, MQTTv5
@@ -72,6 +72,8 @@ class Noted:
     topic: str
     payload: bytes
     retain: bool
+    owner: str | None = field(default=None, compare=False)
+    """The user property of that name."""
 
 
 class Subscriber:
@@ -93,7 +95,9 @@ class Subscriber:
 
     def _note(self, client: Client, data: object, message: MQTTMessage) -> None:
         with self._new:
-            self.messages.append(Noted(message.topic, message.payload, message.retain))
+            properties = dict(getattr(message.properties, "UserProperty", ()))
+            noted = Noted(message.topic, message.payload, message.retain, properties.get("owner"))
+            self.messages.append(noted)
             self._new.notify_all()
 
     def wait_for(self, wanted: Callable[[Noted], bool], what: str = "a message") -> Noted:

@@ -18,6 +18,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
@@ -93,7 +95,7 @@ class Connection:
         self._subscriptions = tuple(subscriptions)
         self._received = received
         self._lock = threading.Lock()
-        self._retained: dict[str, bytes] = {}
+        self._retained: dict[str, tuple[bytes, int | None]] = {}
         self._unsent: dict[str, None] = {}
         """Retained topics to be sent, in the order of their changes."""
         self._queue: deque[tuple[str, bytes, int]] = deque()
@@ -114,12 +116,15 @@ class Connection:
         """Begin to connect."""
         self._thread.start()
 
-    def retain(self, topic: str, payload: bytes) -> None:
-        """Let the broker keep a payload; an empty one removes the topic."""
+    def retain(self, topic: str, payload: bytes, *, owner: int | None = None) -> None:
+        """Let the broker keep a payload; an empty one removes the topic.
+
+        A number of an owner becomes the user property ``owner`` of the message.
+        """
         with self._lock:
-            if self._retained.get(topic) == payload:
+            if self._retained.get(topic) == (payload, owner):
                 return
-            self._retained[topic] = payload
+            self._retained[topic] = payload, owner
             self._unsent[topic] = None
         self._notify()
 
@@ -225,20 +230,21 @@ class Connection:
                 topic = next(iter(self._unsent), None)
                 if topic is not None:
                     del self._unsent[topic]
-                    payload, qos = self._retained[topic], 1
-                    retain = True
+                    (payload, owner), qos, retain = self._retained[topic], 1, True
                 elif self._queue:
                     topic, payload, qos = self._queue.popleft()
-                    retain = False
+                    owner, retain = None, False
             if topic is None:
                 if self._closing:
                     break
                 await self._wake.wait()
                 continue
-            await client.publish(topic, payload, qos=qos, retain=retain)
+            await client.publish(
+                topic, payload, qos=qos, retain=retain, properties=_properties(owner)
+            )
             self.sent += 1
             with self._lock:
-                if retain and not payload and self._retained[topic] == payload:
+                if retain and not payload and not self._retained[topic][0]:
                     del self._retained[topic]
         await client.publish(self._status, b"offline", qos=1, retain=True)
 
@@ -251,6 +257,15 @@ def tls_context(broker: Broker) -> ssl.SSLContext | None:
     if broker.cert_file:
         context.load_cert_chain(broker.cert_file, broker.key_file)
     return context
+
+
+def _properties(owner: int | None) -> Properties | None:
+    """Return the properties of a message about a source with an owner."""
+    if owner is None:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.UserProperty = [("owner", str(owner))]
+    return properties
 
 
 def _reason(error: BaseException | None) -> str:

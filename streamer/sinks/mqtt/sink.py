@@ -60,6 +60,10 @@ class Mqtt(Sink):
         Whether every prediction is sent.
     hello
         Returns the `hello` message with the current states of the sources.
+    owners
+        In a fleet, the number of each source's owner. It grows whenever another engine takes the
+        source over, and every message about the source has it, so that subscribers can ignore what
+        an older owner still sends.
     """
 
     def __init__(
@@ -72,12 +76,14 @@ class Mqtt(Sink):
         model: str,
         predictions: bool,
         hello: Callable[[], Mapping[str, Any]],
+        owners: Mapping[str, int] | None = None,
     ) -> None:
         self._labels = labels
         self._colours = colours
         self._model = model
         self._predictions = predictions
         self._hello = hello
+        self._owners = {} if owners is None else owners
         self._topics = Topics(
             broker.prefix, broker.node or socket.gethostname(), broker.home_assistant
         )
@@ -120,9 +126,11 @@ class Mqtt(Sink):
 
     def add_source(self, name: str, kind: SourceKind) -> None:
         """Announce a source."""
+        if name in self._owners:  # what an older owner said no longer holds
+            self._sources[name] = _Source()
         self._sources.setdefault(name, _Source())
         self._find_known()
-        self.connection.retain(f"{self._topics.source(name)}/available", b"offline")
+        self._retain_available(name, b"offline")
         if self._topics.home_assistant:
             payload = device(self._topics, name, self._labels, self._model)
             self.connection.retain(self._topics.config(name), messages.encode(payload))
@@ -145,17 +153,17 @@ class Mqtt(Sink):
         topic = self._topics.source(published.source)
         match published.event:
             case SourceStatus(state=state):
-                available = b"online" if state is SourceState.LIVE else b"offline"
-                self.connection.retain(f"{topic}/available", available)
+                is_live = state is SourceState.LIVE
+                self._retain_available(published.source, b"online" if is_live else b"offline")
                 self._say_hello()
             case Decision() as decision:
                 self._publish_level(topic, published.source, decision)
                 if self._predictions:
-                    frame = messages.encode(messages.message(published))
+                    frame = self._encode(published.source, messages.message(published))
                     self.connection.send(f"{topic}/prediction", frame)
             case Segment() as segment:
                 if segment.final:
-                    frame = messages.encode(messages.message(published))
+                    frame = self._encode(published.source, messages.message(published))
                     self.connection.send(f"{topic}/segment", frame, qos=1)
                 elif published.segments and published.segments[-1].is_open:
                     self._publish_state(topic, published.segments[-1])
@@ -171,7 +179,7 @@ class Mqtt(Sink):
             "confidence": messages.confidence(decision, shares),
             "top": sorted(shares.items(), key=lambda item: -item[1])[:3],
         }
-        self.connection.send(f"{topic}/level", messages.encode(payload))
+        self.connection.send(f"{topic}/level", self._encode(source, payload))
 
     def _publish_state(self, topic: str, placed: PlacedSegment) -> None:
         known, segment = self._sources[placed.source], placed.segment
@@ -190,10 +198,25 @@ class Mqtt(Sink):
             "since": messages.timestamp(known.since),
             "title": segment.title,
         }
-        self.connection.retain(f"{topic}/state", messages.encode(payload))
+        self.connection.retain(f"{topic}/state", self._encode(placed.source, payload))
+
+    def _retain_available(self, name: str, payload: bytes) -> None:
+        topic = f"{self._topics.source(name)}/available"
+        self.connection.retain(topic, payload, owner=self._owners.get(name))
+
+    def _encode(self, name: str, message: Mapping[str, Any]) -> bytes:
+        """Return a message about a source as JSON, with the number of its owner in a fleet."""
+        owner = self._owners.get(name)
+        return messages.encode(message if owner is None else {**message, "owner": owner})
 
     def _say_hello(self) -> None:
-        self.connection.retain(self._topics.hello, messages.encode(self._hello()))
+        hello = self._hello()
+        if self._owners:
+            sources = [
+                {**source, "owner": self._owners.get(source["name"])} for source in hello["sources"]
+            ]
+            hello = {**hello, "sources": sources}
+        self.connection.retain(self._topics.hello, messages.encode(hello))
 
     def _retained_topics(self, name: str) -> list[str]:
         topic = self._topics.source(name)

@@ -37,7 +37,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def sink(url: str, *names: str, password: str | None = None, **changes: Any) -> Iterator[Mqtt]:
     """Run a sink that knows the sources `names`, by default "radio"."""
-    predictions = changes.pop("predictions", False)
+    predictions, owners = changes.pop("predictions", False), changes.pop("owners", None)
     made = Mqtt(
         Broker(**{"url": url, "node": "house"} | changes),
         password,
@@ -45,6 +45,7 @@ def sink(url: str, *names: str, password: str | None = None, **changes: Any) -> 
         colours=colours(LABELS),
         model="made-up 1",
         predictions=predictions,
+        owners=owners,
         hello=lambda: hello(*names),
     )
     for name in names or ("radio",):
@@ -116,6 +117,30 @@ def test_each_topic_has_its_payload_and_is_retained_or_not(
     assert set(level) == {"level_dbfs", "confidence", "top"}
     assert len(level["top"]) == 3
     assert level["top"][0][0] == "blues"
+
+
+def test_the_owner_of_a_source_of_a_fleet_is_in_every_message_about_it(
+    broker: Mosquitto, noting: Subscriber
+) -> None:
+    owners = {"radio": 7}
+    with sink(broker.url, "radio", predictions=True, owners=owners) as made:
+        play(made)
+        noting.wait_for(lambda each: SILENCE in each.payload)
+        owners["radio"] = 8
+        made.add_source("radio", "demo")
+        play(made)
+        noting.wait_for(lambda each: SILENCE in each.payload and b'"owner":8' in each.payload)
+        noting.wait_for(lambda each: each.topic.endswith("/hello") and b'"owner":8' in each.payload)
+    about = [each for each in noting.messages if each.topic.startswith(f"{ROOT}/radio/")]
+    written = {
+        (each.topic.rpartition("/")[2], json.loads(each.payload)["owner"])
+        for each in about
+        if not each.topic.endswith("/available")
+    }
+    names = ("state", "level", "segment", "prediction")
+    assert written == {(name, owner) for name in names for owner in (7, 8)}
+    available = [(each.owner, each.payload) for each in about if each.topic.endswith("/available")]
+    assert set(available) >= {("7", b"online"), ("8", b"online")}
 
 
 def test_states_are_sent_on_change_only_and_levels_every_ten_seconds(

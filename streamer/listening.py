@@ -1,0 +1,136 @@
+"""The sources, the model and the sinks that are not a server, wired to each other.
+
+The daemon and each engine of a fleet have one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+
+from streamer.core.decision import Decision
+from streamer.core.events import Published, Sink, SourceState, SourceStatus
+from streamer.engine.listener import Listener, ListenerEvent
+from streamer.engine.mailbox import Mailbox
+from streamer.engine.publisher import Publisher
+from streamer.engine.scheduler import Scheduler
+from streamer.engine.supervisor import Supervisor
+from streamer.inputs import SourceSettings, load_classifier, pipeline_factory, shared_scheduler
+from streamer.outputs import Outputs
+from streamer.settings import Settings
+from streamer.sinks import messages
+from streamer.sinks.history.writer import History
+from streamer.sinks.metrics import Metrics
+from streamer.sinks.terminal import Terminal
+from streamer.sinks.websocket.hub import Hub
+from streamer.sources import Source
+
+SOURCE_STOP_SECONDS = 0.6
+"""How long the sources may take to stop."""
+
+
+class Listening:
+    """Listens to sources and tells every sink what is heard; used on the event loop's thread.
+
+    `InputError` is raised if the model or an output cannot be made.
+
+    Parameters
+    ----------
+    settings
+        Those of model, decisions and outputs.
+    inputs
+        The sources to begin with, as `make_inputs` returns them.
+    delivered
+        Called with every event, after the sinks.
+    history, terminal
+        Further sinks.
+    owners
+        The number of each source's owner, if the sources are those of a fleet; see `Mqtt`.
+    scheduler
+        Used instead of one for all processors of this machine.
+    spectrogram
+        Whether columns of the spectrogram are published.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        inputs: Mapping[str, tuple[SourceSettings, Source]],
+        delivered: Callable[[Published], None],
+        *,
+        history: History | None = None,
+        terminal: Terminal | None = None,
+        owners: Mapping[str, int] | None = None,
+        scheduler: Scheduler | None = None,
+        spectrogram: bool = True,
+    ) -> None:
+        self._inputs = inputs
+        self._delivered = delivered
+        classifier = load_classifier(settings)
+        contract = classifier.contract
+        factory = pipeline_factory(settings, classifier, spectrogram=spectrogram)
+        scheduler = scheduler or shared_scheduler(settings)
+        statuses = [
+            SourceStatus(name, source.kind, SourceState.CONNECTING, "")
+            for name, (_, source) in inputs.items()
+        ]
+        self.hub = Hub(
+            messages.hello(
+                contract,
+                statuses,
+                hop_seconds=settings.hop_seconds,
+                labels=classifier.names.labels,
+                own_colours=settings.colours,
+            )
+        )
+        if terminal:
+            terminal.recolour(self.hub.hello()["colours"])
+        self.outputs = Outputs(settings, classifier, self.hub.hello, owners)
+        self.metrics = Metrics(
+            version=version("genre-stream"),
+            model={"name": contract.name, "version": contract.version},
+            health=lambda: self.supervisor.health(),
+            clients=self.hub,
+            history=history,
+            outputs=self.outputs.health,
+            alerts=self.outputs.alerts,
+        )
+        sinks: list[Sink | None] = [self.hub, self.metrics, history, terminal, self.outputs]
+        self.publisher = Publisher(sink for sink in sinks if sink is not None)
+        self.supervisor = Supervisor(
+            lambda source: Listener(
+                source,
+                factory,
+                lambda event: self.mailbox.put(event),
+                scheduler=scheduler,
+                paced=not settings.fast,
+            ),
+            self.publisher,
+            lambda: self.mailbox.deliver_all(),
+            first_seconds=contract.window_seconds + settings.hop_seconds,
+            stop_seconds=SOURCE_STOP_SECONDS,
+        )
+
+    def open(self) -> None:
+        """Take the running event loop, on which events are published."""
+        self.mailbox = Mailbox[ListenerEvent](asyncio.get_running_loop(), self._deliver)
+
+    def start(self) -> None:
+        """Connect the outputs and start the sources."""
+        for name, (_, source) in self._inputs.items():
+            self.outputs.add_source(name, source.kind)
+        self.outputs.start()
+        for _, source in self._inputs.values():
+            self.supervisor.start(source)
+
+    async def close_sources(self) -> None:
+        """Stop the sources, which ends their segments; nothing is published after that."""
+        await self.supervisor.close()
+        self.mailbox.close()
+
+    def _deliver(self, event: ListenerEvent) -> None:
+        published = self.publisher.publish(event)
+        if isinstance(published.event, Decision):
+            self.supervisor.decided(event.source, published.event)
+        self._delivered(published)
