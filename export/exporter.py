@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from export.compress import to_float16, to_int8, to_static
 from export.errors import ExportError
-from export.source import ExportSource, Head
+from export.source import ExportSource
 from streamer.core.contract import METADATA_KEY, Golden, ModelContract
 from streamer.core.model import (
     Classifier,
@@ -25,6 +25,7 @@ from streamer.core.model import (
 )
 from streamer.system.console import silenced_stderr
 from streamer.system.files import atomic_write
+from trainer.run import TagHead
 
 with silenced_stderr():
     from export.convert import Network
@@ -123,15 +124,14 @@ def _compress(
     return model
 
 
-def _with_tagger(model: onnx.ModelProto, head: Head, contract: ModelContract) -> onnx.ModelProto:
+def _with_tagger(model: onnx.ModelProto, head: TagHead, contract: ModelContract) -> onnx.ModelProto:
     """Return the graph with MusiCNN, the head on its tags and the fusion beside the network."""
-    from export.second_network import Fusion, tagger_to_onnx, with_second_network
+    from export.second_network import tagger_to_onnx, with_second_network
     from trainer.musicnn.network import build_tagger
 
     assert contract.fusion  # the contract of a run with a head has one
-    weights = contract.fusion.spectrogram_weight, contract.fusion.audio_weight
     tagger = tagger_to_onnx(build_tagger(), contract.audio)
-    return with_second_network(model, tagger, Fusion(head.weights, head.bias, *weights))
+    return with_second_network(model, tagger, head, contract.fusion)
 
 
 def _embed_contract(

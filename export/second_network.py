@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 
 # TensorFlow reads this once, when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -16,16 +15,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import onnx
-import onnxruntime
 import tensorflow as tf
 import tf2onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.convert import IR_VERSION, OPSET
 from export.errors import ExportError
 from export.verify import CONVERSION_TOLERANCE
-from streamer.core.contract import AudioInput
+from streamer.core.contract import AudioInput, Fusion
 from streamer.core.model import (
     AUDIO,
     AUDIO_LOGITS,
@@ -34,23 +31,9 @@ from streamer.core.model import (
     SPECTROGRAM_LOGITS,
     TAGS,
     golden_audio,
-    session_options,
+    open_session,
 )
-from trainer.run import LEAST_TAG_PROBABILITY
-
-
-@dataclass(frozen=True, slots=True)
-class Fusion:
-    """How tags become logits, and the two networks' logits one."""
-
-    head_weights: NDArray[np.float32]
-    """Shape (classes, tags): from the tags' log-odds to `audio_logits`."""
-    head_bias: NDArray[np.float32]
-    """Shape (classes,)."""
-    spectrogram_weight: float
-    """Factor of `spectrogram_logits` in `logits`."""
-    audio_weight: float
-    """Factor of `audio_logits` in `logits`."""
+from trainer.run import LEAST_TAG_PROBABILITY, TagHead
 
 
 def tagger_to_onnx(tagger: keras.Model, audio: AudioInput | None = None) -> onnx.ModelProto:
@@ -96,9 +79,7 @@ def tagger_to_onnx(tagger: keras.Model, audio: AudioInput | None = None) -> onnx
 
 
 def _check_tagger(tagger: keras.Model, model: onnx.ModelProto, audio: AudioInput) -> None:
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"]
-    )
+    session = open_session(model.SerializeToString(), 1)
     for samples in {audio.min_samples, audio.samples}:
         sound = golden_audio(audio, samples, seed=1)
         sound = np.concatenate([sound, sound / 2])
@@ -113,7 +94,10 @@ def _check_tagger(tagger: keras.Model, model: onnx.ModelProto, audio: AudioInput
 
 
 def with_second_network(
-    spectrogram_network: onnx.ModelProto, tagger: onnx.ModelProto, fusion: Fusion
+    spectrogram_network: onnx.ModelProto,
+    tagger: onnx.ModelProto,
+    head: TagHead,
+    fusion: Fusion,
 ) -> onnx.ModelProto:
     """Return the graph of contract 2, without its contract.
 
@@ -123,8 +107,10 @@ def with_second_network(
         A graph of contract 1, its weights compressed already if they are to be.
     tagger : onnx.ModelProto
         From `tagger_to_onnx`.
+    head : TagHead
+        Gives `audio_logits`.
     fusion : Fusion
-        How the two become one.
+        Weights of the two networks' logits.
 
     Returns
     -------
@@ -139,10 +125,10 @@ def with_second_network(
     """
     classes = _classes(spectrogram_network)
     tags = tagger.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    if fusion.head_weights.shape != (classes, tags) or fusion.head_bias.shape != (classes,):
+    if head.weights.shape != (classes, tags) or head.bias.shape != (classes,):
         raise ExportError(
-            f"the head on the tags has weights of shape {fusion.head_weights.shape} and "
-            f"{fusion.head_bias.shape}; {classes} labels and {tags} tags need ({classes}, {tags}) "
+            f"the head on the tags has weights of shape {head.weights.shape} and "
+            f"{head.bias.shape}; {classes} labels and {tags} tags need ({classes}, {tags}) "
             f"and ({classes},)"
         )
     seen, heard = onnx.ModelProto(), onnx.ModelProto()
@@ -159,7 +145,7 @@ def with_second_network(
     graph.node.extend(heard.graph.node)
     graph.initializer.extend(heard.graph.initializer)
     graph.value_info.extend(heard.graph.value_info)
-    _add_fusion(graph, fusion)
+    _add_fusion(graph, head, fusion)
     shapes = {OUTPUT: classes, TAGS: tags, SPECTROGRAM_LOGITS: classes, AUDIO_LOGITS: classes}
     graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
@@ -204,13 +190,13 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
         value.name = names.get(value.name, value.name)
 
 
-def _add_fusion(graph: onnx.GraphProto, fusion: Fusion) -> None:
+def _add_fusion(graph: onnx.GraphProto, head: TagHead, fusion: Fusion) -> None:
     constants = {
         "fusion/least": np.float32(LEAST_TAG_PROBABILITY),
         "fusion/most": np.float32(1 - LEAST_TAG_PROBABILITY),
         "fusion/one": np.float32(1),
-        "fusion/head_weights": np.asarray(fusion.head_weights.T, np.float32),
-        "fusion/head_bias": np.asarray(fusion.head_bias, np.float32),
+        "fusion/head_weights": np.asarray(head.weights.T, np.float32),
+        "fusion/head_bias": np.asarray(head.bias, np.float32),
         "fusion/spectrogram_weight": np.float32(fusion.spectrogram_weight),
         "fusion/audio_weight": np.float32(fusion.audio_weight),
     }

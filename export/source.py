@@ -5,31 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from export.errors import check_utf8
 from streamer.core.contract import ModelContract, ModelError
 from streamer.system.commandline import UserError
-from trainer.run import (
-    DAMAGED_FILE_ERRORS,
-    HEAD_FILE,
-    NETWORK_FILE,
-    RUN_FILE,
-    Run,
-    first_line,
-    read_run,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A linear map from the log-odds of tags to logits."""
-
-    weights: NDArray[np.float32]
-    """Shape (classes, tags)."""
-    bias: NDArray[np.float32]
-    """Shape (classes,)."""
+from trainer.run import NETWORK_FILE, RUN_FILE, Run, TagHead, read_head, read_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +20,7 @@ class ExportSource:
     """The Keras file: images in [-1, 1] to logits."""
     contract: ModelContract
     """Contract of the model file; its golden answer is still all zeros."""
-    head: Head | None = None
+    head: TagHead | None = None
     """The head on the tags of the second network; None if the run has none."""
 
 
@@ -69,27 +48,5 @@ def read_source(
         contract = run.contract(name, version, dataset)
     except ModelError as error:
         raise UserError(f"{folder / RUN_FILE}: {error}") from None
-    return ExportSource(run, network, contract, _read_head(folder, contract))
-
-
-def _read_head(folder: Path, contract: ModelContract) -> Head | None:
-    if contract.fusion is None:
-        return None
-    path = folder / HEAD_FILE
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            head = Head(*(np.asarray(file[name], np.float32) for name in ("weights", "bias")))
-    except DAMAGED_FILE_ERRORS as error:
-        raise UserError(
-            f"{path} cannot be read ({first_line(error)}): make it again with genre-train fuse"
-        ) from None
-    classes, tags = len(contract.labels), len(contract.fusion.tags)
-    if head.weights.shape != (classes, tags) or head.bias.shape != (classes,):
-        raise UserError(
-            f"{path} has shapes {head.weights.shape} and {head.bias.shape} and {classes} labels "
-            f"and {tags} tags need ({classes}, {tags}) and ({classes},): make it again with "
-            "genre-train fuse"
-        )
-    if not (np.isfinite(head.weights).all() and np.isfinite(head.bias).all()):
-        raise UserError(f"{path} holds NaN or infinity: make it again with genre-train fuse")
-    return head
+    head = read_head(folder, run) if run.fusion else None
+    return ExportSource(run, network, contract, head)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from export.errors import ExportError
@@ -20,7 +19,7 @@ from streamer.core.model import (
     OUTPUT,
     golden_audio,
     golden_spectrogram,
-    session_options,
+    open_session,
     softmax,
 )
 from streamer.system.processors import processors
@@ -74,8 +73,7 @@ def predictor(
 
     `audio`, shape (1, samples), is what a graph of two networks hears beside each spectrogram.
     """
-    options = session_options(threads, integers=precision == "static")
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = open_session(content, threads, integers=precision == "static")
 
     def logits(spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
         inputs = {INPUT: spectrograms}

@@ -14,9 +14,17 @@ from trainer.discovery import find_background, find_tracks
 from trainer.evaluate import predict
 from trainer.loading import RunClassifier
 from trainer.pictures import check_grid
-from trainer.run import FusedTagger, Run, RunError, read_run, update_run
-from trainer.second_network import PIECE_SECONDS, SECONDS, from_head, write_head
-from trainer.tag_head import Fusion, TagHead, TagHeadError, fit_fusion, fit_tag_head
+from trainer.run import (
+    FusedTagger,
+    Run,
+    RunError,
+    TagHead,
+    read_run,
+    update_run,
+    write_head,
+)
+from trainer.second_network import PIECE_SECONDS, SECONDS, from_head
+from trainer.tag_head import Fusion, TagHeadError, fit_fusion, fit_tag_head
 from trainer.tagger import SAMPLE_RATE, load_tagger
 from trainer.tags import Tags, degraded_file, read_tags, tags_file
 from trainer.tracks import DatasetError, Track, is_picture_folder

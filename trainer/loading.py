@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from streamer.core.model import Answers, Classifier
 from streamer.system.processors import processors
-from trainer.second_network import SecondNetwork, from_file, from_head, read_head
+from trainer.run import read_head
+from trainer.second_network import SecondNetwork, from_file, from_head
 
 
 class RunClassifier(Classifier):

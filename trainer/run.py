@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pydantic
+from numpy.typing import NDArray
 
 from streamer.core.contract import ModelContract
 from streamer.core.spectrogram import SpecError, SpectrogramSpec
 from streamer.system.commandline import UserError
-from streamer.system.files import write_json
+from streamer.system.files import atomic_write, write_json
 from trainer.fit_settings import FitSettings
 from trainer.musicnn import MIN_SAMPLES, SPEC, TAGS
 
@@ -245,6 +247,58 @@ def update_run(folder: Path, metrics: Mapping[str, Any], **changes: Any) -> None
     """Add metrics to a run and replace some of its other fields; see `read_run`."""
     run = read_run(folder)
     write_run(folder, dataclasses.replace(run, metrics={**run.metrics, **metrics}, **changes))
+
+
+@dataclass(frozen=True, slots=True)
+class TagHead:
+    """An affine map from the tags' log-odds to logits."""
+
+    weights: NDArray[np.float32]
+    """Shape (classes, tags)."""
+    bias: NDArray[np.float32]
+    """Shape (classes,)."""
+
+    def logits(self, tags: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Map probabilities of tags, shape (n, tags), to logits, shape (n, classes)."""
+        return np.asarray(log_odds(tags) @ self.weights.T + self.bias, np.float32)
+
+
+def log_odds(tags: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return `log(p / (1 - p))` of probabilities, kept away from 0 and 1."""
+    kept = np.clip(np.asarray(tags, np.float64), LEAST_TAG_PROBABILITY, 1 - LEAST_TAG_PROBABILITY)
+    return np.asarray(np.log(kept) - np.log1p(-kept))
+
+
+def write_head(folder: Path, head: TagHead) -> None:
+    """Write the head on the tags of a run atomically."""
+    with atomic_write(folder / HEAD_FILE, head.weights.nbytes) as partial:
+        np.savez(partial, weights=head.weights, bias=head.bias)
+
+
+def read_head(folder: Path, run: Run) -> TagHead:
+    """Read the head on the tags of a run.
+
+    Raises
+    ------
+    RunError
+        If the file is missing, damaged, does not fit the labels and tags, or is not finite.
+    """
+    path = folder / HEAD_FILE
+    again = f"make it again with genre-train fuse {folder}"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            head = TagHead(*(np.asarray(file[name], np.float32) for name in ("weights", "bias")))
+    except DAMAGED_FILE_ERRORS as error:
+        raise RunError(f"{path} cannot be read ({first_line(error)}): {again}") from None
+    classes, tags = len(run.labels), len(TAGS)
+    if head.weights.shape != (classes, tags) or head.bias.shape != (classes,):
+        raise RunError(
+            f"{path} has shapes {head.weights.shape} and {head.bias.shape} and {classes} labels "
+            f"and {tags} tags need ({classes}, {tags}) and ({classes},): {again}"
+        )
+    if not (np.isfinite(head.weights).all() and np.isfinite(head.bias).all()):
+        raise RunError(f"{path} holds NaN or infinity: {again}")
+    return head
 
 
 def leak_notes(held_back: Sequence[str], trained: Iterable[str], where: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.spectrogram import Columns, Samples
-from streamer.system.files import atomic_write
 from trainer.musicnn import MIN_SAMPLES, PIECE_HOP, SPEC
-from trainer.run import HEAD_FILE, FusedTagger, Run, RunError
-from trainer.tag_head import TagHead
+from trainer.run import FusedTagger, TagHead
 from trainer.tags import Tags
 
 Floats = NDArray[np.floating[Any]]
@@ -127,19 +124,16 @@ def from_head(head: TagHead, fusion: FusedTagger) -> SecondNetwork:
 def from_file(path: Path, fusion: Any, seconds: float) -> SecondNetwork:
     """Return the second network of a model file of contract 2; `fusion` is of its contract."""
     import onnx
-    import onnxruntime
     from onnx.utils import Extractor
 
-    from streamer.core.model import AUDIO, AUDIO_LOGITS, TAGS, session_options
+    from streamer.core.model import AUDIO, AUDIO_LOGITS, TAGS, open_session
     from streamer.system.processors import processors
 
     extractor = Extractor(onnx.load(path))
 
     def part(source: str, target: str) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
         graph = extractor.extract_model([source], [target]).SerializeToString()
-        session = onnxruntime.InferenceSession(
-            graph, session_options(processors()), providers=["CPUExecutionProvider"]
-        )
+        session = open_session(graph, processors())
 
         def run(values: NDArray[np.float32]) -> NDArray[np.float32]:
             (answer,) = session.run([target], {source: np.ascontiguousarray(values, np.float32)})
@@ -160,29 +154,3 @@ def from_file(path: Path, fusion: Any, seconds: float) -> SecondNetwork:
         fusion.spectrogram_weight,
         fusion.audio_weight,
     )
-
-
-def write_head(folder: Path, head: TagHead) -> None:
-    """Write the head on the tags of a run atomically."""
-    with atomic_write(folder / HEAD_FILE, head.weights.nbytes) as partial:
-        np.savez(partial, weights=head.weights, bias=head.bias)
-
-
-def read_head(folder: Path, run: Run) -> TagHead:
-    """Read the head on the tags of a run.
-
-    Raises
-    ------
-    RunError
-        If the file is missing, damaged or does not fit the labels.
-    """
-    path = folder / HEAD_FILE
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            head = TagHead(file["weights"], file["bias"])
-        fits = len(head.weights) == len(head.bias) == len(run.labels)
-    except (OSError, ValueError, LookupError, EOFError, TypeError, zipfile.BadZipFile):
-        fits = False
-    if not fits:
-        raise RunError(f"{path}: missing or damaged: make it again with genre-train fuse {folder}")
-    return head

@@ -6,7 +6,7 @@ result for the same input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from streamer.core.model import softmax
 from trainer.metrics import fit_temperature, negative_log_likelihood
-from trainer.run import LEAST_TAG_PROBABILITY
+from trainer.run import TagHead, log_odds
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.int64]
@@ -50,30 +50,6 @@ class TagHeadError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class TagHead:
-    """An affine map from the tags' log-odds to logits."""
-
-    weights: NDArray[np.float32]
-    """Shape (classes, tags)."""
-    bias: NDArray[np.float32]
-    """Shape (classes,)."""
-
-    def logits(self, tags: Floats) -> NDArray[np.float32]:
-        """Map probabilities of tags, shape (n, tags), to logits, shape (n, classes)."""
-        return np.asarray(log_odds(tags) @ self.weights.T + self.bias, np.float32)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the head as it stands in JSON."""
-        return {"weights": self.weights.tolist(), "bias": self.bias.tolist()}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> TagHead:
-        """Make a head from what `to_dict` returned."""
-        weights = np.asarray(fields["weights"], np.float32)
-        return cls(weights, np.asarray(fields["bias"], np.float32))
-
-
-@dataclass(frozen=True, slots=True)
 class Fusion:
     """How the answers of the two networks become one: a weighted sum of their logits."""
 
@@ -88,33 +64,6 @@ class Fusion:
         """Return the logits of both networks together, before the temperature."""
         seen = self.spectrogram_weight * np.asarray(spectrogram_logits, np.float64)
         return np.asarray(seen + self.audio_weight * np.asarray(audio_logits, np.float64))
-
-
-def log_odds(tags: Floats) -> NDArray[np.float64]:
-    """Return `log(p / (1 - p))` of probabilities, kept away from 0 and 1."""
-    kept = np.clip(np.asarray(tags, np.float64), LEAST_TAG_PROBABILITY, 1 - LEAST_TAG_PROBABILITY)
-    return np.asarray(np.log(kept) - np.log1p(-kept))
-
-
-def window_tags(pieces: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Return the tags of windows of `count` pieces: the mean over these.
-
-    Parameters
-    ----------
-    pieces : float32, shape (n, tags)
-        Probabilities of the tags of a track's pieces of 3 s, one a second.
-    count : int
-        Pieces in a window of the daemon's: 3 in 5 s.
-
-    Returns
-    -------
-    float32, shape (max(1, n - count + 1), tags)
-        A window a second; a track shorter than a window is one.
-    """
-    if len(pieces) <= count:
-        return np.asarray(pieces.mean(axis=0, keepdims=True), np.float32)
-    windows = np.lib.stride_tricks.sliding_window_view(pieces, count, axis=0)
-    return np.asarray(windows.mean(axis=-1), np.float32)
 
 
 def fit_tag_head(

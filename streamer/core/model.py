@@ -138,10 +138,10 @@ class Classifier:
         path = Path(path)
         try:
             _check_readable(path)
-            session = _open_session(path, threads, integers=False)
+            session = _load_session(path, threads, integers=False)
             contract = _read_contract(session)
             if contract.precision == "static":
-                session = _open_session(path, threads, integers=True)
+                session = _load_session(path, threads, integers=True)
             classifier = cls(session, contract)
             classifier._check_golden()
         except ModelError as error:
@@ -288,10 +288,17 @@ def session_options(threads: int, *, integers: bool = False) -> onnxruntime.Sess
     return options
 
 
-def _open_session(path: Path, threads: int, *, integers: bool) -> onnxruntime.InferenceSession:
+def open_session(
+    model: str | bytes, threads: int, *, integers: bool = False
+) -> onnxruntime.InferenceSession:
+    """Open a graph, from its file's path or content, with `session_options`."""
+    options = session_options(threads, integers=integers)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _load_session(path: Path, threads: int, *, integers: bool) -> onnxruntime.InferenceSession:
     try:
-        options = session_options(threads, integers=integers)
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return open_session(str(path), threads, integers=integers)
     except Exception as error:  # onnxruntime's errors share no base class
         raise ModelError(_load_fault(path, error)) from None
 

@@ -19,8 +19,7 @@ from export.cli import main
 from streamer.core.model import Classifier, golden_audio, golden_spectrogram
 from trainer.musicnn import TAGS
 from trainer.musicnn.network import build_tagger
-from trainer.run import HEAD_FILE
-from trainer.tag_head import TagHead
+from trainer.run import HEAD_FILE, TagHead
 
 FUSION = {
     "tagger": "musicnn",
@@ -112,7 +111,7 @@ def test_a_damaged_head_is_refused_in_one_line(
     assert main([str(run), "--out", str(tmp_path / "model.onnx")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"genre-export: {run / HEAD_FILE}{message}")
-    assert line.endswith("make it again with genre-train fuse")
+    assert line.endswith(f"make it again with genre-train fuse {run}")
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,12 @@ import onnxruntime  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from export.errors import ExportError  # noqa: E402
-from export.second_network import Fusion, tagger_to_onnx, with_second_network  # noqa: E402
-from streamer.core.model import Classifier, golden_spectrogram, softmax  # noqa: E402
+from export.second_network import tagger_to_onnx, with_second_network  # noqa: E402
+from streamer.core.contract import Fusion  # noqa: E402
+from streamer.core.model import Classifier, golden_spectrogram, open_session, softmax  # noqa: E402
 from trainer.musicnn import MIN_SAMPLES, TAGS  # noqa: E402
 from trainer.musicnn.network import build_tagger  # noqa: E402
-from trainer.tag_head import TagHead  # noqa: E402
+from trainer.run import TagHead  # noqa: E402
 
 BANDS, CLASSES = 8, 3
 RANDOM = np.random.default_rng(5)
@@ -38,11 +39,7 @@ def converted(tagger: keras.Model) -> onnx.ModelProto:
 
 
 def session(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    content = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return open_session(str(model) if isinstance(model, Path) else model.SerializeToString(), 1)
 
 
 def noise(batch: int, samples: int, seed: int = 0) -> NDArray[np.float32]:
@@ -74,19 +71,18 @@ def tiny_network(opset: int = 18) -> onnx.ModelProto:
     return model
 
 
-def fusion(classes: int = CLASSES) -> Fusion:
+FUSION = Fusion(0.4, 0.6, "musicnn", TAGS)
+
+
+def head(classes: int = CLASSES) -> TagHead:
     random = np.random.default_rng(2)
-    return Fusion(
-        random.normal(0, 0.3, (classes, len(TAGS))).astype(np.float32),
-        random.normal(0, 0.3, classes).astype(np.float32),
-        spectrogram_weight=0.4,
-        audio_weight=0.6,
-    )
+    weights = random.normal(0, 0.3, (classes, len(TAGS))).astype(np.float32)
+    return TagHead(weights, random.normal(0, 0.3, classes).astype(np.float32))
 
 
 @pytest.fixture(scope="module")
 def joined(converted: onnx.ModelProto) -> onnx.ModelProto:
-    return with_second_network(tiny_network(), converted, fusion())
+    return with_second_network(tiny_network(), converted, head(), FUSION)
 
 
 def ask(model: onnx.ModelProto, audio: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -132,8 +128,7 @@ def test_each_network_answers_as_it_does_alone(
     np.testing.assert_allclose(answer["tags"], tags, atol=1e-6)
     (seen,) = session(tiny_network()).run(["logits"], {"spectrogram": answer["spectrogram"]})
     np.testing.assert_allclose(answer["spectrogram_logits"], seen, atol=1e-6)
-    head = TagHead(fusion().head_weights, fusion().head_bias)
-    np.testing.assert_allclose(answer["audio_logits"], head.logits(tags), atol=1e-4)
+    np.testing.assert_allclose(answer["audio_logits"], head().logits(tags), atol=1e-4)
 
 
 def test_the_answer_is_the_weighted_sum(joined: onnx.ModelProto) -> None:
@@ -170,7 +165,7 @@ def test_the_embedded_model_has_or_takes_a_second_network(
     contract = classifier.contract
     whole = onnx.load(gtzan_model)
     if contract.audio is None:
-        whole = with_second_network(whole, converted, fusion(len(contract.labels)))
+        whole = with_second_network(whole, converted, head(len(contract.labels)), FUSION)
     question = golden_spectrogram(contract.spectrogram, contract.window_frames)
     (alone,) = session(whole).run(
         ["spectrogram_logits"], {"spectrogram": question, "audio": noise(1, MIN_SAMPLES)}
@@ -186,24 +181,24 @@ def test_the_embedded_model_has_or_takes_a_second_network(
 def test_a_head_of_another_size_is_refused(
     converted: onnx.ModelProto, shape: tuple[int, int]
 ) -> None:
-    head = Fusion(np.zeros(shape, np.float32), np.zeros(shape[0], np.float32), 0.5, 0.5)
+    other = TagHead(np.zeros(shape, np.float32), np.zeros(shape[0], np.float32))
     with pytest.raises(ExportError, match=r"3 labels and 50 tags need \(3, 50\) and \(3,\)"):
-        with_second_network(tiny_network(), converted, head)
+        with_second_network(tiny_network(), converted, other, FUSION)
 
 
 def test_a_graph_of_another_contract_is_refused(
     joined: onnx.ModelProto, converted: onnx.ModelProto
 ) -> None:
     with pytest.raises(ExportError, match="from spectrogram, audio to logits, tags"):
-        with_second_network(joined, converted, fusion())
+        with_second_network(joined, converted, head(), FUSION)
     with pytest.raises(ExportError, match=r"opset 18, not of \{'': 17\}"):
-        with_second_network(tiny_network(17), converted, fusion())
+        with_second_network(tiny_network(17), converted, head(), FUSION)
 
 
 def test_neither_graph_is_changed(converted: onnx.ModelProto) -> None:
     before = converted.SerializeToString()
     network = tiny_network()
-    with_second_network(network, converted, fusion())
+    with_second_network(network, converted, head(), FUSION)
     assert converted.SerializeToString() == before
     assert network.graph.output[0].name == "logits"
     assert network.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT

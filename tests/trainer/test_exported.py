@@ -16,11 +16,15 @@ onnx = pytest.importorskip("onnx")
 keras = pytest.importorskip("keras")
 pytest.importorskip("tf2onnx")
 
-import onnxruntime  # noqa: E402
-
 import export.cli  # noqa: E402
-from export.second_network import Fusion, tagger_to_onnx, with_second_network  # noqa: E402
-from streamer.core.model import DEFAULT_MODEL, Classifier, golden_spectrogram  # noqa: E402
+from export.second_network import tagger_to_onnx, with_second_network  # noqa: E402
+from streamer.core.contract import Fusion  # noqa: E402
+from streamer.core.model import (  # noqa: E402
+    DEFAULT_MODEL,
+    Classifier,
+    golden_spectrogram,
+    open_session,
+)
 from trainer.exported import read_exported  # noqa: E402
 from trainer.fit.data import load_data  # noqa: E402
 from trainer.fit_settings import FitSettings  # noqa: E402
@@ -30,6 +34,7 @@ from trainer.network import (  # noqa: E402
     build_image_network,
     with_preprocessing,
 )
+from trainer.run import TagHead  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +71,7 @@ def folded(run: Path) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
 def test_the_embedded_file_gives_the_logits_of_its_network_back(embedded: Any) -> None:
     contract = Classifier.load().contract
     spectrogram = golden_spectrogram(contract.spectrogram, contract.window_frames)
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(str(DEFAULT_MODEL), options)
+    session = open_session(str(DEFAULT_MODEL), 1)
     names = {each.name for each in session.get_outputs()}
     sound = {each.name: np.zeros((1, 160_000), np.float32) for each in session.get_inputs()}
     (expected,) = session.run(
@@ -107,9 +110,10 @@ def test_a_second_network_in_the_file_is_left_alone(tiny: Path, tmp_path: Path) 
     tags = keras.layers.Conv1D(4, 3)(keras.layers.Reshape((-1, 1))(sound))
     tagger = keras.Model(sound, keras.layers.GlobalAveragePooling1D()(tags))
     classes = len(support.run.LABELS)
-    fusion = Fusion(np.ones((classes, 4), np.float32), np.ones(classes, np.float32), 0.5, 0.5)
+    head = TagHead(np.ones((classes, 4), np.float32), np.ones(classes, np.float32))
+    fusion = Fusion(0.5, 0.5, "four", ("a", "b", "c", "d"))
     model = onnx.load(alone)
-    both = with_second_network(model, tagger_to_onnx(tagger), fusion)
+    both = with_second_network(model, tagger_to_onnx(tagger), head, fusion)
     both.metadata_props.extend(model.metadata_props)
     onnx.save(both, tmp_path / "both.onnx")
     one, other = (read_exported(path) for path in (alone, tmp_path / "both.onnx"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -13,14 +11,12 @@ pytest.importorskip("sklearn")
 from scipy.special import log_softmax
 
 from trainer.metrics import fit_temperature, negative_log_likelihood
+from trainer.run import TagHead, log_odds
 from trainer.tag_head import (
     Fusion,
-    TagHead,
     TagHeadError,
     fit_fusion,
     fit_tag_head,
-    log_odds,
-    window_tags,
 )
 
 TAGS = 6
@@ -40,7 +36,7 @@ def made_up(
 
 
 def share_right(head: TagHead, tracks: list[NDArray[np.float32]], labels: list[int]) -> float:
-    answers = [head.logits(window_tags(tags, 3)).mean(axis=0).argmax() for tags in tracks]
+    answers = [head.logits(tags).mean(axis=0).argmax() for tags in tracks]
     return float(np.mean(np.equal(answers, labels)))
 
 
@@ -114,22 +110,8 @@ def test_tags_that_are_none_are_refused_with_their_track(
         fit_tag_head(tracks, labels, 2)
 
 
-def test_a_window_is_the_mean_of_its_pieces() -> None:
-    pieces = np.arange(5, dtype=np.float32)[:, None] / 10
-    assert window_tags(pieces, 3)[:, 0] == pytest.approx([0.1, 0.2, 0.3])
-    assert window_tags(pieces[:2], 3)[:, 0] == pytest.approx([0.05])
-    np.testing.assert_array_equal(window_tags(pieces, 1), pieces)
-
-
 def test_log_odds_are_finite_for_certain_tags() -> None:
     assert log_odds(np.array([0.0, 0.5, 1.0])) == pytest.approx([-9.2102, 0, 9.2102], abs=1e-3)
-
-
-def test_a_head_survives_json() -> None:
-    head = fit_tag_head(*made_up(3, 30), 3)
-    again = TagHead.from_dict(json.loads(json.dumps(head.to_dict())))
-    np.testing.assert_array_equal(again.weights, head.weights)
-    np.testing.assert_array_equal(again.bias, head.bias)
 
 
 def networks(noise: tuple[float, float], seed: int = 0) -> tuple[NDArray[np.float64], ...]:
