@@ -25,12 +25,23 @@ CHARSETS = (
     "cp1255",
     "cp1256",
 )
-"""What is guessed from. Encodings of several bytes per letter are not: short titles fit too many of
-them, and stations that use them nearly always send UTF-8."""
+"""One byte per letter: what is guessed from first."""
+WIDE_CHARSETS = ("gb18030", "big5", "euc_kr", "euc_jp", "shift_jis")
+"""Several bytes per letter: what is guessed from where the others make no words."""
 REMEMBERED = 20
 """Titles of a source that a guess is made from."""
 SURE_TITLES = 3
 """From so many titles on a guess between languages in Latin letters is trusted."""
+LEAST_FAULTS = 3
+"""From so many faults on, and one a title, the best of `CHARSETS` makes no words."""
+SUPERSETS = {
+    **dict.fromkeys(("iso-8859-1", "latin1", "us-ascii", "ascii"), WESTERN),
+    **dict.fromkeys(("gb2312", "gbk"), "gb18030"),
+    **dict.fromkeys(("shift_jis", "shift-jis", "sjis"), "cp932"),
+    "euc-kr": "cp949",
+    "big5": "big5hkscs",
+}
+"""Declared encoding -> what is meant by it, as browsers understand it."""
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _WORD = re.compile(r"[^\s!-@\[-`{-~]+")
 """What ASCII's punctuation and digits separate."""
@@ -64,7 +75,7 @@ class TitleDecoder:
     def _text(self, title: bytes, declared: str | None) -> str:
         if self._charset:
             return title.decode(self._charset, errors="replace")
-        for charset in ("utf-8", _superset(declared) if declared else None):
+        for charset in ("utf-8", declared and SUPERSETS.get(declared.lower(), declared)):
             try:
                 if charset:
                     return title.decode(charset)
@@ -73,11 +84,6 @@ class TitleDecoder:
         if title not in self._undeclared:
             self._undeclared.append(title)
         return title.decode(guess_charset(self._undeclared), errors="replace")
-
-
-def _superset(charset: str) -> str:
-    """Return the encoding that is meant by a name, as browsers understand it."""
-    return WESTERN if charset.lower() in ("iso-8859-1", "latin1", "us-ascii", "ascii") else charset
 
 
 def guess_charset(titles: deque[bytes]) -> str:
@@ -95,8 +101,13 @@ def guess_charset(titles: deque[bytes]) -> str:
         except UnicodeDecodeError:
             continue
         faults[charset] = sum(_faults(word) for text in texts for word in _WORD.findall(text))
-    best = [name for name, count in faults.items() if count == min(faults.values())]
-    if not best or (best[0] == WESTERN and len(titles) < SURE_TITLES):
+    fewest = min(faults.values())
+    if fewest >= max(LEAST_FAULTS, len(titles)):
+        found = from_bytes(b"\n".join(titles), cp_isolation=list(WIDE_CHARSETS)).best()
+        if found:
+            return found.encoding
+    best = [name for name, count in faults.items() if count == fewest]
+    if best[0] == WESTERN and len(titles) < SURE_TITLES:
         return WESTERN
     if len(best) == 1:
         return best[0]
