@@ -45,8 +45,8 @@ PERMANENT = (*REDIRECTS, 404, 410)
 """Statuses after which another request is pointless: of redirects, only circles get here."""
 
 
-def describe(status: int) -> str:
-    """Return what a status means, as a phrase that names it.
+def describe(status: int, by: str = "the server") -> str:
+    """Return what a status means that `by` answered, as a phrase that names it.
 
     Examples
     --------
@@ -57,4 +57,4 @@ def describe(status: int) -> str:
     """
     key = 301 if status in REDIRECTS else status
     sentence = SENTENCES.get(key) or CLASSES.get(status // 100, "a status that does not exist")
-    return f"the server answered {status}: {sentence}"
+    return f"{by} answered {status}: {sentence}"

@@ -32,6 +32,8 @@ from streamer.system.urls import redact
 
 USER_AGENT = "genre-stream"
 MAX_PLAYLIST_BYTES = 1 << 20
+PEEKED_BYTES = 64
+"""Bytes of a body that are looked at before it is decoded."""
 GZIP = b"\x1f\x8b"
 """The first bytes of what gzip has compressed."""
 _PLAYLIST_TYPES = re.compile(r"mpegurl|x-scpls|pls\+xml", re.IGNORECASE)
@@ -40,6 +42,18 @@ _FOREIGN_TYPES = re.compile(
 )
 """Content types that are not audio."""
 _FOREIGN_PLAYLISTS = re.compile(r"xspf|x-ms-(asf|wax|wvx)|smil")
+_FOREIGN_STARTS = {
+    b"\x89PNG\r\n": "a picture (PNG)",
+    b"\xff\xd8\xff": "a picture (JPEG)",
+    b"GIF8": "a picture (GIF)",
+    b"%PDF-": "a PDF document",
+    b"PK\x03\x04": "a ZIP archive",
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+}
+"""First bytes of what is not audio, whatever the content type is."""
+_TUNNEL = re.compile(r"Tunnel connection failed: (\d+)")
+"""What urllib says if a proxy refuses to connect to a server."""
 _TITLE = re.compile(rb"StreamTitle='(.*?)(?:';\w+=|';?\Z|\Z)", re.DOTALL)
 """A title may contain quotation marks and semicolons, and the end may be cut off."""
 
@@ -122,9 +136,11 @@ def open_stream(
     reached or refuses, or does not send the body from the byte `offset` on.
     """
     display_name = redact(url)
+    proxy = ""
     try:
         url = ascii_url(url)
         request = _request(url)
+        proxy = _proxy(request, display_name)
         if offset:
             request.add_header("Range", f"bytes={offset}-")
         response = _opener().open(request, timeout=timeout)
@@ -141,9 +157,11 @@ def open_stream(
         message = f"{display_name}: {http_status.describe(error.code)}"
         raise SourceError(message, permanent=error.code in http_status.PERMANENT) from None
     except TimeoutError:
-        raise SourceError(f"{display_name}: no answer within {timeout:g} s") from None
+        through = f" from it or from {proxy}" if proxy else ""
+        message = f"{display_name}: no answer{through} within {timeout:g} s"
+        raise SourceError(message) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise SourceError(f"{display_name}: {_reason(error)}") from None
+        raise SourceError(f"{display_name}: {_reason(error, proxy)}") from None
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -176,6 +194,30 @@ def _request(url: str) -> urllib.request.Request:
     return request
 
 
+def _proxy(request: urllib.request.Request, display_name: str) -> str:
+    """Return how the proxy for a request is called in errors, empty if there is none.
+
+    `SourceError` is raised if the environment names one that is not possible.
+    """
+    scheme, host = request.type, request.host
+    address = urllib.request.getproxies().get(scheme)
+    if not address or urllib.request.proxy_bypass(host):
+        return ""
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        possible = parts.scheme in ("", "http", "https") and parts.port != 0
+        possible = possible and re.fullmatch(r"[\w.:-]+", parts.hostname or "") is not None
+    except ValueError:
+        possible = False
+    if not possible:
+        raise SourceError(
+            f"{display_name}: {scheme}_proxy={redact(address)} is no address of a proxy; write it "
+            "as http://HOST:PORT",
+            permanent=True,
+        )
+    return f"the proxy {parts.netloc.rpartition('@')[2]}"
+
+
 def _with_credentials(url: str, requested: str) -> str:
     """Return `url` with the credentials of the requested URL if both have the same origin."""
     found, asked = urlsplit(url), urlsplit(requested)
@@ -184,8 +226,13 @@ def _with_credentials(url: str, requested: str) -> str:
     return found._replace(netloc=asked.netloc).geturl()
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, proxy: str = "") -> str:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if refused := _TUNNEL.match(str(cause)):
+        return http_status.describe(int(refused[1]), proxy or "the proxy")
+    if proxy and isinstance(error, urllib.error.URLError) and not isinstance(cause, ssl.SSLError):
+        # What fails on the way to a server fails on the way to the proxy.
+        return f"{proxy}: {_reason(error)}"
     if isinstance(cause, socket.gaierror):
         return "the host name cannot be resolved"
     if isinstance(cause, ssl.SSLCertVerificationError):
@@ -241,7 +288,11 @@ class HttpStream:
         self.timeout: InactivityTimeout | None = None
         """Checked at every read, since a demuxer that finds no packets reads on for ever."""
         self._charset = headers.get_content_charset()
-        self._encoding = headers.get("content-encoding", "").lower()
+        compression = headers.get("content-encoding", "").strip().lower()
+        self.is_compressed = compression in ("gzip", "x-gzip", "deflate")
+        """Whether the server compresses the body, which it was not asked to do."""
+        # 32: with the header of gzip or of zlib.
+        self._unpacker = zlib.decompressobj(zlib.MAX_WBITS + 32) if self.is_compressed else None
         self._title_decoder = titles
         self._peeked = b""
         self._response = response
@@ -292,26 +343,39 @@ class HttpStream:
 
     def looks_like_playlist(self) -> bool:
         """Return whether a body that is sent as text begins as a playlist does."""
-        if not self.content_type.startswith("text/"):
-            return False
-        self._peeked = self.read(64)
-        self._position -= len(self._peeked)
-        return playlist.is_playlist(self._peeked)
+        return self.content_type.startswith("text/") and playlist.is_playlist(self._peek())
+
+    def _peek(self) -> bytes:
+        """Return the first bytes of the body, which `read` returns again."""
+        head = b""
+        while len(head) < PEEKED_BYTES and (data := self.read(PEEKED_BYTES - len(head))):
+            head += data
+        self._peeked = head
+        self._position -= len(head)
+        return head
 
     def text(self) -> str:
         """Return the body as text, up to `MAX_PLAYLIST_BYTES`; gzip is unpacked."""
         body = b""
         while len(body) < MAX_PLAYLIST_BYTES and (data := self.read(MAX_PLAYLIST_BYTES)):
             body += data
-        if body.startswith(GZIP) or self._encoding == "deflate":
-            # 32: with the header of gzip or of zlib.
-            unpacker = zlib.decompressobj(zlib.MAX_WBITS + 32)
+        if body.startswith(GZIP):
             try:
-                body = unpacker.decompress(body, MAX_PLAYLIST_BYTES)
+                body = zlib.decompressobj(zlib.MAX_WBITS + 32).decompress(body, MAX_PLAYLIST_BYTES)
             except zlib.error:
                 reason = "the playlist is compressed, and damaged"
                 raise SourceError(f"{self.name}: {reason}") from None
         return playlist.decode_text(body, self._charset)
+
+    def foreign_start(self) -> str | None:
+        """Return what is wrong with the first bytes, as a phrase, or None if nothing is."""
+        head = self._peek().lstrip().lower()
+        for start, what in _FOREIGN_STARTS.items():
+            if head.startswith(start.lower()):
+                said = f" as {self.content_type}" if self.content_type else ""
+                sentence = f"the server sent {what}{said}, not audio; check the address"
+                return self.foreign_content() or sentence
+        return None
 
     def foreign_content(self) -> str | None:
         """Return what is wrong with the content type, as a phrase, or None if nothing is."""
@@ -329,6 +393,21 @@ class HttpStream:
         self._response.close()
 
     def _receive(self, size: int, *, exactly: bool = False) -> bytes:
+        """Return bytes of the body, unpacked if it is compressed."""
+        if self._unpacker is None:
+            return self._receive_packed(size, exactly=exactly)
+        data = b""
+        try:
+            while not data or (exactly and len(data) < size):
+                packed = self._unpacker.unconsumed_tail or self._receive_packed(size)
+                if not packed:
+                    break
+                data += self._unpacker.decompress(packed, size - len(data))
+        except zlib.error:
+            raise SourceError(f"{self.name}: its compressed answer is damaged") from None
+        return data
+
+    def _receive_packed(self, size: int, *, exactly: bool = False) -> bytes:
         read = self._response.read if exactly else self._response.read1
         try:
             with self._slots.released() if self._slots else nullcontext():

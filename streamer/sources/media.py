@@ -206,12 +206,17 @@ class MediaSource(ThreadedSource):
             if playlist.is_hls(text):
                 return self._open_hls(text, stream.url)
             return playlist.network_entries(text, stream.url)
-        if stream.is_file:
+        with _closed_on_error(stream):
+            if foreign := stream.foreign_start():
+                raise SourceError(f"{stream.name}: {foreign}", permanent=True)
+        if stream.is_file and not stream.is_compressed:
             return self._open_http_file(stream)
         probing = {"probesize": AUDIO_PROBE_BYTES} if stream.is_audio else {}
         chain = Chain(stream.read, stream.name, UNTRUSTED_INPUT | probing)
         self._open_chain(chain, stream, content=stream)
-        return _OpenMedia(stream.name, True, chain=chain, timeout=stream.timeout, file=stream)
+        return _OpenMedia(
+            stream.name, not stream.is_file, chain=chain, timeout=stream.timeout, file=stream
+        )
 
     def _open_hls(self, text: str, url: str) -> _OpenMedia:
         """Open a playlist of HLS; FFmpeg does not say that it is the key that cannot be had."""

@@ -404,6 +404,92 @@ def test_garbage_that_is_said_to_be_audio_is_tried_again() -> None:
     assert not error.permanent
 
 
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b"\x89PNG\r\n\x1a\n" + bytes(99), "a picture (PNG)"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(99), "a picture (JPEG)"),
+        (b"\n<!DOCTYPE html><title>Radio</title>", "a web page"),
+        (b"PK\x03\x04" + bytes(99), "a ZIP archive"),
+    ],
+    ids=["png", "jpeg", "html", "zip"],
+)
+@pytest.mark.parametrize("with_length", [True, False])
+def test_what_is_no_audio_but_is_said_to_be_fails_for_good(
+    body: bytes, what: str, with_length: bool
+) -> None:
+    length = (f"Content-Length: {len(body)}",) if with_length else ()
+    with scripted(playing(body, *length)) as url:
+        error = failure(f"{url}/live")
+    assert str(error) == (
+        f"{url}/live: the server sent {what} as audio/mpeg, not audio; check the address"
+    )
+    assert error.permanent
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("with_length", [True, False])
+def test_audio_that_the_server_compresses_is_played(
+    mp3: bytes, coding: str, with_length: bool
+) -> None:
+    body = gzip.compress(mp3) if coding == "gzip" else zlib.compress(mp3)
+    length = (f"Content-Length: {len(body)}",) if with_length else ()
+    with scripted(playing(body, f"Content-Encoding: {coding}", *length)) as url:
+        source = MediaSource(f"{url}/live", fast=True)
+        blocks = read_all(source) if with_length else read_until_error(source)[0]
+    assert seconds(blocks) == pytest.approx(4.0, abs=0.15)
+
+
+def test_damaged_compression_is_an_error() -> None:
+    body = gzip.compress(bytes(9999))[:20] + b"x" * 99
+    with scripted(playing(body, "Content-Encoding: gzip")) as url:
+        error = failure(f"{url}/live")
+    assert str(error) == f"{url}/live: its compressed answer is damaged"
+
+
+def through_proxy(monkeypatch: pytest.MonkeyPatch, address: str, url: str) -> SourceError:
+    """Return the error of a station that is asked for through a proxy."""
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, address)
+    return failure(url)
+
+
+@pytest.mark.parametrize("url", ["http://radio.invalid/live", "https://radio.invalid/live"])
+def test_a_proxy_that_is_down_is_not_told_as_the_stations_fault(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    proxy = f"127.0.0.1:{free_port()}"
+    error = through_proxy(monkeypatch, f"http://me:secret@{proxy}", url)
+    assert str(error) == f"{url}: the proxy {proxy}: connection refused"
+    assert not error.permanent
+
+
+@pytest.mark.parametrize("address", ["no address", "http://:3128", "socks5://127.0.0.1:1080"])
+def test_a_proxy_that_is_not_possible_is_named(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    error = through_proxy(monkeypatch, address, "http://radio.invalid/live")
+    assert str(error) == (
+        f"http://radio.invalid/live: http_proxy={address} is no address of a proxy; write it as "
+        "http://HOST:PORT"
+    )
+    assert error.permanent
+
+
+def test_a_proxy_that_does_not_connect_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(client: Conversation) -> None:
+        client.answer("HTTP/1.1 403 Forbidden")
+
+    with scripted(refuse) as proxy:
+        error = through_proxy(monkeypatch, proxy, "https://radio.invalid/live")
+    name = proxy.removeprefix("http://")
+    assert str(error) == (
+        f"https://radio.invalid/live: the proxy {name} answered 403: it does not allow access"
+    )
+
+
 def test_audio_that_is_said_to_be_text_is_played(mp3: bytes) -> None:
     with scripted(lambda client: client.answer(OK, "Content-Type: text/html", body=mp3)) as url:
         blocks, _ = read_until_error(MediaSource(f"{url}/live", fast=True))
