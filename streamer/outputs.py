@@ -22,7 +22,7 @@ PASSWORD_CREDENTIAL = "mqtt-password"
 """Name of the credential of systemd with the broker's password."""
 
 
-PACKAGES = {"alerts": "apprise", "mqtt": "aiomqtt", "osc": "python-osc"}
+PACKAGES = {"alerts": "apprise", "mqtt": "aiomqtt", "osc": "python-osc", "tags": "mutagen"}
 """What the extra of each output installs."""
 
 

@@ -21,6 +21,7 @@ from streamer.system.commandline import ArgumentParser, UserError, run_program
 COMMANDS = {
     "watch": "streamer.commands.watch",
     "history": "streamer.commands.history",
+    "scan": "streamer.commands.scan",
     "alerts": "streamer.commands.alerts",
     "install-service": "streamer.commands.install_service",
     "completion": "streamer.commands.completion",
@@ -42,6 +43,7 @@ EXAMPLES = """\
 other commands:
   genre-stream watch [URL]       follow a running genre-stream in the terminal
   genre-stream history FILE      plot or export what was heard
+  genre-stream scan FOLDER       write the genre of every file, as a table or into its tags
   genre-stream alerts            try the rules of the settings by hand or on a history
   genre-stream install-service   install the systemd unit of this installation
   genre-stream completion SHELL  print completions for bash, zsh or fish
@@ -82,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         for name, field in fields:
             if name in schema.FILE_ONLY:
                 continue
-            _add_option(group, name, field)
+            add_option(group, name, field)
         if heading == schema.INPUTS:
             group.add_argument("--json", action="store_true", help=JSON_HELP)
     group = parser.add_argument_group("settings")
@@ -90,7 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_option(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
+def add_option(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
+    """Add the option of a setting."""
     text = str(field.description)
     if field.default not in (None, (), {}, False):
         text += f" (default: {field.default})"

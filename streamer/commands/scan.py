@@ -1,0 +1,258 @@
+"""genre-stream scan: the genre of every file of a library, as CSV or JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from streamer import settings as schema
+from streamer.commands.run import add_option
+from streamer.core.model import DEFAULT_MODEL
+from streamer.inputs import load_classifier, pipeline_factory
+from streamer.library.answer import WOULD_WRITE, WRITTEN, FileAnswer, share_names
+from streamer.library.files import find_files
+from streamer.library.job import Job, ScanOptions, is_tagged
+from streamer.library.progress import Progress, duration, plural
+from streamer.library.table import Table, TableError
+from streamer.library.workers import do_jobs
+from streamer.outputs import missing
+from streamer.system.commandline import INTERRUPTED, ArgumentParser, UserError
+from streamer.system.console import print_error, unreadable_reason
+from streamer.system.files import atomic_write, check_writable
+from streamer.system.processors import processors
+
+HOP_SECONDS = 2.5
+"""Hop of a scan unless one is given: a file as a whole needs fewer decisions than a listener."""
+
+DESCRIPTION = """\
+Write the genre of every file as CSV: its path, seconds, genre and confidence, the share of its
+seconds by label, its size and time, and what is wrong with it. The decisions are those of a live
+listener. Settings of the model and of decisions are those of genre-stream, but for the hop, which
+only --hop-seconds changes.
+"""
+
+EPILOG = """\
+Exit status: 0 done, 1 a file failed or the table cannot be written, 2 wrong usage or settings.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the sub-command's options."""
+    parser = ArgumentParser(
+        prog="genre-stream scan",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    files_help = "audio files, and folders in which to look for them"
+    parser.add_argument("files", nargs="+", metavar="FILE|FOLDER", help=files_help)
+    form = parser.add_mutually_exclusive_group()
+    csv_help = "write CSV to this file instead of standard output"
+    form.add_argument("--csv", type=Path, metavar="FILE", help=csv_help)
+    json_help = "write JSON lines to this file; - is standard output"
+    form.add_argument("--json", type=Path, metavar="FILE", help=json_help)
+    segments_help = "write the stretches of each genre, too"
+    parser.add_argument("--segments", action="store_true", help=segments_help)
+    resume_help = (
+        "continue the file of --csv or --json: leave out what it has, unless a file failed "
+    )
+    resume_help += "or its size or time has changed"
+    parser.add_argument("--resume", action="store_true", help=resume_help)
+    jobs_help = f"files that are read at once (default: one a processor, {processors()})"
+    parser.add_argument("--jobs", type=int, metavar="N", help=jobs_help)
+    tags = parser.add_argument_group("tags (needs the extra tags)")
+    tags_help = "write the genre into the tags of the files that have none"
+    tags.add_argument("--write-tags", action="store_true", help=tags_help)
+    tags.add_argument("--overwrite", action="store_true", help="replace genres that are there")
+    tags.add_argument("--dry-run", action="store_true", help="write no tags, only say which")
+    for heading in (schema.MODEL, schema.DECISIONS):
+        group = parser.add_argument_group(heading)
+        for name, field in schema.fields_by_group()[heading]:
+            if name == "hop_seconds":
+                hop_help = f"seconds of audio between two decisions (default: {HOP_SECONDS})"
+                group.add_argument("--hop-seconds", metavar="S", help=hop_help)
+            elif name not in ("threads", "colours"):
+                add_option(group, name, field)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="read this TOML file as well")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Scan files and folders; return the exit status."""
+    given = vars(build_parser().parse_args(argv))
+    if given.get("jobs", 1) < 1:
+        raise UserError(f"--jobs {given['jobs']}: must be at least 1")
+    options, shares = _options(given)
+    target = given.get("json", given.get("csv"))
+    target = None if target == Path("-") else target
+    table = Table(shares, segments="segments" in given, as_json="json" in given)
+    earlier = _earlier(target, table, resume="resume" in given)
+    unreadable: list[OSError] = []
+    files = find_files(given["files"], unreadable.append)
+    for error in unreadable:
+        print_error(f"{error.filename}: {(error.strerror or '').lower()}")
+    jobs = list(_jobs(files, earlier, options))
+    processes = min(given.get("jobs") or processors(), len(jobs))
+    counts = Counter(failed=len(unreadable), kept=len(files) - len(jobs))
+    interrupted = False
+    with _output(target, table) as output, closing(do_jobs(jobs, options, processes)) as answers:
+        progress = Progress(len(jobs), shown=target is not None or not sys.stdout.isatty())
+        try:
+            _write(answers, table, output, progress, counts)
+        except KeyboardInterrupt:
+            interrupted = True
+    if target is not None and len(earlier) > counts["kept"]:
+        _compact(target, table)
+    print(_summary(progress, counts), file=sys.stderr)
+    if interrupted:
+        print_error("interrupted; to go on: the same command with --resume")
+        return INTERRUPTED
+    return 1 if counts["failed"] else 0
+
+
+def _options(given: Mapping[str, Any]) -> tuple[ScanOptions, tuple[str, ...]]:
+    """Return the options of a scan, and what it has shares of; raise `UserError`."""
+    write_tags = "write_tags" in given
+    for name in ("overwrite", "dry_run"):
+        if name in given and not write_tags:
+            raise UserError(f"{schema.option(name)} needs --write-tags as well")
+    if write_tags and importlib.util.find_spec("mutagen") is None:
+        raise missing("tags")
+    layer = {name: given[name] for name in given if name in schema.Settings.model_fields}
+    layer.setdefault("hop_seconds", HOP_SECONDS)
+    settings = schema.load(layer, config=given.get("config")).settings
+    classifier = load_classifier(settings)
+    pipeline_factory(settings, classifier)
+    options = ScanOptions(
+        model=settings.model or DEFAULT_MODEL,
+        hop_seconds=settings.hop_seconds,
+        labels=settings.labels,
+        decision=settings.decision,
+        write_tags=write_tags,
+        overwrite="overwrite" in given,
+        dry_run="dry_run" in given,
+    )
+    return options, share_names(classifier)
+
+
+def _earlier(target: Path | None, table: Table, *, resume: bool) -> dict[Path, FileAnswer]:
+    """Return what the table of an earlier scan has, by absolute path; prepare it for more rows."""
+    if target is None:
+        if resume:
+            raise UserError("--resume needs the table to continue: --csv FILE or --json FILE")
+        return {}
+    check_writable(target)
+    if not target.exists() or not target.stat().st_size:
+        return {}
+    if not resume:
+        raise UserError(f"{target} exists: name another file, or continue it with --resume")
+    return _compact(target, table)
+
+
+def _compact(target: Path, table: Table) -> dict[Path, FileAnswer]:
+    """Leave the last row of each file in a table; return them by absolute path."""
+    try:
+        with target.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            answers = {Path(each.path).absolute(): each for each in table.read(file)}
+        with atomic_write(target, target.stat().st_size) as partial, partial.open("wb") as file:
+            file.write(_encoded(table.header()))
+            file.writelines(_encoded(table.row(answer)) for answer in answers.values())
+    except TableError as error:
+        raise UserError(f"{target}: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{target}: cannot be continued: {unreadable_reason(error)}") from None
+    return answers
+
+
+def _jobs(
+    files: Iterable[str], earlier: Mapping[Path, FileAnswer], options: ScanOptions
+) -> Iterator[Job]:
+    """Yield what is left to be done."""
+    for path in files:
+        known = earlier.get(Path(path).absolute())
+        if known is None or not _is_current(known, path):
+            yield Job(path)
+        elif options.write_tags and known.genre and not is_tagged(known, options):
+            yield Job(path, replace(known, path=path))
+
+
+def _is_current(answer: FileAnswer, path: str) -> bool:
+    """Return whether a file was analysed, and has not changed since then."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return False
+    same = (answer.size, answer.modified_ns) == (status.st_size, status.st_mtime_ns)
+    return same and answer.seconds is not None
+
+
+@contextmanager
+def _output(target: Path | None, table: Table) -> Iterator[BinaryIO]:
+    """Open what rows are written to; a new table begins with its header."""
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(target.open("ab")) if target else sys.stdout.buffer
+            if target is None or not target.stat().st_size:
+                file.write(_encoded(table.header()))
+                file.flush()
+            yield file
+    except BrokenPipeError:  # handled by `run_program`
+        raise
+    except OSError as error:
+        place = target or "standard output"
+        raise UserError(f"cannot write {place}: {error.strerror}", exit_status=1) from None
+
+
+def _write(
+    answers: Iterator[FileAnswer],
+    table: Table,
+    output: BinaryIO,
+    progress: Progress,
+    counts: Counter[str],
+) -> None:
+    for answer in answers:
+        # At once, so that a scan that is killed can be resumed from here.
+        output.write(_encoded(table.row(answer)))
+        output.flush()
+        counts["seconds"] += round(answer.seconds or 0)
+        counts["failed"] += answer.failed
+        counts["damaged"] += bool(answer.problem) and not answer.failed
+        counts[answer.tag] += 1
+        if answer.problem:
+            progress.clear()
+            print_error(f"{answer.path}: {answer.problem}")
+        progress.advance()
+    progress.clear()
+
+
+def _summary(progress: Progress, counts: Counter[str]) -> str:
+    took = max(progress.seconds, 1e-9)
+    parts = [
+        f"{plural(progress.done, 'file')} in {duration(took)}",
+        f"{progress.done / took:.3g} files a second",
+        f"{counts['seconds'] / took:.3g} times real time",
+        f"{counts['failed']} failed",
+    ]
+    for name, text in (
+        ("damaged", "damaged but readable"),
+        ("kept", "already in the table"),
+        (WRITTEN, "tags written"),
+        (WOULD_WRITE, "tags would be written"),
+    ):
+        if counts[name]:
+            parts.append(f"{counts[name]} {text}")
+    return ", ".join(parts)
+
+
+def _encoded(text: str) -> bytes:
+    # Names of files that are not UTF-8 come out as the bytes that they are.
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,1 @@
+"""Whole libraries: the genre of every file of a folder, on all processors."""

@@ -1,0 +1,140 @@
+"""What is playing in a file as a whole: from the decisions of a replay to one answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from streamer.core.decision import Decision, DecisionSettings, Segment, State
+from streamer.core.model import Classifier
+from streamer.core.pipeline import Pipeline
+from streamer.engine.replay import events
+from streamer.sources import SourceError
+
+WRITTEN, WOULD_WRITE, KEPT = "written", "would be written", "kept"
+"""What was done about a tag: KEPT if the file has a genre already."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileAnswer:
+    """What one file is."""
+
+    path: str
+    size: int | None = None
+    """Bytes; None if the file could not be read."""
+    modified_ns: int | None = None
+    """When it was last changed, in nanoseconds since 1970."""
+    seconds: float | None = None
+    """Its length; None if it could not be decoded."""
+    genre: str | None = None
+    """The genre with the most seconds; None if most of it is not music, or nothing was claimed."""
+    confidence: float | None = None
+    """Mean probability of `genre` over all decisions outside of silence, weighted by their hops."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Label or "silence" or "uncertain" to its share of the seconds; they sum to 1."""
+    segments: tuple[Mapping[str, object], ...] = ()
+    """`start`, `end`, `state`, `genre` and `confidence` of each stretch."""
+    tag: str = ""
+    """What was done about the tag with the genre: WRITTEN, WOULD_WRITE, KEPT, or nothing."""
+    problem: str = ""
+    """What is wrong with the file; empty if nothing is."""
+    failed: bool = False
+    """Whether something that was asked for could not be done."""
+
+
+def share_names(classifier: Classifier) -> tuple[str, ...]:
+    """Return the keys of `FileAnswer.shares`, in their order."""
+    return (*classifier.names.labels, State.SILENCE.value, State.UNCERTAIN.value)
+
+
+def analyse(
+    path: str, classifier: Classifier, settings: DecisionSettings, hop_seconds: float
+) -> FileAnswer:
+    """Return what a file is, by the decisions that `streamer.replay` makes about it."""
+    answer = FileAnswer(path)
+    try:
+        status = Path(path).stat()
+        answer = replace(answer, size=status.st_size, modified_ns=status.st_mtime_ns)
+        with _warnings() as warnings:
+            answer = _analyse(answer, classifier, settings, hop_seconds)
+    except SourceError as error:
+        return replace(answer, problem=_without_path(path, str(error)), failed=True)
+    except OSError as error:
+        return replace(answer, problem=(error.strerror or str(error)).lower(), failed=True)
+    return replace(answer, problem="; ".join(_without_path(path, text) for text in warnings))
+
+
+def _analyse(
+    answer: FileAnswer, classifier: Classifier, settings: DecisionSettings, hop_seconds: float
+) -> FileAnswer:
+    pipeline = Pipeline(classifier, settings=settings, hop_seconds=hop_seconds)
+    heard: list[Decision] = []
+    segments: list[Segment] = []
+    # An absolute path is never taken for a URL, "demo" or standard input.
+    for event in events(Path(answer.path).absolute(), pipeline):
+        if isinstance(event, Decision) and event.state is not State.SILENCE:
+            heard.append(event)
+        elif isinstance(event, Segment) and event.final:
+            segments.append(event)
+    names = classifier.names
+    seconds = dict.fromkeys(share_names(classifier), 0.0)
+    for segment in segments:
+        is_not_music = segment.state is State.NOT_MUSIC
+        label = names.not_music if is_not_music else segment.genre or segment.state.value
+        seconds[str(label)] += (segment.end or 0.0) - segment.start
+    total = sum(seconds.values())
+    label = max(names.labels, key=lambda name: seconds[name])
+    genre = label if seconds[label] and label != names.not_music else None
+    confidence = None
+    if genre is not None:
+        weighted = sum(d.probabilities[genre] * d.hop_seconds for d in heard)
+        confidence = weighted / sum(d.hop_seconds for d in heard)
+    return replace(
+        answer,
+        seconds=pipeline.position,
+        genre=genre,
+        confidence=confidence,
+        shares={name: part / total if total else 0.0 for name, part in seconds.items()},
+        segments=tuple(_as_mapping(segment) for segment in segments),
+    )
+
+
+def _as_mapping(segment: Segment) -> dict[str, object]:
+    return {
+        "start": round(segment.start, 3),
+        "end": round(segment.end or 0.0, 3),
+        "state": segment.state.value,
+        "genre": segment.genre,
+        "confidence": round(segment.confidence, 4),
+    }
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Collect what the sources log about a file within the block, such as that its end is missing.
+
+    A message about a file that was read before by this process is not logged again.
+    """
+    collector = _Collector(logging.WARNING)
+    log = logging.getLogger("streamer.sources")
+    log.addHandler(collector)
+    try:
+        yield collector.messages
+    finally:
+        log.removeHandler(collector)
+
+
+class _Collector(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def _without_path(path: str, message: str) -> str:
+    return message.removeprefix(str(Path(path).absolute())).lstrip(": ")
