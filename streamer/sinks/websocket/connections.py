@@ -38,6 +38,8 @@ MAX_PENDING = 128
 """Connections at a time that are not WebSocket clients, or not yet."""
 MAX_TURNED_AWAY = 512
 """Connections at a time that were answered 503 and are about to be closed."""
+LATE_HANDSHAKE_SECONDS = 3.0
+"""How long the TLS handshake of a client that is turned away may still take."""
 TURNED_AWAY = (
     "HTTP/1.1 503 Service Unavailable\r\n"
     "Connection: close\r\n"
@@ -148,9 +150,13 @@ class Connection(wire.ServerConnection):
             )
         except OSError:  # includes ssl.SSLError
             secured = None
-        if secured is None or self not in self._registry.pending:
+        if secured is None:
             transport.abort()
             self._registry.remove(self)
+            return
+        if self._is_turned_away:
+            self.transport = cast(asyncio.Transport, secured)
+            self._answer_turned_away()
             return
         self._established = True
         super().connection_made(secured)
@@ -158,18 +164,29 @@ class Connection(wire.ServerConnection):
             self.data_received(self._early_data)
 
     def turn_away(self) -> None:
-        """Answer 503 to a client whose request is not complete, and close the connection."""
+        """Answer 503 to a client whose request is not complete, and close the connection.
+
+        With TLS this happens after the handshake.
+        """
         self._is_turned_away = True
-        if not self._established or self.transport.is_closing():
+        if self._tls is None or self._established:
+            self._answer_turned_away()
+        else:
+            self.loop.call_later(LATE_HANDSHAKE_SECONDS, self._abort_handshake)
+
+    def _abort_handshake(self) -> None:
+        if self._tls_handshake and not self._tls_handshake.done():
+            self.transport.abort()
+
+    def _answer_turned_away(self) -> None:
+        if self.transport.is_closing():
             self.transport.abort()
             return
         sentence = "too many connections at once; try again later\n"
         answer = TURNED_AWAY.format(length=len(sentence), seconds=RETRY_SECONDS, sentence=sentence)
         self.transport.write(answer.encode())
-        if not self.transport.can_write_eof():  # TLS
-            self.transport.close()
-            return
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # not with TLS
+            self.transport.write_eof()
         # Closed when the client does it: a request that comes later would otherwise reset the
         # connection, and the answer would be lost.
         self.loop.call_later(CLIENT_CLOSE_SECONDS, self.transport.abort)
@@ -192,10 +209,10 @@ class Connection(wire.ServerConnection):
 
     def data_received(self, data: bytes) -> None:
         """Handle incoming data, and pause reading if there was too much of it."""
+        if self._is_turned_away:
+            return
         if not self._established:
             self._early_data += data
-            return
-        if self._is_turned_away:
             return
         super().data_received(data)
         if self.transport.get_write_buffer_size() > MAX_UNREAD:

@@ -154,8 +154,8 @@ class Server:
         """Close every client with 1001, and the port; takes a second at most."""
         for server in self._servers:
             server.close(close_connections=False)
-        for pending in list(self._registry.pending):
-            pending.transport.abort()
+        for connection in [*self._registry.pending, *self._registry.turned_away]:
+            connection.transport.abort()
         await asyncio.gather(
             *(
                 close_connection(client, GOING_AWAY, "the server stops", SHUTDOWN_SECONDS)

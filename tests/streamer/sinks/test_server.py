@@ -741,6 +741,38 @@ def test_connections_that_are_turned_away_get_503(caplog):
     assert "128 requests at once are not complete; others get 503" in caplog.text
 
 
+def test_connections_that_are_turned_away_over_tls_get_503(tmp_path, monkeypatch):
+    cert, key = make_certificate(tmp_path)
+    tls = ssl.create_default_context(cafile=cert)
+    # However long the handshakes of this test take.
+    monkeypatch.setattr(connections_module, "LATE_HANDSHAKE_SECONDS", LONGEST_WAIT_SECONDS)
+
+    async def scenario():
+        async with running_server(tls_cert=cert, tls_key=key) as (_, server):
+            address = server.addresses[0]
+            idle = await asyncio.open_connection(*address, ssl=tls)
+            late = await asyncio.open_connection(*address)
+            others = [
+                await asyncio.open_connection(*address)
+                for _ in range(connections_module.MAX_PENDING)
+            ]
+            await until(lambda: len(server._registry.turned_away) == 2)
+            await late[1].start_tls(tls, server_hostname=address[0])
+            for reader, writer in (idle, late):
+                writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+                assert b"\r\nRetry-After: 10\r\n" in head
+                sentence = b"too many connections at once; try again later\n"
+                assert await reader.readexactly(len(sentence)) == sentence
+            for _, writer in (idle, late, *others):
+                writer.close()
+            await until(lambda: not server._registry.pending)
+            await until(lambda: not server._registry.turned_away)
+
+    run(scenario())
+
+
 def test_a_client_that_is_turned_away_and_stays_is_cut(monkeypatch):
     monkeypatch.setattr(connections_module, "MAX_TURNED_AWAY", 1)
 
@@ -762,6 +794,7 @@ def test_a_client_that_is_turned_away_and_stays_is_cut(monkeypatch):
 def test_connections_without_a_tls_handshake_give_way_to_one_with_it(tmp_path, monkeypatch):
     for module in (connections_module, server_module):
         monkeypatch.setattr(module, "HANDSHAKE_SECONDS", 1000.0, raising=False)
+    monkeypatch.setattr(connections_module, "LATE_HANDSHAKE_SECONDS", 0.05)
     cert, key = make_certificate(tmp_path)
     tls = ssl.create_default_context(cafile=cert)
 
