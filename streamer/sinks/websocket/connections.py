@@ -155,7 +155,7 @@ class Connection(wire.ServerConnection):
             self._registry.remove(self)
             return
         if self._is_turned_away:
-            self.transport = cast(asyncio.Transport, secured)
+            self.transport = secured
             self._answer_turned_away()
             return
         self._established = True
