@@ -133,5 +133,10 @@ def pipeline_factory(
         decision = DecisionSettings.from_mapping(classifier.contract.decision, settings.decision)
     except DecisionSettingsError as error:
         raise InputError(str(error)) from None
-    hop = settings.hop_seconds
-    return lambda: Pipeline(classifier, settings=decision, hop_seconds=hop, spectrogram=spectrogram)
+    return lambda: Pipeline(
+        classifier,
+        settings=decision,
+        hop_seconds=settings.hop_seconds,
+        spectrogram=spectrogram,
+        effort=settings.effort or "full",
+    )

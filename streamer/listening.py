@@ -105,6 +105,7 @@ class Listening:
                 lambda event: self.mailbox.put(event),
                 scheduler=scheduler,
                 paced=not settings.fast,
+                effort=settings.effort,
             ),
             self.publisher,
             lambda: self.mailbox.deliver_all(),

@@ -35,7 +35,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
-from streamer.core.decision_settings import DecisionSettings, Smoothing
+from streamer.core.decision_settings import DecisionSettings, Effort, Smoothing
 from streamer.setting_types import (
     Colours,
     File,
@@ -143,6 +143,12 @@ class Settings(BaseModel):
     threads: int = _model(1, "N", "threads that one inference may use", ge=1, le=64)
     hop_seconds: float = _model(
         1.0, "S", "seconds of audio between two predictions", ge=0.1, le=60.0
+    )
+    effort: Effort | None = _model(
+        None,
+        "EFFORT",
+        "full runs the network for every prediction, saving only where something may have changed; "
+        "without it full, and saving for as long as there are too many sources for that",
     )
 
     labels: Labels = _model(

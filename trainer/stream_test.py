@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from streamer.core.contract import ModelContract
 from streamer.core.decision import Decision, State
+from streamer.core.decision_settings import Effort
 from streamer.core.model import Classifier
 from streamer.system.files import write_file, write_json
 from trainer.change_hints import HintResult, measure_hints
@@ -92,6 +93,8 @@ class StreamResult:
     """Expected calibration error, 15 bins, of the smoothed probabilities in music."""
     accuracy_after: dict[str, float]
     """Share of songs with the right label, by seconds since their start."""
+    inferences: float
+    """Share of the windows that the network classified; 1 with the effort "full"."""
 
     @property
     def change_cost(self) -> float:
@@ -189,7 +192,15 @@ def measure(
         without_music=seconds(after_clip),
         ece=_calibration_error(pairs, contract.labels),
         accuracy_after=_accuracy_after(segments, decisions, has_not_music),
+        inferences=_inferences(decisions),
     )
+
+
+def _inferences(decisions: Sequence[Decision]) -> float:
+    """Return the share of the windows that the network classified."""
+    # All probabilities are equal where there was no window.
+    windows = [d for d in decisions if len(set(d.window_probabilities.values())) > 1]
+    return sum(not d.repeated for d in windows) / max(1, len(windows))
 
 
 def _delay(song: TrueSegment, decisions: Sequence[Decision]) -> float | None:
@@ -266,6 +277,7 @@ def stream_test(
     limit: int | None = None,
     gap_seconds: float = 4.0,
     hop_seconds: float = 1.0,
+    effort: Effort = "full",
     seed: int = 0,
 ) -> StreamTest:
     """Play the set called `name` as a stream and measure the decisions.
@@ -295,7 +307,10 @@ def stream_test(
     if second:
         pictures = stream.blocks[0].ndim == 2
         player = TagReader(classifier, second, stream) if pictures else Recorder(classifier)
-    played, count = play(player, stream, hop_seconds=hop_seconds), len(stream.blocks) + 1
+    played, count = (
+        play(player, stream, hop_seconds=hop_seconds, effort=effort),
+        len(stream.blocks) + 1,
+    )
     with progress_bar() as progress:
         by_block = progress.track(played, total=count, description=f"playing {name}")
         decisions = list(itertools.chain.from_iterable(by_block))
@@ -332,7 +347,8 @@ def as_text(result: StreamResult, name: str, protocol: str) -> str:
         f"  without music: genre claimed on {result.claimed_without_music:.0f} of "
         f"{result.without_music:.0f} s of other sounds; "
         f"{result.not_music_in_music:.1%} of music called not music\n"
-        f"  songs right: {accuracies}"
+        f"  songs right: {accuracies}\n"
+        f"  the network ran for {result.inferences:.1%} of the windows"
     )
 
 

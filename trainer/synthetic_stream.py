@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.core.decision import Decision, State
+from streamer.core.decision_settings import Effort
 from streamer.core.model import Classifier
 from streamer.core.pipeline import ColumnPipeline, Event, Pipeline
 from streamer.core.spectrogram import SpectrogramSpec
@@ -148,7 +149,11 @@ def _silence(spec: SpectrogramSpec, seconds: float, pictures: bool) -> NDArray[n
 
 
 def play(
-    classifier: Classifier, stream: SyntheticStream, *, hop_seconds: float = 1.0
+    classifier: Classifier,
+    stream: SyntheticStream,
+    *,
+    hop_seconds: float = 1.0,
+    effort: Effort = "full",
 ) -> Iterator[list[Decision]]:
     """Play a stream through the daemon's pipeline.
 
@@ -158,7 +163,7 @@ def play(
     """
     spec = classifier.contract.spectrogram
     if stream.blocks[0].ndim == 2:
-        of_columns = ColumnPipeline(classifier, hop_seconds=hop_seconds)
+        of_columns = ColumnPipeline(classifier, hop_seconds=hop_seconds, effort=effort)
         levels = _column_levels(stream, spec)
         fed = 0
         for block in stream.blocks:
@@ -171,7 +176,7 @@ def play(
             yield _decisions(events)
         yield _decisions(of_columns.finish())
         return
-    pipeline = Pipeline(classifier, hop_seconds=hop_seconds)
+    pipeline = Pipeline(classifier, hop_seconds=hop_seconds, effort=effort)
     for block in stream.blocks:
         yield _decisions(pipeline.feed(block, spec.sample_rate))
     yield _decisions(pipeline.finish())

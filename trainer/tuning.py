@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,6 +89,7 @@ def observations_of(decisions: Sequence[Decision], contract: ModelContract) -> l
                 level_dbfs=decision.level_dbfs,
                 window_probabilities=own if classified else None,
                 silent=decision.state is State.SILENCE,
+                repeated=decision.repeated,
             )
         )
     return observations
@@ -102,7 +104,9 @@ def judge_alone(test: StreamTest, contract: ModelContract) -> dict[str, StreamRe
     classified = [
         number for number, each in enumerate(observations) if each.window_probabilities is not None
     ]
-    assert len(classified) == len(test.said)
+    # A window that is repeated says what it said before.
+    said = list(itertools.accumulate(not observations[n].repeated for n in classified))
+    assert (said[-1] if said else 0) == len(test.said)
     ends = np.array([segment.end + 1e-6 for segment in test.stream.segments])
     genres = [
         test.stream.segments[min(int(np.searchsorted(ends, each.position)), len(ends) - 1)].genre
@@ -110,9 +114,8 @@ def judge_alone(test: StreamTest, contract: ModelContract) -> dict[str, StreamRe
     ]
     settings = DecisionSettings.from_mapping(test.settings)
     results = {}
-    for name, logits in zip(
-        ("spectrograms", "tags"), np.stack(test.said, axis=1) if test.said else (), strict=False
-    ):
+    answers = np.stack(test.said, axis=1)[:, np.array(said) - 1] if test.said else ()
+    for name, logits in zip(("spectrograms", "tags"), answers, strict=False):
         known = [place for place, number in enumerate(classified) if genres[number] is not None]
         truth = [contract.labels.index(genres[classified[place]] or "") for place in known]
         temperature = fit_temperature(logits[known], np.array(truth))

@@ -101,6 +101,7 @@ EXAMPLES = {
     "rate": "44100",
     "channels": "2",
     "model": '"/opt/genre-stream/my-model.onnx"',
+    "effort": '"saving"',
     "labels": '{ rock = "guitar", metal = "guitar", disco = false }',
     "colours": '{ jazz = "#92dadd" }',
     "token_file": '"/etc/genre-stream/token"',

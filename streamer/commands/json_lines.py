@@ -50,7 +50,8 @@ def write_json_lines(settings: Settings) -> int:
                 done.put(None)
 
     listeners = [
-        Listener(source, factory, receive, scheduler=scheduler) for _, source in inputs.values()
+        Listener(source, factory, receive, scheduler=scheduler, effort=settings.effort)
+        for _, source in inputs.values()
     ]
     statuses = [listener.status for listener in listeners]
     lines.write(

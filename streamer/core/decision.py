@@ -41,6 +41,8 @@ class Observation:
     window_probabilities: NDArray[np.floating[Any]] | None = None
     """Calibrated probabilities in the order of the labels, shape (labels,); None if no window was
     classified: in silence, or while the window holds too little sound."""
+    repeated: bool = False
+    """Whether they are those of a window before, since nothing seems to have changed."""
     title: str | None = None
     """Title in force; empty or None if there is none."""
     silent: bool = False
@@ -85,6 +87,9 @@ class Decision:
     noticed until the label changes, for a window at most."""
     silence_seconds: float = 0.0
     """How long it has been silent; 0 unless `state` is SILENCE."""
+    repeated: bool = False
+    """Whether `window_probabilities` are those of a window before, since nothing seemed to have
+    changed; only with the effort "saving"."""
 
 
 class Decider:
@@ -191,6 +196,7 @@ class Decider:
             window_probabilities=dict(zip(self._labels, window.tolist(), strict=True)),
             level_dbfs=observation.level_dbfs,
             silence_seconds=silence_seconds,
+            repeated=observation.repeated,
         )
         self._last_claim = decision if self._claimed is not None else None
         return decision
@@ -210,6 +216,7 @@ class Decider:
             window_probabilities=dict.fromkeys(self._labels, 1 / len(self._labels)),
             level_dbfs=observation.level_dbfs,
             carried=True,
+            repeated=False,
         )
 
     def _measure_silence(self, observation: Observation) -> float:

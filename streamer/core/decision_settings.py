@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 Smoothing = Literal["hmm", "ema", "none"]
+Effort = Literal["full", "saving"]
+"""Whether the network runs every hop, or only where something may have changed."""
 
 
 class DecisionSettingsError(ValueError):

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from streamer.core.change import ChangeDetector
 from streamer.core.decision import Decider, Decision, Observation, Segment
-from streamer.core.decision_settings import DecisionSettings
+from streamer.core.decision_settings import DecisionSettings, Effort
 from streamer.core.events import SpectrogramColumns
 from streamer.core.mixing import Mixer
 from streamer.core.model import Classifier
 from streamer.core.resampling import Resampler
 from streamer.core.silence import SilenceGate
 from streamer.core.spectrogram import Columns, Samples, to_levels
+from streamer.core.steadiness import Steadiness
 from streamer.core.window import AudioWindow, Window
 
 Event = Decision | Segment | SpectrogramColumns
@@ -50,6 +51,9 @@ class Pipeline:
         Seconds from one decision to the next. May be changed at any time.
     spectrogram : bool
         Whether the columns of the spectrogram are events as well.
+    effort : "full" or "saving"
+        Whether every hop is classified, or only those where something may have changed; the others
+        repeat the window before. May be changed at any time.
 
     Raises
     ------
@@ -83,6 +87,7 @@ class Pipeline:
         settings: DecisionSettings | None = None,
         hop_seconds: float = 1.0,
         spectrogram: bool = False,
+        effort: Effort = "full",
     ) -> None:
         self.nan_samples = 0
         """Values so far that were NaN or infinite, over all channels."""
@@ -101,6 +106,7 @@ class Pipeline:
             settings=settings,
             hop_seconds=hop_seconds,
             spectrogram=spectrogram,
+            effort=effort,
             least_samples=self._audio.least_samples if self._audio else 0,
         )
         self._titles = Titles()
@@ -123,6 +129,15 @@ class Pipeline:
     @hop_seconds.setter
     def hop_seconds(self, seconds: float) -> None:
         self._columns.hop_seconds = seconds
+
+    @property
+    def effort(self) -> Effort:
+        """Whether every hop is classified; see the parameter. May be changed at any time."""
+        return self._columns.effort
+
+    @effort.setter
+    def effort(self, effort: Effort) -> None:
+        self._columns.effort = effort
 
     @property
     def inferences(self) -> int:
@@ -302,6 +317,7 @@ class ColumnPipeline:
         settings: DecisionSettings | None = None,
         hop_seconds: float = 1.0,
         spectrogram: bool = False,
+        effort: Effort = "full",
         least_samples: int = 0,
     ) -> None:
         contract = classifier.contract
@@ -309,6 +325,8 @@ class ColumnPipeline:
         self.window = Window(contract, least_samples)
         self.gate = SilenceGate(settings, contract.spectrogram.sample_rate)
         self._changes = ChangeDetector(contract.spectrogram)
+        self._steadiness = Steadiness(contract.window_frames * contract.spectrogram.hop_length)
+        self.effort: Effort = effort
         self.inferences = 0
         self.inference_seconds = 0.0
         self.decided_at = 0
@@ -386,16 +404,22 @@ class ColumnPipeline:
         silent = self.gate.silent
         if silent or boundary is not None:
             self._changes.restart()
+        changed = not silent and self._changes.update(columns)
+        if silent or changed or boundary is not None:
+            self._steadiness.restart()
+        inferences = self.inferences
+        probabilities = None if silent else self._classify(end, columns, audio)
         observation = Observation(
             position=end / rate,
             hop_seconds=length / rate,
             level_dbfs=self.gate.level_dbfs,
             silent=silent,
-            window_probabilities=None if silent else self._classify(columns, audio),
+            window_probabilities=probabilities,
+            repeated=probabilities is not None and self.inferences == inferences,
             title=title,
             restart=restart,
             interrupted=interrupted,
-            changed=not silent and self._changes.update(columns),
+            changed=changed,
             boundary=None if boundary is None else boundary / rate,
         )
         if silent:
@@ -415,9 +439,16 @@ class ColumnPipeline:
         """End the source at `end`, or where it was fed to; return what becomes final."""
         return self._decider.finish((end or self._fed_until) / self._spec.sample_rate)
 
-    def _classify(self, columns: Columns, audio: Samples | None) -> NDArray[np.float32] | None:
+    def _classify(
+        self, end: int, columns: Columns, audio: Samples | None
+    ) -> NDArray[np.float32] | None:
         """Append columns to the window; return its probabilities, None while it is too short."""
+        last = None
+        if self.effort == "saving":
+            last = self._steadiness.repeat(end, self.hop_samples, self.window.columns, columns)
         self.window.append(columns)
+        if last is not None:
+            return last
         spectrogram = self.window.relative_to_peak()
         if spectrogram is None or (audio is not None and len(audio) < self._least_audio):
             return None
@@ -426,6 +457,8 @@ class ColumnPipeline:
         probabilities = np.asarray(self._classifier.predict(spectrogram[None], heard)[0])
         self.inference_seconds += time.perf_counter() - started
         self.inferences += 1
+        is_whole = self.window.columns.shape[1] == self._max_frames
+        self._steadiness.classified(end, probabilities, whole=is_whole)
         return probabilities
 
 

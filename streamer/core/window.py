@@ -19,6 +19,8 @@ class Window:
 
     filled_at: int
     """Position from which on there is enough sound for the model."""
+    columns: Columns
+    """Shape (n_mels, frames), in absolute dB."""
 
     def __init__(self, contract: ModelContract, least_samples: int = 0) -> None:
         self._spec = contract.spectrogram
@@ -31,7 +33,7 @@ class Window:
         """Drop all columns; the first new one is centred on position `origin`."""
         spec = self._spec
         self._stream = LogMelStream(spec)
-        self._columns = np.empty((spec.n_mels, 0), np.float32)
+        self.columns = np.empty((spec.n_mels, 0), np.float32)
         columns = spec.n_fft // 2 + (self._min_frames - 1) * spec.hop_length
         self.filled_at = origin + max(columns, self._least_samples)
 
@@ -41,16 +43,16 @@ class Window:
 
     def append(self, columns: Columns) -> None:
         """Append columns, shape (n_mels, k); drop the oldest ones beyond the window's length."""
-        self._columns = np.concatenate([self._columns, columns], axis=1)[:, -self._max_frames :]
+        self.columns = np.concatenate([self.columns, columns], axis=1)[:, -self._max_frames :]
 
     def relative_to_peak(self) -> Columns | None:
         """Return the window as the model takes it, or None while it has too few columns.
 
         Shape (n_mels, frames), dB relative to the loudest cell, in `[-top_db, 0]`.
         """
-        if self._columns.shape[1] < self._min_frames:
+        if self.columns.shape[1] < self._min_frames:
             return None
-        return relative_to_peak(self._columns, self._spec.top_db)
+        return relative_to_peak(self.columns, self._spec.top_db)
 
 
 class AudioWindow:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from streamer.core.decision import Decision
+from streamer.core.decision_settings import Effort
 from streamer.core.events import SourceState, SourceStatus
 from streamer.core.mixing import Mixer
 from streamer.core.pipeline import Event, Pipeline
@@ -53,7 +54,7 @@ class Listener:
     and `pipeline_factory` makes a pipeline: before the first block, and after a crash. The
     `scheduler` shares the processors with other listeners. If `paced`, the hop grows when the work
     does not fit into it; not for a source that is not read in real time, which waits for the
-    pipeline instead.
+    pipeline instead. If the `effort` is None, it is "saving" before the hop grows.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Listener:
         *,
         scheduler: Scheduler | None = None,
         paced: bool = True,
+        effort: Effort | None = "full",
         stall_seconds: float = STALL_SECONDS,
         backoff: Backoff | None = None,
     ) -> None:
@@ -86,6 +88,7 @@ class Listener:
         self._emit = emit
         self.scheduler = scheduler or Scheduler(1)
         self._paced = paced and source.real_time
+        self._effort = effort
         self._pacing: HopPacing | None = None
         self._stall_seconds = stall_seconds
         self._backoff = backoff or Backoff()
@@ -190,7 +193,7 @@ class Listener:
     def _feed(self, block: AudioBlock) -> None:
         if self.pipeline is None:
             self.pipeline = self._pipeline_factory()
-            self._pacing = HopPacing(self.pipeline.hop_seconds)
+            self._pacing = HopPacing(self.pipeline.hop_seconds, self._effort)
             self._work = 0.0
         pipeline = self.pipeline
         self.dropped += block.dropped
@@ -239,13 +242,18 @@ class Listener:
         if self._pacing.work_seconds is not None:
             self.scheduler.update(self.source.name, self._pacing.work_seconds)
         hop_seconds = self._pacing.adjust(lag, self.scheduler.round_seconds)
-        if hop_seconds == pipeline.hop_seconds:
+        effort = self._pacing.effort
+        if (hop_seconds, effort) == (pipeline.hop_seconds, pipeline.effort):
             return
-        pipeline.hop_seconds = hop_seconds
-        slow = hop_seconds > self._pacing.shortest
-        detail = f"this computer is too slow for more than a decision every {hop_seconds:.1f} s"
-        if self._set_status(SourceState.LIVE, detail if slow else ""):
-            logger.info("%s: a decision every %.1f s", self.source.name, hop_seconds)
+        pipeline.hop_seconds, pipeline.effort = hop_seconds, effort
+        detail = ""
+        if hop_seconds > self._pacing.shortest:
+            detail = f"this computer is too slow for more than a decision every {hop_seconds:.1f} s"
+        elif effort != (self._effort or "full"):
+            detail = "this computer is too slow to classify every window: those that repeat are not"
+        if self._set_status(SourceState.LIVE, detail):
+            name = self.source.name
+            logger.info("%s: a decision every %.1f s, effort %s", name, hop_seconds, effort)
 
     def _wait_after(self, failure: SourceError) -> None:
         """Emit why the source broke, and wait before it is opened again."""

@@ -1,9 +1,11 @@
-"""The hop of a source: as configured, or longer while the machine cannot keep up."""
+"""The hop and the effort of a source: as configured, or less while the machine cannot keep up."""
 
 from __future__ import annotations
 
 from collections import deque
 from statistics import fmean, median
+
+from streamer.core.decision_settings import Effort
 
 FULL = 0.9
 """The hop grows when the work fills more than this share of it."""
@@ -15,8 +17,17 @@ TARGET_WHILE_BEHIND = 0.4
 """The same while there is a backlog; below `FULL_WHILE_BEHIND`, so that the hop settles."""
 IDLE = 0.4
 """The hop shrinks when the work fills less than this share of it."""
+IDLE_WHILE_SAVING = 0.2
+"""The effort is full again when the work fills less than this share of the hop: of four windows at
+least one is classified, so that with all four the work still fits."""
 MEASURED_DECISIONS = 5
 """Number of decisions over which the work is measured."""
+MEASURED_WHILE_SAVING = 20
+"""The same with the effort "saving", where one decision takes much more work than the next."""
+EXPECTED_SHARE = 0.5
+"""Share of the work that "saving" is expected to leave, until it is measured."""
+SETTLING_DECISIONS = 10
+"""Decisions after a change of the effort during which neither it nor the hop changes again."""
 LONGEST_HOP_SECONDS = 30.0
 BACKLOG_SECONDS = 5.0
 """A source that is later than this (and than three hops) has a backlog."""
@@ -25,15 +36,20 @@ BACKLOG_SECONDS = 5.0
 class HopPacing:
     """Measures the work of one source and chooses a hop that it fits into; uses no clock.
 
-    `shortest` is the hop to use while the machine keeps up, in seconds.
+    `shortest` is the hop to use while the machine keeps up, in seconds. Where the `effort` is None
+    it is chosen, too: "full" while the work fits. The hop grows only after the effort is "saving".
     """
 
-    def __init__(self, shortest: float) -> None:
+    def __init__(self, shortest: float, effort: Effort | None = "full") -> None:
         self.hop_seconds = self.shortest = shortest
+        self.effort: Effort = effort or "full"
+        self._may_save = effort is None
+        self._settling = 0
+        """Decisions after which the work of all sources is what the effort makes it."""
         self.work_seconds: float | None = None
         """Work of one decision: the mean of the last ones without the longest, so that, summed over
         many sources, frequent long decisions count, but not single ones. None at first."""
-        self._work: deque[float] = deque(maxlen=MEASURED_DECISIONS)
+        self._begin()
 
     def record(self, work: float) -> None:
         """Record how many seconds a decision and the audio before it took, without waiting."""
@@ -48,18 +64,39 @@ class HopPacing:
         is that of `Scheduler`; it counts at once, since a single hiccup hardly changes a sum over
         many sources, while of the source's own work the median counts.
         """
-        measured = len(self._work) == MEASURED_DECISIONS
-        work = max(median(self._work) if measured else 0.0, round_seconds)
+        if self._settling:
+            self._settling -= 1
+            return self.hop_seconds
+        measured = len(self._work) == self._work.maxlen
+        usual = fmean if self.effort == "saving" else median
+        work = max(usual(self._work) if measured else 0.0, round_seconds)
         behind = lag > max(BACKLOG_SECONDS, 3 * self.hop_seconds)
         full, target = (FULL_WHILE_BEHIND, TARGET_WHILE_BEHIND) if behind else (FULL, TARGET)
         if work > full * self.hop_seconds:
-            self._change(max(work / target, self.hop_seconds))
+            if self._may_save and self.effort == "full":
+                self._set_effort("saving")
+                work *= EXPECTED_SHARE
+            if work > full * self.hop_seconds:
+                self._change(max(work / target, self.hop_seconds))
         elif measured and work < IDLE * self.hop_seconds and not behind:
-            self._change(max(work / TARGET, self.hop_seconds / 2))
+            if self.hop_seconds > self.shortest:
+                self._change(max(work / TARGET, self.hop_seconds / 2))
+            elif self._may_save and work < IDLE_WHILE_SAVING * self.hop_seconds:
+                self._set_effort("full")
         return self.hop_seconds
+
+    def _begin(self) -> None:
+        """Measure anew: a decision with another hop or effort takes other work."""
+        count = MEASURED_WHILE_SAVING if self.effort == "saving" else MEASURED_DECISIONS
+        self._work: deque[float] = deque(maxlen=count)
+
+    def _set_effort(self, effort: Effort) -> None:
+        self.effort = effort
+        self._settling = SETTLING_DECISIONS
+        self._begin()
 
     def _change(self, hop_seconds: float) -> None:
         hop_seconds = min(max(hop_seconds, self.shortest), LONGEST_HOP_SECONDS)
         if hop_seconds != self.hop_seconds:
             self.hop_seconds = hop_seconds
-            self._work.clear()  # a decision about a hop of another length takes other work
+            self._begin()

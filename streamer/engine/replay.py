@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from streamer.core.decision import Decision, DecisionSettings
+from streamer.core.decision_settings import Effort
 from streamer.core.model import DEFAULT_MODEL, Classifier
 from streamer.core.pipeline import Event, Pipeline
 from streamer.sources import SourceEnded, make_source
@@ -21,6 +22,7 @@ def replay(
     model: str | os.PathLike[str] | Classifier | None = None,
     settings: DecisionSettings | None = None,
     hop_seconds: float = 1.0,
+    effort: Effort = "full",
 ) -> Iterator[Decision]:
     """Yield the decisions that the daemon would make about a recording, faster than real time.
 
@@ -35,6 +37,8 @@ def replay(
         How decisions are made; by default as the model suggests.
     hop_seconds : float
         Seconds from one decision to the next.
+    effort : "full" or "saving"
+        Whether the network runs for every decision, or only where something may have changed.
 
     Yields
     ------
@@ -58,7 +62,7 @@ def replay(
     """
     if not isinstance(model, Classifier):
         model = Classifier.load(DEFAULT_MODEL if model is None else Path(model))
-    pipeline = Pipeline(model, settings=settings, hop_seconds=hop_seconds)
+    pipeline = Pipeline(model, settings=settings, hop_seconds=hop_seconds, effort=effort)
     for event in events(path_or_url, pipeline):
         if isinstance(event, Decision):
             yield event

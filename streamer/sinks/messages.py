@@ -96,6 +96,7 @@ def _prediction(published: Published, decision: Decision) -> Message:
         "confidence": confidence(decision, probabilities),
         "carried": decision.carried,
         "change": decision.change,
+        "repeated": decision.repeated,
         "probabilities": probabilities,
         "window_probabilities": shares(decision.window_probabilities),
         "level_dbfs": round(decision.level_dbfs, 1),

@@ -178,6 +178,17 @@ def test_decisions_can_be_made_again_without_the_network(
         assert one.confidence == pytest.approx(other.confidence, abs=1e-6)
 
 
+def test_saving_effort_runs_the_network_less_and_decides_alike(
+    model: Classifier, songs: Path, sounds: Path
+) -> None:
+    sets = find_evaluation_sets(model, data=songs, background=sounds, split=["all"])
+    full, saving = (stream_test(model, sets, "all", effort=each) for each in ("full", "saving"))
+    assert full.result.inferences == 1.0
+    assert saving.result.inferences < 0.9
+    assert saving.result.right == pytest.approx(full.result.right, abs=0.03)
+    assert "the network ran for 100.0% of the windows" in as_text(full.result, "all", "all")
+
+
 def test_tuning_does_not_lower_the_objective_and_returns_its_settings(
     model: Classifier, songs: Path, sounds: Path
 ) -> None:

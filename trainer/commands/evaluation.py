@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from streamer.core.decision_settings import Effort
 from streamer.system.commandline import UserError, print_line
 from trainer.commands import options
 from trainer.commands.output import data_folder, import_keras, print_skipped
@@ -57,6 +58,12 @@ def _add_stream_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--hop-seconds", type=seconds, default=1.0, help="between decisions (1)")
     parser.add_argument(
+        "--effort",
+        choices=get_args(Effort),
+        default="full",
+        help="as of genre-stream: saving classifies only where something may have changed (full)",
+    )
+    parser.add_argument(
         "--tune",
         action="store_true",
         help="search smoothing and thresholds on the valid list and keep the best in run.json",
@@ -105,6 +112,7 @@ def _run_stream_test(given: argparse.Namespace) -> int:
         limit=given.limit,
         gap_seconds=given.gap_seconds,
         hop_seconds=given.hop_seconds,
+        effort=given.effort,
         seed=given.seed,
     )
     print_skipped([*sets.skipped, *test.stream.skipped])

@@ -369,6 +369,19 @@ def test_the_hop_follows_the_speed_of_the_machine(
     assert listener.dropped == 0
 
 
+def test_a_slow_machine_saves_windows_before_the_hop_grows(
+    classifier: FaultyClassifier, demo_clip: Path
+) -> None:
+    log = Log()
+    source = MediaSource(str(demo_clip), loop=True)
+    listener = Listener(source, lambda: Pipeline(classifier, hop_seconds=0.5), log, effort=None)
+    with running(listener):
+        log.wait(lambda: len(decisions(log)) >= 2, "decisions")
+        classifier.pause = 0.5
+        assert log.wait_for_detail("classify every window").state is LIVE
+        log.wait(lambda: decisions(log)[-1].repeated, "a window that is repeated")
+
+
 @pytest.mark.parametrize(("fast", "paced"), [(True, True), (False, False)])
 def test_the_hop_is_constant_without_pacing_and_for_sources_not_in_real_time(
     classifier: FaultyClassifier, demo_clip: Path, fast: bool, paced: bool

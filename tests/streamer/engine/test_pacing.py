@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamer.core.decision_settings import Effort
 from streamer.engine.pacing import HopPacing
 
 
@@ -134,3 +135,51 @@ def test_frequent_long_decisions_are_part_of_the_usual_work() -> None:
     for work in (0.1, 0.1, 0.1, 1.0, 1.0):
         pacing.record(work)
     assert pacing.work_seconds == pytest.approx(1.3 / 4)
+
+
+def simulate_many(pacing: HopPacing, cost: float, decisions: int, saved: float = 0.6) -> None:
+    """Make decisions of a source beside others, all of which together take `cost` at full effort.
+
+    With the effort "saving" a share of `saved` is left out.
+    """
+    for number in range(decisions):
+        skipped = pacing.effort == "saving" and number % 5 < round(5 * saved)
+        now = cost * (1 - saved) if pacing.effort == "saving" else cost
+        observe(pacing, 0.0 if skipped else cost / 20, 0.2, round_seconds=now)
+
+
+def test_where_the_work_does_not_fit_the_effort_falls_before_the_hop_grows() -> None:
+    pacing = HopPacing(1.0, None)
+    simulate_many(pacing, cost=0.8, decisions=100)
+    assert (pacing.effort, pacing.hop_seconds) == ("full", 1.0)
+    simulate_many(pacing, cost=1.7, decisions=200)
+    assert (pacing.effort, pacing.hop_seconds) == ("saving", 1.0)
+    simulate_many(pacing, cost=5.0, decisions=200)
+    assert pacing.effort == "saving"
+    assert pacing.hop_seconds > 2.0
+
+
+def test_far_too_much_work_makes_the_hop_grow_at_once() -> None:
+    pacing = HopPacing(1.0, None)
+    observe(pacing, 0.05, 0.2, round_seconds=10.0)
+    assert pacing.effort == "saving"
+    assert pacing.hop_seconds > 5.0
+
+
+def test_the_effort_is_full_again_when_all_the_work_fits() -> None:
+    pacing = HopPacing(1.0, None)
+    simulate_many(pacing, cost=1.7, decisions=100)
+    simulate_many(pacing, cost=0.6, decisions=200)  # at most 0.6 s, but that is not known
+    assert pacing.effort == "saving"
+    simulate_many(pacing, cost=0.4, decisions=200)
+    assert pacing.effort == "full"
+
+
+@pytest.mark.parametrize("effort", ["full", "saving"])
+def test_an_effort_that_was_set_does_not_change(effort: Effort) -> None:
+    pacing = HopPacing(1.0, effort)
+    simulate_many(pacing, cost=3.0, decisions=100)
+    assert pacing.effort == effort
+    assert pacing.hop_seconds > 1.0
+    simulate_many(pacing, cost=0.1, decisions=1000)
+    assert (pacing.effort, pacing.hop_seconds) == (effort, 1.0)

@@ -57,6 +57,7 @@ def test_a_prediction_has_the_fields_of_the_protocol() -> None:
         "genre": "jazz",
         "confidence": 0.6667,
         "carried": False,
+        "repeated": False,
         "change": False,
         "probabilities": {"blues": 0.1111, "jazz": 0.6667, "rock": 0.2222},
         "window_probabilities": {"blues": 0.3334, "jazz": 0.3333, "rock": 0.3333},

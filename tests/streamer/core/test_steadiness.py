@@ -1,0 +1,105 @@
+"""Windows that are repeated instead of classified, with the effort "saving"."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.model import band_noise, make_model
+
+from streamer.core.decision import Decision, State
+from streamer.core.decision_settings import Effort
+from streamer.core.model import Classifier
+from streamer.core.pipeline import Pipeline
+
+RATE = 22050
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    return Classifier.load(make_model(tmp_path_factory.mktemp("model") / "thirds.onnx"))
+
+
+def play(
+    classifier: Classifier,
+    sound: NDArray[np.float32],
+    effort: Effort = "saving",
+    *,
+    hop_seconds: float = 1.0,
+    block: int = RATE,
+) -> tuple[Pipeline, list[Decision]]:
+    pipeline = Pipeline(classifier, effort=effort, hop_seconds=hop_seconds)
+    events = []
+    for start in range(0, len(sound), block):
+        events += pipeline.feed(sound[start : start + block], RATE)
+    events += pipeline.finish()
+    return pipeline, [event for event in events if isinstance(event, Decision)]
+
+
+def test_every_fourth_window_of_steady_sound_is_classified(classifier: Classifier) -> None:
+    pipeline, decisions = play(classifier, band_noise("low", 60))
+    repeated = [decision.repeated for decision in decisions]
+    # The first three are not full.
+    assert repeated[:20] == [False] * 4 + [True, True, True, False] * 4
+    assert pipeline.inferences == repeated.count(False)
+    assert {decision.genre for decision in decisions} == {"low"}
+
+
+def test_with_full_effort_every_window_is_classified(classifier: Classifier) -> None:
+    pipeline, decisions = play(classifier, band_noise("low", 20), "full")
+    assert pipeline.inferences == len(decisions)
+    assert not any(decision.repeated for decision in decisions)
+
+
+def test_other_sound_is_classified_at_once_and_labelled_as_soon(classifier: Classifier) -> None:
+    sound = np.concatenate([band_noise("low", 20.6), band_noise("high", 20)])
+    _, saving = play(classifier, sound)
+    _, full = play(classifier, sound, "full")
+    after = [d for d in saving if 20.6 < d.position < 26]
+    assert not any(decision.repeated for decision in after)
+
+    def first_high(decisions: list[Decision]) -> float:
+        return next(d.position for d in decisions if d.genre == "high")
+
+    assert first_high(saving) == first_high(full)
+
+
+def test_no_window_is_repeated_from_before_silence_or_a_new_title(classifier: Classifier) -> None:
+    silence = np.zeros(4 * RATE, np.float32)
+    sound = np.concatenate([band_noise("low", 12), silence, band_noise("low", 12)])
+    _, decisions = play(classifier, sound)
+    assert not any(d.repeated for d in decisions if 12 < d.position < 16 + 5)
+    assert any(d.state is State.SILENCE for d in decisions)
+    pipeline = Pipeline(classifier, effort="saving")
+    pipeline.feed(band_noise("low", 12), RATE, title="one")
+    events = pipeline.feed(band_noise("low", 5), RATE, title="two")
+    assert not any(e.repeated for e in events if isinstance(e, Decision))
+
+
+@pytest.mark.parametrize(("hop_seconds", "most"), [(0.5, 3), (1.0, 3), (2.0, 1), (3.0, 0)])
+def test_all_sound_is_in_a_window_that_is_classified(
+    classifier: Classifier, hop_seconds: float, most: int
+) -> None:
+    _, decisions = play(classifier, band_noise("low", 60), hop_seconds=hop_seconds)
+    runs = "".join("r" if d.repeated else "c" for d in decisions).split("c")
+    assert max(map(len, runs)) == most
+
+
+@pytest.mark.parametrize("block", [997, 4096, 5 * RATE])
+def test_what_is_repeated_depends_on_the_samples_alone(classifier: Classifier, block: int) -> None:
+    kinds = ("low", "high", "high", "middle", "low")
+    sound = np.concatenate([band_noise(kind, 7.3, seed=n) for n, kind in enumerate(kinds)])
+    assert play(classifier, sound, block=block)[1] == play(classifier, sound)[1]
+
+
+def test_the_effort_may_change_between_decisions(classifier: Classifier) -> None:
+    pipeline, sound = Pipeline(classifier), band_noise("low", 23)
+    pipeline.feed(sound[: 20 * RATE], RATE)
+    before = pipeline.inferences
+    pipeline.effort = "saving"
+    first = pipeline.feed(sound[20 * RATE : 21 * RATE], RATE)
+    assert [e.repeated for e in first if isinstance(e, Decision)] == [True]
+    assert pipeline.inferences == before
+    pipeline.effort = "full"
+    second = pipeline.feed(sound[21 * RATE : 22 * RATE], RATE)
+    assert [e.repeated for e in second if isinstance(e, Decision)] == [False]
