@@ -88,6 +88,8 @@ def _events(path: Path) -> Iterator[Event]:
     last = start
     with open_query(path, start, datetime.now(UTC) + timedelta(days=1), limit=10**9) as query:
         for row in query.states():
+            if row["state"] == "not_running":  # then no rule can fire
+                continue
             yield _status(row["source"], row["state"], datetime.fromisoformat(row["start"]))
             last = max(last, datetime.fromisoformat(row["end"] or row["start"]))
         for row in query.segments():

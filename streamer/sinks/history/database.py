@@ -61,7 +61,7 @@ CREATE TABLE states (           -- since version 2
     start REAL NOT NULL,        -- Unix seconds
     end REAL NOT NULL,          -- Unix seconds; while it is open, when it was last known to last
     is_open INTEGER NOT NULL,   -- of an older session: it was cut off
-    state TEXT NOT NULL,        -- connecting, live, stalled, reconnecting or failed
+    state TEXT NOT NULL,        -- connecting, live, stalled, reconnecting, failed or not_running
     reason TEXT NOT NULL,
     PRIMARY KEY (session, source, number)
 );
@@ -174,11 +174,11 @@ class HistoryQuery:
         for source, minute, state, genre, seconds, *_ in self._rows(READ_MINUTES):
             yield source, minute, genre or state, seconds
 
-    def offline(self) -> Iterator[tuple[str, float, float]]:
-        """Yield source, start and end in Unix seconds of what was not live, oldest first."""
+    def not_live(self) -> Iterator[tuple[str, str, float, float]]:
+        """Yield source, state, start and end in Unix seconds of what was not live, oldest first."""
         for source, start, end, state, _ in self._rows(READ_STATES) if self._has_states() else ():
             if state != "live":
-                yield source, start, self.to.timestamp() if end is None else end
+                yield source, state, start, self.to.timestamp() if end is None else end
 
     def knows_source(self) -> bool:
         """Return whether there is anything of `source` at any time."""

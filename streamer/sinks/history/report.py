@@ -17,12 +17,13 @@ from streamer.core.colours import colours
 from streamer.sinks.history.database import HistoryError, HistoryQuery, open_query
 
 ROW_LIMIT = 100_000_000
-OFFLINE = "offline"
+OFFLINE, NOT_RUNNING = "offline", "not_running"
 STATES: Mapping[str, Mapping[str, str]] = {
     "not_music": {"color": "#8c8c8c"},
     "uncertain": {"color": "#d0d0d0", "hatch": "///", "edgecolor": "#606060"},
     "silence": {"color": "#ffffff", "hatch": "...", "edgecolor": "#808080"},
     OFFLINE: {"color": "#2b2b2b", "hatch": "xxx", "edgecolor": "#ff6b6b"},
+    NOT_RUNNING: {"color": "#ffffff", "hatch": "xxx", "edgecolor": "#b0b0b0"},
 }
 """What is shown beside genres, and how it is drawn."""
 MIN_BARS = 7
@@ -36,7 +37,8 @@ MIN_SHARE = 0.005
 
 Sums = defaultdict[str, float]
 Seconds = Mapping[str, float]
-"""Seconds of each genre and state; `offline` is the time in which the source was not live."""
+"""Seconds of each genre and state; `offline` is the time in which the source was not live, and
+`not_running` that between two runs of the daemon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Hour:
     """In local time, with its offset."""
     source: str
     seconds: Seconds
-    """They add up to 3,600 at most; the rest is time in which the daemon did not run."""
+    """They add up to 3,600 at most; of the rest nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +108,12 @@ def _read_hours(query: HistoryQuery) -> list[Hour]:
         hour, _ = _hour_of(minute)
         seconds[hour, source][label] += length
     first, last = query.from_.timestamp(), query.to.timestamp()
-    for source, start, end in query.offline():
+    for source, state, start, end in query.not_live():
+        label = NOT_RUNNING if state == NOT_RUNNING else OFFLINE
         begin = max(start, first)
         while begin < min(end, last):
             hour, next_hour = _hour_of(begin)
-            seconds[hour, source][OFFLINE] += min(end, last, next_hour) - begin
+            seconds[hour, source][label] += min(end, last, next_hour) - begin
             begin = next_hour
     return [
         Hour(_local(hour), source, _fitted(counted))
@@ -137,10 +140,13 @@ def _fitted(seconds: Sums) -> Seconds:
 
     Older versions counted more where a station sent some seconds of sound at once.
     """
-    heard = sum(seconds.values()) - seconds[OFFLINE]
+    off = (OFFLINE, NOT_RUNNING)
+    heard = sum(seconds.values()) - sum(seconds[label] for label in off)
     scale = min(1.0, 3600 / heard) if heard else 1.0
-    offline = min(seconds[OFFLINE], 3600 - heard * scale)
-    return {label: length * scale for label, length in seconds.items()} | {OFFLINE: offline}
+    fitted = {label: length * scale for label, length in seconds.items() if label not in off}
+    for label in off:
+        fitted[label] = max(0.0, min(seconds[label], 3600 - sum(fitted.values())))
+    return fitted
 
 
 def _last_changes(query: HistoryQuery) -> list[Change]:
@@ -174,13 +180,16 @@ def as_csv(report: Report) -> str:
 
 
 def as_table(report: Report) -> str:
-    """Return the time heard, silent and offline and the shares of each source, as text."""
+    """Return the time heard, silent, offline and not running, and the shares of each source."""
     totals = _sums(report.hours, lambda hour: hour.source)
     width = max(len("source"), *map(len, totals))
-    lines = [f"{'source':<{width}}  {'heard':>9}  {'silent':>9}  {'offline':>9}  of what was heard"]
+    names = "  ".join(f"{name:>11}" for name in ("heard", "silent", "offline", "not running"))
+    lines = [f"{'source':<{width}}  {names}  of what was heard"]
     for source, seconds in sorted(totals.items()):
         heard = {
-            label: length for label, length in seconds.items() if label not in ("silence", OFFLINE)
+            label: length
+            for label, length in seconds.items()
+            if label not in ("silence", OFFLINE, NOT_RUNNING)
         }
         total = sum(heard.values())
         ranked = sorted(heard.items(), key=itemgetter(1), reverse=True)
@@ -189,8 +198,8 @@ def as_table(report: Report) -> str:
             for label, length in ranked
             if length >= MIN_SHARE * total > 0
         )
-        cells = (total, seconds.get("silence", 0.0), seconds.get(OFFLINE, 0.0))
-        durations = "  ".join(f"{_duration(cell):>9}" for cell in cells)
+        states = (seconds.get(name, 0.0) for name in ("silence", OFFLINE, NOT_RUNNING))
+        durations = "  ".join(f"{_duration(cell):>11}" for cell in (total, *states))
         lines.append(f"{source:<{width}}  {durations}  {shares}".rstrip())
     lines += ["", "last changes"]
     lines += [

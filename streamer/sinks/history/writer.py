@@ -50,6 +50,18 @@ VALUES (:session, :source, :number, :start, :end, :is_open, :state, :reason)
 ON CONFLICT DO UPDATE SET
     start = excluded.start, end = excluded.end, is_open = excluded.is_open
 """
+READ_LAST_RUN = """
+SELECT session, max(end) FROM states
+WHERE session = (SELECT max(session) FROM states WHERE session < ?)
+"""
+WRITE_NOT_RUNNING = """
+INSERT INTO states (session, source, number, start, end, is_open, state, reason)
+SELECT :session, :source, 0, :last_end, :start, 0, 'not_running', ''
+WHERE :last_end < :start
+    AND EXISTS (SELECT 1 FROM states WHERE session = :last_session AND source = :source)
+ON CONFLICT DO UPDATE SET end = excluded.end
+"""
+"""States are numbered from 1 on; 0 is the time before them."""
 WRITE_MINUTE = """
 INSERT INTO minutes (minute, source, state, genre, seconds, confidence, level_dbfs)
 VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -183,21 +195,30 @@ class _PendingRows:
                 level + seconds * round(decision.level_dbfs, 1),
             )
 
-    def write(self, connection: sqlite3.Connection, session: int) -> None:
-        """Write all rows in one transaction; if it fails, all of them are kept."""
+    def write(
+        self, connection: sqlite3.Connection, session: int, last_run: tuple[int, float] | None
+    ) -> None:
+        """Write all rows in one transaction; if it fails, all of them are kept.
+
+        `last_run` is the session of the daemon's run before, and its end in Unix seconds.
+        """
         segments = [_row(session, placed) for placed in self._segments.values()]
         minutes = [
             (*key, seconds, confidence / seconds, level / seconds)
             for key, (seconds, confidence, level) in self._minutes.items()
             if seconds > 0
         ]
+        states = [_state_row(session, state) for state in self._states.values()]
+        gaps: list[dict[str, Any]] = []
+        if last_run:
+            last = {"last_session": last_run[0], "last_end": last_run[1]}
+            gaps = [row | last for row in states if row["number"] == 1]
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany(WRITE_SEGMENT, segments)
             connection.executemany(WRITE_MINUTE, minutes)
-            connection.executemany(
-                WRITE_STATE, [_state_row(session, state) for state in self._states.values()]
-            )
+            connection.executemany(WRITE_STATE, states)
+            connection.executemany(WRITE_NOT_RUNNING, gaps)
         self.clear()
 
     def clear(self) -> None:
@@ -243,6 +264,7 @@ class History(Sink):
         self._pending = _PendingRows()
         self._failing = False
         self._file = HistoryFile(path)
+        self._last_run: tuple[int, float] | None = None
         self._next_tidying = 0.0
         """`time.monotonic()` of the next removal of old rows."""
         try:
@@ -366,6 +388,9 @@ class History(Sink):
 
     def _write_to_file(self) -> None:
         with self._file.writing() as connection:
+            if not self._next_tidying:
+                session, end = connection.execute(READ_LAST_RUN, (self._session,)).fetchone()
+                self._last_run = None if end is None else (session, end)
             if time.monotonic() >= self._next_tidying:
                 oldest = (self._now() - self._retention).timestamp()
                 connection.execute("DELETE FROM segments WHERE end < ?", (oldest,))
@@ -374,7 +399,7 @@ class History(Sink):
                 self._next_tidying = time.monotonic() + TIDY_SECONDS
             self._pending.lengthen_states(self._now())
             if self._pending:
-                self._pending.write(connection, self._session)
+                self._pending.write(connection, self._session, self._last_run)
 
     def _log_failure(self, error: Exception) -> None:
         self.write_errors += 1

@@ -56,7 +56,7 @@ def history_file(tmp_path):
 def test_the_table_has_seconds_by_local_hour_and_genre(history_file, capsys):
     assert main([str(history_file), "--csv", "--source", "radio"]) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
-    states = ["not_music", "uncertain", "silence", "offline"]
+    states = ["not_music", "uncertain", "silence", "offline", "not_running"]
     assert list(rows[0]) == ["hour", "source", "jazz", "rock", *states]
     assert {row["source"] for row in rows} == {"radio"}
     assert [row["hour"] for row in rows] == [
@@ -86,8 +86,8 @@ def test_the_table_has_no_rounding_errors_of_sums(tmp_path, capsys):
     history.close()
     assert main([str(tmp_path / "h.db"), "--csv"]) == 0
     assert capsys.readouterr().out == (
-        "hour,source,blues,not_music,uncertain,silence,offline\n"
-        "2026-05-01 23:00+02:00,radio,0.9,0.0,0.0,0.0,0.0\n"
+        "hour,source,blues,not_music,uncertain,silence,offline,not_running\n"
+        "2026-05-01 23:00+02:00,radio,0.9,0.0,0.0,0.0,0.0,0.0\n"
     )
 
 
@@ -97,9 +97,10 @@ def test_without_an_option_a_table_says_what_was_heard_and_what_changed_last(tmp
         write_day(history)
     assert main([str(path)]) == 0
     assert capsys.readouterr().out == (
-        "source      heard     silent    offline  of what was heard\n"
-        "hall      0:00:00    0:00:00    1:00:00\n"
-        "radio     2:00:00    0:30:00    0:15:30  jazz 62%, uncertain 25%, not music 12%\n"
+        "source        heard       silent      offline  not running  of what was heard\n"
+        "hall        0:00:00      0:00:00      1:00:00      0:00:00\n"
+        "radio       2:00:00      0:30:00      0:15:30      1:00:30  jazz 62%, uncertain 25%, not "
+        "music 12%\n"
         "\n"
         "last changes\n"
         "2026-05-01 22:00:00  radio   jazz: Artist - Song\n"
@@ -107,6 +108,7 @@ def test_without_an_option_a_table_says_what_was_heard_and_what_changed_last(tmp
         "2026-05-01 23:15:00  radio   not music\n"
         "2026-05-01 23:40:00  radio   reconnecting: no data for 10 s\n"
         "2026-05-02 00:30:00  radio   stalled\n"
+        "2026-05-02 00:45:30  radio   not running\n"
     )
 
 
@@ -136,6 +138,7 @@ def write_day(history):
         ("radio", 2, ten + 9000, ten + 9930, "stalled", ""),
         ("radio", 3, ten + 6000, ten + 6000, "reconnecting", "no data for 10 s"),
         ("hall", 1, ten + 1800, ten + 5400, "failed", "no such file"),
+        ("radio", 0, ten + 9930, ten + 13560, "not_running", ""),
     ):
         row = (1, source, number, start, end, 0, state, reason)
         history.execute("INSERT INTO states VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)

@@ -592,6 +592,33 @@ def test_an_outage_is_lengthened_while_nothing_is_published(tmp_path, monkeypatc
     history.close()
 
 
+def test_the_time_between_two_runs_is_told_as_not_running(tmp_path, monkeypatch):
+    path, clock = tmp_path / "h.db", [NOON]
+
+    def run(session, start, end, *sources):
+        monkeypatch.setattr(history_module.time, "time_ns", lambda: session * 10**6)
+        clock[0] = NOON + timedelta(seconds=end)
+        history = History(path, FOREVER_DAYS, now=lambda: clock[0])
+        for source in sources:
+            history.publish(in_state(1, start, start + 1, "connecting", source=source))
+            history.publish(in_state(2, start + 1, None, source=source))
+        history.close()
+
+    run(1, 0, 100, "radio", "hall")
+    run(2, 700, 900, "radio", "new")
+    run(3, 900, 1000, "radio")
+    off = [row for row in list_states(open_query(path, *ALWAYS)) if row["state"] == "not_running"]
+    assert off == [
+        {
+            "source": "radio",
+            "start": "2026-05-01T12:01:40.000Z",
+            "end": "2026-05-01T12:11:40.000Z",
+            "state": "not_running",
+            "reason": "",
+        }
+    ]
+
+
 def list_states(opening):
     with opening as query:
         return list(query.states())

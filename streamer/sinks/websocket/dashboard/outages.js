@@ -2,7 +2,7 @@
 
 const MAX_AGE_MS = 24 * 3600 * 1000;
 const MAX_OUTAGES = 1000;
-const STATES = new Set(["stalled", "reconnecting", "failed"]);
+const STATES = new Set(["stalled", "reconnecting", "failed", "not_running"]);
 
 /** Join an outage to the one before if it follows at once: a source is stalled, then reconnecting. */
 function append(outages, outage) {
