@@ -54,6 +54,47 @@ class SourceSettings:
         )
 
 
+def make(own: SourceSettings) -> Source:
+    """Make a source, without opening it; raise `InputError` if it cannot be made."""
+    try:
+        return own.make()
+    except SourceError as error:
+        raise InputError(str(error)) from None
+
+
+def source_settings(settings: Settings) -> list[SourceSettings]:
+    """Return the settings of each device and each source, in their order."""
+    wanted = [SourceSettings("device", text, wait=settings.wait) for text in settings.device]
+    options = (
+        settings.fast,
+        settings.loop,
+        settings.follow,
+        settings.rate,
+        settings.channels,
+    )
+    charsets = _charsets(settings)
+    for text in settings.source:
+        name, location = split_name(text)
+        charset = charsets.get(name or default_name(location), charsets.get(""))
+        wanted.append(SourceSettings("source", text, *options, charset=charset))
+    return wanted
+
+
+def _charsets(settings: Settings) -> dict[str, str]:
+    """Return the encoding of titles by the names of sources; that of "" is for all others."""
+    return {
+        name: charset for name, _, charset in (text.rpartition("=") for text in settings.charset)
+    }
+
+
+def name_conflict(name: str) -> InputError:
+    """Return the error for two sources with the same name."""
+    return InputError(
+        f"two sources are named '{name}'; give one another name: write NAME=... "
+        "before its device or location"
+    )
+
+
 def make_inputs(
     settings: Settings, known: Mapping[SourceSettings, Source] | None = None
 ) -> dict[str, tuple[SourceSettings, Source]]:
@@ -63,35 +104,15 @@ def make_inputs(
     `InputError` is raised if a source cannot be made, or two have the same name, or if a charset is
     given for a source that there is not.
     """
-    wanted = [SourceSettings("device", text, wait=settings.wait) for text in settings.device]
-    options = (
-        settings.fast,
-        settings.loop,
-        settings.follow,
-        settings.rate,
-        settings.channels,
-    )
-    charsets = {
-        name: charset for name, _, charset in (text.rpartition("=") for text in settings.charset)
-    }
-    for text in settings.source:
-        name, location = split_name(text)
-        charset = charsets.get(name or default_name(location), charsets.get(""))
-        wanted.append(SourceSettings("source", text, *options, charset=charset))
     inputs: dict[str, tuple[SourceSettings, Source]] = {}
-    for own in wanted:
-        try:
-            source = (known or {}).get(own) or own.make()
-        except SourceError as error:
-            raise InputError(str(error)) from None
+    for own in source_settings(settings):
+        source = (known or {}).get(own) or make(own)
         if source.name in inputs:
-            raise InputError(
-                f"two sources are named '{source.name}'; give one another name: write NAME=... "
-                "before its device or location"
-            )
+            raise name_conflict(source.name)
         inputs[source.name] = (own, source)
-    for name in charsets.keys() - inputs.keys() - {""}:
-        raise InputError(f"charset {name}={charsets[name]}: no source is named '{name}'")
+    for name, charset in _charsets(settings).items():
+        if name and name not in inputs:
+            raise InputError(f"charset {name}={charset}: no source is named '{name}'")
     return inputs
 
 

@@ -67,7 +67,7 @@ class Listening:
     ) -> None:
         self._inputs = inputs
         self._delivered = delivered
-        classifier = load_classifier(settings)
+        self.classifier = classifier = load_classifier(settings)
         contract = classifier.contract
         factory = pipeline_factory(settings, classifier, spectrogram=spectrogram)
         scheduler = scheduler or shared_scheduler(settings)

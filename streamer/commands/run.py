@@ -23,6 +23,7 @@ COMMANDS = {
     "history": "streamer.commands.history",
     "scan": "streamer.commands.scan",
     "alerts": "streamer.commands.alerts",
+    "fleet": "streamer.commands.fleet",
     "install-service": "streamer.commands.install_service",
     "completion": "streamer.commands.completion",
 }
@@ -45,6 +46,7 @@ other commands:
   genre-stream history FILE      plot or export what was heard
   genre-stream scan FOLDER       write the genre of every file, as a table or into its tags
   genre-stream alerts            try the rules of the settings by hand or on a history
+  genre-stream fleet SOURCES     listen to thousands of streams on the machines of a Ray cluster
   genre-stream install-service   install the systemd unit of this installation
   genre-stream completion SHELL  print completions for bash, zsh or fish
 

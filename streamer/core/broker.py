@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 SCHEMES = {"mqtt": 1883, "mqtts": 8883}
 """Default port by scheme of the address."""
@@ -77,3 +77,19 @@ class Broker:
         parts = urlsplit(self.url)
         user = self.user or (unquote(parts.username) if parts.username else None)
         return user, unquote(parts.password) if parts.password else None
+
+    def with_password(self, password: str | None) -> Broker:
+        """Return the same broker with a password in its address, instead of a file with it.
+
+        Examples
+        --------
+        >>> Broker("mqtt://broker", user="me").with_password("a/b").url
+        'mqtt://me:a%2Fb@broker:1883'
+        """
+        if password is None:
+            return self
+        parts = urlsplit(self.url)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        login = f"{quote(self.login[0] or '', safe='')}:{quote(password, safe='')}"
+        url = f"{parts.scheme}://{login}@{host}:{self.port}"
+        return replace(self, url=url, password_file=None)

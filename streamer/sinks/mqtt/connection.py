@@ -249,6 +249,33 @@ class Connection:
         await client.publish(self._status, b"offline", qos=1, retain=True)
 
 
+def try_broker(broker: Broker, password: str | None) -> str:
+    """Connect once; return why that fails, or nothing.
+
+    `OSError` is raised if a certificate cannot be used.
+    """
+
+    async def connect() -> None:
+        async with aiomqtt.Client(
+            broker.host,
+            broker.port,
+            username=broker.login[0],
+            password=password or broker.login[1],
+            protocol=aiomqtt.ProtocolVersion.V5,
+            timeout=ANSWER_SECONDS,
+            tls_context=context,
+            logger=_library_logger,
+        ):
+            pass
+
+    context = tls_context(broker)
+    try:
+        asyncio.run(connect())
+    except (aiomqtt.MqttError, OSError) as error:
+        return _reason(error)
+    return ""
+
+
 def tls_context(broker: Broker) -> ssl.SSLContext | None:
     """Return how to encrypt, None for not at all; `OSError` if a certificate cannot be used."""
     if not broker.is_tls:

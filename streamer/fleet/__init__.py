@@ -1,0 +1,1 @@
+"""Many engines on many machines, placed, restarted and moved by Ray."""

@@ -1,0 +1,155 @@
+"""Kills engines, machines and the supervisor of a fleet at random, and checks every source.
+
+Run it as ``PYTHONPATH=.:tests python tests/soak/fleet.py --rounds 10 --seed 1``. Sixty sources on a
+Ray cluster of three nodes: after each fault every source is decided about again within 30 s, none
+is published by two owners for longer, and none is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from support.broker import mosquitto
+from support.fleet import Listeners, RayNodes, fleet, listeners, ray_nodes, write_list
+from support.model import LABELS, band_noise, make_model
+from support.songs import write_audio
+
+LIMIT_SECONDS = 30.0
+SETTLE_SECONDS = 25.0
+"""Time without a new owner after which the next fault comes; loads are evened out in between."""
+
+
+def main() -> int:
+    """Run the rounds; return 1 if a source was late, doubled or lost."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--sources", type=int, default=60)
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--model", type=Path, help="instead of a small one")
+    parser.add_argument("--hop-seconds", type=float, default=1.0)
+    arguments = parser.parse_args()
+    generator = random.Random(arguments.seed)
+    names = [f"s{number}" for number in range(arguments.sources)]
+    with tempfile.TemporaryDirectory() as text, mosquitto(folder := Path(text)) as broker:
+        model = arguments.model or make_model(folder / "thirds.onnx")
+        songs = [write_audio(folder / f"{label}.flac", band_noise(label, 30.0)) for label in LABELS]
+        sources = [f"{name}={songs[number % 3]}" for number, name in enumerate(names)]
+        path = write_list(
+            folder / "list.toml",
+            broker,
+            sources,
+            loop=True,
+            model=str(model),
+            hop_seconds=arguments.hop_seconds,
+        )
+        with (
+            ray_nodes(arguments.nodes) as nodes,
+            listeners(broker) as noting,
+            fleet(folder, path, "--address", nodes.address) as running,
+        ):
+            since = time.monotonic()
+            _wait(lambda: noting.latest().keys() >= set(names), 120.0)
+            print(f"all {len(names)} decided after {time.monotonic() - since:.1f} s", flush=True)
+            failures = [
+                problem
+                for number in range(arguments.rounds)
+                for problem in _round(number + 1, generator, nodes, noting, names)
+            ]
+            if (overlap := noting.overlap()) > LIMIT_SECONDS:
+                failures.append(f"two owners for {overlap:.1f} s")
+            print(f"longest time with two owners: {overlap:.1f} s")
+            if failures:
+                print(running.log)
+    print("\n".join(failures) or "no source was late, doubled or lost")
+    return 1 if failures else 0
+
+
+def _round(
+    number: int, generator: random.Random, nodes: RayNodes, noting: Listeners, names: list[str]
+) -> list[str]:
+    """Cause a fault and return what is wrong after it."""
+    before = noting.latest()
+    kind = generator.choice(["engine", "machine", "supervisor"])
+    hit: set[str] = set()
+    status = _wait(nodes.status, LIMIT_SECONDS)
+    began = time.monotonic()
+    if kind == "engine":
+        engine = generator.choice(
+            [each for each in status.engines if each.report and each.report.owners]
+        )
+        hit = set(engine.report.owners)
+        nodes.kill_engine(engine.name)
+    elif kind == "machine":
+        node = nodes.others.pop(generator.randrange(len(nodes.others)))
+        hit = nodes.sources_on(node)
+        nodes.remove(node)
+    else:
+        nodes.kill_supervisor()
+    again = _wait(
+        lambda: all(
+            name in (latest := noting.latest(began)) and latest[name].owner > before[name].owner
+            for name in hit
+        ),
+        LIMIT_SECONDS,
+    )
+    seconds = time.monotonic() - began
+    problems = [] if again else [f"round {number}: {kind}: not all of {len(hit)} are back in time"]
+    if kind == "machine":
+        nodes.others.append(nodes.add())
+    _settle(noting)
+    late = set(names) - noting.latest(time.monotonic() - LIMIT_SECONDS).keys()
+    if late:
+        problems.append(f"round {number}: {kind}: lost {sorted(late)}")
+    latest = noting.latest()
+    moved = sum(latest[name].owner > before[name].owner for name in names)
+    if kind == "supervisor" and moved:
+        problems.append(f"round {number}: the supervisor's end moved {moved} sources")
+    gap = _longest_gap(noting, began, names)
+    print(
+        f"round {number}: {kind}, {len(hit)} sources hit, back after {seconds:.1f} s; "
+        f"{moved} moved in all, longest gap {gap:.1f} s",
+        flush=True,
+    )
+    return problems
+
+
+def _settle(noting: Listeners) -> None:
+    """Wait until no source has had a new owner for a while."""
+    known, since = noting.latest(), time.monotonic()
+    while time.monotonic() - since < SETTLE_SECONDS:
+        time.sleep(1.0)
+        latest = noting.latest()
+        if any(each.owner > known[name].owner for name, each in latest.items()):
+            known, since = latest, time.monotonic()
+
+
+def _longest_gap(noting: Listeners, began: float, names: list[str]) -> float:
+    """Return the longest time without a decision about a source since `began`."""
+    times = {name: [began] for name in names}
+    for each in list(noting.heard):
+        if each.time > began:
+            times[each.source].append(each.time)
+    return max(
+        later - earlier
+        for own in times.values()
+        for earlier, later in zip(own, [*own[1:], time.monotonic()], strict=True)
+    )
+
+
+def _wait(condition: Callable[[], object], seconds: float) -> object:
+    """Return the condition's value as soon as it is true, or what it is after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
