@@ -175,7 +175,9 @@ def choose(devices: list[dict[str, Any]], wanted: str | int | None) -> dict[str,
     found = [device for device in found if device["host"] in hosts] or found
     names = ", ".join(map(_shown, found or devices))
     if not found:
-        raise CaptureError(f"no input device is '{wanted}'; there are: {names}")
+        # PortAudio does not list a device that it cannot open.
+        problem = f"no input device is '{wanted}', or another program uses it"
+        raise CaptureError(f"{problem}; there are: {names}")
     if len({device["name"] for device in found}) > 1:
         raise CaptureError(f"several input devices match '{wanted}': {names}; name one of them")
     return found[0]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import signal
 import subprocess
 import tempfile
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +21,29 @@ from support.waiting import LONGEST_WAIT_SECONDS
 
 ASOUNDRC = "pcm.!default { type pulse }\nctl.!default { type pulse }\n"
 SERVER = ("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--disable-shm=yes")
+
+
+class ExclusiveDevice:
+    """What ALSA reads the samples of a device from: a terminal that is held, or silence.
+
+    Root may open a terminal that another program holds, unless `UNPRIVILEGED` takes that away.
+    """
+
+    UNPRIVILEGED = ("setpriv", "--bounding-set", "-sys_admin") if os.geteuid() == 0 else ()
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._terminal = pty.openpty()
+        fcntl.ioctl(self._terminal[1], termios.TIOCEXCL)
+        path.symlink_to(os.ttyname(self._terminal[1]))
+
+    def release(self) -> None:
+        """Let other programs open the device."""
+        free = self.path.with_name("free")
+        free.symlink_to("/dev/zero")
+        free.rename(self.path)
+        for descriptor in self._terminal:
+            os.close(descriptor)
 
 
 class SoundServer:
@@ -71,6 +97,18 @@ class SoundServer:
             yield
         finally:
             end(player)
+
+    def add_exclusive_device(self, name: str) -> ExclusiveDevice:
+        """Add a device of ALSA that one program at a time can open, and hold it."""
+        folder = Path(self.environment["HOME"])
+        device = ExclusiveDevice(folder / name)
+        slave = '{ type pulse }, file "/dev/null", format raw'
+        with (folder / ".asoundrc").open("a") as settings:
+            settings.write(
+                f'pcm.{name} {{ type file, slave.pcm {slave}, infile "{device.path}", '
+                f'hint {{ show on, description "{name}" }} }}\n'
+            )
+        return device
 
     def freeze(self) -> None:
         """Suspend the server, so that it hangs as a faulty driver does."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.daemon import COMMAND, daemon
 from support.listening import Log, read_one, running
 from support.sound import SoundServer, sound_server
 from support.waiting import LONGEST_WAIT_SECONDS, wait_until
@@ -320,7 +321,8 @@ def test_the_error_of_an_unknown_device_lists_the_known_ones(sound: SoundServer)
     sound.add_sink("speaker")
     for text in ("Blue Yeti", "99"):
         with pytest.raises(
-            SourceError, match=f"no input device is '{text}'; there are: "
+            SourceError,
+            match=f"no input device is '{text}', or another program uses it; there are: ",
         ) as caught:
             make_device(text)
         assert "'pulse'" in str(caught.value)
@@ -343,6 +345,39 @@ def test_a_device_that_is_waited_for_is_live_when_it_comes(
             log.wait_for_states(RECONNECTING, LIVE)
         assert waiting.crashes == 0
     assert waiting.source.name == ("desk" if "desk" in text else text)
+
+
+def test_a_device_that_another_program_uses_is_told_and_waited_for(
+    sound: SoundServer, model: Path, tmp_path: Path
+) -> None:
+    sound.add_sink("speaker")
+    device = sound.add_exclusive_device("exclusive")
+    command = (*device.UNPRIVILEGED, *COMMAND)
+    arguments = ("--device", "exclusive", "--model", model)
+    sentence = "no input device is 'exclusive', or another program uses it; there are: 0 'pulse'"
+    options = {"command": command, "variables": sound.environment}
+    with daemon(tmp_path, *arguments, **options) as refused:
+        assert refused.wait() == 2
+        assert sentence in refused.log
+    with daemon(tmp_path, *arguments, "--wait", **options) as waiting:
+        waiting.wait_for_line(lambda line: f"exclusive: reconnecting ({sentence}" in line)
+        device.release()
+        waiting.wait_for_line(lambda line: "exclusive: live" in line)
+        waiting.signal(signal.SIGTERM)
+        assert waiting.wait() == 0
+
+
+def test_a_suspended_source_is_stalled_until_it_resumes(
+    sound: SoundServer, classifier: Classifier
+) -> None:
+    sound.add_sink("speaker")
+    log = Log()
+    with running(listener(make_device("speaker.monitor"), classifier, log)):
+        log.wait_for_states(LIVE)
+        sound.control("suspend-sink", "speaker", "1")
+        log.wait_for_states(LIVE, STALLED)
+        sound.control("suspend-sink", "speaker", "0")
+        log.wait_for_states(STALLED, LIVE)
 
 
 def test_without_portaudio_no_device_is_waited_for(
@@ -422,7 +457,9 @@ def test_a_source_of_the_sound_server_is_found_again_by_its_name(
         log.wait_for_states(LIVE)
         sound.remove(module)
         log.wait_for_detail("the device was removed")
-        log.wait_for_detail("no input device is 'hall.monitor'; there are: ")
+        log.wait_for_detail(
+            "no input device is 'hall.monitor', or another program uses it; there are: "
+        )
         sound.add_sink("hall", HALL)
         log.wait_for_states(LIVE, RECONNECTING, LIVE)
 
@@ -431,7 +468,9 @@ def test_the_error_of_an_unknown_device_lists_the_sources_of_the_server(
     sound: SoundServer,
 ) -> None:
     sound.add_sink("hall", HALL)
-    with pytest.raises(SourceError, match="no input device is 'Blue Yeti'; there are: ") as caught:
+    with pytest.raises(
+        SourceError, match="no input device is 'Blue Yeti', or another program uses it; there are: "
+    ) as caught:
         make_device("Blue Yeti")
     assert str(caught.value).endswith(", 'hall.monitor'")
 
