@@ -2,7 +2,7 @@
 
 A setting has the same name everywhere: ``hop_seconds`` in a TOML file, ``--hop-seconds`` on the
 command line and ``GENRE_STREAM_HOP_SECONDS`` in the environment. Each layer overrides the ones
-before: defaults, ``/etc/genre-stream/config.toml``, ``~/.config/genre-stream/config.toml``, the
+before: defaults, those of ``response``, ``/etc/genre-stream/config.toml``, ``~/.config/genre-stream/config.toml``, the
 file given by ``--config``, the environment, the command line.
 
 For a setting that takes a list, a file may give one string or an array of strings. A variable of
@@ -35,7 +35,13 @@ from pydantic import (
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
-from streamer.core.decision_settings import DecisionSettings, Effort, Smoothing
+from streamer.core.decision_settings import (
+    RESPONSES,
+    DecisionSettings,
+    Effort,
+    Response,
+    Smoothing,
+)
 from streamer.setting_types import (
     Colours,
     File,
@@ -164,6 +170,13 @@ class Settings(BaseModel):
         "be repeated",
     )
 
+    response: Response = _setting(
+        DECISIONS,
+        "normal",
+        "KIND",
+        "calm claims less and errs less, fast follows changes sooner and errs more, normal is as "
+        "the model suggests; hop_seconds and decision settings that are given take precedence",
+    )
     smoothing: Smoothing | None = _decision_setting("smoothing")
     silence_dbfs: float | None = _decision_setting("silence_dbfs")
     silence_hysteresis_db: float | None = _decision_setting("silence_hysteresis_db")
@@ -313,6 +326,10 @@ def load(
             values["mqtt"] = {**known, **own} if isinstance(known, Mapping) else own
         origins |= dict.fromkeys(layer, origin)
     origins = {name: origins[name] for name in values}
+    response = str(values.get("response"))
+    for name, value in RESPONSES.get(response, {}).items():
+        if name not in values:
+            values[name], origins[name] = value, f"response = {response}"
     try:
         settings = Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:

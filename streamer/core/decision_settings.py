@@ -10,6 +10,17 @@ Smoothing = Literal["hmm", "ema", "none"]
 Effort = Literal["full", "saving"]
 """Whether the network runs every hop, or only where something may have changed."""
 
+Response = Literal["calm", "normal", "fast"]
+
+RESPONSES: Mapping[str, Mapping[str, float]] = {
+    "calm": {"hop_seconds": 1.0, "min_confidence": 0.8},
+    "normal": {},
+    "fast": {"hop_seconds": 0.5, "min_confidence": 0.6},
+}
+"""Hop and decision settings of each response; what is not listed keeps its own value.
+
+Found with ``genre-train stream-test --response``: streamer/models/README.md has the figures."""
+
 
 class DecisionSettingsError(ValueError):
     """A decision setting that cannot be used; the message names setting, value and range."""

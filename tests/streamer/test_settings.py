@@ -7,7 +7,7 @@ import pytest
 
 from streamer import settings as schema
 from streamer.commands.config_text import describe, sample_config
-from streamer.core.decision_settings import DecisionSettings
+from streamer.core.decision_settings import RESPONSES, DecisionSettings
 from streamer.core.model import Classifier
 from streamer.settings import Settings, SettingsError, load
 
@@ -293,6 +293,26 @@ def test_only_given_decision_settings_override_those_of_the_model(environment):
     assert load({}, environment=environment).settings.decision == {}
     given = load({"min_margin": "0.2"}, environment=environment).settings.decision
     assert given == {"min_margin": 0.2}
+
+
+def test_a_response_gives_hop_and_decision_settings_that_are_not_given_themselves(environment):
+    assert load({}, environment=environment).settings.decision == {}
+    for response, given in RESPONSES.items():
+        settings = load({"response": response}, environment=environment).settings
+        values = settings.decision | {"hop_seconds": settings.hop_seconds}
+        assert values == {"hop_seconds": 1.0} | dict(given)
+    environment["GENRE_STREAM_MIN_CONFIDENCE"] = "0.9"
+    effective = load({"response": "fast"}, environment=environment)
+    assert effective.settings.min_confidence == 0.9
+    assert effective.origins["min_confidence"] == "environment"
+    assert effective.settings.hop_seconds == RESPONSES["fast"]["hop_seconds"]
+    assert effective.origins["hop_seconds"] == "response = fast"
+
+
+@pytest.mark.parametrize("value", ["quick", ["fast"]])
+def test_an_unknown_response_is_refused_with_the_known_ones(value, environment):
+    with pytest.raises(SettingsError, match="response.*'calm', 'normal' or 'fast'"):
+        load({"response": value}, environment=environment)
 
 
 def test_the_origin_of_a_decision_setting_that_is_not_given_is_the_model(environment):
