@@ -79,6 +79,7 @@ def tune(
 def observations_of(decisions: Sequence[Decision], contract: ModelContract) -> list[Observation]:
     """Return the observations that led to decisions."""
     observations = []
+    hinted = False
     for decision in decisions:
         own = np.array([decision.window_probabilities[label] for label in contract.labels])
         classified = np.ptp(own) > 0  # they are all equal where no window was classified
@@ -90,8 +91,10 @@ def observations_of(decisions: Sequence[Decision], contract: ModelContract) -> l
                 window_probabilities=own if classified else None,
                 silent=decision.state is State.SILENCE,
                 repeated=decision.repeated,
+                changed=decision.change and not hinted,
             )
         )
+        hinted = decision.change
     return observations
 
 

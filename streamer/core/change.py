@@ -60,15 +60,19 @@ class ChangeDetector:
         self._ratios: deque[tuple[float, float]] = deque()
         """Seconds since the restart, and the log-likelihood ratio then, per column a second."""
         self._seconds = 0.0
+        self.columns_since: int | None = None
+        """Columns after the latest change; None if there was none since the restart."""
 
     def update(self, columns: Columns) -> bool:
         """Take the next columns, shape (n_mels, k), in absolute dB; return whether it changed."""
         cepstra = self._basis @ columns.astype(np.float64)
         self._cepstra = np.hstack([self._cepstra, cepstra])[:, -self._past_columns :]
         self._seconds += columns.shape[1] * self._spec.hop_seconds
+        if self.columns_since is not None:
+            self.columns_since += columns.shape[1]
         if self._cepstra.shape[1] < self._least_columns:
             return False
-        ratio = _largest_log_likelihood_ratio(self._cepstra, self._new_columns)
+        ratio, new = _largest_log_likelihood_ratio(self._cepstra, self._new_columns)
         ratio *= self._spec.hop_seconds
         latest = self._seconds - RECENT_SECONDS
         usual = [before for seconds, before in self._ratios if seconds <= latest]
@@ -79,6 +83,7 @@ class ChangeDetector:
             return False
         # What was before the change is no longer compared with.
         self._cepstra = self._cepstra[:, -self._new_columns[-1] :]
+        self.columns_since = new
         return True
 
 
@@ -90,8 +95,10 @@ def _cosine_basis(count: int, bands: int) -> NDArray[np.float64]:
     return np.asarray(basis)
 
 
-def _largest_log_likelihood_ratio(cepstra: NDArray[np.float64], new_columns: list[int]) -> float:
-    """Return by how much two distributions fit better than one, for the best of some divisions.
+def _largest_log_likelihood_ratio(
+    cepstra: NDArray[np.float64], new_columns: list[int]
+) -> tuple[float, int]:
+    """Return by how much two distributions fit better than one, and the best division.
 
     Each of `new_columns` is a number of columns at the end that may be those after a change.
     """
@@ -109,4 +116,6 @@ def _largest_log_likelihood_ratio(cepstra: NDArray[np.float64], new_columns: lis
     covariances += NOISE_VARIANCE * np.eye(len(cepstra))
     likelihoods = counts * np.linalg.slogdet(covariances)[1]
     one, (after, before) = likelihoods[0], np.split(likelihoods[1:], 2)
-    return float((one - before - after).max() / 2)
+    ratios = (one - before - after) / 2
+    best = int(ratios.argmax())
+    return float(ratios[best]), new_columns[best]

@@ -53,7 +53,8 @@ class Observation:
     interrupted: bool = False
     """Whether `restart` is because sound is missing, not only because another song began."""
     changed: bool = False
-    """Whether other sound seems to have begun, as `ChangeDetector` detects it."""
+    """Whether other sound seems to have begun, as `ChangeDetector` detects it: the belief of the
+    filter begins anew, unless it already did for a change whose outcome is not known yet."""
     boundary: float | None = None
     """Where silence began or ended, the title changed or the sound was interrupted, in seconds
     since the source's first sample: a new segment begins there. None if none of this happened."""
@@ -132,6 +133,9 @@ class Decider:
         window = None if observation.silent else self._read(observation.window_probabilities)
         if observation.restart:
             self._forget()
+        elif observation.changed and not self._change.is_open:
+            # What was heard says little about what follows; the label stays until it is known.
+            self._smoother.forget()
         if observation.silent or observation.interrupted:
             self._last_claim = None
         decision = self._decide(observation, window)
@@ -254,6 +258,11 @@ class _Change:
         self._noticed_at: float | None = None
         self._label: tuple[State, str | None] | None = None
         """State and genre of the latest decision."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a change was noticed before and its outcome is not known yet."""
+        return self._noticed_at is not None
 
     def update(self, observation: Observation, label: tuple[State, str | None]) -> bool:
         """Take the next observation and the label decided; return whether it may be outdated."""

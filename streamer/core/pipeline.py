@@ -334,7 +334,9 @@ class ColumnPipeline:
         self._classifier = classifier
         self._spec = contract.spectrogram
         self._max_frames = contract.window_frames
+        self._least_frames = contract.min_frames
         self._least_audio = contract.audio.min_samples if contract.audio else 0
+        self._audio_rate = contract.audio.sample_rate if contract.audio else 0
         self.hop_seconds = hop_seconds
         window_seconds = contract.window_seconds
         labels, not_music = contract.labels, contract.not_music
@@ -442,14 +444,24 @@ class ColumnPipeline:
     def _classify(
         self, end: int, columns: Columns, audio: Samples | None
     ) -> NDArray[np.float32] | None:
-        """Append columns to the window; return its probabilities, None while it is too short."""
+        """Append columns to the window; return its probabilities, None while it is too short.
+
+        What was before a change is left out as soon as there is enough sound after it.
+        """
         last = None
         if self.effort == "saving":
             last = self._steadiness.repeat(end, self.hop_samples, self.window.columns, columns)
         self.window.append(columns)
         if last is not None:
             return last
-        spectrogram = self.window.relative_to_peak()
+        frames = self._changes.columns_since
+        if frames is not None:
+            samples = int(frames * self._spec.hop_seconds * self._audio_rate)
+            if frames < self._least_frames or samples < self._least_audio:
+                frames = None
+            elif audio is not None:
+                audio = audio[-samples:]
+        spectrogram = self.window.relative_to_peak(frames)
         if spectrogram is None or (audio is not None and len(audio) < self._least_audio):
             return None
         started = time.perf_counter()
@@ -457,7 +469,7 @@ class ColumnPipeline:
         probabilities = np.asarray(self._classifier.predict(spectrogram[None], heard)[0])
         self.inference_seconds += time.perf_counter() - started
         self.inferences += 1
-        is_whole = self.window.columns.shape[1] == self._max_frames
+        is_whole = spectrogram.shape[1] == self._max_frames
         self._steadiness.classified(end, probabilities, whole=is_whole)
         return probabilities
 

@@ -17,6 +17,9 @@ Float = TypeVar("Float", bound=np.floating[Any])
 Probabilities = NDArray[np.float64]
 """Shape (labels,), summing to 1."""
 
+NOTICED_AFTER_SECONDS = 1.2
+"""How long ago a change usually happened when `streamer.core.change` notices it."""
+
 LEAST_PROBABILITY = 1e-9
 """Floor under a window's probabilities: no single window rules a label out for good."""
 
@@ -43,7 +46,10 @@ class Smoother:
     """
 
     def restart(self) -> None:
-        """Forget all windows so far."""
+        """Forget all windows so far: the next one shares no sound with them."""
+
+    def forget(self) -> None:
+        """Forget all windows so far, although the next ones still hold some of their sound."""
 
     def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
         """Take the window that ends `hop_seconds` after the last one; return the belief."""
@@ -87,10 +93,21 @@ class HiddenMarkov(Smoother):
         self._weight = weight
         self._uniform = np.full(labels, 1 / labels)
         self._belief: Probabilities | None = None
+        self._new_seconds = 0.0
+        """Least new sound in the next window, in seconds."""
 
     def restart(self) -> None:
         """Forget all windows so far."""
         self._belief = None
+
+    def forget(self) -> None:
+        """Make all labels equally probable again.
+
+        The next window counts with the share of it that is heard since the change.
+        """
+        if self._belief is not None:
+            self._belief = self._uniform
+            self._new_seconds = NOTICED_AFTER_SECONDS
 
     def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
         """Take the next window, as `Smoother.update` does."""
@@ -99,7 +116,9 @@ class HiddenMarkov(Smoother):
         else:
             kept = math.exp(-hop_seconds * self._change_rate)
             predicted = self._uniform + (self._belief - self._uniform) * kept
-            weight = self._weight * min(1.0, hop_seconds / self._window_seconds)
+            new_seconds = max(hop_seconds, self._new_seconds)
+            weight = self._weight * min(1.0, new_seconds / self._window_seconds)
+        self._new_seconds = 0.0
         self._belief = softmax(log_floored(predicted) + weight * log_floored(window))
         return self._belief
 
@@ -114,6 +133,11 @@ class MovingAverage(Smoother):
     def restart(self) -> None:
         """Forget all windows so far."""
         self._logs = None
+
+    def forget(self) -> None:
+        """Make all labels equally probable again."""
+        if self._logs is not None:
+            self._logs = np.zeros_like(self._logs)
 
     def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
         """Take the next window, as `Smoother.update` does."""

@@ -45,14 +45,16 @@ class Window:
         """Append columns, shape (n_mels, k); drop the oldest ones beyond the window's length."""
         self.columns = np.concatenate([self.columns, columns], axis=1)[:, -self._max_frames :]
 
-    def relative_to_peak(self) -> Columns | None:
+    def relative_to_peak(self, latest: int | None = None) -> Columns | None:
         """Return the window as the model takes it, or None while it has too few columns.
 
-        Shape (n_mels, frames), dB relative to the loudest cell, in `[-top_db, 0]`.
+        Shape (n_mels, frames), dB relative to the loudest cell, in `[-top_db, 0]`. With `latest`,
+        only so many columns at its end.
         """
         if self.columns.shape[1] < self._min_frames:
             return None
-        return relative_to_peak(self.columns, self._spec.top_db)
+        columns = self.columns if latest is None else self.columns[:, -latest:]
+        return relative_to_peak(columns, self._spec.top_db)
 
 
 class AudioWindow:

@@ -85,6 +85,31 @@ def test_a_restart_discards_the_evidence_so_far() -> None:
     assert source.observe({"jazz": 0.7}, restart=True).genre == "jazz"
 
 
+def test_a_change_lets_the_label_follow_sooner_and_keeps_it_until_then() -> None:
+    def labels_after(**observed: Any) -> list[str | None]:
+        source = Source(dwell_seconds=20.0, evidence_weight=1.0, confidence_hysteresis=0.3)
+        for _ in range(20):
+            source.observe(SURE)
+        source.observe({"rock": 0.6, "jazz": 0.3}, **observed)
+        return [source.observe({"rock": 0.9}).genre for _ in range(12)]
+
+    with_hint, without = labels_after(changed=True), labels_after()
+    assert with_hint.index("rock") < without.index("rock")
+    source = Source(evidence_weight=1.0)
+    for _ in range(20):
+        source.observe(SURE)
+    assert source.observe(SURE, changed=True).genre == "jazz"
+
+
+def test_a_second_hint_before_the_outcome_of_the_first_forgets_nothing() -> None:
+    source, other = Source(evidence_weight=1.0), Source(evidence_weight=1.0)
+    for each in (source, other):
+        each.observe(SURE)
+        each.observe(SURE, changed=True)
+    first = source.observe(SURE, changed=True)
+    assert first.probabilities == other.observe(SURE).probabilities
+
+
 def test_a_new_title_keeps_the_label_until_a_window_of_the_new_song() -> None:
     source = Source()
     before = source.observe(SURE)

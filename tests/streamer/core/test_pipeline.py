@@ -368,6 +368,18 @@ def test_a_cut_is_hinted_at_within_two_seconds_and_before_its_label(
     assert hinted[-1] < known
 
 
+@pytest.mark.parametrize("cut", [20.0, 20.9])
+def test_a_window_leaves_out_what_was_before_a_hint(classifier: Classifier, cut: float) -> None:
+    loud = band_noise("low", cut, level_dbfs=-10, seed=1)
+    sound = np.concatenate([loud, band_noise("high", 12, level_dbfs=-40, seed=2)])
+    found = decisions(Pipeline(classifier).feed(sound, RATE))
+    hinted = next(d.position for d in found if d.change)
+    mixed = [d for d in found if cut + FIRST + 1 <= d.position < cut + 5]
+    assert mixed
+    assert hinted < mixed[0].position
+    assert max(d.window_probabilities["low"] for d in mixed) < 0.04
+
+
 def test_only_a_title_that_differs_from_the_last_one_is_a_cut() -> None:
     titles = Titles()
     cuts = []

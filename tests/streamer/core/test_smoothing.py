@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamer.core.smoothing import (
+    NOTICED_AFTER_SECONDS,
     HiddenMarkov,
     MovingAverage,
     Smoother,
@@ -93,6 +94,16 @@ def test_a_long_hop_counts_no_more_than_the_window() -> None:
     belief = filter_of(dwell_seconds=1e9)
     belief.update(window, 1.0)
     assert odds(belief.update(window, 60.0)) == pytest.approx(2 * math.log(0.6 / 0.3))
+
+
+@pytest.mark.parametrize("hop_seconds", [0.1, 1.0])
+def test_after_a_change_the_next_window_counts_with_what_is_new_in_it(hop_seconds: float) -> None:
+    belief = filter_of()
+    belief.update(np.array([0.8, 0.1, 0.1]), hop_seconds)
+    belief.forget()
+    window = np.array([0.2, 0.6, 0.2])
+    expected = window ** (NOTICED_AFTER_SECONDS / 5.0)
+    np.testing.assert_allclose(belief.update(window, hop_seconds), expected / expected.sum())
 
 
 def test_the_weight_of_evidence_spares_the_first_window() -> None:
