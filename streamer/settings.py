@@ -2,8 +2,9 @@
 
 A setting has the same name everywhere: ``hop_seconds`` in a TOML file, ``--hop-seconds`` on the
 command line and ``GENRE_STREAM_HOP_SECONDS`` in the environment. Each layer overrides the ones
-before: defaults, those of ``response``, ``/etc/genre-stream/config.toml``, ``~/.config/genre-stream/config.toml``, the
-file given by ``--config``, the environment, the command line.
+before: defaults, those that ``response`` gives, ``/etc/genre-stream/config.toml``,
+``~/.config/genre-stream/config.toml``, the file given by ``--config``, the environment, the command
+line.
 
 For a setting that takes a list, a file may give one string or an array of strings. A variable of
 the environment is split as a shell would split it, or read as a JSON array if it begins with a
@@ -156,6 +157,12 @@ class Settings(BaseModel):
         "full runs the network for every prediction, saving only where something may have changed; "
         "without it full, and saving for as long as there are too many sources for that",
     )
+    response: Response = _model(
+        "normal",
+        "KIND",
+        "calm claims less and errs less, fast follows changes sooner and errs more, normal is as "
+        "the model suggests; hop_seconds and decision settings that are given take precedence",
+    )
 
     labels: Labels = _model(
         {},
@@ -170,13 +177,6 @@ class Settings(BaseModel):
         "be repeated",
     )
 
-    response: Response = _setting(
-        DECISIONS,
-        "normal",
-        "KIND",
-        "calm claims less and errs less, fast follows changes sooner and errs more, normal is as "
-        "the model suggests; hop_seconds and decision settings that are given take precedence",
-    )
     smoothing: Smoothing | None = _decision_setting("smoothing")
     silence_dbfs: float | None = _decision_setting("silence_dbfs")
     silence_hysteresis_db: float | None = _decision_setting("silence_hysteresis_db")

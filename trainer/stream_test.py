@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from streamer.core.contract import ModelContract
-from streamer.core.decision import Decision, State
+from streamer.core.decision import Decision, DecisionSettings, State
 from streamer.core.decision_settings import Effort
 from streamer.core.model import Classifier
 from streamer.system.files import write_file, write_json
@@ -278,11 +278,13 @@ def stream_test(
     gap_seconds: float = 4.0,
     hop_seconds: float = 1.0,
     effort: Effort = "full",
+    changes: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> StreamTest:
     """Play the set called `name` as a stream and measure the decisions.
 
-    Of more than `limit` tracks as many are chosen by the seed. For the other parameters see
+    Of more than `limit` tracks as many are chosen by the seed. `changes` are decision settings that
+    differ from the model's own. For the other parameters see
     `make_stream` and `streamer.core.pipeline.Pipeline`.
     """
     contract = classifier.contract
@@ -307,19 +309,17 @@ def stream_test(
     if second:
         pictures = stream.blocks[0].ndim == 2
         player = TagReader(classifier, second, stream) if pictures else Recorder(classifier)
-    played, count = (
-        play(player, stream, hop_seconds=hop_seconds, effort=effort),
-        len(stream.blocks) + 1,
-    )
+    own = {**contract.decision, **(changes or {})}
+    settings = DecisionSettings.from_mapping(own)
+    played = play(player, stream, hop_seconds=hop_seconds, effort=effort, settings=settings)
+    count = len(stream.blocks) + 1
     with progress_bar() as progress:
         by_block = progress.track(played, total=count, description=f"playing {name}")
         decisions = list(itertools.chain.from_iterable(by_block))
     result = measure(stream.segments, decisions, contract)
     said = player.said if isinstance(player, Recorder) else []
     hints = measure_hints(stream.segments, decisions)
-    return StreamTest(
-        stream, decisions, result, dict(contract.decision), said, notes=notes, hints=hints
-    )
+    return StreamTest(stream, decisions, result, own, said, notes=notes, hints=hints)
 
 
 def as_text(result: StreamResult, name: str, protocol: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.decision import Decision, State
+from streamer.core.decision import Decision, DecisionSettings, State
 from streamer.core.decision_settings import Effort
 from streamer.core.model import Classifier
 from streamer.core.pipeline import ColumnPipeline, Event, Pipeline
@@ -154,8 +154,9 @@ def play(
     *,
     hop_seconds: float = 1.0,
     effort: Effort = "full",
+    settings: DecisionSettings | None = None,
 ) -> Iterator[list[Decision]]:
-    """Play a stream through the daemon's pipeline.
+    """Play a stream through the daemon's pipeline; `settings` are its, by default the model's own.
 
     A `TagReader` as the classifier is told the position before each column.
 
@@ -163,7 +164,9 @@ def play(
     """
     spec = classifier.contract.spectrogram
     if stream.blocks[0].ndim == 2:
-        of_columns = ColumnPipeline(classifier, hop_seconds=hop_seconds, effort=effort)
+        of_columns = ColumnPipeline(
+            classifier, settings=settings, hop_seconds=hop_seconds, effort=effort
+        )
         levels = _column_levels(stream, spec)
         fed = 0
         for block in stream.blocks:
@@ -176,7 +179,7 @@ def play(
             yield _decisions(events)
         yield _decisions(of_columns.finish())
         return
-    pipeline = Pipeline(classifier, hop_seconds=hop_seconds, effort=effort)
+    pipeline = Pipeline(classifier, settings=settings, hop_seconds=hop_seconds, effort=effort)
     for block in stream.blocks:
         yield _decisions(pipeline.feed(block, spec.sample_rate))
     yield _decisions(pipeline.finish())

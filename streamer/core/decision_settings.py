@@ -15,7 +15,12 @@ Response = Literal["calm", "normal", "fast"]
 RESPONSES: Mapping[str, Mapping[str, float]] = {
     "calm": {"hop_seconds": 1.0, "min_confidence": 0.8},
     "normal": {},
-    "fast": {"hop_seconds": 0.5, "min_confidence": 0.6},
+    "fast": {
+        "hop_seconds": 0.5,
+        "dwell_seconds": 1.0,
+        "evidence_weight": 3.0,
+        "min_confidence": 0.6,
+    },
 }
 """Hop and decision settings of each response; what is not listed keeps its own value.
 

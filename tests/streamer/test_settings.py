@@ -311,7 +311,7 @@ def test_a_response_gives_hop_and_decision_settings_that_are_not_given_themselve
 
 @pytest.mark.parametrize("value", ["quick", ["fast"]])
 def test_an_unknown_response_is_refused_with_the_known_ones(value, environment):
-    with pytest.raises(SettingsError, match="response.*'calm', 'normal' or 'fast'"):
+    with pytest.raises(SettingsError, match=r"response.*'calm', 'normal' or 'fast'"):
         load({"response": value}, environment=environment)
 
 
