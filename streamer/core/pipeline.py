@@ -20,6 +20,7 @@ from streamer.core.resampling import Resampler
 from streamer.core.silence import SilenceGate
 from streamer.core.spectrogram import Columns, Samples, to_levels
 from streamer.core.steadiness import Steadiness
+from streamer.core.titles import Titles
 from streamer.core.window import AudioWindow, Window
 
 Event = Decision | Segment | SpectrogramColumns
@@ -472,26 +473,6 @@ class ColumnPipeline:
         is_whole = spectrogram.shape[1] == self._max_frames
         self._steadiness.classified(end, probabilities, whole=is_whole)
         return probabilities
-
-
-class Titles:
-    """The titles that one source announces; it may stop and begin doing so within a song."""
-
-    def __init__(self) -> None:
-        self.current: str | None = None
-        """The title in force; empty if there is none, None if nothing is known of it."""
-        self._last: str | None = None
-
-    def is_cut(self, title: str | None, discontinuity: bool = False) -> bool:
-        """Return whether another song begins with `title`, or sound is missing before it."""
-        return discontinuity or (bool(title) and bool(self._last) and title != self._last)
-
-    def take(self, title: str | None, discontinuity: bool = False) -> None:
-        """Take what the source announces: a title, "" for none, or None for nothing new."""
-        if title is not None or discontinuity:
-            self.current = title
-        if title or discontinuity:
-            self._last = title
 
 
 def without_offset(samples: Samples) -> Samples:

@@ -15,9 +15,10 @@ from support.model import NOISE, band_noise, make_model
 from streamer.core.decision import Decision, DecisionSettings, Segment, State
 from streamer.core.events import SpectrogramColumns
 from streamer.core.model import Classifier
-from streamer.core.pipeline import ColumnPipeline, Event, Pipeline, Titles
+from streamer.core.pipeline import ColumnPipeline, Event, Pipeline
 from streamer.core.resampling import Resampler
 from streamer.core.spectrogram import SpectrogramSpec, log_mel
+from streamer.core.titles import Titles
 
 RATE = 22050
 FIRST = ((39 - 1) * 1711 + 1024) / RATE

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streamer.core.decision import Decider, Decision, DecisionSettings, Observation, Segment, State
-from streamer.core.pipeline import Titles
+from streamer.core.titles import Titles
 
 LABELS = ("blues", "jazz", "rock")
 WINDOW_SECONDS = 5.0
