@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from io import BufferedReader
 
@@ -15,7 +17,12 @@ import numpy as np
 from streamer.sources.base import AudioBlock, SourceError
 from streamer.sources.block_queue import READ_AHEAD_SECONDS, BlockQueue
 from streamer.sources.chain import Chain
-from streamer.sources.decoding import BLOCK_SECONDS, UNTRUSTED_INPUT
+from streamer.sources.decoding import (
+    BLOCK_SECONDS,
+    UNTRUSTED_INPUT,
+    decode,
+    open_container,
+)
 from streamer.sources.ffmpeg_errors import NOT_AUDIO, describe
 from streamer.sources.threaded import ThreadedSource
 
@@ -33,6 +40,8 @@ CONTAINERS = {
     "WavPack": re.compile(rb"wvpk"),
 }
 """First bytes of containers, by which they are told from raw samples."""
+WAVPACK = CONTAINERS["WavPack"]
+COPY_BYTES = 65_536
 HEAD_BYTES = 12
 """Bytes that are needed for that."""
 
@@ -107,18 +116,36 @@ class PipeSource(ThreadedSource):
 
     def _read_container(self, pipe: BufferedReader, queue: BlockQueue, head: bytes = b"") -> None:
         """Decode a container, of which `head` was read already."""
+        head = head or _read_head(pipe)
         try:
-            chain = Chain(pipe.read1, DISPLAY_NAME, UNTRUSTED_INPUT, head)
-            with closing(chain):
-                for block in chain.blocks():
-                    queue.put(block)
-                    if queue.stopped.is_set():
-                        return
+            if WAVPACK.match(head):
+                _put_blocks(_wavpack_blocks(pipe, queue, head), queue)
+                return
+            with closing(Chain(pipe.read1, DISPLAY_NAME, UNTRUSTED_INPUT, head)) as chain:
+                _put_blocks(chain.blocks(), queue)
         except av.FFmpegError as error:
             what = describe(error)
             if isinstance(error, (av.error.InvalidDataError, av.error.ArgumentError)):
                 what = f"{NOT_AUDIO}; for raw 16-bit samples say --rate and --channels"
             raise SourceError(f"{DISPLAY_NAME}: {what}", permanent=True) from None
+
+
+def _put_blocks(blocks: Iterator[AudioBlock], queue: BlockQueue) -> None:
+    for block in blocks:
+        queue.put(block)
+        if queue.stopped.is_set():
+            return
+
+
+def _wavpack_blocks(pipe: BufferedReader, queue: BlockQueue, head: bytes) -> Iterator[AudioBlock]:
+    """Decode WavPack, which FFmpeg reads only where it can seek: when it has come to its end."""
+    with tempfile.TemporaryFile() as file:
+        file.write(head)
+        while (data := pipe.read1(COPY_BYTES)) and not queue.stopped.is_set():
+            file.write(data)
+        file.seek(0)
+        with open_container(file) as container:
+            yield from decode(container, DISPLAY_NAME)
 
 
 def _read_head(pipe: BufferedReader) -> bytes:

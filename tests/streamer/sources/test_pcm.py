@@ -56,7 +56,7 @@ def test_raw_samples_are_read_in_pieces_of_any_size(
         np.testing.assert_array_equal(np.concatenate(samples), expected)
 
 
-@pytest.mark.parametrize("container", ["wav", "flac", "mp3", "ogg", "matroska", "mpegts"])
+@pytest.mark.parametrize("container", ["wav", "flac", "mp3", "ogg", "matroska", "mpegts", "wv"])
 def test_a_container_is_decoded_from_a_pipe(demo_clip: Path, container: str) -> None:
     need("ffmpeg")
     encoder = subprocess.Popen(
@@ -147,6 +147,7 @@ CONTAINERS = [
     ("AIFF", "pcm_s16be", "aiff"),
     ("AU", "pcm_s16be", "au"),
     ("CAF", "pcm_s16le", "caf"),
+    ("WavPack", "wavpack", "wv"),
 ]
 
 
