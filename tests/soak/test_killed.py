@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -23,9 +24,7 @@ KILLS = 50
 RATE = 8000
 SPEED = 40
 """Speed of the sound as a multiple of real time."""
-TO_DISK_SECONDS = 0.5
-"""Longest time, on a busy machine, from the end of a segment to its commit; in real time that is
-shorter than any segment."""
+PART_SECONDS = 8
 
 
 @pytest.fixture
@@ -61,21 +60,27 @@ LAUNCHER = (
 )
 
 
-def feed(pipe, sound, opened):
-    """Write sound at `SPEED` until the pipe is closed."""
+def feed(pipe, opened, written, killed):
+    """Write sound at `SPEED` until the pipe is closed.
+
+    As in real life a segment lasts until the one before it has been written to disk: the part of
+    the sound that ends it comes after that. `written` returns how many have been.
+    """
     with contextlib.suppress(BrokenPipeError), pipe.open("wb", buffering=0) as out:
         opened.set()
-        while True:
+        for number, sound in enumerate(itertools.cycle(tones())):
+            while written() < number - 1 and not killed.is_set():
+                time.sleep(0.005)
             for at in range(0, len(sound), RATE * 2):
                 out.write(sound[at : at + RATE * 2])
                 time.sleep(1 / SPEED)
 
 
 def tones():
-    """Return eight seconds each of two genres and silence; a segment ends five times a second."""
-    at = np.arange(8 * RATE) / RATE
+    """Return the parts of the sound, two genres and silence; each ends the segment before it."""
+    at = np.arange(PART_SECONDS * RATE) / RATE
     parts = [np.sin(2 * np.pi * frequency * at) for frequency in (150, 2000, 0)]
-    return (np.concatenate(parts) * 15000).astype("<i2").tobytes()
+    return [(part * 15000).astype("<i2").tobytes() for part in parts]
 
 
 def listen(line, seen, received):
@@ -88,14 +93,26 @@ def listen(line, seen, received):
             frame = json.loads(text)
             if frame["type"] == "segment" and frame["final"]:
                 segment = (frame["id"], frame["state"], frame["genre"])
-                seen.append((time.monotonic(), segment))
+                seen.append(segment)
                 received.release()
+
+
+def count_ended(database):
+    """Return the number of ended segments in the file."""
+    with (
+        contextlib.suppress(sqlite3.OperationalError),
+        contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection,
+    ):
+        return connection.execute("SELECT count(*) FROM segments WHERE NOT is_open").fetchone()[0]
+    return 0
 
 
 def kept(database):
     """Return the ended segments in the file, by session."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        if not connection.execute("SELECT name FROM sqlite_master").fetchall():
+            return {}
         rows = connection.execute(
             "SELECT session, number, state, genre FROM segments WHERE NOT is_open"
             " ORDER BY session, number"
@@ -111,13 +128,17 @@ def test_a_kill_at_any_moment_loses_at_most_the_open_segment(zygote, tmp_path):
     chance = random.Random(11)
     model = make_model(tmp_path / "thirds.onnx")
     database = tmp_path / "heard.db"
-    sound = tones()
     before, checked = {}, 0
     for number in range(KILLS):
         pipe = tmp_path / f"pipe{number}"
         os.mkfifo(pipe)
-        opened = threading.Event()
-        feeder = threading.Thread(target=feed, args=(pipe, sound, opened), daemon=True)
+        opened, killed = threading.Event(), threading.Event()
+        earlier = sum(map(len, before.values()))
+        feeder = threading.Thread(
+            target=feed,
+            args=(pipe, opened, lambda: count_ended(database) - earlier, killed),  # noqa: B023
+            daemon=True,
+        )
         feeder.start()
         seen, received = [], threading.Semaphore(0)
         process = start(
@@ -132,8 +153,8 @@ def test_a_kill_at_any_moment_loses_at_most_the_open_segment(zygote, tmp_path):
         for _ in range(chance.randrange(5)):
             assert received.acquire(timeout=LONGEST_WAIT_SECONDS)
         time.sleep(chance.uniform(0.0, 0.3))
-        killed = time.monotonic()
         os.kill(process, signal.SIGKILL)
+        killed.set()
         # A connection that the daemon never took would wait for the next daemon.
         with contextlib.suppress(OSError):
             line.shutdown(socket.SHUT_RDWR)
@@ -145,8 +166,8 @@ def test_a_kill_at_any_moment_loses_at_most_the_open_segment(zygote, tmp_path):
             continue
         after = kept(database)
         new = [segment for session in after.keys() - before.keys() for segment in after[session]]
-        due = [segment for moment, segment in seen if moment < killed - TO_DISK_SECONDS]
-        assert set(due) <= set(new), f"kill {number}: received {due}, kept {new}"
+        lost = [segment for segment in seen if segment not in new]
+        assert lost in ([], seen[-1:]), f"kill {number}: received {seen}, kept {new}"
         assert all(after[session] == segments for session, segments in before.items())
-        before, checked = after, checked + len(due)
+        before, checked = after, checked + len(seen)
     assert checked, "the kills came too early to say anything"
