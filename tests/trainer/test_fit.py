@@ -15,10 +15,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from support.backbone import small_backbone
+from support.daemon import REPOSITORY
 from support.pictures import write_pictures
 from support.run import LONGEST_TRAINING_SECONDS
 
@@ -41,35 +42,18 @@ def fit_command(data: Path, out: Path) -> list[str]:
     return [*TRAIN, "fit", "--data", str(data), "--out", str(out), *options.split(), *size.split()]
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=LONGEST_TRAINING_SECONDS, check=False
-    )
-
-
 def fit_here(command: list[str]) -> int:
     """Run a command in this process, where TensorFlow is already loaded."""
     from trainer.cli import main
 
-    return main(command[len(TRAIN) :])
-
-
-def small_backbone(name: str, **options: Any) -> Any:
-    """Return a small network that replaces InceptionV3 for speed."""
-    import keras
-
-    images = keras.Input(options["input_shape"])
-    features = keras.layers.Conv2D(8, 5, strides=4, use_bias=False)(images)
-    features = keras.layers.ReLU()(keras.layers.BatchNormalization()(features))
-    return keras.Model(images, keras.layers.Conv2D(16, 5, strides=4)(features), name=name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["genre-train", *command[len(TRAIN) :]])
+        return main(sys.argv[1:])
 
 
 def fit_small(command: list[str]) -> int:
     """Run a training in this process with the small backbone."""
-    import keras
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras.applications, "InceptionV3", small_backbone)
+    with small_backbone():
         return fit_here(command)
 
 
@@ -79,8 +63,13 @@ def history(out: Path) -> list[dict[str, str]]:
 
 
 def start_and_signal_after_an_epoch(command: list[str], out: Path, number: int) -> int:
-    """Start a training, send it a signal after the first checkpoint; return its exit status."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    """Start a small training, send it a signal after its first checkpoint; return its status."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "support.backbone", *command[len(TRAIN) :]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"},
+    )
     deadline = time.monotonic() + LONGEST_TRAINING_SECONDS
     while not (out / "checkpoints" / "state.json").exists():
         assert process.poll() is None, process.stdout and process.stdout.read().decode()
@@ -96,8 +85,7 @@ def start_and_signal_after_an_epoch(command: list[str], out: Path, number: int) 
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an uninterrupted run."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    done = run(fit_command(data, out))
-    assert done.returncode == 0, done.stderr
+    assert fit_small(fit_command(data, out)) == 0
     return out
 
 
@@ -116,9 +104,10 @@ def continued(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "continued"
     command = fit_command(data, out)
     assert start_and_signal_after_an_epoch(command, out, signal.SIGKILL) == -signal.SIGKILL
-    done = run([*TRAIN, "fit", "--resume", str(out)])
-    assert done.returncode == 0, done.stderr
-    assert "continuing after " in done.stderr
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as stream:
+        patch.setattr(sys, "stderr", stream)
+        assert fit_small([*TRAIN, "fit", "--resume", str(out)]) == 0
+        assert "continuing after " in stream.getvalue()
     return out
 
 
@@ -403,8 +392,7 @@ def test_frozen_batch_norms_stay_unchanged_while_the_rest_is_trained(
 
     out = tmp_path / "run"
     options = ["--weights", str(whole), "--head-epochs", "0", "--epochs", "1"]
-    done = run([*fit_command(data, out), *options, "--freeze-batch-norms"])
-    assert done.returncode == 0, done.stderr
+    assert fit_small([*fit_command(data, out), *options, "--freeze-batch-norms"]) == 0
     before, after = (load_image_network(folder)[0].get_layer(BACKBONE) for folder in (whole, out))
     for old, new in zip(before.layers, after.layers, strict=True):
         pairs = list(zip(old.get_weights(), new.get_weights(), strict=True))
@@ -555,8 +543,9 @@ def test_weights_of_an_earlier_run_include_its_head_if_the_labels_are_equal(
     from trainer.network import BACKBONE, build_image_network, load_image_network
 
     earlier, _ = load_image_network(whole)
-    same = build_image_network(["rows", "steps"], weights=str(whole), dropout=0.5)
-    other = build_image_network(["rows", "waves", "steps"], weights=str(whole), dropout=0.5)
+    with small_backbone():
+        same = build_image_network(["rows", "steps"], weights=str(whole), dropout=0.5)
+        other = build_image_network(["rows", "waves", "steps"], weights=str(whole), dropout=0.5)
     backbones = (network.get_layer(BACKBONE) for network in (earlier, other))
     for one, another in ((earlier, same), backbones):
         for first, second in zip(one.get_weights(), another.get_weights(), strict=True):
@@ -569,7 +558,7 @@ def test_evaluation_tracks_that_an_earlier_run_was_trained_on_are_noted(
     # Another seed divides the tracks differently.
     options = ["--weights", str(whole), "--seed", "8", "--epochs", "0", "--head-epochs", "0"]
     out = tmp_path / "run"
-    assert fit_here([*fit_command(data, out), *options]) == 0
+    assert fit_small([*fit_command(data, out), *options]) == 0
     content = json.loads((out / "run.json").read_text())
     known = set(json.loads((whole / "run.json").read_text())["split"]["train"])
     assert set(content["learnt_before"]) == known
