@@ -93,6 +93,9 @@ def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) 
     NetworkError
         If the weights cannot be downloaded or read, or do not fit.
     """
+    # A file that cannot be read is refused before seconds are spent on building.
+    earlier = load_image_network(folder) if (folder := earlier_run(weights)) else None
+    exported = read_exported(path) if (path := model_file(weights)) else None
     backbone = keras.applications.InceptionV3(
         weights=None, include_top=False, input_shape=(None, None, 3), name=BACKBONE
     )
@@ -102,15 +105,14 @@ def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) 
     # The loss needs float32, also under mixed precision.
     logits = keras.layers.Dense(len(labels), dtype="float32", name="logits")(features)
     network = keras.Model(images, logits, name="image_network")
-    if folder := earlier_run(weights):
-        earlier, run = load_image_network(folder)
+    if earlier:
+        earlier_network, run = earlier
         if run.labels == tuple(labels):
-            network.set_weights(earlier.get_weights())
+            network.set_weights(earlier_network.get_weights())
         else:
-            backbone.set_weights(earlier.get_layer(BACKBONE).get_weights())
-    elif path := model_file(weights):
-        exported = read_exported(path)
-        _set_folded_weights(backbone, exported, path)
+            backbone.set_weights(earlier_network.get_layer(BACKBONE).get_weights())
+    elif exported:
+        _set_folded_weights(backbone, exported, weights)
         if exported.labels == tuple(labels):
             network.get_layer("logits").set_weights(exported.head)
     elif weights != "none":
@@ -118,7 +120,7 @@ def build_image_network(labels: Sequence[str], *, weights: str, dropout: float) 
     return network
 
 
-def _set_folded_weights(backbone: keras.Model, exported: ExportedNetwork, path: Path) -> None:
+def _set_folded_weights(backbone: keras.Model, exported: ExportedNetwork, weights: str) -> None:
     """Give the backbone the weights of a model file, whose batch norms are folded into kernels.
 
     A batch norm then only adds the bias, as its `beta`: its statistics do not change anything. They
@@ -130,7 +132,7 @@ def _set_folded_weights(backbone: keras.Model, exported: ExportedNetwork, path: 
     norms = [each for each in layers if isinstance(each, keras.layers.BatchNormalization)]
     shapes = [tuple(each.kernel.shape) for each in convolutions]
     if [kernel.shape for kernel, _ in exported.convolutions] != shapes:
-        raise NetworkError(f"--weights {path}: its network is not an InceptionV3 of genre-train")
+        raise NetworkError(f"--weights {weights}: its network is not an InceptionV3 of genre-train")
     for convolution, norm, (kernel, bias) in zip(
         convolutions, norms, exported.convolutions, strict=True
     ):
