@@ -19,6 +19,7 @@ from support.pictures import write_pictures
 from support.run import LONGEST_TRAINING_SECONDS
 from support.songs import SUFFIXES, write_audio, write_songs
 
+import export.cli
 import streamer
 from streamer.core.model import Classifier
 from trainer.augment import Augmentation
@@ -60,16 +61,12 @@ CHROMIUM = [
 ]
 
 
-def genre_train(*options: object, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {})}
-    return subprocess.run(
-        [sys.executable, "-m", "trainer.cli", *map(str, options)],
-        capture_output=True,
-        text=True,
-        timeout=LONGEST_TRAINING_SECONDS,
-        check=False,
-        env=environment,
-    )
+def genre_train(capsys: pytest.CaptureFixture[str], *options: object) -> str:
+    """Run the program in this process, where TensorFlow is loaded; return its output."""
+    status = main([str(option) for option in options])
+    output = capsys.readouterr()
+    assert status == 0, output.err
+    return output.out
 
 
 def browse(page: Path, profile: Path, *options: str) -> str:
@@ -112,9 +109,14 @@ def finished(
     """Return a run made by all steps from audio, and the output of the program."""
     run = tmp_path_factory.mktemp("runs") / "own"
     cache = tmp_path_factory.mktemp("cache")
-    done = genre_train(
-        *("--data", own_music, "--background", sounds, "--out", run, "--mels", 40, *QUICK),
-        cache=cache,
+    options = ("--data", own_music, "--background", sounds, "--out", run, "--mels", "40", *QUICK)
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.cli", *options],
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_TRAINING_SECONDS,
+        check=False,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
     )
     assert done.returncode == 0, done.stderr
     assert len(list(cache.glob("genre-stream/pictures/*/spectrogram.json"))) == 2
@@ -223,13 +225,14 @@ def test_a_screenshot_of_the_report_is_not_blank(
 
 
 def test_a_tuned_stream_test_of_a_run_is_in_its_report(
-    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished[0], run, ignore=shutil.ignore_patterns("checkpoints"))
-    done = genre_train("stream-test", run, "--tune", "--limit", 3)
-    assert done.returncode == 0, done.stderr
-    assert "valid as a stream (stratified" in done.stdout
+    output = genre_train(capsys, "stream-test", run, "--tune", "--limit", 3)
+    assert "valid as a stream (stratified" in output
     content = json.loads((run / "run.json").read_text())
     assert "smoothing" in content["decision"]
     assert content["metrics"]["stream_valid"]["songs"] == 3
@@ -241,12 +244,14 @@ def test_a_tuned_stream_test_of_a_run_is_in_its_report(
 
 
 def test_a_run_is_evaluated_alike_on_audio_and_on_its_pictures(
-    finished: tuple[Path, subprocess.CompletedProcess[str]], own_music: Path, tmp_path: Path
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+    own_music: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, _ = finished
     before = (run / "run.json").read_text()
-    done = genre_train("evaluate", run, "--data", own_music, "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
+    genre_train(capsys, "evaluate", run, "--data", own_music, "--out", tmp_path)
     assert (run / "run.json").read_text() == before
     own, other = (
         pd.read_csv(folder / "tracks_valid.csv").set_index("track")
@@ -256,33 +261,31 @@ def test_a_run_is_evaluated_alike_on_audio_and_on_its_pictures(
     assert list(other.loc[music.index, "predicted"]) == list(music["predicted"])
 
 
-def test_a_model_file_is_evaluated_on_audio(tmp_path: Path, own_music: Path) -> None:
+def test_a_model_file_is_evaluated_on_audio(
+    tmp_path: Path, own_music: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = make_model(tmp_path / "thirds.onnx")
-    done = genre_train("evaluate", "--model", model, "--data", own_music, "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert "valid: 100.0% of 3 tracks right" in done.stdout
-    assert "temperature 1.000 (the model's own)" in done.stdout
+    output = genre_train(
+        capsys, "evaluate", "--model", model, "--data", own_music, "--out", tmp_path / "out"
+    )
+    assert "valid: 100.0% of 3 tracks right" in output
+    assert "temperature 1.000 (the model's own)" in output
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["sets"]["test"]
 
 
 def test_a_folder_of_music_becomes_a_model_file_with_two_networks(
-    finished: tuple[Path, subprocess.CompletedProcess[str]], own_music: Path, tmp_path: Path
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+    own_music: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, _ = finished
     file = tmp_path / "own.onnx"
-    done = subprocess.run(
-        [sys.executable, "-m", "export.cli", run, "--out", file],
-        capture_output=True,
-        text=True,
-        timeout=LONGEST_TRAINING_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    assert export.cli.main([str(run), "--out", str(file)]) == 0
     assert Classifier.load(file).contract.fusion is not None
     # The second network tells bands of noise apart, however little the first one has learnt.
     out = tmp_path / "out"
-    done = genre_train("evaluate", file, "--data", own_music, "--out", out)
-    assert done.returncode == 0, done.stderr
+    genre_train(capsys, "evaluate", file, "--data", own_music, "--out", out)
     sets = json.loads((out / "metrics.json").read_text())["sets"]
     assert set(sets) == {
         f"{name}{answer}" for name in ("valid", "test") for answer in ("", "_spectrogram", "_tags")
@@ -292,58 +295,63 @@ def test_a_folder_of_music_becomes_a_model_file_with_two_networks(
     assert listened[-1].probabilities
 
 
-def test_a_model_file_is_stream_tested(tmp_path: Path, own_music: Path) -> None:
+def test_a_model_file_is_stream_tested(
+    tmp_path: Path, own_music: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = make_model(tmp_path / "thirds.onnx")
     out = tmp_path / "out"
     given = ("stream-test", model, "--data", own_music, "--out", out)
-    done = genre_train(*given, "--set", "test", "--labels", "low=bass", "--labels", "high=bass")
-    assert done.returncode == 0, done.stderr
-    assert "test as a stream (stratified" in done.stdout
-    assert "  labels bass, middle:\n  decided as one: " in done.stdout
+    output = genre_train(
+        capsys, *given, "--set", "test", "--labels", "low=bass", "--labels", "high=bass"
+    )
+    assert "test as a stream (stratified" in output
+    assert "  labels bass, middle:\n  decided as one: " in output
     named = json.loads((out / "stream_test.json").read_text())["named"]
     assert set(named) == {"decided as one", "named after the decision"}
     assert (out / "stream_test.json").is_file()
-    done = genre_train(*given, "--split", "all", "--limit", 2)
-    assert done.returncode == 0, done.stderr
-    assert "all as a stream (all tracks of" in done.stdout
+    output = genre_train(capsys, *given, "--split", "all", "--limit", 2)
+    assert "all as a stream (all tracks of" in output
     assert (out / "stream_all.json").is_file()
 
 
-def test_prepare_sets_the_grid_and_prints_counts(tmp_path: Path, own_music: Path) -> None:
+def test_prepare_sets_the_grid_and_prints_counts(
+    tmp_path: Path, own_music: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ("--hop-ms", 20, "--n-fft", 1024, "--mels", 64, "--tagger", "none")
-    done = genre_train("prepare", "--data", own_music, "--out", tmp_path / "pictures", *options)
-    assert done.returncode == 0, done.stderr
-    assert (
-        "24 pictures made, 0 kept, 0 removed, tags of 0 tracks made, 5 files skipped" in done.stdout
+    output = genre_train(
+        capsys, "prepare", "--data", own_music, "--out", tmp_path / "pictures", *options
     )
+    assert "24 pictures made, 0 kept, 0 removed, tags of 0 tracks made, 5 files skipped" in output
     spec = json.loads((tmp_path / "pictures" / "spectrogram.json").read_text())
     assert (spec["hop_length"], spec["n_fft"], spec["n_mels"]) == (441, 1024, 64)
 
 
-def test_the_folder_of_genres_in_an_archive_is_taken_and_named(tmp_path: Path) -> None:
+def test_the_folder_of_genres_in_an_archive_is_taken_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     songs = write_songs(tmp_path / "Data" / "genres_original", tracks=1)
     for number in range(9):
         (songs / "low" / f"{number}.txt").write_text("notes")
     out = tmp_path / "pictures"
-    done = genre_train("prepare", "--data", tmp_path / "Data", "--out", out, "--tagger", "none")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    output = genre_train(
+        capsys, "prepare", "--data", tmp_path / "Data", "--out", out, "--tagger", "none"
+    )
+    lines = output.splitlines()
     assert lines[0] == f"taking {songs}, the folder of genres in {tmp_path / 'Data'}"
     first = f"{songs / 'low' / '0.txt'}, {songs / 'low' / '1.txt'}"
     assert lines[1].startswith(f"skipped 9 files ({first}, ...): not audio (")
     assert lines[2].startswith("3 pictures made, 0 kept, 0 removed, ")
 
 
-def test_a_name_that_is_not_utf_8_does_not_stop_the_other_tracks(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_does_not_stop_the_other_tracks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     songs = write_songs(tmp_path / "songs", tracks=1)
     shutil.copy(songs / "low" / "low.00000.wav", songs / "low" / os.fsdecode(b"can\xe7\xe3o.wav"))
     out = tmp_path / os.fsdecode(b"m\xfasica")
-    done = genre_train("prepare", "--data", songs, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert r"low/can\xe7\xe3o.wav: its name or its folder's is not UTF-8" in done.stdout
-    assert (
-        "3 pictures made, 0 kept, 0 removed, tags of 3 tracks made, 1 files skipped" in done.stdout
-    )
+    output = genre_train(capsys, "prepare", "--data", songs, "--out", out)
+    assert r"low/can\xe7\xe3o.wav: its name or its folder's is not UTF-8" in output
+    assert "3 pictures made, 0 kept, 0 removed, tags of 3 tracks made, 1 files skipped" in output
 
 
 def test_help_needs_no_tensorflow() -> None:
