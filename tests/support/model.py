@@ -6,19 +6,29 @@ It has a contract and a golden answer, so that tests use the real `Classifier`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from streamer.core.contract import METADATA_KEY, AudioInput, Fusion, Golden, ModelContract
-from streamer.core.model import content_digest, golden_audio, golden_spectrogram
+from streamer.core.model import (
+    Classifier,
+    ModelError,
+    content_digest,
+    golden_audio,
+    golden_spectrogram,
+)
 from streamer.core.spectrogram import SpectrogramSpec
+
+Metadata = dict[str, Any]
+"""The contract of a model file as it is read from JSON."""
 
 LABELS = ("low", "middle", "high")
 NOISE = "noise"
@@ -101,6 +111,44 @@ def band_noise(
     samples = np.fft.irfft(spectrum, count)
     samples *= 10 ** (level_dbfs / 20) / samples.std()
     return np.asarray(samples, np.float32)
+
+
+def refusal(path: Path) -> str:
+    """Load a file that must be refused; return the error message after the path."""
+    with pytest.raises(ModelError) as caught:
+        Classifier.load(path)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"model {path} ")
+    assert "\n" not in sentence
+    return sentence.removeprefix(f"model {path} ")
+
+
+def changed_graph(model: Path, folder: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+    """Write a model file with its graph changed, `changed.onnx` in `folder`."""
+    proto = onnx.load(model)
+    change(proto)
+    path = folder / "changed.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def changed_metadata(model: Path, folder: Path, change: Callable[[Metadata], None]) -> Path:
+    """Write a model file with its contract changed, `changed.onnx` in `folder`."""
+
+    def rewrite(proto: onnx.ModelProto) -> None:
+        metadata = json.loads(proto.metadata_props[0].value)
+        change(metadata)
+        proto.metadata_props[0].value = json.dumps(metadata)
+
+    return changed_graph(model, folder, rewrite)
+
+
+def parent_of(metadata: Metadata, path: str) -> tuple[Metadata, str]:
+    """Return the object that holds a field, such as `golden.frames`, and its name there."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        metadata = metadata[parent]
+    return metadata, name
 
 
 def _add_second_network(graph: onnx.GraphProto, classes: int) -> None:

@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,18 +16,15 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from support.daemon import REPOSITORY
-from support.model import make_model
+from support.model import Metadata, changed_graph, changed_metadata, make_model, parent_of, refusal
 
 from streamer.core.model import (
     Classifier,
     ModelContract,
-    ModelError,
     golden_spectrogram,
     softmax,
 )
 from streamer.core.spectrogram import SpectrogramSpec
-
-Metadata = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -39,40 +35,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def classifier(model: Path) -> Classifier:
     return Classifier.load(model)
-
-
-def refusal(path: Path) -> str:
-    """Load a file that must be refused; return the error message after the path."""
-    with pytest.raises(ModelError) as caught:
-        Classifier.load(path)
-    sentence = str(caught.value)
-    assert sentence.startswith(f"model {path} ")
-    assert "\n" not in sentence
-    return sentence.removeprefix(f"model {path} ")
-
-
-def changed_graph(model: Path, folder: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
-    proto = onnx.load(model)
-    change(proto)
-    path = folder / "changed.onnx"
-    path.write_bytes(proto.SerializeToString())
-    return path
-
-
-def changed_metadata(model: Path, folder: Path, change: Callable[[Metadata], None]) -> Path:
-    def rewrite(proto: onnx.ModelProto) -> None:
-        metadata = json.loads(proto.metadata_props[0].value)
-        change(metadata)
-        proto.metadata_props[0].value = json.dumps(metadata)
-
-    return changed_graph(model, folder, rewrite)
-
-
-def place(metadata: Metadata, path: str) -> tuple[Metadata, str]:
-    *parents, name = path.split(".")
-    for parent in parents:
-        metadata = metadata[parent]
-    return metadata, name
 
 
 FIELDS = [
@@ -101,7 +63,7 @@ FIELDS = [
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_missing_field_is_named(model: Path, tmp_path: Path, field: str) -> None:
     def remove(metadata: Metadata) -> None:
-        parent, name = place(metadata, field)
+        parent, name = parent_of(metadata, field)
         del parent[name]
 
     message = refusal(changed_metadata(model, tmp_path, remove))
@@ -206,7 +168,7 @@ def test_an_invalid_field_is_refused_with_its_value(
     model: Path, tmp_path: Path, field: str, value: object, fault: str
 ) -> None:
     def change(metadata: Metadata) -> None:
-        parent, name = place(metadata, field)
+        parent, name = parent_of(metadata, field)
         parent[name] = value
 
     message = refusal(changed_metadata(model, tmp_path, change))
@@ -218,7 +180,7 @@ def test_enormous_numbers_are_refused(model: Path, tmp_path: Path, number: int) 
     for field in ("temperature", "window_frames", "spectrogram.top_db", "golden.frames"):
 
         def change(metadata: Metadata, field: str = field) -> None:
-            parent, name = place(metadata, field)
+            parent, name = parent_of(metadata, field)
             parent[name] = number
 
         assert refusal(changed_metadata(model, tmp_path, change))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,18 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.model import band_noise, make_model
+from support.model import (
+    Metadata,
+    band_noise,
+    changed_metadata,
+    make_model,
+    parent_of,
+    refusal,
+)
 
 from streamer.core.contract import AudioInput
 from streamer.core.decision import Decision
-from streamer.core.model import Classifier, ModelError, golden_audio, golden_spectrogram
+from streamer.core.model import Classifier, golden_audio, golden_spectrogram
 from streamer.core.pipeline import ColumnPipeline, Event, Pipeline
 from streamer.core.window import AudioWindow
 
 RATE = 22050
 AUDIO = AudioInput(sample_rate=16000, seconds=4.0, min_seconds=3.0)
-
-Metadata = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -44,29 +47,6 @@ def inputs(
     windows = [golden_spectrogram(spec, 65, seed=seed) for seed in range(batch)]
     audio = [golden_audio(AUDIO, 50000, seed=seed) for seed in range(batch)]
     return np.concatenate(windows), np.concatenate(audio)
-
-
-def changed(model: Path, folder: Path, change: Callable[[Metadata], None]) -> Path:
-    proto = onnx.load(model)
-    metadata = json.loads(proto.metadata_props[0].value)
-    change(metadata)
-    proto.metadata_props[0].value = json.dumps(metadata)
-    path = folder / "changed.onnx"
-    path.write_bytes(proto.SerializeToString())
-    return path
-
-
-def parent_of(metadata: Metadata, field: str) -> tuple[Metadata, str]:
-    *parents, name = field.split(".")
-    for each in parents:
-        metadata = metadata[each]
-    return metadata, name
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(ModelError) as caught:
-        Classifier.load(path)
-    return str(caught.value).removeprefix(f"model {path} ")
 
 
 def decisions(events: list[Event]) -> list[Decision]:
@@ -105,7 +85,7 @@ def test_a_model_of_one_network_refuses_audio(tmp_path: Path) -> None:
 
 def test_a_file_of_contract_1_ignores_the_fields_of_contract_2(tmp_path: Path) -> None:
     one = make_model(tmp_path / "one.onnx")
-    path = changed(one, tmp_path, lambda metadata: metadata.update(audio=5, fusion="none"))
+    path = changed_metadata(one, tmp_path, lambda metadata: metadata.update(audio=5, fusion="none"))
     contract = Classifier.load(path).contract
     assert (contract.contract_version, contract.audio, contract.fusion) == (1, None, None)
     assert not {"audio", "fusion"} & set(contract.to_metadata())
@@ -140,7 +120,7 @@ def test_a_missing_field_is_named(model: Path, tmp_path: Path, field: str) -> No
         parent, name = parent_of(metadata, field)
         del parent[name]
 
-    message = refusal(changed(model, tmp_path, remove))
+    message = refusal(changed_metadata(model, tmp_path, remove))
     assert message == f"has a contract that cannot be used: {field} is missing"
 
 
@@ -199,7 +179,7 @@ def test_an_invalid_field_is_refused_with_its_value(
         parent, name = parent_of(metadata, field)
         parent[name] = value
 
-    message = refusal(changed(model, tmp_path, change))
+    message = refusal(changed_metadata(model, tmp_path, change))
     assert message == f"has a contract that cannot be used: {fault}"
 
 
@@ -207,11 +187,15 @@ def test_weights_that_are_both_zero_are_refused(model: Path, tmp_path: Path) -> 
     def change(metadata: Metadata) -> None:
         metadata["fusion"] |= {"spectrogram_weight": 0, "audio_weight": 0}
 
-    assert "must be above 0 if the other weight is 0" in refusal(changed(model, tmp_path, change))
+    assert "must be above 0 if the other weight is 0" in refusal(
+        changed_metadata(model, tmp_path, change)
+    )
 
 
 def test_tags_that_do_not_fit_the_graph_are_refused(model: Path, tmp_path: Path) -> None:
-    path = changed(model, tmp_path, lambda metadata: metadata["fusion"]["tags"].append("slow"))
+    path = changed_metadata(
+        model, tmp_path, lambda metadata: metadata["fusion"]["tags"].append("slow")
+    )
     assert "has an output tags of tensor(float) ['batch', 2]" in refusal(path)
 
 
@@ -225,7 +209,7 @@ def test_a_graph_without_the_second_network_is_refused(model: Path, tmp_path: Pa
 
 
 def test_other_audio_settings_are_noticed_by_the_golden_audio(model: Path, tmp_path: Path) -> None:
-    path = changed(model, tmp_path, lambda metadata: metadata["audio"].update(seconds=5.0))
+    path = changed_metadata(model, tmp_path, lambda metadata: metadata["audio"].update(seconds=5.0))
     assert refusal(path).startswith("does not recognise its golden audio")
 
 
