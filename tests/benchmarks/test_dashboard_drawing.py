@@ -11,7 +11,7 @@ import pytest
 from support.browser import Page, broadcast, chromium, missing_browser
 from support.published import prediction, segment, spectrogram
 
-MEASURED_SECONDS = 10
+MEASURED_SECONDS = 5
 
 
 def busy_seconds(page: Page) -> tuple[float, float]:

@@ -17,6 +17,8 @@ from streamer.core.spectrogram import from_levels
 from trainer.pictures import read_picture
 
 PROGRAM = [sys.executable, "-m", "streamer.commands.run"]
+HOP_SECONDS = 3.0
+"""Time between two decisions about a track, of which only the last one counts."""
 SECTION_SECONDS = 13.0
 """Length of each piece of the demo clip; see tests/tools/render_demo.py."""
 
@@ -44,7 +46,10 @@ def by_audio(tracks: list[Path], gtzan_model: Path) -> dict[str, dict[str, Any]]
     """Return the last prediction of every track."""
     sources = [part for path in tracks for part in ("--source", f"{path.stem}={path}")]
     done = subprocess.run(
-        [*PROGRAM, "--fast", "--json", *sources], capture_output=True, text=True, check=False
+        [*PROGRAM, "--fast", "--json", "--hop-seconds", str(HOP_SECONDS), *sources],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return last_predictions(done.stdout.splitlines())
@@ -69,7 +74,8 @@ def test_pictures_of_most_tracks_get_the_genre_of_their_audio(
     for name, prediction in by_audio.items():
         picture = shared / "gtzan" / "spectrograms" / name.split(".")[0] / f"{name}.png"
         columns = from_levels(read_picture(picture), classifier.contract.spectrogram.top_db)
-        events = ColumnPipeline(classifier).feed(columns, level_dbfs=-20.0)
+        pipeline = ColumnPipeline(classifier, hop_seconds=HOP_SECONDS)
+        events = pipeline.feed(columns, level_dbfs=-20.0)
         last = [event for event in events if isinstance(event, Decision)][-1]
         same += most_probable(last.probabilities) == most_probable(prediction["probabilities"])
     # Of pictures one network answers, of audio both.
