@@ -37,8 +37,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 QUEUE_LOCK, MACHINE_LOCK = Path(__file__).parent, Path(__file__)
 """Paths that the processes of a test run lock, so that benchmarks run alone."""
 
-# Folders with the longest tests first, so that none of them is left for the end.
-FIRST = ("tests/benchmarks/", "tests/trainer/", "tests/export/", "tests/")
+# Folders and files with the longest tests first, so that none of them is left for the end. The
+# tests of the microphone wait for sound in real time, beside trainings that use the processors.
+FIRST = (
+    "tests/benchmarks/",
+    "tests/streamer/sources/test_microphone.py",
+    "tests/trainer/",
+    "tests/export/",
+    "tests/streamer/core/test_embedded_model.py",
+    "tests/dashboard/",
+    "tests/streamer/test_",
+    "tests/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
