@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -14,6 +15,11 @@ LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_
 
 LONGEST_MODULE = 500
 """Lines."""
+
+MOST_METHODS = 15
+"""Methods of a class, unless its docstring says why it has many."""
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 CHECKS = {
     "ruff format": ["-m", "ruff", "format", "--check", "."],
@@ -38,6 +44,20 @@ def test_no_module_is_longer_than_500_lines() -> None:
         for path in ROOT.glob(f"{package}/**/*.py")
     }
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST_MODULE} == {}
+
+
+def test_no_class_has_more_than_15_methods_unless_it_says_why() -> None:
+    large = {
+        f"{path.relative_to(ROOT)}: {each.name}": len(methods)
+        for package in ("streamer", "trainer", "export")
+        for path in ROOT.glob(f"{package}/**/*.py")
+        for each in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(each, ast.ClassDef)
+        # A property and its setter are one.
+        and len(methods := {f.name for f in each.body if isinstance(f, FUNCTIONS)}) > MOST_METHODS
+        and "many methods" not in (ast.get_docstring(each) or "")
+    }
+    assert large == {}
 
 
 def test_every_relative_link_of_the_documents_exists() -> None:

@@ -55,6 +55,8 @@ class Listener:
     `scheduler` shares the processors with other listeners. If `paced`, the hop grows when the work
     does not fit into it; not for a source that is not read in real time, which waits for the
     pipeline instead. If the `effort` is None, it is "saving" before the hop grows.
+
+    It has many methods because each step of the loop on that thread is one, and they share state.
     """
 
     def __init__(

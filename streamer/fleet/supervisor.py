@@ -65,6 +65,8 @@ class _Engine:
 class Supervisor:
     """Keeps every source of the list with one engine.
 
+    It has many methods because each task of its loop is one, and they share its tables.
+
     Parameters
     ----------
     cores

@@ -46,6 +46,8 @@ class _Source:
 class Mqtt(Sink):
     """Tells a broker what is heard.
 
+    It has many methods: those of a sink, and one for each kind of topic.
+
     Parameters
     ----------
     broker, password

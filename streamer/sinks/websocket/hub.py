@@ -204,6 +204,8 @@ class Hub(Sink):
     """Distributes events to WebSocket clients and remembers the latest of every source.
 
     The `sources` of the `hello` message are those that exist at the start.
+
+    It has many methods: those of a sink, and what the server asks of it for its clients.
     """
 
     def __init__(self, hello: Message) -> None:
