@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BeforeValidator
 
 from streamer.core.broker import Broker
 from streamer.core.rules import Rule
+from streamer.system.charsets import check_charset
+from streamer.system.urls import normalise_origin
 
 
 def _string_list(value: object) -> object:
@@ -77,8 +79,38 @@ def _targets(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _host(value: str) -> str:
+    try:
+        value.encode("idna")
+    except UnicodeError:
+        raise ValueError("is neither the name nor the address of a computer") from None
+    return value
+
+
+def _charsets(value: tuple[str, ...]) -> tuple[str, ...]:
+    for text in value:
+        check_charset(text.rpartition("=")[2])
+    return value
+
+
+def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    for text in value:
+        normalise_origin(text)
+    return value
+
+
+def _history_file(value: Path) -> Path:
+    if value == Path(":memory:"):
+        raise ValueError("nobody could read a history that is kept in memory; name a file")
+    return value
+
+
 StringList = Annotated[tuple[str, ...], BeforeValidator(_string_list)]
+Charsets = Annotated[StringList, AfterValidator(_charsets)]
+Host = Annotated[str, AfterValidator(_host)]
+Origins = Annotated[StringList, AfterValidator(_origins)]
 File = Annotated[Path, BeforeValidator(file_path)]
+HistoryFile = Annotated[File, AfterValidator(_history_file)]
 Labels = Annotated[
     dict[str, Annotated[str | Literal[False], BeforeValidator(_label_name)]],
     BeforeValidator(_pairs),
@@ -86,7 +118,7 @@ Labels = Annotated[
 Colours = Annotated[dict[str, Annotated[str, BeforeValidator(_colour)]], BeforeValidator(_pairs)]
 Rules = Annotated[tuple[Rule, ...], BeforeValidator(lambda value: rule_tables(value))]
 MqttBroker = Annotated[Broker, BeforeValidator(lambda value: broker_table(value))]
-Targets = Annotated[tuple[str, ...], BeforeValidator(_string_list), AfterValidator(_targets)]
+Targets = Annotated[StringList, AfterValidator(_targets)]
 
 
 def rule_tables(value: object) -> object:

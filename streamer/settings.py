@@ -44,10 +44,14 @@ from streamer.core.decision_settings import (
     Smoothing,
 )
 from streamer.setting_types import (
+    Charsets,
     Colours,
     File,
+    HistoryFile,
+    Host,
     Labels,
     MqttBroker,
+    Origins,
     Rules,
     StringList,
     Targets,
@@ -55,9 +59,8 @@ from streamer.setting_types import (
     file_path,
     texts,
 )
-from streamer.system.charsets import check_charset
 from streamer.system.commandline import UserError
-from streamer.system.urls import normalise_origin, redact
+from streamer.system.urls import redact
 
 ENVIRONMENT_PREFIX = "GENRE_STREAM_"
 CONFIG_VARIABLE = "GENRE_STREAM_CONFIG"
@@ -122,7 +125,7 @@ class Settings(BaseModel):
     wait: bool = _input(
         False, "", "wait for devices that are missing or busy at the start; the service does"
     )
-    charset: StringList = _input(
+    charset: Charsets = _input(
         (),
         "[NAME=]CHARSET",
         "encoding of the titles of all radios, or of the source with this name, such as cp1251; "
@@ -189,12 +192,12 @@ class Settings(BaseModel):
     margin_hysteresis: float | None = _decision_setting("margin_hysteresis")
     look_back_seconds: float | None = _decision_setting("look_back_seconds")
 
-    host: str = _serving("127.0.0.1", "ADDRESS", "address to serve on", min_length=1)
+    host: Host = _serving("127.0.0.1", "ADDRESS", "address to serve on", min_length=1)
     port: int = _serving(8765, "PORT", "port to serve on; 0 takes any free one", ge=0, le=65535)
     token_file: File | None = _serving(None, "FILE", "file with the token that clients must know")
     tls_cert: File | None = _serving(None, "FILE", "certificate chain (PEM) for TLS")
     tls_key: File | None = _serving(None, "FILE", "private key (PEM) for TLS")
-    origin: StringList = _serving(
+    origin: Origins = _serving(
         (),
         "ORIGIN",
         "origin of a web page elsewhere that may connect, such as https://example.org; "
@@ -219,7 +222,9 @@ class Settings(BaseModel):
         "rules that notify people or start programs; only in files, see the examples at the end",
     )
 
-    history: File | None = _record(None, "FILE.db", "keep segments and minutes in this SQLite file")
+    history: HistoryFile | None = _record(
+        None, "FILE.db", "keep segments and minutes in this SQLite file"
+    )
     retention_days: float = _record(90.0, "DAYS", "days that the history is kept", gt=0, le=36_500)
     log_level: Literal["debug", "info", "warning", "error"] = _record(
         "info", "LEVEL", "least important message that is logged"
@@ -234,36 +239,6 @@ class Settings(BaseModel):
             raise ValueError("should not be true or false")
         if "\0" in "".join(texts(value)):
             raise ValueError("should have no NUL character")
-        return value
-
-    @field_validator("host")
-    @classmethod
-    def _check_host(cls, value: str) -> str:
-        try:
-            value.encode("idna")
-        except UnicodeError:
-            raise ValueError("is neither the name nor the address of a computer") from None
-        return value
-
-    @field_validator("charset")
-    @classmethod
-    def _check_charsets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for text in value:
-            check_charset(text.rpartition("=")[2])
-        return value
-
-    @field_validator("origin")
-    @classmethod
-    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            normalise_origin(origin)
-        return value
-
-    @field_validator("history")
-    @classmethod
-    def _check_history(cls, value: Path | None) -> Path | None:
-        if value == Path(":memory:"):
-            raise ValueError("nobody could read a history that is kept in memory; name a file")
         return value
 
     @property
