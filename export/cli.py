@@ -27,8 +27,8 @@ EPILOG = """\
 genre-export inspect FILE   prints what a model file says about itself
 
 --weights float16 and int8 only store: such files run as fast as float32 ones.
---quantize static computes with integers, which is faster on some processors only: compare the
-milliseconds in the table.
+A file made with --quantize is computed with 8-bit integers or in float32; genre-stream measures
+which is faster where it runs. With --verify, the table shows what integers change.
 """
 
 
@@ -72,10 +72,12 @@ def _export_parser() -> ArgumentParser:
         help="how the weights are stored (default: int8)",
     )
     parser.add_argument(
-        "--quantize", choices=("static",), help="compute with 8-bit integers; needs --calibrate"
-    )
-    parser.add_argument(
-        "--calibrate", type=Path, metavar="DIR", help="spectrogram pictures to take ranges from"
+        "--quantize",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="make a file that can be computed with 8-bit integers; their ranges are taken from "
+        "those of these spectrogram pictures that were trained on; may be repeated",
     )
     parser.add_argument(
         "--verify",
@@ -87,9 +89,9 @@ def _export_parser() -> ArgumentParser:
     parser.add_argument(
         "--min-agreement",
         type=_percentage,
-        default=99.0,
         metavar="PERCENT",
-        help="with --verify: write nothing if fewer windows keep their top genre (default: 99)",
+        help="with --verify: write nothing if fewer windows keep their top genre (default: 99, "
+        "with --quantize 97)",
     )
     parser.add_argument("--name", help="what the model is called (default: the run's name)")
     parser.add_argument("--dataset", help="what it was trained on (default: its folder's name)")
@@ -108,9 +110,7 @@ def _percentage(text: str) -> float:
 
 def _export(options: argparse.Namespace) -> int:
     if options.quantize and options.weights:
-        raise UserError("--quantize static stores int8 weights: leave --weights out")
-    if bool(options.quantize) != bool(options.calibrate):
-        raise UserError("--quantize static and --calibrate DIR are only of use together")
+        raise UserError("--quantize stores int8 weights: leave --weights out")
     source = read_source(options.run, options.name, options.model_version, options.dataset)
     try:
         check_writable(options.out)
@@ -126,10 +126,10 @@ def _export(options: argparse.Namespace) -> int:
     settings = ExportSettings(
         source=source,
         out=options.out,
-        precision=options.quantize or options.weights or "int8",
-        calibrate=options.calibrate,
+        precision="static" if options.quantize else options.weights or "int8",
+        quantize=tuple(options.quantize or ()),
         verify=options.verify,
-        min_agreement=options.min_agreement / 100,
+        min_agreement=None if options.min_agreement is None else options.min_agreement / 100,
     )
     export(settings, print_line)
     return 0

@@ -1,21 +1,17 @@
-"""Smaller files: weights stored as float16 or int8, or a graph that computes with integers.
+"""Smaller files: weights stored as float16 or int8.
 
-float16 and int8 are only storage formats: when such a file is loaded, onnxruntime converts the
+These are only storage formats: when such a file is loaded, onnxruntime converts the
 weights back to float32 once, so that the network runs exactly as fast as the float32 file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-
-from streamer.core.model import INPUT
 
 SMALLEST = 1024
 """Weights with fewer numbers stay float32; together they are a thousandth of a file."""
@@ -140,31 +136,3 @@ def _replace(model: onnx.ModelProto, stored: Mapping[str, Stored]) -> onnx.Model
     graph.initializer.extend(tensors)
     graph.node.extend([*(node for _, node in stored.values()), *model.graph.node])
     return smaller
-
-
-def to_static(model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]]) -> onnx.ModelProto:
-    """Return a graph that computes with 8-bit integers, calibrated on real spectrograms.
-
-    The batches are what the float32 network takes: dB in `[-top_db, 0]`, shape
-    (batch, n_mels, frames).
-    """
-    from onnxruntime import quantization
-
-    inputs = ({INPUT: batch} for batch in batches)
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            return next(inputs, None)
-
-    with TemporaryDirectory(prefix="genre-export-") as folder:
-        source, target = Path(folder, "float32.onnx"), Path(folder, "static.onnx")
-        onnx.save(model, source)
-        quantization.quantize_static(
-            source,
-            target,
-            Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            op_types_to_quantize=["Conv", "MatMul", "Concat", "AveragePool", "MaxPool"],
-        )
-        return onnx.load(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,38 +13,54 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.compress import to_float16, to_int8, to_static
+from export.compress import to_float16, to_int8
 from export.errors import ExportError
+from export.integers import to_static
 from export.source import ExportSource
+from streamer.core.arithmetic import Arithmetic
 from streamer.core.contract import METADATA_KEY, Golden, ModelContract
 from streamer.core.model import (
+    GOLDEN_TOLERANCE,
+    INPUT,
     Classifier,
     ModelError,
     content_digest,
     golden_audio,
     golden_spectrogram,
 )
+from streamer.system.commandline import UserError
 from streamer.system.console import silenced_stderr
 from streamer.system.files import atomic_write
+from streamer.system.processors import processors
 from trainer.run import TagHead
 
 with silenced_stderr():
     from export.convert import Network
     from export.pictures import TrackWindows, read_windows
     from export.verify import (
-        BOTH,
-        Cost,
-        accuracy,
+        Agreement,
+        Graph,
         check_conversion,
         compare,
         measure_costs,
         predict,
-        predictor,
         table,
     )
 
+KERAS = "Keras"
+"""Name of the Keras network among those that are compared with it."""
+
 CALIBRATION_TRACKS = 100
-"""Tracks, spread evenly over the folder, whose first windows give the ranges of activations."""
+"""Tracks of a folder, spread evenly over it, of which a window gives the ranges of activations."""
+
+MIN_AGREEMENT = {"static": 0.97}
+"""Smallest share of windows that keep their top genre, by precision, if no other is given."""
+
+MIN_STORED_AGREEMENT = 0.99
+"""That of a precision which only stores the weights."""
+
+MAX_NLL_LOSS = 0.01
+"""Largest rise of the negative log likelihood by computing with integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +72,12 @@ class ExportSettings:
     """The file to write."""
     precision: str = "int8"
     """One of `streamer.core.contract.PRECISIONS`."""
-    calibrate: Path | None = None
-    """Pictures to take the ranges of activations from; needed for `static`."""
+    quantize: tuple[Path, ...] = ()
+    """Folders of pictures to take the ranges of activations from; needed for `static`."""
     verify: Path | None = None
     """Pictures to compare with Keras on."""
-    min_agreement: float = 0.99
-    """Smallest allowed share of windows that keep their top genre, 0 to 1."""
+    min_agreement: float | None = None
+    """Smallest allowed share of windows that keep their top genre, 0 to 1; None: the usual one."""
 
 
 def export(settings: ExportSettings, report: Callable[[str], None]) -> None:
@@ -75,7 +92,7 @@ def export(settings: ExportSettings, report: Callable[[str], None]) -> None:
     """
     source = settings.source
     contract = dataclasses.replace(source.contract, precision=settings.precision)
-    calibration = read_windows(settings.calibrate, contract) if settings.calibrate else []
+    calibration = _calibration(settings, contract)
     tracks: list[TrackWindows] = []
     if settings.verify:
         tracks = read_windows(settings.verify, contract, leave_out=source.run.trained_tracks)
@@ -86,11 +103,24 @@ def export(settings: ExportSettings, report: Callable[[str], None]) -> None:
     with silenced_stderr():
         network = Network(source)
         converted = network.to_onnx()
-    converted_file = converted.SerializeToString()
-    difference = check_conversion(network.logits, predictor(converted_file), contract)
+    float32 = Graph(converted.SerializeToString())
+    difference = check_conversion(network.logits, float32.predictor(), contract)
     report(f"float32 equals Keras within {difference:.1e} in every probability")
+    if calibration:
+        report(f"Finding the ranges of activations on {len(calibration)} windows (half a minute)")
     model = _compress(converted, settings.precision, calibration)
-    graphs = {"float32": converted_file, settings.precision: model.SerializeToString()}
+    arithmetic: Arithmetic = "int8" if settings.precision == "static" else "float32"
+    content = model.SerializeToString()
+    graphs = {"float32": float32, settings.precision: Graph(content, arithmetic)}
+    if arithmetic == "int8":
+        graphs["static, in float32"] = Graph(content)
+    agreements: dict[str, Agreement] = {}
+    if tracks:
+        agreements = _verify(settings, network, graphs, tracks, report)
+        if arithmetic == "int8":
+            training = {**contract.training, "quantisation": _summary(agreements)}
+            contract = dataclasses.replace(contract, training=training)
+
     audio = None
     if source.head and contract.audio:
         report("Joining the network that hears the audio (half a minute)")
@@ -98,19 +128,40 @@ def export(settings: ExportSettings, report: Callable[[str], None]) -> None:
             model = _with_tagger(model, source.head, contract)
         audio = golden_audio(contract.audio, contract.audio.samples)
     file = _embed_contract(model, contract, audio)
-
-    measured = {**graphs, BOTH: file} if source.head else graphs
-    costs = measure_costs(measured, contract)
+    if source.head:
+        graphs["both networks"] = Graph(file, arithmetic, audio)
+        if arithmetic == "int8":
+            graphs["both, in float32"] = Graph(file, audio=audio)
+    costs = measure_costs(graphs, contract)
+    report(table([(name, costs[name], agreements.get(name)) for name in graphs]))
     if tracks:
-        _verify(settings, network, graphs, costs, tracks, report)
-    else:
-        report(table([(name, costs[name], None) for name in measured]))
+        _check_agreement(settings, agreements)
     _write_model(settings.out, file)
     report(f"Wrote {settings.out}: {contract.name} {contract.version}, {len(file) / 1e6:.1f} MB")
 
 
+def _calibration(settings: ExportSettings, contract: ModelContract) -> list[NDArray[np.float32]]:
+    """Return windows that the run was trained on, from all of the folders."""
+    run = settings.source.run
+    trained = run.trained_tracks.union(run.background.train)
+    windows: list[NDArray[np.float32]] = []
+    for folder in settings.quantize:
+        tracks = [track for track in read_windows(folder, contract) if track.track in trained]
+        if not tracks:
+            raise UserError(
+                f"--quantize {folder} holds nothing that the run was trained on: name the pictures "
+                "that were given to genre-train"
+            )
+        every = -(-len(tracks) // CALIBRATION_TRACKS)
+        for number, track in enumerate(tracks[::every]):
+            # Another part of each track, so that beginnings do not count more.
+            start = number % len(track.spectrograms)
+            windows.append(track.spectrograms[start : start + 1])
+    return windows
+
+
 def _compress(
-    model: onnx.ModelProto, precision: str, calibration: list[TrackWindows]
+    model: onnx.ModelProto, precision: str, calibration: list[NDArray[np.float32]]
 ) -> onnx.ModelProto:
     match precision:
         case "float16":
@@ -118,9 +169,7 @@ def _compress(
         case "int8":
             return to_int8(model)
         case "static":
-            every = max(1, len(calibration) // CALIBRATION_TRACKS)
-            with silenced_stderr():
-                return to_static(model, [track.spectrograms[:1] for track in calibration[::every]])
+            return to_static(model, [{INPUT: windows} for windows in calibration])
     return model
 
 
@@ -142,8 +191,14 @@ def _embed_contract(
     `audio` is the golden audio of a graph with two networks.
     """
     spectrogram = golden_spectrogram(contract.spectrogram, contract.window_frames)
-    predict_golden = predictor(model.SerializeToString(), contract.precision, audio=audio)
-    (logits,) = predict_golden(spectrogram)
+    content = model.SerializeToString()
+    (logits,) = Graph(content, audio=audio).predictor()(spectrogram)
+    tolerance = None
+    if contract.precision == "static":
+        (integers,) = Graph(content, "int8", audio).predictor()(spectrogram)
+        # Twice the difference here, since processors round differently.
+        largest = 2 * float(np.abs(integers - logits).max()) + GOLDEN_TOLERANCE
+        tolerance = math.ceil(100 * largest) / 100
     golden = Golden(
         spectrogram_sha256=content_digest(spectrogram),
         frames=contract.window_frames,
@@ -151,6 +206,7 @@ def _embed_contract(
         contract_sha256=contract.digest,
         audio_sha256=None if audio is None else content_digest(audio),
         audio_samples=None if audio is None else audio.shape[1],
+        tolerance=tolerance,
     )
     contract = dataclasses.replace(contract, golden=golden)
     # RFC 8259 has no NaN; check_conversion refuses a network that predicts NaN before this.
@@ -160,19 +216,18 @@ def _embed_contract(
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the converted graph is not valid ONNX: {error}") from None
-    content: bytes = model.SerializeToString()
-    return content
+    file: bytes = model.SerializeToString()
+    return file
 
 
 def _verify(
     settings: ExportSettings,
     network: Network,
-    graphs: Mapping[str, bytes],
-    costs: Mapping[str, Cost],
+    graphs: Mapping[str, Graph],
     tracks: list[TrackWindows],
     report: Callable[[str], None],
-) -> None:
-    """Report how well the graphs agree with Keras; raise an ExportError if it is too little."""
+) -> dict[str, Agreement]:
+    """Return how well each graph agrees with Keras; `KERAS` is Keras itself."""
     contract = settings.source.contract
     count = sum(len(track.spectrograms) for track in tracks)
     # read_windows leaves out tracks that were trained on unless there are no others.
@@ -180,20 +235,47 @@ def _verify(
     known = ", all of them trained on" if trained_on else ""
     report(f"Comparing on {count} windows of {len(tracks)} tracks in {settings.verify}{known}")
     expected = predict(network.logits, tracks, contract.temperature)
-    agreements = {}
+    agreements = {KERAS: compare(expected, expected, tracks, contract.labels)}
     for name, graph in graphs.items():
-        predicted = predict(predictor(graph, name), tracks, contract.temperature)
+        predicted = predict(graph.predictor(processors()), tracks, contract.temperature)
         agreements[name] = compare(expected, predicted, tracks, contract.labels)
-    report(table([(name, costs[name], agreements.get(name)) for name in costs]))
-    right = accuracy(expected, tracks, contract.labels)
-    if right is not None:
-        report(f"accuracy of the Keras network on the same windows: {right:.2%}")
-    same = agreements[settings.precision].same_genre
-    if same < settings.min_agreement:
+    return agreements
+
+
+def _summary(agreements: Mapping[str, Agreement]) -> dict[str, object]:
+    """Return what a file with integers tells about them."""
+    integers = agreements["static"]
+    qualities = {"float32": agreements[KERAS].quality, "int8": integers.quality}
+    return {
+        "agreement": round(integers.same_genre, 4),
+        **{
+            name: {key: round(value, 4) for key, value in dataclasses.asdict(own).items()}
+            for name, own in qualities.items()
+            if own
+        },
+    }
+
+
+def _check_agreement(settings: ExportSettings, agreements: Mapping[str, Agreement]) -> None:
+    """Raise an ExportError if a graph agrees too little with Keras."""
+    precision = settings.precision
+    own, keras = agreements[precision], agreements[KERAS]
+    least = settings.min_agreement
+    if least is None:
+        least = MIN_AGREEMENT.get(precision, MIN_STORED_AGREEMENT)
+    advice = "leave --quantize out" if precision == "static" else "try --weights float16"
+    if own.same_genre < least:
         raise ExportError(
-            f"{settings.precision} keeps the top genre of only {same:.2%} of the windows and "
-            f"--min-agreement is {settings.min_agreement:.2%}: nothing was written; try --weights "
-            "float16 or a lower --min-agreement"
+            f"{precision} keeps the top genre of only {own.same_genre:.2%} of the windows and "
+            f"--min-agreement is {least:.2%}: nothing was written; {advice} or a lower "
+            "--min-agreement"
+        )
+    if not (precision == "static" and own.quality and keras.quality):
+        return
+    if (loss := own.quality.nll - keras.quality.nll) > MAX_NLL_LOSS:
+        raise ExportError(
+            f"{precision} raises the negative log likelihood by {loss:.3f} and {MAX_NLL_LOSS:g} is "
+            f"allowed: nothing was written; {advice}"
         )
 
 

@@ -31,8 +31,8 @@ from streamer.core.model import (
     SPECTROGRAM_LOGITS,
     TAGS,
     golden_audio,
-    open_session,
 )
+from streamer.core.runtime import open_session
 from trainer.run import LEAST_TAG_PROBABILITY, TagHead
 
 

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from export.errors import ExportError
 from export.pictures import TrackWindows
+from streamer.core.arithmetic import Arithmetic
 from streamer.core.contract import ModelContract
 from streamer.core.model import (
     AUDIO,
     INPUT,
     OUTPUT,
-    golden_audio,
     golden_spectrogram,
-    open_session,
     softmax,
 )
+from streamer.core.runtime import open_session
 from streamer.system.processors import processors
 
 CONVERSION_TOLERANCE = 1e-4
@@ -30,11 +30,46 @@ CONVERSION_TOLERANCE = 1e-4
 TIMED_RUNS = 15
 """Timed predictions, after one to warm up; the median counts."""
 
-BOTH = "both networks"
-"""Name of the graph with both networks in the table of costs."""
+ECE_BINS = 15
+"""Bins of equal width of the expected calibration error, as genre-train has them."""
 
 Predictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Spectrograms, shape (batch, n_mels, frames), to logits, shape (batch, classes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A graph, and how it is computed."""
+
+    content: bytes
+    """A model file, with or without a contract."""
+    arithmetic: Arithmetic = "float32"
+    audio: NDArray[np.float32] | None = None
+    """What a graph of two networks hears beside each spectrogram, shape (1, samples)."""
+
+    def predictor(self, threads: int = 1) -> Predictor:
+        """Return a function that predicts as `Classifier` does."""
+        session = open_session(self.content, threads, self.arithmetic)
+
+        def logits(spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
+            inputs = {INPUT: spectrograms}
+            if self.audio is not None:
+                inputs[AUDIO] = np.repeat(self.audio, len(spectrograms), axis=0)
+            return np.asarray(session.run([OUTPUT], inputs)[0])
+
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How right and how well calibrated predictions for windows are, given their folders."""
+
+    accuracy: float
+    """Share of windows whose top genre is the folder's name, 0 to 1."""
+    nll: float
+    """Mean negative logarithm of the probability of the folder's name."""
+    ece: float
+    """Expected calibration error, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +82,8 @@ class Agreement:
     """Largest absolute difference of a probability."""
     mean: float
     """Mean absolute difference of the probabilities."""
-    accuracy: float | None
-    """Share of windows whose top genre is the folder's name; None without such folders."""
+    quality: Quality | None
+    """How right they are; None without folders that are named after labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +96,6 @@ class Cost:
     """Time per window with one thread, in milliseconds."""
     all_threads: float
     """Time per window with as many threads as there are processors, in milliseconds."""
-
-
-def predictor(
-    content: bytes,
-    precision: str = "float32",
-    threads: int = 1,
-    audio: NDArray[np.float32] | None = None,
-) -> Predictor:
-    """Return a function that predicts with a graph as `Classifier` does with such a file.
-
-    `audio`, shape (1, samples), is what a graph of two networks hears beside each spectrogram.
-    """
-    session = open_session(content, threads, integers=precision == "static")
-
-    def logits(spectrograms: NDArray[np.float32]) -> NDArray[np.float32]:
-        inputs = {INPUT: spectrograms}
-        if audio is not None:
-            inputs[AUDIO] = np.repeat(audio, len(spectrograms), axis=0)
-        return np.asarray(session.run([OUTPUT], inputs)[0])
-
-    return logits
 
 
 def check_conversion(keras: Predictor, converted: Predictor, contract: ModelContract) -> float:
@@ -126,14 +140,14 @@ def compare(
         same_genre=float((expected.argmax(axis=1) == actual.argmax(axis=1)).mean()),
         largest=float(difference.max()),
         mean=float(difference.mean()),
-        accuracy=accuracy(actual, tracks, labels),
+        quality=quality(actual, tracks, labels),
     )
 
 
-def accuracy(
+def quality(
     probabilities: NDArray[np.float32], tracks: Sequence[TrackWindows], labels: Sequence[str]
-) -> float | None:
-    """Return the share of windows whose top genre is their folder; None if no folder is a label."""
+) -> Quality | None:
+    """Return how right a result of `predict` is; None if no folder is a label."""
     truth = np.repeat(
         [labels.index(track.genre) if track.genre in labels else -1 for track in tracks],
         [len(track.spectrograms) for track in tracks],
@@ -141,24 +155,25 @@ def accuracy(
     known = truth >= 0
     if not known.any():
         return None
-    return float((probabilities.argmax(axis=1) == truth)[known].mean())
+    probabilities, truth = probabilities[known], truth[known]
+    right = probabilities.argmax(axis=1) == truth
+    confidence = probabilities.max(axis=1)
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    excess = np.bincount(bins, right - confidence)
+    likely = np.take_along_axis(probabilities, truth[:, None], axis=1)
+    return Quality(
+        accuracy=float(right.mean()),
+        nll=float(-np.log(np.maximum(likely, np.finfo(np.float32).tiny)).mean()),
+        ece=float(np.abs(excess).sum() / len(truth)),
+    )
 
 
-def measure_costs(graphs: Mapping[str, bytes], contract: ModelContract) -> dict[str, Cost]:
-    """Measure graphs, named by their precision, on one window of the training's length.
-
-    The one named `BOTH` has two networks and hears as much audio as before a decision.
-    """
+def measure_costs(graphs: Mapping[str, Graph], contract: ModelContract) -> dict[str, Cost]:
+    """Measure graphs on one window of the training's length."""
     window = golden_spectrogram(contract.spectrogram, contract.window_frames)
-    audio = golden_audio(contract.audio, contract.audio.samples) if contract.audio else None
     milliseconds: dict[str, list[float]] = {name: [] for name in graphs}
     for threads in (1, processors()):
-        predictors = {
-            name: predictor(graph, contract.precision, threads, audio)
-            if name == BOTH
-            else predictor(graph, name, threads)
-            for name, graph in graphs.items()
-        }
+        predictors = {name: graph.predictor(threads) for name, graph in graphs.items()}
         times: dict[str, list[float]] = {name: [] for name in graphs}
         for _ in range(1 + TIMED_RUNS):
             # Alternately, so that other load on the machine affects all graphs alike.
@@ -168,22 +183,25 @@ def measure_costs(graphs: Mapping[str, bytes], contract: ModelContract) -> dict[
                 times[name].append(time.perf_counter() - start)
         for name, taken in times.items():
             milliseconds[name].append(1000 * statistics.median(taken[1:]))
-    return {name: Cost(len(graph), *milliseconds[name]) for name, graph in graphs.items()}
+    return {name: Cost(len(graph.content), *milliseconds[name]) for name, graph in graphs.items()}
 
 
 def table(rows: Sequence[tuple[str, Cost, Agreement | None]]) -> str:
     """Return a table with a line for each graph; a dash stands for what was not measured."""
     lines = [["weights", "size", "ms, 1 thread", f"ms, {processors()} threads"]]
-    lines[0] += ["same genre", "largest diff", "mean diff", "accuracy"]
+    lines[0] += ["same genre", "largest diff", "mean diff", "accuracy", "NLL", "ECE"]
     for name, cost, agreement in rows:
         line = [name, f"{cost.size / 1e6:.1f} MB", f"{cost.one_thread:.1f}"]
         line.append(f"{cost.all_threads:.1f}")
         if agreement is None:
-            line += ["-"] * 4
+            line += ["-"] * 6
         else:
             line += [f"{agreement.same_genre:.2%}", f"{agreement.largest:.1e}"]
             line.append(f"{agreement.mean:.1e}")
-            line.append("-" if agreement.accuracy is None else f"{agreement.accuracy:.2%}")
+            if own := agreement.quality:
+                line += [f"{own.accuracy:.2%}", f"{own.nll:.4f}", f"{own.ece:.4f}"]
+            else:
+                line += ["-"] * 3
         lines.append(line)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -120,13 +120,27 @@ def load_classifier(settings: Settings) -> Classifier:
     """Load and check the model; raise `InputError` if it cannot be used."""
     path = settings.model or DEFAULT_MODEL
     try:
-        classifier = Classifier.load(path, threads=settings.threads, labels=settings.labels)
+        classifier = Classifier.load(
+            path,
+            threads=settings.threads,
+            labels=settings.labels,
+            arithmetic=settings.arithmetic,
+        )
     except ModelError as error:
         raise InputError(str(error)) from None
     except LabelError as error:
         raise InputError(f"labels: {error}") from None
     check_colours(settings, classifier)
     return classifier
+
+
+def describe_arithmetic(classifier: Classifier) -> str:
+    """Return the numbers that a model is computed with, and how fast both are if measured."""
+    used, times = classifier.arithmetic, classifier.milliseconds
+    if not times:
+        return used
+    (other,) = (name for name in times if name != used)
+    return f"{used} ({times[used]:.1f} ms a window, {times[other]:.1f} ms in {other})"
 
 
 def check_colours(settings: Settings, classifier: Classifier) -> None:

@@ -16,7 +16,13 @@ from streamer.engine.mailbox import Mailbox
 from streamer.engine.publisher import Publisher
 from streamer.engine.scheduler import Scheduler
 from streamer.engine.supervisor import Supervisor
-from streamer.inputs import SourceSettings, load_classifier, pipeline_factory, shared_scheduler
+from streamer.inputs import (
+    SourceSettings,
+    describe_arithmetic,
+    load_classifier,
+    pipeline_factory,
+    shared_scheduler,
+)
 from streamer.outputs import Outputs
 from streamer.settings import Settings
 from streamer.sinks import messages
@@ -69,6 +75,8 @@ class Listening:
         self._delivered = delivered
         self.classifier = classifier = load_classifier(settings)
         contract = classifier.contract
+        self.arithmetic = describe_arithmetic(classifier)
+        """The numbers that the model is computed with, in words."""
         factory = pipeline_factory(settings, classifier, spectrogram=spectrogram)
         scheduler = scheduler or shared_scheduler(settings)
         statuses = [
@@ -79,6 +87,7 @@ class Listening:
             messages.hello(
                 contract,
                 statuses,
+                arithmetic=classifier.arithmetic,
                 hop_seconds=settings.hop_seconds,
                 labels=classifier.names.labels,
                 own_colours=settings.colours,
@@ -89,7 +98,11 @@ class Listening:
         self.outputs = Outputs(settings, classifier, self.hub.hello, owners)
         self.metrics = Metrics(
             version=version("genre-stream"),
-            model={"name": contract.name, "version": contract.version},
+            model={
+                "name": contract.name,
+                "version": contract.version,
+                "arithmetic": classifier.arithmetic,
+            },
             health=lambda: self.supervisor.health(),
             clients=self.hub,
             history=history,

@@ -119,6 +119,7 @@ class Service:
         if self._terminal:
             self._terminal.write(f"Dashboard: {self._server.url}\n")
         else:
+            logger.info("computing in %s", self._listening.arithmetic)
             logger.info("serving on %s", self._server.url)
         is_private = all(
             ipaddress.ip_address(host).is_loopback for host, _ in self._server.addresses

@@ -36,6 +36,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
+from streamer.core.arithmetic import Choice
 from streamer.core.decision_settings import (
     RESPONSES,
     DecisionSettings,
@@ -151,6 +152,12 @@ class Settings(BaseModel):
 
     model: File | None = _model(None, "FILE", "model file; without it the embedded one")
     threads: int = _model(1, "N", "threads that one inference may use", ge=1, le=64)
+    arithmetic: Choice = _model(
+        "auto",
+        "KIND",
+        "how a model file with 8-bit integers is computed: as is faster on this processor, which "
+        "is measured at the start, or always alike; both answer nearly the same",
+    )
     hop_seconds: float = _model(
         1.0, "S", "seconds of audio between two predictions", ge=0.1, le=60.0
     )

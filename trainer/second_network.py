@@ -126,7 +126,8 @@ def from_file(path: Path, fusion: Any, seconds: float) -> SecondNetwork:
     import onnx
     from onnx.utils import Extractor
 
-    from streamer.core.model import AUDIO, AUDIO_LOGITS, TAGS, open_session
+    from streamer.core.model import AUDIO, AUDIO_LOGITS, TAGS
+    from streamer.core.runtime import open_session
     from streamer.system.processors import processors
 
     extractor = Extractor(onnx.load(path))

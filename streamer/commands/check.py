@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from streamer.inputs import load_classifier, make_inputs, pipeline_factory
+from streamer.inputs import describe_arithmetic, load_classifier, make_inputs, pipeline_factory
 from streamer.outputs import Outputs
 from streamer.service import read_token
 from streamer.settings import Settings
@@ -30,7 +30,8 @@ def _model(settings: Settings) -> str:
     contract = classifier.contract
     tagger = f", with {contract.fusion.tagger} beside it" if contract.fusion else ""
     labels = ", ".join(classifier.names.labels)
-    return f"model: {contract.name} {contract.version}{tagger}, {labels}"
+    arithmetic = describe_arithmetic(classifier)
+    return f"model: {contract.name} {contract.version}{tagger}, computed in {arithmetic}, {labels}"
 
 
 def _outputs(settings: Settings) -> str:

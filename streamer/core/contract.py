@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, ValidationError
 
+from streamer.core.arithmetic import Arithmetic
 from streamer.core.spectrogram import SpecError, SpectrogramSpec
 
 CONTRACT = 2
@@ -30,7 +31,8 @@ SECOND_NETWORK = ("audio", "fusion")
 """Fields of version 2 alone."""
 
 PRECISIONS = ("float32", "float16", "int8", "static")
-"""How a file keeps its weights; `static` computes with 8-bit integers, the others with float32."""
+"""How a file keeps its weights. `static` has quantised activations too, so that it can be computed
+with 8-bit integers; the others are computed in float32."""
 
 
 class ModelError(Exception):
@@ -98,6 +100,10 @@ class Golden:
     """SHA-256 of `golden_audio`, likewise; None without a second network."""
     audio_samples: Samples | None = None
     """Samples of the golden audio."""
+    tolerance: Annotated[float | None, Field(strict=True, gt=0, le=100)] = None
+    """Of a file with quantised activations, the largest difference allowed in a logit where it is
+    computed with 8-bit integers; `logits` are those in float32. None: `logits` are those of
+    integers, and the file is computed with them alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +180,13 @@ class ModelContract:
         return 1 if self.audio is None else 2
 
     @property
+    def arithmetics(self) -> tuple[Arithmetic, ...]:
+        """The numbers that the network can be computed with."""
+        if self.precision != "static":
+            return ("float32",)
+        return ("int8",) if self.golden.tolerance is None else ("float32", "int8")
+
+    @property
     def window_seconds(self) -> float:
         """Seconds of audio that one window of `window_frames` columns covers."""
         return self.window_frames * self.spectrogram.hop_seconds
@@ -191,7 +204,7 @@ class ModelContract:
     def to_metadata(self) -> dict[str, Any]:
         """Return the contract as the JSON object that stands in the file."""
         facts = dataclasses.asdict(self)
-        for name in ("contract_sha256", "audio_sha256", "audio_samples"):
+        for name in ("contract_sha256", "audio_sha256", "audio_samples", "tolerance"):
             if facts["golden"][name] is None:
                 del facts["golden"][name]
         if self.audio is None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 
+from streamer.core.arithmetic import Arithmetic
 from streamer.core.colours import colours
 from streamer.core.contract import ModelContract
 from streamer.core.decision import Decision
@@ -35,11 +36,13 @@ def hello(
     sources: Iterable[SourceStatus],
     *,
     hop_seconds: float,
+    arithmetic: Arithmetic = "float32",
     labels: Sequence[str] | None = None,
     own_colours: Mapping[str, str] | None = None,
 ) -> Message:
     """Return the message that greets a client; `hop_seconds` is the configured interval.
 
+    `arithmetic` are the numbers that the model is computed with.
     `labels` are those of the predictions, if they are not the model's; `own_colours` are colours
     that the settings give to some of them.
     """
@@ -48,7 +51,11 @@ def hello(
         "type": "hello",
         "protocol": PROTOCOL,
         "server": f"genre-stream {version('genre-stream')}",
-        "model": {"name": contract.name, "version": contract.version},
+        "model": {
+            "name": contract.name,
+            "version": contract.version,
+            "arithmetic": arithmetic,
+        },
         "labels": list(labels),
         "colours": colours(labels, own_colours),
         "window_seconds": round(contract.window_seconds, 3),

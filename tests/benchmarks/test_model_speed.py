@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from streamer.core.model import Classifier, golden_audio, golden_spectrogram, session_options
+from streamer.core.model import Classifier, golden_audio, golden_spectrogram
+from streamer.core.runtime import open_session
 
 ROUNDS = 40
 
@@ -53,7 +53,7 @@ def test_int8_weights_run_as_fast_as_float32_weights(
     assert contract.precision == "int8"
     stored = onnx.load(gtzan_model)
     sessions = [
-        onnxruntime.InferenceSession(model.SerializeToString(), session_options(1))
+        open_session(model.SerializeToString(), 1)
         for model in (stored, with_float32_weights(stored))
     ]
     window = golden_spectrogram(contract.spectrogram, contract.window_frames)

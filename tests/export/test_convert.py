@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -39,19 +40,26 @@ def silent(_line: str) -> None:
     """Discard progress."""
 
 
+def trained_on_pictures(run: Path, copy: Path) -> Path:
+    """Copy a run as if it had been trained on some of the pictures."""
+    shutil.copytree(run, copy)
+    names = [f"{genre}.{number:05}" for genre in ("blues", "rock") for number in range(4)]
+    support.run.write_run_file(copy, split={**support.run.RUN["split"], "train": names})
+    return copy
+
+
 @pytest.fixture(scope="module")
 def files(
     tiny_run: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """Return the same run exported in every precision."""
     folder = tmp_path_factory.mktemp("files")
-    for precision in PRECISIONS:
-        calibrate = pictures if precision == "static" else None
+    for precision in PRECISIONS[:-1]:
         out = folder / f"{precision}.onnx"
-        export(
-            ExportSettings(read_source(tiny_run), out, precision=precision, calibrate=calibrate),
-            silent,
-        )
+        export(ExportSettings(read_source(tiny_run), out, precision=precision), silent)
+    run = trained_on_pictures(tiny_run, folder / "run")
+    out = folder / "static.onnx"
+    assert main([str(run), "--out", str(out), "--quantize", str(pictures)]) == 0
     return {precision: folder / f"{precision}.onnx" for precision in PRECISIONS}
 
 
@@ -135,10 +143,78 @@ def test_int8_weights_have_a_scale_for_each_output_channel(files: dict[str, Path
     ]
 
 
-def test_the_static_file_computes_with_integers(files: dict[str, Path]) -> None:
-    operators = [node.op_type for node in onnx.load(files["static"]).graph.node]
-    assert operators.count("QuantizeLinear") > 3
-    assert Classifier.load(files["static"]).contract.precision == "static"
+def test_the_static_file_answers_nearly_alike_with_integers_and_in_float32(
+    files: dict[str, Path], network: Network
+) -> None:
+    exact, rounded = (
+        Classifier.load(files["static"], arithmetic=name) for name in ("float32", "int8")
+    )
+    contract = exact.contract
+    assert (contract.precision, contract.arithmetics) == ("static", ("float32", "int8"))
+    window = golden_spectrogram(contract.spectrogram, 65, seed=1)
+    expected = network.logits(window)
+    assert 0 < np.abs(exact.logits(window) - expected).max() < 0.1
+    assert 0 < np.abs(rounded.logits(window) - exact.logits(window)).max() < 0.5
+    assert contract.golden.tolerance is not None
+    assert 0.02 < contract.golden.tolerance < 1
+
+
+def test_the_table_and_the_file_tell_what_integers_change(
+    tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    source = read_source(trained_on_pictures(tiny_run, tmp_path / "run"))
+    out, lines = tmp_path / "a.onnx", []
+    settings = ExportSettings(
+        source, out, "static", quantize=(pictures,), verify=pictures, min_agreement=0.5
+    )
+    export(settings, lines.append)
+    assert "Finding the ranges of activations on 8 windows (half a minute)" in lines
+    assert f"Comparing on 6 windows of 2 tracks in {pictures}" in lines
+    (table,) = (line for line in lines if line.startswith("weights "))
+    head, *rows = table.splitlines()
+    assert head.split()[-3:] == ["accuracy", "NLL", "ECE"]
+    names = [row.split("  ")[0] for row in rows]
+    assert names == ["float32", "static", "static, in float32"]
+    stored = Classifier.load(out).contract.training["quantisation"]
+    assert isinstance(stored, dict)
+    assert set(stored) == {"agreement", "float32", "int8"}
+    shown = {row.split("  ")[0]: row.split()[-3:] for row in rows}
+    for row, name in (("float32", "float32"), ("static", "int8")):
+        assert set(stored[name]) == {"accuracy", "nll", "ece"}
+        accuracy, nll, ece = shown[row]
+        assert float(accuracy.rstrip("%")) == pytest.approx(100 * stored[name]["accuracy"], abs=0.1)
+        assert float(nll) == pytest.approx(stored[name]["nll"], abs=1e-3)
+        assert float(ece) == pytest.approx(stored[name]["ece"], abs=1e-3)
+
+
+def test_a_file_whose_integers_are_less_likely_right_is_not_written(
+    tiny_run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = read_source(trained_on_pictures(tiny_run, tmp_path / "run"))
+    out = tmp_path / "a.onnx"
+    settings = ExportSettings(
+        source, out, "static", quantize=(pictures,), verify=pictures, min_agreement=0
+    )
+    monkeypatch.setattr("export.exporter.to_static", lambda model, _: _negate_head(model))
+    with pytest.raises(ExportError, match=r"^static raises the negative log likelihood by \d"):
+        export(settings, silent)
+    with pytest.raises(ExportError, match=r"^static keeps .* --min-agreement is 97\.00%: nothing"):
+        export(dataclasses.replace(settings, min_agreement=None), silent)
+    assert not out.exists()
+
+
+def test_pictures_that_were_not_trained_on_give_no_ranges(
+    tiny_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    settings = ExportSettings(
+        read_source(tiny_run), tmp_path / "a.onnx", "static", quantize=(pictures,)
+    )
+    with pytest.raises(UserError) as caught:
+        export(settings, silent)
+    assert str(caught.value) == (
+        f"--quantize {pictures} holds nothing that the run was trained on: name the pictures that "
+        "were given to genre-train"
+    )
 
 
 def test_the_contract_is_that_of_the_run_and_holds_no_paths(files: dict[str, Path]) -> None:
@@ -226,7 +302,7 @@ def test_verify_compares_the_file_with_keras_on_unseen_tracks(
     assert [row[0] for row in rows] == ["float32", "int8"]
     assert rows[0][5] == "100.00%"
     assert float(rows[0][6]) < 1e-4
-    assert rows[0][-1].endswith("%")
+    assert rows[0][8].endswith("%")
 
 
 def test_verify_reports_if_there_are_only_training_tracks(

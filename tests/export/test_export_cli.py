@@ -56,16 +56,8 @@ def fake_run(folder: Path, **changes: Any) -> Path:
             "--help",
         ),
         (
-            ["run", "--out", "x.onnx", "--quantize", "static"],
-            "--quantize static and --calibrate DIR are only of use together",
-        ),
-        (
-            ["run", "--out", "x.onnx", "--calibrate", "pictures"],
-            "--quantize static and --calibrate DIR are only of use together",
-        ),
-        (
-            ["run", "--out", "x.onnx", "--quantize", "static", "--weights", "int8"],
-            "--quantize static stores int8 weights: leave --weights out",
+            ["run", "--out", "x.onnx", "--quantize", "pictures", "--weights", "int8"],
+            "--quantize stores int8 weights: leave --weights out",
         ),
         (
             ["inspect"],

@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from export.errors import ExportError  # noqa: E402
 from export.second_network import tagger_to_onnx, with_second_network  # noqa: E402
 from streamer.core.contract import Fusion  # noqa: E402
-from streamer.core.model import Classifier, golden_spectrogram, open_session, softmax  # noqa: E402
+from streamer.core.model import Classifier, golden_spectrogram, softmax  # noqa: E402
+from streamer.core.runtime import open_session  # noqa: E402
 from trainer.musicnn import MIN_SAMPLES, TAGS  # noqa: E402
 from trainer.musicnn.network import build_tagger  # noqa: E402
 from trainer.run import TagHead  # noqa: E402

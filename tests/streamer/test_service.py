@@ -14,6 +14,7 @@ import pytest
 import support.daemon
 from support.daemon import ServiceManager, daemon
 from support.history import rows
+from support.model import make_model
 from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -64,6 +65,19 @@ def test_history_and_state_have_the_labels_of_the_settings(model, tone, tmp_path
         assert running.wait() == 0
     assert state["labels"] == ["low", "middle", "treble"]
     assert [segment["genre"] for segment in rows(open_query(database)).segments] == ["treble"]
+
+
+def test_log_hello_and_metrics_tell_the_arithmetic(tone, tmp_path):
+    rounded = make_model(tmp_path / "rounded.onnx", tolerance=0.5)
+    arguments = ("--model", rounded, "--source", f"t={tone}", "--arithmetic", "int8")
+    with daemon(tmp_path, *arguments) as running:
+        with client(running.port) as connection:
+            (hello,) = frames(connection, lambda frame: True)
+        with urlopen(f"http://127.0.0.1:{running.port}/metrics") as response:
+            metrics = response.read().decode()
+        assert running.wait_for_line(lambda line: line.endswith("computing in int8\n"))
+    assert hello["model"] == {"name": "thirds", "version": "1", "arithmetic": "int8"}
+    assert 'genre_stream_model_info{arithmetic="int8",name="thirds",version="1"} 1.0' in metrics
 
 
 def test_the_service_manager_is_sent_status_ready_and_watchdog_in_this_order(

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -25,6 +24,7 @@ from streamer.core.model import (
     golden_audio,
     golden_spectrogram,
 )
+from streamer.core.runtime import open_session
 from streamer.core.spectrogram import SpectrogramSpec
 
 Metadata = dict[str, Any]
@@ -48,17 +48,21 @@ def make_model(
     min_seconds: float = 3.0,
     decision: Mapping[str, float | str] | None = None,
     audio: AudioInput | None = None,
+    tolerance: float | None = None,
 ) -> Path:
     """Write a model with the labels low, middle and high.
 
     `noise` adds the label "noise" as the model's `not_music`, predicted when all thirds are alike.
-    With `audio` it has a second network, which hears how loud and how rough that is.
+    With `audio` it has a second network, which hears how loud and how rough that is. With a
+    `tolerance` in golden logits it can be computed with 8-bit integers, too, which round the means.
     """
     spec = spec or SpectrogramSpec()
     labels = (*LABELS, NOISE) if noise else LABELS
     weights, bias = _weights(spec.n_mels, noise)
     model = _graph(weights, bias)
     frames = spec.frames_in(window_seconds)
+    if tolerance is not None:
+        _quantise_means(model.graph, spec.top_db)
     spectrogram = golden_spectrogram(spec, frames)
     inputs = {"spectrogram": spectrogram}
     golden: dict[str, Any] = {}
@@ -66,8 +70,7 @@ def make_model(
         _add_second_network(model.graph, len(labels))
         inputs["audio"] = golden_audio(audio, audio.samples)
         golden = {"audio_sha256": content_digest(inputs["audio"]), "audio_samples": audio.samples}
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    (logits,) = session.run(["logits"], inputs)
+    (logits,) = open_session(model.SerializeToString(), 1).run(["logits"], inputs)
     contract = ModelContract(
         name="thirds",
         version="1",
@@ -79,7 +82,14 @@ def make_model(
         temperature=1.0,
         decision=dict(decision or {}),
         training={"dataset": "none", "split": "none", "seed": 0, "metrics": {}},
-        golden=Golden(content_digest(spectrogram), frames, tuple(map(float, logits[0])), **golden),
+        golden=Golden(
+            content_digest(spectrogram),
+            frames,
+            tuple(map(float, logits[0])),
+            tolerance=tolerance,
+            **golden,
+        ),
+        precision="float32" if tolerance is None else "static",
         audio=audio,
         fusion=Fusion(0.5, 0.5, "ear", TAGS) if audio else None,
     )
@@ -149,6 +159,25 @@ def parent_of(metadata: Metadata, path: str) -> tuple[Metadata, str]:
     for parent in parents:
         metadata = metadata[parent]
     return metadata, name
+
+
+def _quantise_means(graph: onnx.GraphProto, top_db: float) -> None:
+    """Quantise the mean of each band, which is what the logits are made of."""
+    scale, zero = np.float32(top_db / 255), np.uint8(255)
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name)
+        for name, value in (("step", scale), ("zero_level", zero))
+    )
+    mean, dense = (onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node)
+    dense.input[0] = "rounded"
+    constants = ["step", "zero_level"]
+    middle = [
+        helper.make_node("QuantizeLinear", [mean.output[0], *constants], ["levels"]),
+        helper.make_node("DequantizeLinear", ["levels", *constants], ["rounded"]),
+    ]
+    nodes = [mean, *middle, dense]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _add_second_network(graph: onnx.GraphProto, classes: int) -> None:

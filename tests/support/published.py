@@ -50,7 +50,7 @@ LABELS = (
     "reggae",
     "rock",
 )
-MODEL = {"name": "made-up", "version": "1"}
+MODEL = {"name": "made-up", "version": "1", "arithmetic": "float32"}
 MELS = 128
 
 

@@ -19,12 +19,8 @@ pytest.importorskip("tf2onnx")
 import export.cli  # noqa: E402
 from export.second_network import tagger_to_onnx, with_second_network  # noqa: E402
 from streamer.core.contract import Fusion  # noqa: E402
-from streamer.core.model import (  # noqa: E402
-    DEFAULT_MODEL,
-    Classifier,
-    golden_spectrogram,
-    open_session,
-)
+from streamer.core.model import DEFAULT_MODEL, Classifier, golden_spectrogram  # noqa: E402
+from streamer.core.runtime import open_session  # noqa: E402
 from trainer.exported import read_exported  # noqa: E402
 from trainer.fit.data import load_data  # noqa: E402
 from trainer.fit_settings import FitSettings  # noqa: E402
@@ -71,7 +67,7 @@ def folded(run: Path) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
 def test_the_embedded_file_gives_the_logits_of_its_network_back(embedded: Any) -> None:
     contract = Classifier.load().contract
     spectrogram = golden_spectrogram(contract.spectrogram, contract.window_frames)
-    session = open_session(str(DEFAULT_MODEL), 1)
+    session = open_session(DEFAULT_MODEL, 1)
     names = {each.name for each in session.get_outputs()}
     sound = {each.name: np.zeros((1, 160_000), np.float32) for each in session.get_inputs()}
     (expected,) = session.run(

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -156,7 +157,26 @@ def test_check_names_the_second_network_of_a_model(tmp_path):
         tmp_path, "--check", "--source", "demo", "--model", model, "--port", 0
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert "model: thirds 1, with ear beside it, low, middle, high\n" in result.stdout
+    assert (
+        "model: thirds 1, with ear beside it, computed in float32, low, middle, high\n"
+        in result.stdout
+    )
+
+
+def test_check_tells_how_fast_both_arithmetics_are(tmp_path):
+    model = make_model(tmp_path / "rounded.onnx", tolerance=0.5)
+    arguments = ("--check", "--source", "demo", "--model", model, "--port", 0)
+    result = support.daemon.run(tmp_path, *arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    line = result.stdout.splitlines()[1]
+    number = r"\d+\.\d ms"
+    assert re.fullmatch(
+        rf"model: thirds 1, computed in (float32|int8) \({number} a window, {number} in "
+        r"(float32|int8)\), low, middle, high",
+        line,
+    )
+    result = support.daemon.run(tmp_path, *arguments, "--arithmetic", "int8")
+    assert "model: thirds 1, computed in int8, low, middle, high\n" in result.stdout
 
 
 def test_check_leaves_no_new_history_behind(model, tmp_path):

@@ -147,6 +147,13 @@ def test_a_missing_field_of_the_spectrogram_is_named(
             [1.0, 2.0, float("inf")],
             "golden.logits.2 must be a finite number, not inf",
         ),
+        ("golden.tolerance", 0, "golden.tolerance must be greater than 0, not 0"),
+        ("golden.tolerance", "0.1", "golden.tolerance must be a valid number, not '0.1'"),
+        (
+            "golden.tolerance",
+            101,
+            "golden.tolerance must be less than or equal to 100, not 101",
+        ),
         (
             "golden.contract_sha256",
             1,

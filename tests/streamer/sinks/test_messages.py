@@ -128,7 +128,7 @@ def test_hello_names_model_and_sources() -> None:
         "type": "hello",
         "protocol": 1,
         "server": f"genre-stream {version('genre-stream')}",
-        "model": {"name": "gtzan", "version": "1.2"},
+        "model": {"name": "gtzan", "version": "1.2", "arithmetic": "float32"},
         "labels": ["blues", "jazz"],
         "colours": {"blues": "#3f90da", "jazz": "#92dadd"},
         "window_seconds": 5.044,
