@@ -141,6 +141,21 @@ def test_a_rule_can_be_tested_by_hand(hook: Hook, tmp_path: Path) -> None:
     assert done.stderr.endswith("no rule has the name 'dead ait' (did you mean dead air?)\n")
 
 
+def test_the_command_of_the_document_on_lights_activates_a_scene(
+    hook: Hook, tmp_path: Path
+) -> None:
+    page = support.daemon.REPOSITORY / "streamer/sinks/lights.md"
+    blocks = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+    (block,) = (each for each in blocks if "/api/scenes" in each)
+    config = tmp_path / "config.toml"
+    config.write_text(block.replace("127.0.0.1:8888", f"127.0.0.1:{hook.server.server_port}"))
+    done = alerts(tmp_path, config, "--test", "guitar lights")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "guitar lights: done\n", "")
+    # As the API of LedFx takes it: https://docs.ledfx.app/en/latest/apis/scenes.html
+    assert hook.requests == [("PUT", "/api/scenes")]
+    assert hook.received == [{"id": "guitar", "action": "activate"}]
+
+
 def test_a_history_tells_when_the_rules_would_have_fired(tmp_path: Path) -> None:
     database = tmp_path / "heard.db"
     history = PlacingHistory(database)
