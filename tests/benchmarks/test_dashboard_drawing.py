@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.browser import Page, broadcast, chromium, missing_browser
-from support.published import prediction, segment, spectrogram
+from support.published import prediction, segment, source_state, spectrogram
 
 MEASURED_SECONDS = 5
 
@@ -70,7 +70,18 @@ def test_the_wall_of_100_sources_needs_less_than_15_percent_of_a_processor(
     tmp_path: Path, measured: Callable[[str], None], width: int
 ) -> None:
     names = [f"station {number:03d}" for number in range(100)]
-    running = broadcast(*names)
+    fired = "2026-05-01T12:00:00.000Z"
+    rules = [
+        {
+            "name": f"rule {number}",
+            "fired": fired,
+            "source": names[number],
+            "active": names[:number],
+        }
+        for number in range(4)
+    ]
+    running = broadcast(*names, alerts=lambda: rules)
+    running.publish(*(source_state("reconnecting", name, "refused") for name in names[:5]))
     try:
         with chromium(tmp_path) as page:
             page.view(width, reduced_motion=False)
@@ -81,6 +92,7 @@ def test_the_wall_of_100_sources_needs_less_than_15_percent_of_a_processor(
                 second = time.monotonic()
                 if seq == 4:
                     before, began = browser_seconds(driver), second
+                running.publish(source_state("live" if seq % 2 else "stalled", names[9]))
                 for index, name in enumerate(names):
                     running.publish(prediction(seq, name))
                     if (seq + index) % 10 == 0:

@@ -38,6 +38,16 @@ def fill(running: Broadcast, names: tuple[str, ...] = NAMES) -> None:
             )
 
 
+def rules_about(active: str, earlier: str) -> list[dict[str, Any]]:
+    """Return alert rules: one holds for a source, one never fired, one did about another source."""
+    fired = "2026-05-01T12:00:00.000Z"
+    return [
+        {"name": "dead air", "fired": fired, "source": active, "active": [active]},
+        {"name": "wrong programme", "fired": None, "source": None, "active": []},
+        {"name": "off air", "fired": fired, "source": earlier, "active": []},
+    ]
+
+
 @pytest.fixture
 def wall_page(page: Page) -> Iterator[Page]:
     """Return the page; tiles that move to where they are needed may shift others."""
@@ -115,7 +125,7 @@ def test_sources_that_need_attention_come_first(wall_page: Page, serve: Serve) -
     silent = datetime.now(UTC) - timedelta(minutes=3)
     running.publish(
         source_state("reconnecting", NAMES[70], "connection refused"),
-        source_state("failed", NAMES[80], "404 not found"),
+        source_state("failed", NAMES[80], "https://r.example:8000/a.mp3?b=1: 404 not found"),
         prediction(1801, NAMES[60], time=silent, state="silence", genre=None),
         segment(3, NAMES[60], start=1200.0, end=1801.0, final=True),
         segment(4, NAMES[60], start=1801.0, state="silence", genre=None, title=None),
@@ -138,16 +148,12 @@ def test_alert_rules_are_listed_and_their_sources_come_first(
     wall_page: Page, serve: Serve, axe: str
 ) -> None:
     names = NAMES[:9]
-    fired = "2026-05-01T12:00:00.000Z"
-    rules = [
-        {"name": "dead air", "fired": fired, "source": names[4], "active": [names[4]]},
-        {"name": "wrong programme", "fired": None, "source": None, "active": []},
-        {"name": "off air", "fired": fired, "source": names[2], "active": []},
-    ]
+    rules = rules_about(names[4], names[2])
     running = serve(*names, alerts=lambda: rules)
     fill(running, names)
     open_wall(wall_page, running, 9)
     wait_for(lambda: tiles(wall_page, "urgent") == [names[4]], "the source is in front")
+    assert wall_page.texts("#wall-urgent .tile-note") == ["Alert: dead air"]
     assert wall_page.texts(".alert-name") == ["dead air", "wrong programme", "off air"]
     holding, never, last = wall_page.texts(".alert-state")
     assert holding.startswith(f"Holds for {names[4]}. Fired last at ")
@@ -229,11 +235,21 @@ def test_the_last_hour_of_the_history_fills_the_strips(
 def test_a_wall_of_a_hundred_sources_is_accessible_and_fits(
     wall_page: Page, serve: Serve, axe: str, width: int, scheme: str
 ) -> None:
-    running = serve(*NAMES)
+    running = serve(*NAMES, alerts=lambda: rules_about(NAMES[40], NAMES[2]))
     fill(running)
-    running.publish(source_state("failed", NAMES[80], "404 not found " * 20))
+    ago = datetime.now(UTC) - timedelta(minutes=5)
+    running.publish(
+        source_state("failed", NAMES[80], "404 not found " * 20),
+        source_state("reconnecting", NAMES[70], "connection refused", time=ago),
+        source_state("reconnecting", NAMES[20], "no data for 10 s", time=ago),
+        source_state("live", NAMES[20]),
+    )
     wall_page.view(width, 900, dark=scheme == "dark")
     open_wall(wall_page, running)
-    wait_for(lambda: tiles(wall_page, "urgent") == [NAMES[80]], "the failed source is in front")
+    urgent = [NAMES[80], NAMES[70], NAMES[40]]
+    wait_for(
+        lambda: sorted(tiles(wall_page, "urgent")) == sorted(urgent), "trouble comes to the front"
+    )
+    assert len(wall_page.texts(".alert-state")) == 3
     assert wall_page.run("return document.documentElement.scrollWidth") <= width
     assert violations(wall_page, axe) == []

@@ -12,15 +12,17 @@ import { exactTime } from "./wording.js";
 export class Alerts {
   #section = element("alerts");
   #list = element("alert-rules");
-  /** Names of the sources about which a rule holds now. */
-  sources = new Set();
+  /** The names of the rules that hold now, joined, by source. */
+  sources = new Map();
   /** Whether there are any rules. */
   exist = false;
 
   /** @param {object[]} rules */
   show(rules) {
     this.exist = rules.length > 0;
-    this.sources = new Set(rules.flatMap(({ active }) => active));
+    const names = new Set(rules.flatMap(({ active }) => active));
+    const about = (source) => rules.filter(({ active }) => active.includes(source)).map(({ name }) => name);
+    this.sources = new Map([...names].map((source) => [source, about(source).join(", ")]));
     this.#section.hidden = !this.exist;
     while (this.#list.children.length > rules.length) this.#list.lastChild.remove();
     rules.forEach((rule, index) => {

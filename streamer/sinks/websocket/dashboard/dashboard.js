@@ -2,7 +2,7 @@
 
 import { Alerts } from "./alerts.js";
 import { Connection, readFromDaemon } from "./connection.js";
-import { describePrediction, describeSegment, lastHeard, reasonText, stateText } from "./description.js";
+import { briefReason, describePrediction, describeSegment, lastHeard, reasonText, stateText } from "./description.js";
 import { element, make, makeAutoDirected, measureText, paintChip, setText } from "./elements.js";
 import { Genres } from "./genres.js";
 import { Outages } from "./outages.js";
@@ -348,15 +348,16 @@ function describeTile(source) {
   const { name, state } = source;
   const prediction = currentPrediction(source);
   const segment = prediction && segments.current(name);
-  const connected = connection === "open";
+  const [connected, alert] = [connection === "open", alerts.sources.get(name)];
+  const why = connected ? briefReason(source, Date.now() + skew) : "";
   return {
     name,
     state: connected ? state : "unknown",
     look: prediction?.state ?? "waiting",
     paint: paints.get(prediction?.genre),
     heading: prediction ? nameOf(prediction) : connected ? stateText(state) : "Unknown",
-    note: segment?.title || (connected && reasonText(source, Date.now() + skew)) || "",
-    alert: alerts.sources.has(name),
+    note: (state !== "live" && why) || (alert && `Alert: ${alert}`) || segment?.title || why,
+    alert: Boolean(alert),
     since: prediction ? silentSince(prediction) ?? segment?.from ?? null : source.since,
   };
 }

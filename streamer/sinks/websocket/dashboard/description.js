@@ -19,6 +19,11 @@ export function reasonText({ detail, reason, nextAttempt }, now) {
   return `${reason}; ${seconds > 0 ? `next attempt in ${seconds} s` : "trying again"}`;
 }
 
+/** Return the same without the address that it begins with, which would leave no room for the rest. */
+export function briefReason(source, now) {
+  return reasonText(source, now).replace(/^[a-z]+:\/\/\S+: /, "");
+}
+
 /**
  * Describe a prediction: `{look, paint, heading, confidence, note}`.
  *
