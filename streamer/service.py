@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from streamer.core.decision import Decision
 from streamer.core.events import Published, SourceStatus
@@ -73,19 +74,13 @@ class Service:
         self._token = read_token(settings)
         self._server = Server(
             self._hub,
-            host=settings.host,
-            port=settings.port,
             sockets=inherited_sockets() or None,
-            token=self._token,
-            origins=settings.origin,
-            max_clients=settings.max_clients,
-            tls_cert=settings.tls_cert,
-            tls_key=settings.tls_key,
             health=self._supervisor.health,
             history=self._history.read if self._history else None,
             metrics=self._listening.metrics.registry,
             outputs=self._outputs.health,
             alerts=self._outputs.alerts,
+            **server_options(settings, self._token),
         )
         self._reloader = Reloader(
             settings, read_settings, self._inputs, self._supervisor, self._apply_outputs
@@ -121,11 +116,7 @@ class Service:
         else:
             logger.info("computing in %s", self._listening.arithmetic)
             logger.info("serving on %s", self._server.url)
-        is_private = all(
-            ipaddress.ip_address(host).is_loopback for host, _ in self._server.addresses
-        )
-        if self._token is None and not is_private:
-            logger.warning("anybody who reaches %s may listen in; set token_file", self._server.url)
+        warn_if_open(self._server, self._token)
 
     def _note(self, published: Published) -> None:
         """Take note of an event that was published."""
@@ -220,6 +211,26 @@ class Service:
             finally:
                 self._notifier.ready()
         self._end_if_all_over()
+
+
+def server_options(settings: Settings, token: str | None) -> dict[str, Any]:
+    """Return the arguments of a `Server` that the settings determine."""
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "token": token,
+        "origins": settings.origin,
+        "max_clients": settings.max_clients,
+        "tls_cert": settings.tls_cert,
+        "tls_key": settings.tls_key,
+    }
+
+
+def warn_if_open(server: Server, token: str | None) -> None:
+    """Log a warning if anybody in the network can be a client."""
+    is_private = all(ipaddress.ip_address(host).is_loopback for host, _ in server.addresses)
+    if token is None and not is_private:
+        logger.warning("anybody who reaches %s may listen in; set token_file", server.url)
 
 
 async def _trim_memory() -> None:

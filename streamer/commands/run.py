@@ -22,6 +22,7 @@ COMMANDS = {
     "watch": "streamer.commands.watch",
     "history": "streamer.commands.history",
     "scan": "streamer.commands.scan",
+    "relay": "streamer.commands.relay",
     "alerts": "streamer.commands.alerts",
     "fleet": "streamer.commands.fleet",
     "install-service": "streamer.commands.install_service",
@@ -45,6 +46,7 @@ other commands:
   genre-stream watch [URL]       follow a running genre-stream in the terminal
   genre-stream history FILE      plot or export what was heard
   genre-stream scan FOLDER       write the genre of every file, as a table or into its tags
+  genre-stream relay --mqtt URL  serve what other genre-streams tell an MQTT broker
   genre-stream alerts            try the rules of the settings by hand or on a history
   genre-stream fleet SOURCES     listen to thousands of streams on the machines of a Ray cluster
   genre-stream install-service   install the systemd unit of this installation

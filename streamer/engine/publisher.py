@@ -52,11 +52,15 @@ class Publisher:
         self._states = SourceStates()
         self._decisions: defaultdict[str, int] = defaultdict(int)
 
-    def publish(self, event: ListenerEvent) -> Published:
-        """Hand an event of a listener to every sink, and return it as they get it."""
+    def publish(self, event: ListenerEvent, *, sequence: int | None = None) -> Published:
+        """Hand an event of a listener to every sink, and return it as they get it.
+
+        `sequence` is the number of a decision that was counted elsewhere.
+        """
         now = self._clock.now()
         now = now.replace(microsecond=now.microsecond // 1000 * 1000)
-        sequence = self._decisions[event.source]
+        if sequence is None:
+            sequence = self._decisions[event.source]
         offset = self._clock.offset()
         states = self._states.follow_clock(offset)
         if isinstance(event, SourceStatus):

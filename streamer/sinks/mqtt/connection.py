@@ -67,10 +67,12 @@ class Connection:
     broker, password
         Where to connect; the password overrides that of the broker's address.
     status
-        Topic with ``online`` while connected and ``offline`` as the last will.
+        Topic with ``online`` while connected and ``offline`` as the last will; None for none.
     subscriptions
         Topics that `received` is called about, on this connection's thread, with topic, payload and
         whether the broker had kept it.
+    queue_limit
+        Messages that may wait to be received.
     """
 
     def __init__(
@@ -78,9 +80,10 @@ class Connection:
         broker: Broker,
         password: str | None,
         *,
-        status: str,
+        status: str | None,
         subscriptions: Iterable[str],
         received: Callable[[str, bytes, bool], None],
+        queue_limit: int = QUEUE_LIMIT,
     ) -> None:
         self.connected = False
         self.reason = ""
@@ -94,11 +97,12 @@ class Connection:
         self._status = status
         self._subscriptions = tuple(subscriptions)
         self._received = received
+        self._queue_limit = queue_limit
         self._lock = threading.Lock()
         self._retained: dict[str, tuple[bytes, int | None]] = {}
         self._unsent: dict[str, None] = {}
         """Retained topics to be sent, in the order of their changes."""
-        self._queue: deque[tuple[str, bytes, int]] = deque()
+        self._queue: deque[tuple[str, bytes, int, bool]] = deque()
         self._closing = False
         self._backoff = Backoff()
         self._loop = asyncio.new_event_loop()
@@ -128,10 +132,13 @@ class Connection:
             self._unsent[topic] = None
         self._notify()
 
-    def send(self, topic: str, payload: bytes, *, qos: int = 0) -> None:
-        """Queue a message that the broker does not keep."""
+    def send(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
+        """Queue a message; unlike those of `retain` it is never sent again.
+
+        The broker does not keep it unless `retain` is true.
+        """
         with self._lock:
-            self._queue.append((topic, payload, qos))
+            self._queue.append((topic, payload, qos, retain))
             if len(self._queue) > QUEUE_LIMIT:
                 self._queue.popleft()
                 self.dropped += 1
@@ -189,10 +196,12 @@ class Connection:
             username=self._broker.login[0],
             password=self._password,
             protocol=aiomqtt.ProtocolVersion.V5,
-            will=aiomqtt.Will(self._status, b"offline", qos=1, retain=True),
+            will=aiomqtt.Will(self._status, b"offline", qos=1, retain=True)
+            if self._status
+            else None,
             keepalive=KEEPALIVE_SECONDS,
             timeout=ANSWER_SECONDS,
-            max_queued_incoming_messages=QUEUE_LIMIT,
+            max_queued_incoming_messages=self._queue_limit,
             tls_context=self._tls,
             logger=_library_logger,
         ) as client:
@@ -201,7 +210,8 @@ class Connection:
             logger.info("MQTT %s:%d: connected", self._broker.host, self._broker.port)
             for topic in self._subscriptions:
                 await client.subscribe(topic, options=SubscribeOptions(qos=1, noLocal=True))
-            self.retain(self._status, b"online")
+            if self._status:
+                self.retain(self._status, b"online")
             self.send_again()
             receiving = asyncio.create_task(self._receive(client))
             sending = asyncio.create_task(self._send(client))
@@ -228,12 +238,14 @@ class Connection:
             self._wake.clear()
             with self._lock:
                 topic = next(iter(self._unsent), None)
-                if topic is not None:
+                # First what is sent once: `hello` says that a source has ended, and follows the
+                # last that is heard of it.
+                if self._queue:
+                    topic, payload, qos, retain = self._queue.popleft()
+                    owner = None
+                elif topic is not None:
                     del self._unsent[topic]
                     (payload, owner), qos, retain = self._retained[topic], 1, True
-                elif self._queue:
-                    topic, payload, qos = self._queue.popleft()
-                    owner, retain = None, False
             if topic is None:
                 if self._closing:
                     break
@@ -244,9 +256,10 @@ class Connection:
             )
             self.sent += 1
             with self._lock:
-                if retain and not payload and not self._retained[topic][0]:
+                if self._retained.get(topic) == (b"", None) and not payload:
                     del self._retained[topic]
-        await client.publish(self._status, b"offline", qos=1, retain=True)
+        if self._status:
+            await client.publish(self._status, b"offline", qos=1, retain=True)
 
 
 def try_broker(broker: Broker, password: str | None) -> str:

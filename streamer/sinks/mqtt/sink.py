@@ -41,6 +41,8 @@ class _Source:
     since: datetime | None = None
     level_at: float = field(default=-LEVEL_SECONDS)
     """`time.monotonic()` of the last message about the level."""
+    open: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    """The frames of the segments that may still change, by their numbers."""
 
 
 class Mqtt(Sink):
@@ -90,7 +92,7 @@ class Mqtt(Sink):
             broker.prefix, broker.node or socket.gethostname(), broker.home_assistant
         )
         root, assistant = self._topics.root, broker.home_assistant
-        subscriptions = [f"{root}/+/available", f"{root}/+/state"]
+        subscriptions = [f"{root}/+/available", f"{root}/+/state", f"{root}/+/open"]
         if assistant:
             subscriptions += [f"{assistant}/status", f"{assistant}/device/+/config"]
         self.connection = Connection(
@@ -155,6 +157,9 @@ class Mqtt(Sink):
         topic = self._topics.source(published.source)
         match published.event:
             case SourceStatus(state=state):
+                if state is not SourceState.LIVE:
+                    # It may start again, and its segments would count from 1.
+                    self._sources[published.source].open.clear()
                 is_live = state is SourceState.LIVE
                 self._retain_available(published.source, b"online" if is_live else b"offline")
                 self._say_hello()
@@ -164,11 +169,14 @@ class Mqtt(Sink):
                     frame = self._encode(published.source, messages.message(published))
                     self.connection.send(f"{topic}/prediction", frame)
             case Segment() as segment:
+                message = messages.message(published)
                 if segment.final:
-                    frame = self._encode(published.source, messages.message(published))
+                    frame = self._encode(published.source, message)
                     self.connection.send(f"{topic}/segment", frame, qos=1)
                 elif published.segments and published.segments[-1].is_open:
                     self._publish_state(topic, published.segments[-1])
+                if self._predictions:
+                    self._publish_open(topic, published.source, segment, message)
 
     def _publish_level(self, topic: str, source: str, decision: Decision) -> None:
         known, now = self._sources[source], time.monotonic()
@@ -182,6 +190,17 @@ class Mqtt(Sink):
             "top": sorted(shares.items(), key=lambda item: -item[1])[:3],
         }
         self.connection.send(f"{topic}/level", self._encode(source, payload))
+
+    def _publish_open(
+        self, topic: str, source: str, segment: Segment, message: Mapping[str, Any]
+    ) -> None:
+        """Send the segments that may still change, in order with predictions."""
+        known = self._sources[source].open
+        known[segment.id] = message
+        if segment.final:
+            del known[segment.id]
+        payload = self._encode(source, {"source": source, "segments": list(known.values())})
+        self.connection.send(f"{topic}/open", payload, qos=1, retain=True)
 
     def _publish_state(self, topic: str, placed: PlacedSegment) -> None:
         known, segment = self._sources[placed.source], placed.segment
@@ -222,7 +241,8 @@ class Mqtt(Sink):
 
     def _retained_topics(self, name: str) -> list[str]:
         topic = self._topics.source(name)
-        return [self._topics.config(name), f"{topic}/available", f"{topic}/state"]
+        kinds = ("available", "state", "open") if self._predictions else ("available", "state")
+        return [self._topics.config(name), *(f"{topic}/{kind}" for kind in kinds)]
 
     def _find_known(self) -> None:
         topics = (topic for name in self._sources for topic in self._retained_topics(name))

@@ -282,7 +282,11 @@ class Hub(Sink):
 
     def recolour(self, colours: Mapping[str, str]) -> None:
         """Greet clients with other colours from now on."""
-        self._hello = {**self._hello, "colours": dict(colours)}
+        self.greet_with({**self._hello, "colours": dict(colours)})
+
+    def greet_with(self, hello: Message) -> None:
+        """Greet clients with another `hello` from now on, but for the sources."""
+        self._hello = dict(hello)
 
     def hello(self) -> dict[str, Any]:
         """Return the `hello` message with the current states of the sources."""

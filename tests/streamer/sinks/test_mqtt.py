@@ -104,6 +104,7 @@ def test_each_topic_has_its_payload_and_is_retained_or_not(
         (f"{ROOT}/radio/level", False),
         (f"{ROOT}/radio/segment", False),
         (f"{ROOT}/radio/prediction", False),
+        (f"{ROOT}/radio/open", True),
         ("homeassistant/device/genre-stream_house_radio/config", True),
     }
     assert b"MQTT" not in b"".join(noting.of(f"{ROOT}/status"))
@@ -137,7 +138,7 @@ def test_the_owner_of_a_source_of_a_fleet_is_in_every_message_about_it(
         for each in about
         if not each.topic.endswith("/available")
     }
-    names = ("state", "level", "segment", "prediction")
+    names = ("state", "level", "segment", "prediction", "open")
     assert written == {(name, owner) for name in names for owner in (7, 8)}
     available = [(each.owner, each.payload) for each in about if each.topic.endswith("/available")]
     assert set(available) >= {("7", b"online"), ("8", b"online")}

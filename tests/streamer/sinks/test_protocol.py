@@ -18,6 +18,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from support.browser import chromium, missing_browser
 from support.model import band_noise, make_model
 from support.published import hello, prediction, running_server, segment, source_state
+from support.relay import running_relay
 from support.schema import SCHEMA, check_frame
 from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.asyncio.client import connect
@@ -54,6 +55,12 @@ def node_command():
     if version < 20:
         pytest.skip(f"needs Node 20 or newer, not {version}")
     return [node] if version >= 22 else [node, "--experimental-websocket", "--no-warnings"]
+
+
+@pytest.fixture(params=[running_server, running_relay], ids=["daemon", "relay"])
+def running(request):
+    """Return how to run a server that is told of made-up events, itself or by way of a broker."""
+    return request.param
 
 
 def test_the_schema_is_valid():
@@ -145,13 +152,13 @@ async def lines_of(command, enough, **options):
     return lines
 
 
-def run_example(command, enough, **options):
+def run_example(running, command, enough, **options):
     """Run an example against a server that sends predictions; return the lines that it prints."""
 
     async def scenario():
         async with (
             asyncio.timeout(LONGEST_WAIT_SECONDS),
-            running_server(**options) as (hub, server),
+            running(**options) as (hub, server),
         ):
             done = asyncio.Event()
             publishing = asyncio.create_task(publish_until(hub, done))
@@ -166,49 +173,54 @@ def run_example(command, enough, **options):
     return asyncio.run(scenario())
 
 
-def test_the_python_example_works():
-    lines = run_example([sys.executable, "-uc", example("python")], lambda lines: len(lines) == 3)
-    assert all(re.fullmatch(r"radio music \w+ 0\.\d+", line) for line in lines)
-
-
-def test_the_node_example_works():
+def test_the_python_example_works(running):
     lines = run_example(
-        [*node_command(), "-e", example("javascript")], lambda lines: len(lines) == 3
+        running, [sys.executable, "-uc", example("python")], lambda lines: len(lines) == 3
     )
     assert all(re.fullmatch(r"radio music \w+ 0\.\d+", line) for line in lines)
 
 
-def test_the_shell_example_reads_the_state():
+def test_the_node_example_works(running):
+    lines = run_example(
+        running, [*node_command(), "-e", example("javascript")], lambda lines: len(lines) == 3
+    )
+    assert all(re.fullmatch(r"radio music \w+ 0\.\d+", line) for line in lines)
+
+
+def test_the_shell_example_reads_the_state(running):
     if shutil.which("curl") is None:
         pytest.skip("needs curl")
     command = ["sh", "-c", example("sh", "api/state") + "echo"]
-    (line,) = run_example(command, lambda lines: len(lines) == 1)
+    (line,) = run_example(running, command, lambda lines: len(lines) == 1)
     assert json.loads(line)["sources"][0]["name"] == "radio"
 
 
-def test_the_shell_example_follows_predictions():
+def test_the_shell_example_follows_predictions(running):
     command = ["sh", "-c", example("sh", "genre-stream watch")]
-    lines = run_example(command, lambda lines: len(lines) == 3)
+    lines = run_example(running, command, lambda lines: len(lines) == 3)
     assert all(check_frame(json.loads(line))["type"] == "prediction" for line in lines)
 
 
-def test_the_shell_example_reads_the_history(tmp_path):
+def test_the_shell_example_reads_the_history(running, tmp_path):
     if shutil.which("curl") is None:
         pytest.skip("needs curl")
     command = ["sh", "-c", f"while sleep 0.2; do {example('sh', 'api/history')} done"]
     lines = run_example(
-        command, lambda lines: any("Song" in line for line in lines), history=tmp_path / "h.db"
+        running,
+        command,
+        lambda lines: any("Song" in line for line in lines),
+        history=tmp_path / "h.db",
     )
     assert lines[0].strip() == "source,start,end,state,genre,confidence,title"
 
 
 @pytest.mark.skipif(missing_browser() is not None, reason=str(missing_browser()))
-def test_the_browser_example_works_from_a_page_of_a_listed_origin(tmp_path):
+def test_the_browser_example_works_from_a_page_of_a_listed_origin(running, tmp_path):
     async def scenario():
         with page_of_another_origin() as (page, origin):
             async with (
                 asyncio.timeout(LONGEST_WAIT_SECONDS),
-                running_server(origins=[origin]) as (hub, server),
+                running(origins=[origin]) as (hub, server),
             ):
                 address = server.url.split("/")[2]
                 page.text = example("html").replace("127.0.0.1:8765", address)
@@ -294,7 +306,7 @@ async def receive_with_node(url):
     return lines[:-1], json.loads(lines[-1])["code"]
 
 
-def test_clients_of_four_libraries_get_the_same_frames_and_close_code():
+def test_clients_of_four_libraries_get_the_same_frames_and_close_code(running):
     node_command()
     clients = (
         receive_with_websockets,
@@ -305,7 +317,7 @@ def test_clients_of_four_libraries_get_the_same_frames_and_close_code():
 
     async def scenario():
         async with asyncio.timeout(LONGEST_WAIT_SECONDS):
-            async with running_server("radio", "hall") as (hub, server):
+            async with running("radio", "hall") as (hub, server):
                 url = server.url.replace("http", "ws")
                 receiving = [asyncio.create_task(receive(url)) for receive in clients]
                 while len(list(hub.outboxes)) < len(clients):
@@ -315,6 +327,8 @@ def test_clients_of_four_libraries_get_the_same_frames_and_close_code():
                     hub.publish(prediction(seq, "hall"))
                     hub.publish(segment(seq + 1, title="Café, Ünïcödé 🎷"))
                     await asyncio.sleep(0)
+                while len(hub.state()["segments"]) < 100:
+                    await asyncio.sleep(0.01)
             return await asyncio.gather(*receiving)
 
     results = asyncio.run(scenario())
@@ -322,7 +336,12 @@ def test_clients_of_four_libraries_get_the_same_frames_and_close_code():
         assert code == 1001
         assert frames == results[0][0]
     frames_received = [check_frame(json.loads(frame)) for frame in results[0][0]]
-    assert frames_received[0] == hello("radio", "hall")
+    # A relay has its own name, and the sources' states may have changed before a client comes.
+    assert frames_received[0] | {"server": "", "sources": []} == hello() | {
+        "server": "",
+        "sources": [],
+    }
+    assert {source["name"] for source in frames_received[0]["sources"]} == {"radio", "hall"}
     assert [frame["seq"] for frame in frames_received if frame["type"] == "prediction"] == [
         seq for seq in range(100) for _ in range(2)
     ]

@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import subprocess
+import threading
+import urllib.request
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+import support.daemon
+from support.broker import mosquitto, subscriber
+from support.model import band_noise
+from support.published import hello, prediction, segment, source_state
+from support.radio import free_port
+from support.relay import node, relay
+from support.schema import check_frame
+from support.waiting import LONGEST_WAIT_SECONDS
+from websockets.asyncio.client import connect
+from websockets.sync.client import connect as connect_here
+
+from streamer.commands import run as cli
+from streamer.relay import service
+from streamer.sinks import messages
+
+RATE = 22_050
+
+
+@pytest.fixture
+def broker(tmp_path):
+    with mosquitto(tmp_path) as running:
+        yield running
+
+
+class Listener:
+    """A WebSocket client that notes every frame."""
+
+    def __init__(self, connection):
+        self._connection = connection
+        self.frames = []
+
+    async def until(self, wanted, *, since=0):
+        """Return the first frame from number `since` on of which `wanted` is true."""
+        async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            while not (found := list(filter(wanted, self.frames[since:]))):
+                self.frames.append(check_frame(json.loads(await self._connection.recv())))
+        return found[0]
+
+    def of(self, kind):
+        return [frame for frame in self.frames if frame["type"] == kind]
+
+
+@contextlib.asynccontextmanager
+async def listening(made):
+    async with connect(made.server.url.replace("http", "ws")) as connection:
+        yield Listener(connection)
+
+
+def is_seq(number, source=None):
+    return lambda frame: (
+        frame.get("seq") == number and frame["source"] == (source or frame["source"])
+    )
+
+
+def in_state(name, state):
+    return lambda frame: (
+        frame["type"] == "source" and frame["source"] == name and frame["state"] == state
+    )
+
+
+def names(made):
+    return sorted(states(made))
+
+
+def states(made):
+    return {source["name"]: source["state"] for source in made.hub.hello()["sources"]}
+
+
+async def until(condition):
+    async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def test_frames_come_out_as_the_node_made_them(broker):
+    async def scenario():
+        began = datetime.now(UTC) - timedelta(seconds=30)
+        with node(broker, "house", "radio") as house:
+            async with relay(broker) as made, listening(made) as client:
+                first = await client.until(lambda frame: frame["type"] == "hello")
+                events = [
+                    source_state("live", time=began),
+                    prediction(1, time=began, latency_ms=123.4),
+                    segment(1),
+                    prediction(2, genre=None, state="uncertain", change=True),
+                    segment(1, end=10.0, final=True),
+                    segment(2, state="silence", genre=None, title=None),
+                    source_state("reconnecting", detail="gone", retry_seconds=30.0),
+                    prediction(3),
+                ]
+                house.publish(*events)
+                await client.until(is_seq(3))
+                await client.until(in_state("radio", "reconnecting"))
+        sent = [check_frame(json.loads(encode(event))) for event in events]
+        for kind in ("prediction", "segment"):
+            assert client.of(kind) == [each for each in sent if each["type"] == kind]
+        (last,) = [each for each in client.of("source") if each["state"] == "reconnecting"]
+        wanted = sent[-2]
+        assert {**last, "detail": ""} == {**wanted, "detail": ""}
+        plain = hello("radio")
+        assert {key: first[key] for key in plain if key not in ("server", "sources")} == {
+            key: plain[key] for key in plain if key not in ("server", "sources")
+        }
+        assert first["sources"][0]["name"] == "radio"
+
+    asyncio.run(scenario())
+
+
+def encode(event):
+    return messages.encode(messages.message(event))
+
+
+def test_a_relay_that_starts_later_knows_states_and_open_segments(broker):
+    async def scenario():
+        with node(broker, "house", "radio") as house:
+            house.publish(source_state("live"), prediction(1), segment(1), prediction(2))
+            async with relay(broker) as made, listening(made) as client:
+                greeting = await client.until(lambda frame: frame["type"] == "hello")
+                house.publish(prediction(3))
+                await client.until(is_seq(3))
+                found = await client.until(lambda frame: frame["type"] == "segment")
+                assert found["title"] == "Song 1"
+                assert (await state_of(made))["segments"][0]["title"] == "Song 1"
+        assert greeting["sources"][0]["state"] == "live"
+
+    asyncio.run(scenario())
+
+
+async def state_of(made):
+    def read():
+        with urllib.request.urlopen(f"{made.server.url}api/state") as answer:
+            return json.load(answer)
+
+    return await asyncio.to_thread(read)
+
+
+def test_names_that_two_nodes_have_get_the_name_of_the_node(broker):
+    async def scenario():
+        with node(broker, "kitchen", "mic", "radio"):
+            async with relay(broker) as made, listening(made) as client:
+                assert names(made) == ["mic", "radio"]
+                with node(broker, "hall", "mic") as hall:
+                    await until(lambda: names(made) == ["hall/mic", "kitchen/mic", "radio"])
+                    hall.publish(prediction(1, "mic"))
+                    await client.until(is_seq(1, "hall/mic"))
+                    hall.remove("mic")
+                    await until(lambda: names(made) == ["mic", "radio"])
+
+    asyncio.run(scenario())
+
+
+def test_a_node_that_goes_is_shown_as_gone_until_it_is_back(broker):
+    async def scenario():
+        with node(broker, "kitchen", "radio", "mic"), node(broker, "hall", "music") as hall:
+            hall.publish(source_state("live", "music"))
+            async with relay(broker) as made, listening(made) as client:
+                await client.until(lambda frame: frame["type"] == "hello")
+                await until(lambda: states(made)["music"] == "live")
+                hall.close()
+                gone = await client.until(in_state("music", "reconnecting"))
+                assert gone["detail"] == "node hall is gone"
+                with node(broker, "hall", "music") as again:
+                    again.publish(source_state("live", "music"))
+                    await client.until(in_state("music", "live"), since=client.frames.index(gone))
+                assert not [frame for frame in client.of("source") if frame["source"] == "radio"]
+
+    asyncio.run(scenario())
+
+
+def test_messages_of_an_older_owner_are_dropped(broker):
+    async def scenario():
+        with (
+            node(broker, "engine-1", "radio", owners={"radio": 1}) as old,
+            node(broker, "engine-2", "other", owners={"other": 1}) as new,
+        ):
+            old.publish(source_state("live"), prediction(1))
+            async with relay(broker) as made, listening(made) as client:
+                await client.until(lambda frame: frame["type"] == "hello")
+                old.publish(prediction(2))
+                await client.until(is_seq(2))
+                new.sink._owners["radio"] = 2
+                new.add("radio")
+                new.publish(source_state("live"), prediction(101))
+                await client.until(is_seq(101))
+                # The broker keeps the order of what one sender sends.
+                old.publish(prediction(3), segment(1, end=10.0, final=True))
+                old.publish(source_state("stalled"))
+                old.publish(prediction(4, "radio"))
+                await until(lambda: made.nodes.ignored >= 3)
+                new.publish(prediction(102))
+                await client.until(is_seq(102))
+                assert names(made) == ["other", "radio"]
+        assert [frame["seq"] for frame in client.of("prediction")][-3:] == [2, 101, 102]
+        assert not client.of("segment")
+        assert "stalled" not in [frame["state"] for frame in client.of("source")]
+
+    asyncio.run(scenario())
+
+
+def test_damaged_messages_are_ignored(broker):
+    async def scenario():
+        with node(broker, "house", "radio") as house, subscriber(broker) as stranger:
+            async with relay(broker) as made, listening(made) as client:
+                root = "genre-stream/house"
+                for payload in (b"", b"no JSON", b"[]", b"{}", b'{"source":"radio"}', b"\xff"):
+                    for topic in ("hello", "radio/prediction", "radio/segment", "radio/open"):
+                        if payload or topic != "hello":
+                            stranger.publish(f"{root}/{topic}", payload)
+                broken = {**hello("radio"), "sources": [{"name": "radio", "state": "odd"}]}
+                stranger.publish(f"{root}/hello", json.dumps(broken).encode())
+                house.publish(prediction(1))
+                await client.until(is_seq(1))
+                assert names(made) == ["radio"]
+
+    asyncio.run(scenario())
+
+
+def test_a_broker_that_goes_is_said_and_comes_back(broker):
+    async def scenario():
+        with node(broker, "house", "radio") as house:
+            house.publish(source_state("live"))
+            async with relay(broker) as made, listening(made) as client:
+                watching = asyncio.create_task(made.watch())
+                await until(lambda: states(made)["radio"] == "live")
+                broker.stop()
+                lost = await client.until(in_state("radio", "reconnecting"))
+                assert lost["detail"].startswith("MQTT broker: ")
+                broker.start()
+                await client.until(in_state("radio", "live"), since=client.frames.index(lost))
+                watching.cancel()
+
+    asyncio.run(scenario())
+
+
+def sound():
+    """Return 12 s of low, 5 s of no and 12 s of high sound, as raw samples."""
+    parts = (band_noise("low", 12, RATE), np.zeros(5 * RATE), band_noise("high", 12, RATE))
+    return (np.concatenate(parts) * 32767).astype("<i2").tobytes()
+
+
+def frames_until_the_end(url, started, kept):
+    """Keep what a client is sent until the source has ended or the server closes."""
+    with connect_here(url) as connection:
+        for text in connection:
+            frame = check_frame(json.loads(text))
+            if frame["type"] == "hello":
+                started.set()
+            kept.append(frame)
+            if frame["type"] == "source" and frame["state"] in ("ended", "reconnecting"):
+                return
+
+
+def test_a_recording_has_the_same_labels_and_segments_by_daemon_and_relay(model, tmp_path, broker):
+    raw = ("--source", "hall=-", "--rate", RATE, "--channels", 1, "--fast", "--model", model)
+    to_broker = ("--mqtt", broker.url, "--mqtt-predictions")
+    with (
+        support.daemon.daemon(tmp_path, *raw, *to_broker, stdin=subprocess.PIPE) as daemon,
+        support.daemon.daemon(
+            tmp_path, "--mqtt", broker.url, command=(*support.daemon.COMMAND, "relay")
+        ) as relaying,
+    ):
+        frames = {}
+        threads = []
+        for part in (daemon, relaying):
+            started, kept = threading.Event(), frames.setdefault(part, [])
+            url = f"ws://127.0.0.1:{part.port}"
+            thread = threading.Thread(target=frames_until_the_end, args=(url, started, kept))
+            thread.start()
+            threads.append(thread)
+            assert started.wait(LONGEST_WAIT_SECONDS)
+        daemon.process.stdin.buffer.write(sound())
+        daemon.process.stdin.close()
+        for thread in threads:
+            thread.join(LONGEST_WAIT_SECONDS)
+        assert daemon.wait() == 0
+        relaying.signal(signal.SIGTERM)
+        assert relaying.wait() == 0
+    for kind in ("prediction", "segment"):
+        heard, relayed = (
+            [frame for frame in kept if frame["type"] == kind] for kept in frames.values()
+        )
+        assert heard == relayed
+        assert heard
+    assert {frame["genre"] for frame in heard} == {"low", "high", None}
+
+
+WRONG_USAGE = [
+    (["--port", "0"], "a relay needs a broker: --mqtt mqtt[s]://[user:password@]host[:port]"),
+    (["--mqtt", "http://host"], "should be mqtt[s]://[user:password@]host[:port]"),
+    (["--sorce", "x"], "unrecognized arguments: --sorce x; see genre-stream relay --help"),
+    (
+        ["--mqtt", "mqtt://host", "--token-file", "/none"],
+        "token_file /none cannot be read: No such file or directory",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG_USAGE)
+def test_wrong_usage_of_a_relay_is_one_line_and_status_2(
+    arguments, sentence, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main(["relay", *arguments]) == 2
+    written = capfd.readouterr().err
+    assert written.startswith("genre-stream: ")
+    assert written.endswith(f"{sentence}\n")
+    assert written.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no.such.host.invalid"])
+def test_a_broker_that_cannot_be_reached_is_one_line(host, tmp_path):
+    port = free_port()
+    ended = support.daemon.run(tmp_path, "relay", "--mqtt", f"mqtt://{host}:{port}")
+    assert ended.returncode == 1
+    assert f"genre-stream: MQTT {host}:{port}: " in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_refusing_broker_is_one_line(tmp_path):
+    passwords = tmp_path / "passwords"
+    subprocess.run(["mosquitto_passwd", "-b", "-c", passwords, "me", "secret"], check=True)
+    with mosquitto(tmp_path, f"password_file {passwords}") as broker:
+        url = broker.url.replace("//", "//me:wrong@")
+        ended = support.daemon.run(tmp_path, "relay", "--mqtt", url)
+    assert ended.returncode == 1
+    line = f"MQTT 127.0.0.1:{broker.port}: the broker refuses the connection: not authorized"
+    assert line in ended.stderr.splitlines()[-1]
+
+
+def test_a_relay_says_that_no_node_or_no_prediction_has_come(broker, monkeypatch, caplog):
+    monkeypatch.setattr(service, "PATIENCE_SECONDS", 0.1)
+
+    async def scenario():
+        starting = asyncio.create_task(started())
+        await until(lambda: "no node is there yet; start genre-stream with --mqtt" in caplog.text)
+        with node(broker, "house", "radio", predictions=False) as house:
+            house.publish(source_state("live"))
+            await starting
+
+    async def started():
+        async with relay(broker) as made:
+            watching = asyncio.create_task(made.watch())
+            await until(lambda: "node house sends no predictions; start it with" in caplog.text)
+            watching.cancel()
+
+    asyncio.run(scenario())

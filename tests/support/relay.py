@@ -1,0 +1,119 @@
+"""A relay between made-up events and clients: an MQTT sink, a broker and a relay."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from streamer.core.broker import Broker
+from streamer.core.colours import colours
+from streamer.core.events import Published
+from streamer.relay.service import Relay
+from streamer.settings import load
+from streamer.sinks.mqtt.sink import Mqtt
+from streamer.sinks.websocket.hub import Hub
+from streamer.sinks.websocket.server import Server
+from streamer.system.notify import Notifier
+from support.broker import Mosquitto, mosquitto
+from support.published import LABELS, Placer, hello
+
+
+class Node:
+    """A node that tells a broker of made-up events, as a daemon does."""
+
+    def __init__(
+        self,
+        broker: Mosquitto,
+        name: str,
+        *sources: str,
+        owners: dict[str, int] | None = None,
+        predictions: bool = True,
+    ) -> None:
+        self._place = Placer()
+        self._hub = Hub(hello(*sources))
+        self.sink = Mqtt(
+            Broker(broker.url, node=name, home_assistant=""),
+            None,
+            labels=LABELS,
+            colours=colours(LABELS),
+            model="made-up 1",
+            predictions=predictions,
+            hello=self._hub.hello,
+            owners=owners,
+        )
+        for source in sources:
+            self.add(source)
+        self.sink.start()
+
+    def add(self, source: str) -> None:
+        self._hub.add_source(source, "demo")
+        self.sink.add_source(source, "demo")
+
+    def remove(self, source: str) -> None:
+        self._hub.remove_source(source)
+        self.sink.remove_source(source)
+
+    def publish(self, *events: Published) -> None:
+        for event in events:
+            placed = self._place(event)
+            self._hub.publish(placed)
+            self.sink.publish(placed)
+
+    def close(self) -> None:
+        self.sink.close()
+
+
+@contextlib.contextmanager
+def node(broker: Mosquitto, name: str, *sources: str, **options: Any) -> Iterator[Node]:
+    """Run a node."""
+    made = Node(broker, name, *sources, **options)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextlib.asynccontextmanager
+async def relay(broker: Mosquitto, **settings: Any) -> AsyncIterator[Relay]:
+    """Run a relay on a free port; there must be a node."""
+    given = {"mqtt": broker.url, "port": 0} | settings
+    made = Relay(load(given, environment={}).settings, Notifier())
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.close()
+
+
+class RelayedHub:
+    """Takes made-up events as a hub does; clients get them by way of a broker and a relay."""
+
+    def __init__(self, sender: Node, hub: Hub) -> None:
+        self.publish = sender.publish
+        self.state = hub.state
+        self._hub = hub
+
+    @property
+    def outboxes(self) -> Any:
+        return self._hub.outboxes
+
+
+@contextlib.asynccontextmanager
+async def running_relay(
+    *sources: str, history: Path | None = None, origins: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[RelayedHub, Server]]:
+    """Run what `support.published.running_server` does, with a relay as the server."""
+    kept = {} if history is None else {"history": str(history)}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mosquitto(Path(folder)) as broker,
+        node(broker, "house", *(sources or ("radio",))) as sender,
+    ):
+        async with relay(broker, origin=tuple(origins), **kept) as made:
+            while len(made.hub.hello()["sources"]) < len(sources or ("radio",)):
+                await asyncio.sleep(0.002)
+            yield RelayedHub(sender, made.hub), made.server
