@@ -137,6 +137,7 @@ def _options(given: Mapping[str, Any]) -> tuple[ScanOptions, tuple[str, ...]]:
         hop_seconds=settings.hop_seconds,
         labels=settings.labels,
         decision=settings.decision,
+        arithmetic=classifier.arithmetic,
         write_tags=write_tags,
         overwrite="overwrite" in given,
         dry_run="dry_run" in given,

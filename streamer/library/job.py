@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from streamer.core.arithmetic import Choice
 from streamer.core.decision_settings import DecisionSettings
 from streamer.core.model import Classifier
 from streamer.library.answer import KEPT, WOULD_WRITE, WRITTEN, FileAnswer, analyse
@@ -24,6 +25,8 @@ class ScanOptions:
     """As in `Classifier.load`."""
     decision: Mapping[str, object] = field(default_factory=dict)
     """Decision settings that are not the model's own."""
+    arithmetic: Choice = "auto"
+    """As in `Classifier.load`; named, so that all processes give the same answers."""
     write_tags: bool = False
     overwrite: bool = False
     """Whether a genre that is there is replaced."""
@@ -55,7 +58,9 @@ class Labeller:
 
     def __init__(self, options: ScanOptions) -> None:
         self._options = options
-        self.classifier = Classifier.load(options.model, labels=options.labels)
+        self.classifier = Classifier.load(
+            options.model, labels=options.labels, arithmetic=options.arithmetic
+        )
         defaults = self.classifier.contract.decision
         self._settings = DecisionSettings.from_mapping(defaults, options.decision)
 
