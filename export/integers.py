@@ -274,7 +274,8 @@ def _quantised_weights(
         products = (scales * scale).astype(np.float32)
         stored.append((np.rint(bias / products.astype(np.float64)).astype(np.int32), products))
     for index, (own_levels, own_scales) in enumerate(stored, start=1):
-        name = conv.input[index]
+        # Convolutions may share weights, but not the scale of their inputs.
+        name = f"{conv.input[index]}/{conv.output[0]}"
         own = f"{name}/levels", f"{name}/scale", f"{name}/zero_point"
         values = own_levels, own_scales, np.zeros(len(own_scales), own_levels.dtype)
         constants.update(zip(own, values, strict=True))

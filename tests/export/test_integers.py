@@ -159,6 +159,19 @@ def test_a_channel_of_nothing_but_bias_keeps_its_bias() -> None:
         assert answer(made, arithmetic, inputs)[0, 1] == pytest.approx(3.0, abs=0.05)
 
 
+def test_convolutions_may_share_weights() -> None:
+    first, then = convolution("x", "a", (4, 4)), convolution("a", "b", (4, 4))
+    again, _ = convolution("b", "y", (4, 4))
+    again[0].input[1:] = then[0][0].input[1:]
+    model = graph(first, then, (again, {}), channels=4)
+    made = to_static(model, windows(5, channels=4))
+    inputs = windows(1, channels=4)[0]
+    expected = answer(model, "float32", inputs)
+    for arithmetic in ("float32", "int8"):
+        difference = np.abs(answer(made, arithmetic, inputs) - expected).max()
+        assert difference < 0.05 * np.abs(expected).max()
+
+
 def test_a_rare_large_value_is_clipped() -> None:
     values = np.append(np.linspace(0, 1, 1_000_000, dtype=np.float32), np.float32(2))
     chosen = best_range(values, 0.0, 2.0)
