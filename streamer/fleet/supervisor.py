@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -26,7 +26,7 @@ from streamer.system import logs
 
 STEP_SECONDS = 1.0
 """Time between two looks at all engines."""
-LOST_SECONDS = 6.0
+LOST_SECONDS = 10.0
 """An engine that has not answered for this long has lost its sources, although it may live."""
 HOLD_SECONDS = 8.0
 """How long an engine may take to start and stop sources."""
@@ -49,7 +49,8 @@ class _Engine:
     """The question that it has not answered yet."""
     report: Report | None = None
     """Its last answer; None if the process that gave it is gone."""
-    answered: float = field(default_factory=time.monotonic)
+    asked_at: float = 0.0
+    """`time.monotonic()` of that question."""
     reason: str = "starting"
     """Why there is no report."""
     is_known: bool = False
@@ -59,7 +60,8 @@ class _Engine:
 
     @property
     def is_lost(self) -> bool:
-        return self.report is None or time.monotonic() - self.answered > LOST_SECONDS
+        waited = time.monotonic() - self.asked_at if self.asked else 0.0
+        return self.report is None or waited > LOST_SECONDS
 
 
 class Supervisor:
@@ -255,6 +257,7 @@ class Supervisor:
         """Ask every engine how it is, and wait for those that answer at once."""
         for engine in self._engines.values():
             if engine.asked is None:
+                engine.asked_at = time.monotonic()
                 engine.asked = asyncio.ensure_future(_answer(engine.actor.ask.remote(), None))
         asked = [engine.asked for engine in self._engines.values() if engine.asked]
         if asked:
@@ -274,7 +277,7 @@ class Supervisor:
                     engine.died = engine.died or time.monotonic()
 
     def _answered(self, engine: _Engine, report: Report) -> None:
-        engine.report, engine.reason, engine.answered = report, "", time.monotonic()
+        engine.report, engine.reason = report, ""
         self._owner = max(self._owner, *report.owners.values(), 0)
 
     def _take_note(self) -> None:

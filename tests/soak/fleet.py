@@ -20,6 +20,8 @@ from support.fleet import Listeners, RayNodes, fleet, listeners, ray_nodes, writ
 from support.model import LABELS, band_noise, make_model
 from support.songs import write_audio
 
+from streamer.fleet.reports import EngineStatus
+
 LIMIT_SECONDS = 30.0
 SETTLE_SECONDS = 25.0
 """Time without a new owner after which the next fault comes; loads are evened out in between."""
@@ -78,12 +80,10 @@ def _round(
     before = noting.latest()
     kind = generator.choice(["engine", "machine", "supervisor"])
     hit: set[str] = set()
-    status = _wait(nodes.status, LIMIT_SECONDS)
+    _wait(lambda: _holders(nodes), LIMIT_SECONDS)
     began = time.monotonic()
     if kind == "engine":
-        engine = generator.choice(
-            [each for each in status.engines if each.report and each.report.owners]
-        )
+        engine = generator.choice(_holders(nodes))
         hit = set(engine.report.owners)
         nodes.kill_engine(engine.name)
     elif kind == "machine":
@@ -118,6 +118,12 @@ def _round(
         flush=True,
     )
     return problems
+
+
+def _holders(nodes: RayNodes) -> list[EngineStatus]:
+    """Return the engines that answer and have sources."""
+    status = nodes.status()
+    return [each for each in status.engines if each.report and each.report.owners] if status else []
 
 
 def _settle(noting: Listeners) -> None:

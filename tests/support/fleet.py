@@ -110,6 +110,9 @@ class RayNodes:
         self.address = self._cluster.address
         self.others = [self.add() for _ in range(nodes - 1)]
         """The nodes but for the head."""
+
+    def connect(self) -> None:
+        """Let this process ask the fleet."""
         self.ray.init(
             address=self.address,
             namespace=NAMESPACE,
@@ -165,10 +168,12 @@ def parent(process: int) -> int:
 
 
 @contextmanager
-def ray_nodes(count: int, *, processors: int = 1) -> Iterator[RayNodes]:
+def ray_nodes(count: int, *, processors: int = 1, connect: bool = True) -> Iterator[RayNodes]:
     """Run a cluster of nodes with so many processors each."""
     nodes = RayNodes(count, processors)
     try:
+        if connect:
+            nodes.connect()
         yield nodes
     finally:
         nodes.close()
