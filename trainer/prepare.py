@@ -14,9 +14,10 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,7 @@ from streamer.core.spectrogram import (
     relative_to_peak,
     to_levels,
 )
+from streamer.system.cluster import join
 from streamer.system.files import write_json
 from streamer.system.processors import processors
 from trainer.audio import AudioError, read_audio, read_audio_at
@@ -110,6 +112,7 @@ def prepare(
     background: bool = False,
     tags: bool = True,
     workers: int | None = None,
+    address: str | None = None,
 ) -> Prepared:
     """Make pictures and tags of a folder of audio; those that are up to date are kept.
 
@@ -125,7 +128,10 @@ def prepare(
     tags : bool
         Whether to make tags, too. Without, tags of pictures that are made again are removed.
     workers : int, optional
-        Processes; by default one for each core that this process may use.
+        Processes; by default one for each core that this process may use, or that the cluster has.
+    address : str, optional
+        A Ray cluster whose machines decode the tracks and write the pictures; they need both
+        folders at the same paths. Tags are made here.
 
     Raises
     ------
@@ -133,7 +139,10 @@ def prepare(
         If `data` cannot be used or `out` contains pictures from elsewhere.
     OSError
         If `out` cannot be written.
+    UserError
+        If the cluster cannot be reached.
     """
+    data, out = data.absolute(), out.absolute()
     if is_picture_folder(data):
         raise DatasetError(f"{data} holds pictures already; give a folder of audio")
     tracks, skipped = find_background(data) if background else find_tracks(data)
@@ -161,7 +170,7 @@ def prepare(
         wanted = tags and not (current and _has_tags(target, degraded=not background))
         if not current or wanted:
             jobs.append(_Job(target, source, spec, not current, wanted, not background))
-    failed = list(_make(jobs, workers))
+    failed = list(_make(jobs, workers, address))
     lost = {entry.path for entry in failed}
     skipped = sorted([*skipped, *failed], key=lambda entry: entry.path)
     write_json(
@@ -262,7 +271,7 @@ def _write_picture(job: _Job, levels: Levels) -> None:
     write_picture(job.target, levels, json.dumps(dataclasses.asdict(origin)))
 
 
-def _make(jobs: Sequence[_Job], workers: int | None) -> Iterator[Skipped]:
+def _make(jobs: Sequence[_Job], workers: int | None, address: str | None) -> Iterator[Skipped]:
     """Make pictures in parallel, and their tags in this process; yield the tracks that failed.
 
     TensorFlow computes tags on all cores. One in each worker process would need half a gigabyte
@@ -271,32 +280,41 @@ def _make(jobs: Sequence[_Job], workers: int | None) -> Iterator[Skipped]:
     if not jobs:
         return
     tagger = load_tagger() if any(job.tags for job in jobs) else None
-    workers = min(workers or processors(), len(jobs))
-    # Not forked: TensorFlow's threads in the parent process would not survive a fork.
-    context = multiprocessing.get_context("forkserver")
-    with (
-        # Ctrl-C reaches all processes; only the parent process handles it.
-        ProcessPoolExecutor(
-            workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-        ) as pool,
-        progress_bar() as progress,
-    ):
+    pool = _cluster(address, workers) if address else _processes(workers, len(jobs))
+    with pool as (submit, count), progress_bar() as progress:
         task = progress.add_task("tracks", total=len(jobs))
         waiting, running = iter(jobs), dict[Future[_Made], _Job]()
+        while True:
+            # No more than these at once: decoded tracks wait in memory for their tags.
+            for job in islice(waiting, 2 * count - len(running)):
+                running[submit(job)] = job
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, made = running.pop(future), future.result()
+                if made.reason:
+                    yield Skipped(job.source, made.reason, job.target.parent.name)
+                elif tagger and made.audio is not None:
+                    _write_tags(tagger, job, made.audio, made.copies)
+                progress.advance(task)
+
+
+Workers = tuple[Callable[[_Job], Future[_Made]], int]
+"""A function that starts a job on a worker, and the number of workers."""
+
+
+@contextmanager
+def _processes(workers: int | None, jobs: int) -> Iterator[Workers]:
+    """Make pictures in processes of this machine."""
+    workers = min(workers or processors(), jobs)
+    # Not forked: TensorFlow's threads in the parent process would not survive a fork.
+    context = multiprocessing.get_context("forkserver")
+    # Ctrl-C reaches all processes; only the parent process handles it.
+    with ProcessPoolExecutor(
+        workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    ) as pool:
         try:
-            while True:
-                # No more than these at once: decoded tracks wait in memory for their tags.
-                for job in islice(waiting, 2 * workers - len(running)):
-                    running[pool.submit(_make_picture, job)] = job
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job, made = running.pop(future), future.result()
-                    if made.reason:
-                        yield Skipped(job.source, made.reason, job.target.parent.name)
-                    elif tagger and made.audio is not None:
-                        _write_tags(tagger, job, made.audio, made.copies)
-                    progress.advance(task)
+            yield lambda job: pool.submit(_make_picture, job), workers
         except BrokenProcessPool as error:
             raise DatasetError(
                 "a process that reads tracks was killed, perhaps for want of memory; "
@@ -305,6 +323,25 @@ def _make(jobs: Sequence[_Job], workers: int | None) -> Iterator[Skipped]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _cluster(address: str, workers: int | None) -> Iterator[Workers]:
+    """Make pictures on the machines of a Ray cluster, which starts lost tasks again elsewhere."""
+    ray = join(address, user="--address")
+    try:
+        remote = ray.remote(num_cpus=1)(_make_picture)
+        count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        yield lambda job: remote.remote(job).future(), count
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise DatasetError(
+            f"--address {address}: the cluster lost a task ({type(error).__name__}); run prepare "
+            "again: what is made is kept"
+        ) from error
+    finally:
+        ray.shutdown()
 
 
 def _write_tags(tagger: Tagger, job: _Job, audio: Samples, copies: Sequence[Samples]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from support.fleet import ray_nodes
 from support.model import band_noise
 from support.songs import SUFFIXES, write_audio, write_songs
 from support.waiting import LONGEST_WAIT_SECONDS
@@ -136,6 +137,19 @@ def test_all_formats_become_pictures_and_bad_files_are_skipped(tmp_path: Path) -
         mels, columns = read_picture(track.path).shape
         assert mels == 128
         assert columns == pytest.approx(6 * 22050 / 1711, abs=3)
+
+
+def test_a_cluster_makes_the_pictures_and_tags_of_this_machine(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=2, seconds=4.0)
+    (songs / "low" / "broken.wav").write_bytes(b"RIFF")
+    here = prepare(songs, tmp_path / "here", SPEC)
+    with ray_nodes(1, processors=2, connect=False) as nodes:
+        there = prepare(songs, tmp_path / "there", SPEC, address=nodes.address)
+    assert (there.made, there.tagged, there.skipped) == (here.made, here.tagged, here.skipped)
+    files = [path.relative_to(here.folder) for path in sorted(here.folder.glob("*/*"))]
+    assert len(files) == 6 * 3
+    for file in files:
+        assert (here.folder / file).read_bytes() == (there.folder / file).read_bytes()
 
 
 def test_only_changed_tracks_are_made_again(tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
         parser, "the network whose tags are written beside the pictures (musicnn), or none"
     )
     options.add_grid(parser)
+    parser.add_argument(
+        "--address",
+        help="a Ray cluster that makes the pictures (extra fleet): HOST:PORT, or auto for that of "
+        "this machine; its machines need audio and pictures at the same paths",
+    )
 
 
 def _run_prepare(given: argparse.Namespace) -> int:
@@ -58,6 +63,7 @@ def _prepare(data: Path, out: Path | None, given: argparse.Namespace, *, backgro
         background=background,
         tags=given.tagger != "none",
         workers=given.workers,
+        address=getattr(given, "address", None),
     )
     print_skipped(prepared.skipped)
     print_line(
