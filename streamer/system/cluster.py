@@ -25,6 +25,7 @@ def join(address: str | None, *, user: str, namespace: str | None = None) -> Any
     # Ray reads these when it is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     try:
         import ray
     except ModuleNotFoundError:
@@ -49,15 +50,15 @@ def join(address: str | None, *, user: str, namespace: str | None = None) -> Any
         options["address"] = address
     try:
         ray.init(**options)
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # a node that takes too long to start is a bare Exception
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         if address is None:
-            reason = str(error).splitlines()[0]
             raise UserError(
                 f"Ray does not start on this machine: {reason}", exit_status=1
             ) from None
         if address == "auto":
             raise _no_cluster() from None
-        raise _unreachable(address, str(error).splitlines()[0]) from None
+        raise _unreachable(address, reason) from None
     return ray
 
 

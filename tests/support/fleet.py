@@ -100,16 +100,30 @@ class RayNodes:
 
     def __init__(self, nodes: int, processors: int) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
         self.ray = pytest.importorskip("ray", reason="needs Ray, the extra fleet")
-        from ray.cluster_utils import Cluster
-
         self._options = {"num_cpus": processors, "object_store_memory": 80_000_000}
-        self._cluster = Cluster(
-            initialize_head=True, head_node_args={**self._options, "include_dashboard": False}
-        )
+        self._cluster = self._start()
         self.address = self._cluster.address
         self.others = [self.add() for _ in range(nodes - 1)]
         """The nodes but for the head."""
+
+    def _start(self) -> Any:
+        """Start the head; Ray waits for 30 s, in which a busy machine may not be done with it."""
+        from ray.cluster_utils import Cluster
+
+        head = {**self._options, "include_dashboard": False}
+        for attempts_left in (2, 1, 0):
+            cluster = Cluster()
+            try:
+                cluster.add_node(**head)
+            except Exception:
+                cluster.shutdown()
+                if not attempts_left:
+                    raise
+            else:
+                break
+        return cluster
 
     def connect(self) -> None:
         """Let this process ask the fleet."""
