@@ -1,4 +1,4 @@
-"""Training data in memory: tracks as levels, and the batches of windows that are cut from them."""
+"""Training data: tracks as levels, and the batches of windows that are cut from them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,10 @@ SYNTHETIC_SHARE = 0.35
 
 PREFETCHED_BATCHES = 4
 
+MEMORY_BYTES = 2**29
+"""Pictures that are kept in memory; those beyond are read when they are used, which takes a
+millisecond or two. GTZAN is a tenth of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Song:
@@ -33,6 +38,23 @@ class Song:
     """Index into the labels."""
     levels: Levels
     """uint8, shape (n_mels, frames), row 0 the lowest band."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSong:
+    """One track whose picture is read each time that its levels are used."""
+
+    name: str
+    label: int
+    path: Path
+
+    @property
+    def levels(self) -> Levels:
+        """As in `Song`."""
+        return read_picture(self.path)
+
+
+AnySong = Song | StoredSong
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +82,22 @@ def labels_of(tracks: Iterable[Track], background: bool) -> list[str]:
     return [*genres, NOT_MUSIC]
 
 
-def load_songs(tracks: Sequence[Track], labels: Sequence[str]) -> list[Song]:
-    """Read the pictures of tracks whose genres are among the labels."""
+def load_songs(tracks: Sequence[Track], labels: Sequence[str]) -> list[AnySong]:
+    """Read the pictures of tracks whose genres are among the labels, as far as memory is for them.
+
+    A corpus may be larger than the memory: see `MEMORY_BYTES`.
+    """
     index = {label: number for number, label in enumerate(labels)}
-    return [Song(track.name, index[track.genre], read_picture(track.path)) for track in tracks]
+    songs: list[AnySong] = []
+    used = 0
+    for track in tracks:
+        label = index[track.genre]
+        if used >= MEMORY_BYTES:
+            songs.append(StoredSong(track.name, label, track.path))
+            continue
+        songs.append(Song(track.name, label, read_picture(track.path)))
+        used += songs[-1].levels.nbytes
+    return songs
 
 
 def repeated(levels: Levels, frames: int) -> Levels:
@@ -84,7 +118,7 @@ def resample_time(columns_db: Columns, frames: int) -> Columns:
     return np.asarray(stretched, np.float32)
 
 
-def even_windows(song: Song, spec: SpectrogramSpec, frames: int, count: int) -> Columns:
+def even_windows(song: AnySong, spec: SpectrogramSpec, frames: int, count: int) -> Columns:
     """Cut up to `count` windows at even distances from a song, fewer from a short one.
 
     The result has the shape (windows, n_mels, frames), in dB relative to each window's loudest
@@ -101,8 +135,8 @@ def even_windows(song: Song, spec: SpectrogramSpec, frames: int, count: int) -> 
 class TrainingWindows:
     """Random training windows by epoch, reproducible for a seed."""
 
-    songs: Sequence[Song]
-    background: Sequence[Song]
+    songs: Sequence[AnySong]
+    background: Sequence[AnySong]
     """Recordings of the class `not_music`, which are also mixed with the music. Each is used in
     proportion to its length. May be empty."""
     not_music: int | None
@@ -179,7 +213,7 @@ class TrainingWindows:
         chosen = random.choice(len(self.background), p=self._background_shares)
         return self._cut(self.background[chosen], random)
 
-    def _cut(self, song: Song, random: np.random.Generator) -> Columns:
+    def _cut(self, song: AnySong, random: np.random.Generator) -> Columns:
         stretch = self.augmentation.stretch
         wanted = round(self.frames * (1 + random.uniform(-stretch, stretch)))
         levels = repeated(song.levels, wanted)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from support.pictures import SPEC, write_pictures
 
+from trainer import dataset
 from trainer.augment import NONE, Augmentation
 from trainer.dataset import (
     Song,
+    StoredSong,
     TrainingWindows,
     even_windows,
     load_songs,
@@ -48,6 +50,20 @@ def test_the_same_seed_gives_the_same_epoch_and_another_epoch_differs(folder: Pa
         np.testing.assert_array_equal(one.windows, two.windows)
         np.testing.assert_array_equal(one.targets, two.targets)
     assert not np.array_equal(first[0].windows, other[0].windows)
+
+
+def test_pictures_beyond_the_memory_for_them_are_read_when_they_are_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_memory = list(windows(folder).epoch(0))
+    monkeypatch.setattr(dataset, "MEMORY_BYTES", 3 * 40 * 200)
+    source = windows(folder)
+    kinds = [type(song) for song in source.songs]
+    assert set(kinds[:3]) == {Song}
+    assert set(kinds[-3:]) == {StoredSong}
+    for one, two in zip(source.epoch(0), in_memory, strict=True):
+        np.testing.assert_array_equal(one.windows, two.windows)
+        np.testing.assert_array_equal(one.targets, two.targets)
 
 
 def test_an_epoch_has_the_stated_number_of_batches_of_one_shape(folder: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from streamer.core.spectrogram import SpectrogramSpec
-from trainer.dataset import NOT_MUSIC, Song, labels_of, load_songs
+from trainer.dataset import NOT_MUSIC, AnySong, labels_of, load_songs
 from trainer.discovery import check_genres, find_background, find_tracks
 from trainer.exported import read_exported
 from trainer.fit_settings import FitSettings, earlier_run, model_file
@@ -39,10 +39,10 @@ class TrainingData:
     """A new division, or the run that is continued, which keeps its own."""
     not_music: int | None
     """Index of the label of the background sounds; None without a background."""
-    train: list[Song]
-    valid: list[Song]
-    background_train: list[Song]
-    background_valid: list[Song]
+    train: list[AnySong]
+    valid: list[AnySong]
+    background_train: list[AnySong]
+    background_valid: list[AnySong]
 
 
 def load_data(settings: FitSettings, run: Run | None) -> TrainingData:
