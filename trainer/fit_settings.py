@@ -12,6 +12,7 @@ from trainer.augment import Augmentation
 
 KEPT_EPOCHS = ("best", "last")
 TRAINED_LISTS = ("train", "train+valid")
+DEVICES = ("one", "all")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 """Keras' dtype policies."""
 NAMED_WEIGHTS = ("imagenet", "gtzan", "none")
@@ -83,6 +84,8 @@ class FitSettings:
     is not biased by selection on the validation list."""
     precision: str = "float32"
     """One of `PRECISIONS`."""
+    devices: str = "one"
+    """One of `DEVICES`: whether batches are divided among all devices of JAX."""
     train_on: str = "train"
     """One of `TRAINED_LISTS`. With the valid list in it nothing can be chosen by that list."""
     tagger: str = "musicnn"

@@ -573,3 +573,40 @@ def test_a_training_from_a_model_file_keeps_its_batch_norms(data: Path, tmp_path
     command = [*fit_command(data, out), "--weights", "gtzan", "--head-epochs", "0"]
     assert fit_here([*command, "--epochs", "0"]) == 0
     assert json.loads((out / "run.json").read_text())["settings"]["freeze_batch_norms"]
+
+
+def test_several_devices_give_the_curve_of_one(data: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed (extra jax)")
+    curves = []
+    for devices, count in (("one", 1), ("all", 2)):
+        command = fit_command(data, tmp_path / devices)[len(TRAIN) :]
+        done = subprocess.run(
+            [sys.executable, "-m", "support.backbone", *command, "--devices", devices],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={
+                **os.environ,
+                "KERAS_BACKEND": "jax",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+                "PYTHONPATH": os.pathsep.join(("tests", *filter(None, sys.path))),
+            },
+        )
+        assert done.returncode == 0, done.stderr
+        assert (", 2 devices" in done.stderr) == (count == 2)
+        curves.append(history(tmp_path / devices))
+    names = ("loss", "accuracy", "valid_nll", "valid_accuracy")
+    one, several = ([[float(row[name]) for name in names] for row in rows] for rows in curves)
+    assert len(one) == 3
+    np.testing.assert_allclose(several, one, rtol=1e-3)
+
+
+def test_several_devices_need_jax(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit_here([*fit_command(data, tmp_path / "run"), "--devices", "all"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "genre-train: --devices all needs Keras on JAX, not on tensorflow: pip install "
+        "'genre-stream[jax]', and set KERAS_BACKEND=jax"
+    )

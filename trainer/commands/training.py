@@ -17,7 +17,14 @@ from streamer.system.commandline import UserError, print_line
 from trainer.augment import NONE, Augmentation
 from trainer.commands import evaluation, options
 from trainer.commands.output import data_folder, import_keras, print_skipped
-from trainer.fit_settings import KEPT_EPOCHS, NUMBERS, PRECISIONS, TRAINED_LISTS, FitSettings
+from trainer.fit_settings import (
+    DEVICES,
+    KEPT_EPOCHS,
+    NUMBERS,
+    PRECISIONS,
+    TRAINED_LISTS,
+    FitSettings,
+)
 from trainer.run import read_run
 from trainer.tags import COPIES
 from trainer.tracks import DatasetError, is_picture_folder
@@ -195,6 +202,12 @@ def _add_fit_options(
         "--precision",
         choices=PRECISIONS,
         help="of the computation (float32); mixed ones are for accelerators",
+    )
+    parser.add_argument(
+        "--devices",
+        choices=DEVICES,
+        help="one (default), or all accelerators of this machine, each with a part of every batch; "
+        "all needs KERAS_BACKEND=jax (extra jax)",
     )
     parser.add_argument(
         "--augment",

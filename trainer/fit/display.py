@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 from trainer.dataset import TrainingWindows
 from trainer.fit.checkpoints import EpochResult
 from trainer.fit.data import TrainingData
+from trainer.fit.devices import device_count
 from trainer.fit.validation import Validation
 from trainer.fit_settings import FitSettings, earlier_run, model_file
 from trainer.metrics import chance_note
@@ -87,13 +88,14 @@ class Display:
         missing = f", {len(split.missing)} listed tracks not found" if split.missing else ""
         sounds = len(data.background_train) + len(data.background_valid)
         background = f"; {sounds} sounds that are not music" if settings.background else ""
+        devices = f", {device_count()} devices" if device_count() > 1 else ""
         self.line(
             f"{len(split.train)} tracks to train on, {len(split.valid)} to validate on, "
             f"{len(split.test)} to test on{missing} ({split.name}){background}\n"
             f"{len(data.division.labels)} labels, windows of {data.spec.n_mels} x {windows.frames} "
             f"({windows.frames * data.spec.hop_seconds:.1f} s), scale {settings.input_scale:g}, "
             f"{windows.steps} steps of {settings.batch} an epoch, "
-            f"Keras {keras.__version__} on {keras.backend.backend()}"
+            f"Keras {keras.__version__} on {keras.backend.backend()}{devices}"
         )
         started = model_file(settings.weights) or earlier_run(settings.weights)
         if len(split.train) < SMALL_SET and not started:

@@ -16,6 +16,7 @@ import numpy as np
 from trainer.dataset import NOT_MUSIC, TrainingWindows
 from trainer.fit.checkpoints import Checkpoints, EpochResult, History, Progress
 from trainer.fit.data import load_data
+from trainer.fit.devices import use_all_devices
 from trainer.fit.display import Display, EpochBar, epoch_name
 from trainer.fit.start import check_start
 from trainer.fit.validation import Validation, validate
@@ -92,6 +93,8 @@ class _TrainingLoop:
         self.compile_seconds = 0.0  # of the latest epoch
         keras.utils.set_random_seed(settings.seed)
         keras.config.set_dtype_policy(settings.precision)
+        if settings.devices == "all":
+            use_all_devices(settings.batch)
         data = self.data = load_data(settings, interrupted)
         truth = np.array([song.label for song in data.valid])
         genres = len({song.label for song in data.train})

@@ -9,10 +9,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.dataset import Song, even_windows
+from streamer.core.spectrogram import Columns
+from trainer.dataset import AnySong, even_windows
 from trainer.fit.data import TrainingData
+from trainer.fit.devices import device_count
 from trainer.metrics import track_probabilities
 
+TRACKS_AT_ONCE = 512
+"""Tracks whose windows are in memory together."""
 WINDOWS_PER_TRACK = 2
 """Windows of each track that are evaluated after an epoch."""
 
@@ -42,14 +46,31 @@ class Validation:
         return (genres * self.accuracy + self.not_music) / (genres + 1), -self.nll
 
 
+def _predict(network: keras.Model, windows: Columns, batch: int) -> NDArray[np.float32]:
+    """Return the logits of windows; a batch of theirs is divided evenly among the devices."""
+    devices = device_count()
+    padding = -len(windows) % devices
+    padded = np.concatenate([windows, windows[:1].repeat(padding, axis=0)]) if padding else windows
+    logits = network.predict(padded, batch_size=batch, verbose=0)
+    return np.asarray(logits[: len(windows)], np.float32)
+
+
 def validate(network: keras.Model, data: TrainingData, frames: int, batch: int) -> Validation:
     """Evaluate a network on windows of `frames` columns, `batch` at a time."""
 
-    def predict(songs: Sequence[Song]) -> NDArray[np.float64]:
-        windows = [even_windows(song, data.spec, frames, WINDOWS_PER_TRACK) for song in songs]
-        logits = network.predict(np.concatenate(windows), batch_size=batch, verbose=0)
-        owner = np.repeat(np.arange(len(songs)), [len(own) for own in windows])
-        return track_probabilities(logits, owner)
+    def predict(songs: Sequence[AnySong]) -> NDArray[np.float64]:
+        logits: list[NDArray[np.float32]] = []
+        counts: list[int] = []
+        # The windows of all tracks together would take several times as much memory as the tracks.
+        for start in range(0, len(songs), TRACKS_AT_ONCE):
+            windows = [
+                even_windows(song, data.spec, frames, WINDOWS_PER_TRACK)
+                for song in songs[start : start + TRACKS_AT_ONCE]
+            ]
+            counts += [len(own) for own in windows]
+            logits.append(_predict(network, np.concatenate(windows), batch))
+        owner = np.repeat(np.arange(len(songs)), counts)
+        return track_probabilities(np.concatenate(logits), owner)
 
     probabilities = predict(data.valid)
     truth = np.array([song.label for song in data.valid])
