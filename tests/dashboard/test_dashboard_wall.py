@@ -184,6 +184,40 @@ def test_a_search_finds_names_labels_and_titles(wall_page: Page, serve: Serve) -
     assert wall_page.driver.find_element(By.ID, "wall-none").is_displayed()
 
 
+def choose(page: Page, filter_id: str, value: str) -> None:
+    """Choose an option of a filter of the wall."""
+    page.run(
+        """const field = document.getElementById(arguments[0]);
+        field.value = arguments[1];
+        field.dispatchEvent(new Event("input"));""",
+        filter_id,
+        value,
+    )
+
+
+def test_of_a_thousand_sources_those_wanted_are_shown(wall_page: Page, serve: Serve) -> None:
+    names = [f"station {number:04d}" for number in range(1000)]
+    running = serve(*names)
+    for index, name in enumerate(names):
+        running.publish(prediction(600, name, genre=LABELS[index % len(LABELS)]))
+    running.publish(source_state("failed", names[990], "404 not found"))
+    open_wall(wall_page, running, 120)
+    wait_for(lambda: tiles(wall_page, "urgent") == [names[990]], "what needs attention is first")
+    assert tiles(wall_page, "others") == names[:119]
+    assert wall_page.text("wall-more") == "Show 120 more of 880"
+    wall_page.driver.find_element(By.ID, "wall-more").click()
+    wait_for(lambda: tiles(wall_page, "others") == names[:239], "more tiles are shown")
+    choose(wall_page, "wall-genre", LABELS[3])
+    of_genre = names[3::10]
+    wait_for(lambda: tiles(wall_page, "others") == of_genre, "the genre is shown")
+    assert wall_page.text("wall-count") == "100 of 1000 sources"
+    assert not wall_page.driver.find_element(By.ID, "wall-more").is_displayed()
+    choose(wall_page, "wall-genre", "")
+    choose(wall_page, "wall-state", "offline")
+    wait_for(lambda: tiles(wall_page, "others") == [], "only what is not live is shown")
+    assert tiles(wall_page, "urgent") == [names[990]]
+
+
 def violations(page: Page, axe: str) -> list[Any]:
     """Return what axe-core finds in the page, of WCAG's levels A and AA."""
     page.run(axe)

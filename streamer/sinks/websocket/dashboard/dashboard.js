@@ -220,6 +220,7 @@ function setLabels(names, colours) {
   paints = paintsOf(colours);
   timeline.paints = paints;
   genres.setLabels(labels, paints);
+  wall.setLabels(labels);
 }
 
 function setSources(list) {
@@ -354,6 +355,7 @@ function describeTile(source) {
     name,
     state: connected ? state : "unknown",
     look: prediction?.state ?? "waiting",
+    genre: prediction?.genre ?? null,
     paint: paints.get(prediction?.genre),
     heading: prediction ? nameOf(prediction) : connected ? stateText(state) : "Unknown",
     note: (state !== "live" && why) || (alert && `Alert: ${alert}`) || segment?.title || why,

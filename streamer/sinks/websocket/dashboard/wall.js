@@ -2,12 +2,14 @@
 
 import { element, make, makeAutoDirected, paintChip, setText } from "./elements.js";
 import { Strip } from "./strip.js";
-import { clockTime } from "./wording.js";
+import { capital, clockTime } from "./wording.js";
 
 /** A source that is silent for this long needs attention. */
 const SILENCE_MS = 30_000;
 /** So does one that has not begun to play after this time. */
 const CONNECTING_MS = 15_000;
+/** Tiles that are shown at first, and how many more each time; what is not shown costs nothing. */
+const PAGE_TILES = 120;
 /** Least time between two drawings of a strip, unless its segments have changed. */
 const STRIP_MS = 15_000;
 
@@ -34,12 +36,33 @@ export class Wall {
   #tiles = new Map();
   #lists = { urgent: element("wall-urgent"), others: element("wall-others") };
   #search = element("wall-search");
+  #state = element("wall-state");
+  #genre = element("wall-genre");
+  #more = element("wall-more");
+  #limit = PAGE_TILES;
   /** Number of sources that need attention. */
   urgent = 0;
 
-  /** @param {() => void} onSearch called when other sources are searched for */
-  constructor(onSearch) {
-    this.#search.addEventListener("input", onSearch);
+  /** @param {() => void} onChange called when other sources are asked for */
+  constructor(onChange) {
+    for (const field of [this.#search, this.#state, this.#genre]) {
+      field.addEventListener("input", () => {
+        this.#limit = PAGE_TILES;
+        onChange();
+      });
+    }
+    this.#more.addEventListener("click", () => {
+      this.#limit += PAGE_TILES;
+      onChange();
+    });
+  }
+
+  /** Offer labels to choose from. */
+  setLabels(labels) {
+    const chosen = this.#genre.value;
+    const options = labels.map((label) => Object.assign(make("option", "", capital(label)), { value: label }));
+    this.#genre.replaceChildren(this.#genre.options[0], ...options);
+    this.#genre.value = labels.includes(chosen) ? chosen : "";
   }
 
   /** Draw the strip of a source again, or all of them. */
@@ -50,28 +73,26 @@ export class Wall {
   /**
    * Show the sources.
    *
-   * @param {object[]} sources in order: `{name, state, look, paint, heading, note, since,
+   * @param {object[]} sources in order: `{name, state, look, genre, paint, heading, note, since,
    *   alert}`; `since` is in milliseconds, or null, and `alert` whether a rule fires for it
    * @param {number} now in milliseconds by the daemon's clock
    * @param {(name: string) => object[]} segmentsOf returns the segments of a source
    * @param {Map} paints colours of the labels
    */
   show(sources, now, segmentsOf, paints) {
-    const wanted = this.#search.value.trim().toLowerCase();
     const shown = { urgent: [], others: [] };
     const names = new Set();
-    this.urgent = 0;
-    let found = 0;
     const urgency = new Map(sources.map((source) => [source, urgencyOf(source, now)]));
-    for (const source of [...sources].sort((one, other) => urgency.get(other) - urgency.get(one))) {
+    this.urgent = sources.filter((source) => urgency.get(source) > 0).length;
+    const found = sources
+      .filter((source) => this.#isWanted(source, urgency.get(source)))
+      .sort((one, other) => urgency.get(other) - urgency.get(one));
+    for (const source of found.slice(0, this.#limit)) {
       names.add(source.name);
       const tile = this.#tileOf(source.name);
-      this.urgent += urgency.get(source) > 0;
-      tile.root.hidden = !`${source.name} ${source.heading} ${source.note}`.toLowerCase().includes(wanted);
-      found += !tile.root.hidden;
       shown[urgency.get(source) > 0 ? "urgent" : "others"].push(tile.root);
       showTile(tile, source);
-      if (!tile.root.hidden && now - tile.drawnAt >= STRIP_MS) {
+      if (now - tile.drawnAt >= STRIP_MS) {
         tile.drawnAt = now;
         tile.strip.draw(segmentsOf(source.name), now, paints);
       }
@@ -83,11 +104,26 @@ export class Wall {
     }
     for (const [part, list] of Object.entries(this.#lists)) {
       arrange(list, shown[part]);
-      list.parentElement.hidden = !shown[part].some((root) => !root.hidden);
+      list.parentElement.hidden = !shown[part].length;
     }
+    const rest = Math.max(0, found.length - this.#limit);
+    this.#more.hidden = !rest;
+    setText(this.#more, `Show ${Math.min(rest, PAGE_TILES)} more of ${rest}`);
     const attention = this.urgent ? `, ${this.urgent} ${this.urgent === 1 ? "needs" : "need"} attention` : "";
-    setText(element("wall-count"), wanted ? `${found} of ${sources.length} sources` : `${sources.length} sources${attention}`);
-    element("wall-none").hidden = found > 0;
+    const isFiltered = [this.#search.value.trim(), this.#state.value, this.#genre.value].some(Boolean);
+    const count = isFiltered ? `${found.length} of ${sources.length} sources` : `${sources.length} sources${attention}`;
+    setText(element("wall-count"), count);
+    element("wall-none").hidden = found.length > 0;
+  }
+
+  /** Return whether a source is searched for, and has the state and genre that are chosen. */
+  #isWanted({ name, state, look, genre, heading, note }, urgency) {
+    const wanted = this.#search.value.trim().toLowerCase();
+    if (!`${name} ${heading} ${note}`.toLowerCase().includes(wanted)) return false;
+    if (this.#genre.value && genre !== this.#genre.value) return false;
+    if (this.#state.value === "attention") return urgency > 0;
+    if (this.#state.value === "offline") return state !== "live";
+    return !this.#state.value || look === this.#state.value;
   }
 
   #tileOf(name) {
