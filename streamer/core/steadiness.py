@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from streamer.core.spectrogram import Columns
 
-LEAST_AGREEMENT = 0.8
+LEAST_AGREEMENT = 0.7
 """Least share of their probability that two successive windows have in common in steady sound."""
-LARGEST_DISTANCE_DB = 10.0
+LARGEST_DISTANCE_DB = 13.0
 """Largest distance of the new columns' spectrum from that of the window before, in steady sound."""
 MOST_REPEATS = 3
 """Hops in a row that may repeat a window. All these were found on streams of the validation tracks
@@ -70,16 +70,16 @@ class Steadiness:
 
 
 def spectral_distance(first: Columns, second: Columns) -> float:
-    """Return the distance of two mean spectra in dB, apart from their level; infinite if one lacks.
+    """Return the distance of two mean spectra in dB: RMS over the bands; infinite if one is empty.
 
-    The level does not count because windows are relative to their loudest cell.
+    It includes the level, which differs between songs.
 
     Examples
     --------
-    >>> spectral_distance(np.array([[0.0], [0.0]]), np.array([[6.0], [2.0]]))
-    2.0
+    >>> spectral_distance(np.array([[0.0], [0.0]]), np.array([[1.0], [7.0]]))
+    5.0
     """
     if not first.shape[1] or not second.shape[1]:
         return float("inf")
     difference = second.mean(axis=1, dtype=np.float64) - first.mean(axis=1, dtype=np.float64)
-    return float(np.std(difference))
+    return float(np.sqrt(np.mean(difference**2)))
