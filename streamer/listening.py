@@ -31,9 +31,12 @@ from streamer.sinks.metrics import Metrics
 from streamer.sinks.terminal import Terminal
 from streamer.sinks.websocket.hub import Hub
 from streamer.sources import Source
+from streamer.system.processors import processors
 
 SOURCE_STOP_SECONDS = 0.6
 """How long the sources may take to stop."""
+MAX_SPREAD_SECONDS = 2.0
+"""Longest time over which the starts of many sources are spread."""
 
 
 class Listening:
@@ -73,6 +76,8 @@ class Listening:
     ) -> None:
         self._inputs = inputs
         self._delivered = delivered
+        is_crowded = len(inputs) > processors() and not settings.fast
+        self._spread_seconds = min(settings.hop_seconds, MAX_SPREAD_SECONDS) if is_crowded else 0.0
         self.classifier = classifier = load_classifier(settings)
         contract = classifier.contract
         self.arithmetic = describe_arithmetic(classifier)
@@ -135,8 +140,10 @@ class Listening:
         for name, (_, source) in self._inputs.items():
             self.outputs.add_source(name, source.kind)
         self.outputs.start()
-        for _, source in self._inputs.values():
-            self.supervisor.start(source)
+        # Decisions of sources that start together would all be due at once.
+        spread = self._spread_seconds / len(self._inputs) if self._inputs else 0.0
+        for number, (_, source) in enumerate(self._inputs.values()):
+            self.supervisor.start(source, number * spread)
 
     async def close_sources(self) -> None:
         """Stop the sources, which ends their segments; nothing is published after that."""

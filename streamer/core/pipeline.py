@@ -141,6 +141,11 @@ class Pipeline:
         self._columns.effort = effort
 
     @property
+    def due_seconds(self) -> float:
+        """Seconds of sound that are missing for the next decision."""
+        return self._columns.next_decision / self._rate - self.position
+
+    @property
     def inferences(self) -> int:
         """Windows classified so far."""
         return self._columns.inferences

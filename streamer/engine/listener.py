@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from streamer.core.decision import Decision
@@ -98,13 +99,18 @@ class Listener:
         self._work = 0.0
         self._sound_end: float | None = None
         """`time.monotonic()` of the last sample; None before the first."""
+        self._delay = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"listener {source.name}", daemon=True
         )
 
-    def start(self) -> None:
-        """Start the thread; if the system refuses to give one, the source has failed."""
+    def start(self, delay: float = 0.0) -> None:
+        """Start the thread, which opens the source after `delay` seconds.
+
+        If the system refuses to give a thread, the source has failed.
+        """
+        self._delay = delay
         try:
             self._thread.start()
         except RuntimeError:
@@ -128,6 +134,7 @@ class Listener:
 
     def _run(self) -> None:
         self._emit(self.status)
+        self._stopping.wait(self._delay)
         while True:
             try:
                 self._listen()
@@ -200,7 +207,9 @@ class Listener:
         pipeline = self.pipeline
         self.dropped += block.dropped
         end = pipeline.position + block.seconds
-        with self.scheduler.slot() as started:
+        # Sound that completes no hop is little work, which need not wait behind others' windows.
+        is_small = block.seconds < pipeline.due_seconds
+        with nullcontext(time.monotonic()) if is_small else self.scheduler.slot() as started:
             if self._stopping.is_set():
                 return
             try:

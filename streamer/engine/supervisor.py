@@ -47,12 +47,12 @@ class Supervisor:
         """The listeners that were started and not stopped, by the names of their sources."""
         return {name: progress.listener for name, progress in self._progress.items()}
 
-    def start(self, source: Source) -> None:
-        """Start to listen to a source, unless the supervisor was closed."""
+    def start(self, source: Source, delay: float = 0.0) -> None:
+        """Start to listen to a source after `delay` seconds, unless the supervisor was closed."""
         if not self._closed:
             listener = self._make_listener(source)
             self._progress[source.name] = Progress(listener, self._first_seconds)
-            listener.start()
+            listener.start(delay)
 
     async def change(self, sources: Iterable[Source]) -> None:
         """Stop, start and restart listeners until they are those of `sources`."""

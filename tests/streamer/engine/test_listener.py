@@ -420,9 +420,34 @@ def test_sources_that_overload_the_machine_share_it_equally(
             log.wait(lambda log=log, count=count: len(decisions(log)) >= count + 6, "more")
         counts = [len(decisions(log)) - count for log, count in zip(logs, before, strict=True)]
         hops = [listener.pipeline.hop_seconds for listener in listeners if listener.pipeline]
-    assert max(counts) - min(counts) <= 3
+    # Each listener finds its own hop, so that they differ a little.
+    assert max(counts) <= 2.5 * min(counts)
     assert len(hops) == 10
     assert min(hops) > 1.0
+
+
+def test_sound_that_completes_no_hop_does_not_wait_for_the_windows_of_others(
+    classifier: FaultyClassifier,
+) -> None:
+    source, log, scheduler = ScriptedSource((20.0, None)), Log(), Scheduler(1)
+    listener = Listener(source, lambda: Pipeline(classifier), log, scheduler=scheduler)
+    others = contextlib.ExitStack()
+    others.enter_context(scheduler.slot())
+    with running(listener), others:
+        wait_until(lambda: scheduler.waiting == 1, "the first decision to wait")
+        assert listener.pipeline is not None
+        # The first decision falls 3 s after the first sample.
+        assert 2.0 < listener.pipeline.position < 3.1
+        assert not decisions(log)
+
+
+def test_a_listener_that_is_to_start_later_stops_at_once(classifier: FaultyClassifier) -> None:
+    source, log = ScriptedSource((20.0, None)), Log()
+    listener = Listener(source, lambda: Pipeline(classifier), log)
+    listener.start(delay=LONGEST_WAIT_SECONDS)
+    assert listener.stop(LONGEST_WAIT_SECONDS)
+    assert source.opened == 0
+    assert log.states == [CONNECTING, ENDED]
 
 
 def test_listeners_that_wait_for_the_scheduler_stop_at_once(
@@ -444,7 +469,10 @@ def test_listeners_that_wait_for_the_scheduler_stop_at_once(
         for log in logs:
             log.wait(lambda log=log: LIVE in log.states, "the first sound")
         wait_until(lambda: scheduler.waiting == len(listeners), "every listener to wait")
+        for listener in listeners:
+            listener.request_stop()
     stop_all(listeners, LONGEST_WAIT_SECONDS)
     assert all(listener.join(0.0) for listener in listeners)
     assert all(log.states[-1] is ENDED for log in logs)
-    assert not any(map(decisions, logs))
+    # The end of so short a source is decided about; the hop that waited is not.
+    assert all(len(decisions(log)) == 1 for log in logs)
