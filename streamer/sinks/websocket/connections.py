@@ -12,10 +12,12 @@ import json
 import logging
 import ssl
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, cast
 
 import websockets.asyncio.server as wire
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
@@ -34,7 +36,7 @@ HEARTBEAT_SECONDS = 15.0
 PING_INTERVAL_SECONDS = 10.0
 CLIENT_CLOSE_SECONDS = 1.0
 """How long a client may take to answer a close frame."""
-MAX_PENDING = 128
+MAX_PENDING = 512
 """Connections at a time that are not WebSocket clients, or not yet."""
 MAX_TURNED_AWAY = 512
 """Connections at a time that were answered 503 and are about to be closed."""
@@ -262,9 +264,12 @@ class Client:
 
     def _write(self, frame: bytes) -> bool:
         """Write a frame unless earlier data is still buffered; return whether it was written."""
-        if self._connection.transport.get_write_buffer_size():
+        transport = self._connection.transport
+        if transport.get_write_buffer_size():
             return False
-        wire.broadcast((self._connection,), frame, text=True)
+        if self._connection.state is State.OPEN:
+            # Not `broadcast`, which makes the same frame anew for each of thousands of clients.
+            transport.write(_text_frame(frame))
         self._last_sent = self._loop.time()
         return True
 
@@ -318,6 +323,12 @@ class Client:
             except SubscriptionError as error:
                 answer = messages.encode(messages.error(error.code, str(error)))
                 self._outbox.offer("error", None, answer)
+
+
+@lru_cache(maxsize=16)
+def _text_frame(text: bytes) -> bytes:
+    """Return a text frame as a server sends it, without extensions."""
+    return Frame(Opcode.TEXT, text).serialize(mask=False)
 
 
 def _parse_request(frame: str | bytes) -> dict[str, Any]:

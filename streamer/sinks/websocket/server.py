@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import socket
 import ssl
@@ -39,8 +40,11 @@ SHUTDOWN_SECONDS = 0.4
 """How long clients may take to answer the close frame when the server stops."""
 OTHER_FILES = 300
 """Open files that the daemon needs for anything but connections, with a margin."""
-BACKLOG = 256
+BACKLOG = 4096
 """Connections that the kernel may accept ahead of the server."""
+ACCEPTED_AT_ONCE = 16
+"""Connections that the event loop takes from it before it reads from those taken before: of a herd
+that comes back at once, few are unfinished at a time."""
 SEND_BUFFER = 64 * 1024
 """Size of the kernel's send buffer in bytes; small, so that a client that does not read is soon
 noticed."""
@@ -199,13 +203,17 @@ class Server:
             max_queue=None,  # `Connection` limits what is read
             write_limit=WRITE_LIMIT,
             logger=wire_logger,
-            backlog=BACKLOG,
+            backlog=ACCEPTED_AT_ONCE,
             start_serving=False,
         )
         for listening in server.sockets:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         await server.start_serving()
+        for listening in server.sockets:
+            # asyncio takes as many connections at once as it lets the kernel accept ahead.
+            with socket.socket(fileno=os.dup(listening.fileno())) as same:
+                same.listen(BACKLOG)
         return server
 
     async def _answer(self, connection: wire.ServerConnection, request: Request) -> Response | None:

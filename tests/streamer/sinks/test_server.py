@@ -738,7 +738,31 @@ def test_connections_that_are_turned_away_get_503(caplog):
             await until(lambda: not server._registry.turned_away)
 
     run(scenario())
-    assert "128 requests at once are not complete; others get 503" in caplog.text
+    limit = connections_module.MAX_PENDING
+    assert f"{limit} requests at once are not complete; others get 503" in caplog.text
+
+
+def test_a_herd_that_comes_back_at_once_is_let_in():
+    count = connections_module.MAX_PENDING + 100
+    request = (
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+
+    async def scenario():
+        async with running_server(max_clients=count) as (_, server):
+
+            async def come_back():
+                reader, writer = await asyncio.open_connection(*server.addresses[0])
+                writer.write(request)
+                return await reader.readline(), writer
+
+            herd = await asyncio.gather(*(come_back() for _ in range(count)))
+            assert {line for line, _ in herd} == {b"HTTP/1.1 101 Switching Protocols\r\n"}
+            for _, writer in herd:
+                writer.close()
+
+    run(scenario())
 
 
 def test_connections_that_are_turned_away_over_tls_get_503(tmp_path, monkeypatch):
