@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from support.browser import CONNECTION_LOST, REFUSED, Broadcast, Page, wait_for
 from support.published import LABELS, prediction, segment, source_state
 
 from streamer.core.colours import colours
+from streamer.sinks.history.database import open_history
 from streamer.sinks.messages import message, timestamp
 
 Serve = Callable[..., Broadcast]
@@ -506,13 +508,17 @@ def test_the_history_fills_the_timeline_after_a_restart(
     page: Page, serve: Serve, tmp_path: Path
 ) -> None:
     before = serve("radio", history=tmp_path / "heard.db")
-    before.publish(prediction(1, time=ago(19)), segment(1, genre="jazz"))
-    before.publish(prediction(20, time=ago(0)), segment(1, genre="jazz", end=10.0, final=True))
+    before.publish(prediction(1, time=ago(39)), segment(1, genre="jazz"))
+    before.publish(prediction(20, time=ago(20)), segment(1, genre="jazz", end=10.0, final=True))
     before.close()
+    with contextlib.closing(open_history(tmp_path / "heard.db")) as history:
+        begin, end = (datetime.fromisoformat(ago(seconds)).timestamp() for seconds in (20, 5))
+        row = (1, "radio", 0, begin, end, 0, "not_running", "")
+        history.execute("INSERT INTO states VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
     running = serve("radio", history=tmp_path / "heard.db")
     page.open(running.url)
-    page.until("document.querySelectorAll('#heard tr').length === 1")
-    assert page.texts(".heard-name") == ["Jazz"]
+    page.until("document.querySelectorAll('#heard tr').length === 2")
+    assert page.texts(".heard-name") == ["Not running", "Jazz"]
 
 
 def test_the_history_of_the_selected_source_alone_is_requested(

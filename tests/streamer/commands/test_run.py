@@ -359,7 +359,8 @@ def test_sigterm_during_the_start_ends_it_with_status_0(module, model, tmp_path)
 
 
 THREADS = """
-import sys, threading
+import atexit, sys, threading
+atexit.register(print, "the interpreter ends, and unwinds threads")
 import numpy as np, soxr
 from streamer.core.model import Classifier
 from streamer.system.ending import exit_past_threads
