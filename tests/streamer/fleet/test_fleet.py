@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from support.broker import Mosquitto, mosquitto
-from support.daemon import Daemon, run
+from support.daemon import COMMAND, Daemon, daemon, run
 from support.fleet import (
     Listeners,
     RayNodes,
@@ -24,7 +26,9 @@ from support.fleet import (
 )
 from support.model import band_noise
 from support.radio import free_port
-from support.waiting import wait_until
+from support.relay import node
+from support.waiting import LONGEST_WAIT_SECONDS, wait_until
+from websockets.sync.client import connect
 
 from streamer.commands.fleet import main
 from streamer.system.commandline import UserError
@@ -63,11 +67,11 @@ def steady(frame: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in frame.items() if name not in CHANGING}
 
 
-def test_a_recording_gives_the_decisions_and_segments_that_the_daemon_gives(
+def test_a_recording_gives_the_same_decisions_by_daemon_fleet_and_relay(
     nodes: RayNodes, broker: Mosquitto, noting: Listeners, model: Path, song: Path, tmp_path: Path
 ) -> None:
-    daemon = run(tmp_path, "--source", f"a={song}", "--fast", "--json", "--model", model)
-    frames = [json.loads(line) for line in daemon.stdout.splitlines()]
+    alone = run(tmp_path, "--source", f"a={song}", "--fast", "--json", "--model", model)
+    frames = [json.loads(line) for line in alone.stdout.splitlines()]
     wanted = {
         kind: [steady(frame) for frame in frames if frame["type"] == kind and is_final(frame)]
         for kind in ("prediction", "segment")
@@ -81,9 +85,18 @@ def test_a_recording_gives_the_decisions_and_segments_that_the_daemon_gives(
         fast=True,
         model=str(model),
     )
-    with fleet(tmp_path, path, "--address", nodes.address) as running:
+    relay = (*COMMAND, "relay", "--mqtt", broker.url)
+    with (
+        node(broker, "other"),  # a relay waits for a node before it serves
+        daemon(tmp_path, command=relay) as relaying,
+        final_segments(relaying.port) as relayed,
+        fleet(tmp_path, path, "--address", nodes.address) as running,
+    ):
         assert running.wait() == 0, running.log
+        wait_until(lambda: len(relayed) == 4, "the segments from the relay")
     for source in "ab":
+        told = [steady(frame) for frame in relayed if frame["source"] == source]
+        assert told == [{**frame, "source": source} for frame in wanted["segment"]]
         for kind, own in wanted.items():
             heard = [
                 steady(frame)
@@ -92,6 +105,24 @@ def test_a_recording_gives_the_decisions_and_segments_that_the_daemon_gives(
             ]
             assert heard == [{**frame, "source": source} for frame in own]
     assert {topic.split("/")[1] for topic, _ in noting.messages} == {"fleet-1", "fleet-2"}
+
+
+@contextmanager
+def final_segments(port: int) -> Iterator[list[dict[str, Any]]]:
+    """Return the list that the final segments of a relay are added to as they come."""
+    segments: list[dict[str, Any]] = []
+    with connect(f"ws://127.0.0.1:{port}") as connection:
+
+        def read() -> None:
+            for text in connection:
+                frame = json.loads(text)
+                if frame["type"] == "segment" and frame["final"]:
+                    segments.append(frame)
+
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        yield segments
+    thread.join(LONGEST_WAIT_SECONDS)
 
 
 def is_final(frame: dict[str, Any]) -> bool:
