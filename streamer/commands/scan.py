@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 from streamer import settings as schema
 from streamer.commands.run import add_option
-from streamer.core.model import DEFAULT_MODEL
 from streamer.inputs import load_classifier, pipeline_factory
 from streamer.library.answer import WOULD_WRITE, WRITTEN, FileAnswer, share_names
+from streamer.library.cluster import do_jobs_on_cluster
 from streamer.library.files import find_files
 from streamer.library.job import Job, ScanOptions, is_tagged
 from streamer.library.progress import Progress, duration, plural
@@ -69,6 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help=resume_help)
     jobs_help = f"files that are read at once (default: one a processor, {processors()})"
     parser.add_argument("--jobs", type=int, metavar="N", help=jobs_help)
+    address_help = "a Ray cluster that reads the files (extra fleet): HOST:PORT, or auto for that "
+    address_help += "of this machine; its machines need the files at the same paths"
+    parser.add_argument("--address", metavar="ADDRESS", help=address_help)
     tags = parser.add_argument_group("tags (needs the extra tags)")
     tags_help = "write the genre into the tags of the files that have none"
     tags.add_argument("--write-tags", action="store_true", help=tags_help)
@@ -101,13 +104,14 @@ def main(argv: Sequence[str]) -> int:
     for error in unreadable:
         print_error(f"{error.filename}: {(error.strerror or '').lower()}")
     jobs = list(_jobs(files, earlier, options))
-    processes = min(given.get("jobs") or processors(), len(jobs))
     counts = Counter(failed=len(unreadable), kept=len(files) - len(jobs))
     interrupted = False
-    with _output(target, table) as output, closing(do_jobs(jobs, options, processes)) as answers:
+    is_new = target is None or not target.exists() or not target.stat().st_size
+    header = table.header() if is_new else ""
+    with _output(target) as output, closing(_answers(jobs, options, given)) as answers:
         progress = Progress(len(jobs), shown=target is not None or not sys.stdout.isatty())
         try:
-            _write(answers, table, output, progress, counts)
+            _write(answers, table, header, output, progress, counts)
         except KeyboardInterrupt:
             interrupted = True
     if target is not None and len(earlier) > counts["kept"]:
@@ -117,6 +121,14 @@ def main(argv: Sequence[str]) -> int:
         print_error("interrupted; to go on: the same command with --resume")
         return INTERRUPTED
     return 1 if counts["failed"] else 0
+
+
+def _answers(
+    jobs: Sequence[Job], options: ScanOptions, given: Mapping[str, Any]
+) -> Generator[FileAnswer, None, None]:
+    if "address" in given:
+        return do_jobs_on_cluster(jobs, options, given["address"], given.get("jobs"))
+    return do_jobs(jobs, options, min(given.get("jobs") or processors(), len(jobs)))
 
 
 def _options(given: Mapping[str, Any]) -> tuple[ScanOptions, tuple[str, ...]]:
@@ -133,7 +145,7 @@ def _options(given: Mapping[str, Any]) -> tuple[ScanOptions, tuple[str, ...]]:
     classifier = load_classifier(settings)
     pipeline_factory(settings, classifier)
     options = ScanOptions(
-        model=settings.model or DEFAULT_MODEL,
+        model=settings.model and settings.model.absolute(),
         hop_seconds=settings.hop_seconds,
         labels=settings.labels,
         decision=settings.decision,
@@ -197,14 +209,11 @@ def _is_current(answer: FileAnswer, path: str) -> bool:
 
 
 @contextmanager
-def _output(target: Path | None, table: Table) -> Iterator[BinaryIO]:
-    """Open what rows are written to; a new table begins with its header."""
+def _output(target: Path | None) -> Iterator[BinaryIO]:
+    """Open what rows are written to."""
     try:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(target.open("ab")) if target else sys.stdout.buffer
-            if target is None or not target.stat().st_size:
-                file.write(_encoded(table.header()))
-                file.flush()
             yield file
     except BrokenPipeError:  # handled by `run_program`
         raise
@@ -216,14 +225,16 @@ def _output(target: Path | None, table: Table) -> Iterator[BinaryIO]:
 def _write(
     answers: Iterator[FileAnswer],
     table: Table,
+    header: str,
     output: BinaryIO,
     progress: Progress,
     counts: Counter[str],
 ) -> None:
     for answer in answers:
         # At once, so that a scan that is killed can be resumed from here.
-        output.write(_encoded(table.row(answer)))
+        output.write(_encoded(header + table.row(answer)))
         output.flush()
+        header = ""
         counts["seconds"] += round(answer.seconds or 0)
         counts["failed"] += answer.failed
         counts["damaged"] += bool(answer.problem) and not answer.failed

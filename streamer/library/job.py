@@ -8,7 +8,7 @@ from pathlib import Path
 
 from streamer.core.arithmetic import Choice
 from streamer.core.decision_settings import DecisionSettings
-from streamer.core.model import Classifier
+from streamer.core.model import DEFAULT_MODEL, Classifier
 from streamer.library.answer import KEPT, WOULD_WRITE, WRITTEN, FileAnswer, analyse
 
 NO_TAG = "its tag is not written"
@@ -19,7 +19,8 @@ NO_TAG = "its tag is not written"
 class ScanOptions:
     """How the files of a scan are analysed, and what is done about their tags."""
 
-    model: Path
+    model: Path | None
+    """None for the embedded one."""
     hop_seconds: float
     labels: Mapping[str, str | bool] = field(default_factory=dict)
     """As in `Classifier.load`."""
@@ -59,7 +60,7 @@ class Labeller:
     def __init__(self, options: ScanOptions) -> None:
         self._options = options
         self.classifier = Classifier.load(
-            options.model, labels=options.labels, arithmetic=options.arithmetic
+            options.model or DEFAULT_MODEL, labels=options.labels, arithmetic=options.arithmetic
         )
         defaults = self.classifier.contract.decision
         self._settings = DecisionSettings.from_mapping(defaults, options.decision)

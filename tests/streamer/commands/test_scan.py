@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import support.daemon
+from support.fleet import ray_nodes
 from support.model import band_noise
 from support.songs import write_audio
 from support.waiting import LONGEST_WAIT_SECONDS, wait_until
@@ -294,7 +295,20 @@ def test_a_closed_standard_output_ends_a_scan(model, music):
         assert process.stderr.read() == ""
 
 
+def test_a_cluster_gives_the_same_answers(scan, music, tmp_path):
+    here, there = tmp_path / "here.csv", tmp_path / "there.csv"
+    damaged = music / "a" / "damaged.mp3"
+    damaged.write_text("no audio")
+    folder = os.path.relpath(music)
+    assert scan(folder, "--csv", here) == 1
+    with ray_nodes(1, processors=2, connect=False) as nodes:
+        assert scan(folder, "--csv", there, "--address", nodes.address) == 1
+    assert rows(there) == rows(here)
+    assert os.path.relpath(damaged) in rows(there)
+
+
 WRONG_USAGE = [
+    (["{song}", "--address", "x"], "--address x: should be auto, or HOST:PORT of the head of a"),
     ([], "the following arguments are required: FILE|FOLDER; see genre-stream scan --help"),
     (["{song}", "--jobs", "0"], "--jobs 0: must be at least 1"),
     (["{song}", "--jobs", "x"], "argument --jobs: invalid int value: 'x'; see"),
