@@ -77,6 +77,8 @@ class _Source:
 class Nodes:
     """The nodes at a broker, and the sources that they have.
 
+    It has many methods because each kind of message is one, and they share the tables of names.
+
     A source keeps its name if no other node has one of that name; otherwise each of them is
     ``<node>/<source>``. In a fleet a source has the same name on every engine, and what an older
     owner sends is ignored.
