@@ -454,12 +454,11 @@ class ColumnPipeline:
 
         What was before a change is left out as soon as there is enough sound after it.
         """
-        last = None
-        if self.effort == "saving":
-            last = self._steadiness.repeat(end, self.hop_samples, self.window.columns, columns)
+        before = self.window.columns
+        may_repeat = self._steadiness.may_repeat(end, self.hop_samples, before, columns)
         self.window.append(columns)
-        if last is not None:
-            return last
+        if self.effort == "saving" and may_repeat:
+            return self._steadiness.repeat()
         frames = self._changes.columns_since
         if frames is not None:
             samples = int(frames * self._spec.hop_seconds * self._audio_rate)

@@ -11,6 +11,7 @@ from streamer.core.decision import Decision, State
 from streamer.core.decision_settings import Effort
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Pipeline
+from streamer.core.steadiness import Steadiness
 
 RATE = 22050
 
@@ -103,3 +104,23 @@ def test_the_effort_may_change_between_decisions(classifier: Classifier) -> None
     pipeline.effort = "full"
     second = pipeline.feed(sound[21 * RATE : 22 * RATE], RATE)
     assert [e.repeated for e in second if isinstance(e, Decision)] == [False]
+
+
+@pytest.mark.parametrize(
+    ("before", "last", "repeats"),
+    [((0.9, 0.1), (0.85, 0.15), 3), ((0.7, 0.3), (0.7, 0.3), 2), ((0.1, 0.9), (0.9, 0.1), 1)],
+)
+def test_a_window_is_repeated_more_often_the_surer_it_is(
+    before: tuple[float, ...], last: tuple[float, ...], repeats: int
+) -> None:
+    second, window = RATE, np.zeros((128, 65), np.float32)
+    steadiness = Steadiness(10 * second)
+    steadiness.classified(second, np.array(before, np.float32), whole=True)
+    assert not steadiness.may_repeat(2 * second, second, window, window)
+    steadiness.classified(2 * second, np.array(last, np.float32), whole=True)
+    count = 0
+    while steadiness.may_repeat((3 + count) * second, second, window, window):
+        assert steadiness.repeat().tolist() == pytest.approx(last)
+        count += 1
+    assert count == repeats
+    assert not steadiness.may_repeat(3 * second, second, window, window + 15)
