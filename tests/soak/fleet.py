@@ -8,7 +8,9 @@ is published by two owners for longer, and none is lost.
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -23,6 +25,9 @@ from support.songs import write_audio
 from streamer.fleet.reports import EngineStatus
 
 LIMIT_SECONDS = 30.0
+FAULTS = ("engine", "machine", "supervisor", "frozen")
+"""A process of an engine is killed, a node is removed, the supervisor is killed, or the process of
+an engine is stopped, so that it comes back after others have its sources."""
 SETTLE_SECONDS = 25.0
 """Time without a new owner after which the next fault comes; loads are evened out in between."""
 
@@ -36,6 +41,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--model", type=Path, help="instead of a small one")
     parser.add_argument("--hop-seconds", type=float, default=1.0)
+    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
     arguments = parser.parse_args()
     generator = random.Random(arguments.seed)
     names = [f"s{number}" for number in range(arguments.sources)]
@@ -62,7 +68,8 @@ def main() -> int:
             failures = [
                 problem
                 for number in range(arguments.rounds)
-                for problem in _round(number + 1, generator, nodes, noting, names)
+                for fault in [generator.choice(arguments.faults)]
+                for problem in _round(number + 1, fault, generator, nodes, noting, names)
             ]
             if (overlap := noting.overlap()) > LIMIT_SECONDS:
                 failures.append(f"two owners for {overlap:.1f} s")
@@ -74,18 +81,23 @@ def main() -> int:
 
 
 def _round(
-    number: int, generator: random.Random, nodes: RayNodes, noting: Listeners, names: list[str]
+    number: int,
+    kind: str,
+    generator: random.Random,
+    nodes: RayNodes,
+    noting: Listeners,
+    names: list[str],
 ) -> list[str]:
     """Cause a fault and return what is wrong after it."""
     before = noting.latest()
-    kind = generator.choice(["engine", "machine", "supervisor"])
     hit: set[str] = set()
     _wait(lambda: _holders(nodes), LIMIT_SECONDS)
     began = time.monotonic()
-    if kind == "engine":
+    process = 0
+    if kind in ("engine", "frozen"):
         engine = generator.choice(_holders(nodes))
-        hit = set(engine.report.owners)
-        nodes.kill_engine(engine.name)
+        hit, process = set(engine.report.owners), engine.report.process
+        os.kill(process, signal.SIGKILL if kind == "engine" else signal.SIGSTOP)
     elif kind == "machine":
         node = nodes.others.pop(generator.randrange(len(nodes.others)))
         hit = nodes.sources_on(node)
@@ -103,6 +115,8 @@ def _round(
     problems = [] if again else [f"round {number}: {kind}: not all of {len(hit)} are back in time"]
     if kind == "machine":
         nodes.others.append(nodes.add())
+    elif kind == "frozen":
+        os.kill(process, signal.SIGCONT)
     _settle(noting)
     late = set(names) - noting.latest(time.monotonic() - LIMIT_SECONDS).keys()
     if late:
