@@ -41,6 +41,7 @@ QUEUE_LOCK, MACHINE_LOCK = Path(__file__).parent, Path(__file__)
 # tests of the microphone wait for sound in real time, beside trainings that use the processors.
 FIRST = (
     "tests/benchmarks/",
+    "tests/streamer/fleet/",
     "tests/streamer/sources/test_microphone.py",
     "tests/trainer/",
     "tests/export/",
@@ -62,8 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Run a benchmark alone, however many processes run the tests."""
-    alone = item.get_closest_marker("benchmark") is not None
+    """Run a benchmark alone, however many processes run the tests, and what is marked `alone`."""
+    alone = any(item.get_closest_marker(name) for name in ("benchmark", "alone"))
     with _opened(QUEUE_LOCK) as queue, _opened(MACHINE_LOCK) as machine:
         # The queue is locked while waiting for the machine, so that no test overtakes a benchmark.
         fcntl.flock(queue, fcntl.LOCK_EX)

@@ -67,6 +67,10 @@ class Listeners:
                 latest[each.source] = each
         return latest
 
+    def frames(self, ending: str) -> list[dict[str, Any]]:
+        """Return the messages of topics with an ending."""
+        return [frame for topic, frame in list(self.messages) if topic.endswith(ending)]
+
     def overlap(self) -> float:
         """Return the longest time that an older owner of a source was heard beside a newer one."""
         first: dict[tuple[str, int], float] = {}
