@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,19 +40,23 @@ def hanging_outputs(model: Path, silence: Path, folder: Path) -> Iterator[tuple[
         address = f"127.0.0.1:{server.getsockname()[1]}"
         program = ["sh", "-c", f"echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 600"]
         config.write_text(
-            f'mqtt = "mqtt://{address}"\nosc = ["no-such-host.invalid:9"]\n'
+            f'mqtt = "mqtts://{address}"\nosc = ["no-such-host.invalid:9"]\n'
             + rule("hook", when="silence", **{"for": 1}, notify=[f"json://{address}"])
             + rule("program", when="silence", **{"for": 1}, run=program, run_seconds=600)
         )
         arguments = ("--model", model, "--source", f"s={silence}", "--config", config)
-        with daemon(folder, *arguments, "--history", folder / "h.db") as running:
-            for _ in range(2):
-                server.accept()
+        # As users start it: the message that hangs has a thread that must not delay the end.
+        command = (sys.executable, "-m", "streamer")
+        with daemon(folder, *arguments, "--history", folder / "h.db", command=command) as running:
+            # Kept open, so that both hang: the broker's handshake and the web hook's answer.
+            connections = [server.accept()[0] for _ in range(2)]
             wait_until(pid.exists, "the program")
             program_id = int(pid.read_text())
             try:
                 yield running, program_id
             finally:
+                for connection in connections:
+                    connection.close()
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(program_id, signal.SIGKILL)
 

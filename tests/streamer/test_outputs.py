@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,19 +87,6 @@ def test_a_reload_changes_the_broker_and_tells_it_what_there_is(
         running.signal(signal.SIGHUP)
         noting.wait_for(lambda each: each == Noted(f"{ROOT}/status", b"offline", True))
         assert "hold after a restart" not in running.log
-
-
-def test_it_stops_in_time_while_the_broker_hangs(model: Path, tone: Path, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        arguments = ("--model", model, "--source", f"t={tone}")
-        more = ("--mqtt", f"mqtts://127.0.0.1:{port}", "--osc", "no-such-host.invalid:9")
-        with daemon(tmp_path, *arguments, *more) as running:
-            silent.accept()
-            wait_until(lambda: "genre_stream_heard_info{" in get(running, "/metrics"), "a decision")
-            running.signal(signal.SIGTERM)
-            # After `STOP_SECONDS` it would end itself, with status 1.
-            assert running.wait() == 0, running.log
 
 
 @pytest.mark.parametrize(
