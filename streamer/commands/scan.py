@@ -150,11 +150,12 @@ def _options(given: Mapping[str, Any]) -> tuple[ScanOptions, tuple[str, ...]]:
         labels=settings.labels,
         decision=settings.decision,
         arithmetic=classifier.arithmetic,
+        effort=settings.effort or "full",
         write_tags=write_tags,
         overwrite="overwrite" in given,
         dry_run="dry_run" in given,
     )
-    return options, share_names(classifier)
+    return options, share_names(classifier.names)
 
 
 def _earlier(target: Path | None, table: Table, *, resume: bool) -> dict[Path, FileAnswer]:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from streamer.core.decision import Decision, DecisionSettings, Segment, State
-from streamer.core.model import Classifier
+from streamer.core.decision import Decision, Segment, State
+from streamer.core.labels import LabelMap
 from streamer.core.pipeline import Pipeline
 from streamer.engine.replay import events
 from streamer.sources import SourceError
@@ -45,21 +45,19 @@ class FileAnswer:
     """Whether something that was asked for could not be done."""
 
 
-def share_names(classifier: Classifier) -> tuple[str, ...]:
+def share_names(names: LabelMap) -> tuple[str, ...]:
     """Return the keys of `FileAnswer.shares`, in their order."""
-    return (*classifier.names.labels, State.SILENCE.value, State.UNCERTAIN.value)
+    return (*names.labels, State.SILENCE.value, State.UNCERTAIN.value)
 
 
-def analyse(
-    path: str, classifier: Classifier, settings: DecisionSettings, hop_seconds: float
-) -> FileAnswer:
-    """Return what a file is, by the decisions that `streamer.replay` makes about it."""
+def analyse(path: str, names: LabelMap, pipeline: Pipeline) -> FileAnswer:
+    """Return what a file is, by the decisions of a new pipeline about it; see `streamer.replay`."""
     answer = FileAnswer(path)
     try:
         status = Path(path).stat()
         answer = replace(answer, size=status.st_size, modified_ns=status.st_mtime_ns)
         with _warnings() as warnings:
-            answer = _analyse(answer, classifier, settings, hop_seconds)
+            answer = _analyse(answer, names, pipeline)
     except SourceError as error:
         return replace(answer, problem=_without_path(path, str(error)), failed=True)
     except OSError as error:
@@ -67,10 +65,7 @@ def analyse(
     return replace(answer, problem="; ".join(_without_path(path, text) for text in warnings))
 
 
-def _analyse(
-    answer: FileAnswer, classifier: Classifier, settings: DecisionSettings, hop_seconds: float
-) -> FileAnswer:
-    pipeline = Pipeline(classifier, settings=settings, hop_seconds=hop_seconds)
+def _analyse(answer: FileAnswer, names: LabelMap, pipeline: Pipeline) -> FileAnswer:
     heard: list[Decision] = []
     segments: list[Segment] = []
     # An absolute path is never taken for a URL, "demo" or standard input.
@@ -79,8 +74,7 @@ def _analyse(
             heard.append(event)
         elif isinstance(event, Segment) and event.final:
             segments.append(event)
-    names = classifier.names
-    seconds = dict.fromkeys(share_names(classifier), 0.0)
+    seconds = dict.fromkeys(share_names(names), 0.0)
     for segment in segments:
         is_not_music = segment.state is State.NOT_MUSIC
         label = names.not_music if is_not_music else segment.genre or segment.state.value

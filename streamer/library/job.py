@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from streamer.core.arithmetic import Choice
-from streamer.core.decision_settings import DecisionSettings
+from streamer.core.decision_settings import DecisionSettings, Effort
 from streamer.core.model import DEFAULT_MODEL, Classifier
+from streamer.core.pipeline import Pipeline
 from streamer.library.answer import KEPT, WOULD_WRITE, WRITTEN, FileAnswer, analyse
 
 NO_TAG = "its tag is not written"
@@ -28,6 +29,8 @@ class ScanOptions:
     """Decision settings that are not the model's own."""
     arithmetic: Choice = "auto"
     """As in `Classifier.load`; named, so that all processes give the same answers."""
+    effort: Effort = "full"
+    """As in `Pipeline`."""
     write_tags: bool = False
     overwrite: bool = False
     """Whether a genre that is there is replaced."""
@@ -69,15 +72,22 @@ class Labeller:
         """Return what a file is; every error is in the answer, so that the others are done."""
         options = self._options
         try:
-            answer = job.known or analyse(
-                job.path, self.classifier, self._settings, options.hop_seconds
-            )
+            answer = job.known or analyse(job.path, self.classifier.names, self._pipeline())
             if options.write_tags and answer.genre:
                 return _with_tag(answer, answer.genre, options)
         except Exception as error:  # a defect of ours must not end a scan of a million files
             problem = f"unexpected {type(error).__name__}: {error}"
             return FileAnswer(job.path, problem=problem, failed=True)
         return answer
+
+    def _pipeline(self) -> Pipeline:
+        options = self._options
+        return Pipeline(
+            self.classifier,
+            settings=self._settings,
+            hop_seconds=options.hop_seconds,
+            effort=options.effort,
+        )
 
 
 def _with_tag(answer: FileAnswer, genre: str, options: ScanOptions) -> FileAnswer:

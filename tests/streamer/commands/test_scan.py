@@ -23,7 +23,7 @@ import streamer
 from streamer.commands import run as cli
 from streamer.core.model import Classifier
 from streamer.engine.replay import events
-from streamer.library.job import Job, ScanOptions
+from streamer.library.job import Job, Labeller, ScanOptions
 from streamer.library.workers import do_jobs
 
 STATES = ("silence", "uncertain")
@@ -305,6 +305,11 @@ def test_a_cluster_gives_the_same_answers(scan, music, tmp_path):
         assert scan(folder, "--csv", there, "--address", nodes.address) == 1
     assert rows(there) == rows(here)
     assert os.path.relpath(damaged) in rows(there)
+
+
+def test_pipelines_of_a_scan_have_the_effort_asked_for(model):
+    options = ScanOptions(model, 1.0, effort="saving")
+    assert Labeller(options)._pipeline().effort == "saving"
 
 
 WRONG_USAGE = [
