@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,14 @@ from streamer.library.workers import do_jobs
 MIN_SPEEDUP = 1.8
 FILES, ROUNDS, COMPARED = 10, 3, 2
 HOP_SECONDS = 2.5
+MAX_FOREIGN = 0.1
+"""Share of the processors that other programs may use for a speed-up to be judged."""
+
+
+def busy_seconds() -> tuple[float, float]:
+    """Return the processor time that all programs have used, and that of this test."""
+    user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
 
 
 def scan(songs: list[str], processes: int) -> tuple[float, dict[str, FileAnswer]]:
@@ -39,12 +48,16 @@ def test_two_processes_scan_nearly_twice_as_fast_and_answer_as_a_replay_does(
     songs = found[:: len(found) // FILES][:FILES]
     speeds: dict[int, list[float]] = {1: [], 2: []}
     scanned: dict[int, dict[str, FileAnswer]] = {}
+    (all_before, own_before), began = busy_seconds(), time.perf_counter()
     for _ in range(ROUNDS):
         for processes, each in speeds.items():
             speed, scanned[processes] = scan(songs, processes)
             each.append(speed)
         if max(speeds[2]) / max(speeds[1]) >= MIN_SPEEDUP:
             break
+    all_after, own_after = busy_seconds()
+    foreign = all_after - all_before - (own_after - own_before)
+    foreign /= (time.perf_counter() - began) * (os.cpu_count() or 1)
     one, two = (max(each) for each in speeds.values())
     measured(
         f"scan: {one:.0f} times real time with one process, {two:.0f} with two "
@@ -60,4 +73,6 @@ def test_two_processes_scan_nearly_twice_as_fast_and_answer_as_a_replay_does(
         assert answer.genre
         weighted = sum(d.probabilities[answer.genre] * d.hop_seconds for d in heard)
         assert answer.confidence == weighted / sum(d.hop_seconds for d in heard)
+    if foreign > MAX_FOREIGN:
+        pytest.skip(f"other programs use {foreign:.0%} of the machine: no speed-up can be judged")
     assert two / one >= MIN_SPEEDUP
