@@ -59,6 +59,7 @@ def write_json_lines(settings: Settings) -> int:
             classifier.contract,
             statuses,
             hop_seconds=settings.hop_seconds,
+            arithmetic=classifier.arithmetic,
             labels=classifier.names.labels,
             own_colours=settings.colours,
         )

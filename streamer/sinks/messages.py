@@ -36,15 +36,15 @@ def hello(
     sources: Iterable[SourceStatus],
     *,
     hop_seconds: float,
-    arithmetic: Arithmetic = "float32",
+    arithmetic: Arithmetic,
     labels: Sequence[str] | None = None,
     own_colours: Mapping[str, str] | None = None,
 ) -> Message:
     """Return the message that greets a client; `hop_seconds` is the configured interval.
 
-    `arithmetic` are the numbers that the model is computed with.
-    `labels` are those of the predictions, if they are not the model's; `own_colours` are colours
-    that the settings give to some of them.
+    `arithmetic` are the numbers that the model is computed with. `labels` are those of the
+    predictions, if they are not the model's; `own_colours` are colours that the settings give to
+    some of them.
     """
     labels = contract.labels if labels is None else labels
     return {

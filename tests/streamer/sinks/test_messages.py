@@ -123,12 +123,12 @@ def test_hello_names_model_and_sources() -> None:
         golden=Golden("0" * 64, 65, (0.0, 0.0)),
     )
     status = SourceStatus("radio", "media", SourceState.LIVE, "")
-    frame = messages.hello(contract, [status], hop_seconds=1.0)
+    frame = messages.hello(contract, [status], hop_seconds=1.0, arithmetic="int8")
     assert check_frame(frame) == {
         "type": "hello",
         "protocol": 1,
         "server": f"genre-stream {version('genre-stream')}",
-        "model": {"name": "gtzan", "version": "1.2", "arithmetic": "float32"},
+        "model": {"name": "gtzan", "version": "1.2", "arithmetic": "int8"},
         "labels": ["blues", "jazz"],
         "colours": {"blues": "#3f90da", "jazz": "#92dadd"},
         "window_seconds": 5.044,

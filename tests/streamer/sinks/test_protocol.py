@@ -105,7 +105,7 @@ def test_frames_of_a_real_pipeline_conform_to_the_schema(tmp_path):
     pipeline = Pipeline(classifier, spectrogram=True)
     now = datetime.now(UTC)
     frames = [
-        messages.hello(classifier.contract, [], hop_seconds=1.0),
+        messages.hello(classifier.contract, [], hop_seconds=1.0, arithmetic=classifier.arithmetic),
         messages.heartbeat(now),
         messages.message(source_state("live")),
     ]
