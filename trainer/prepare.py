@@ -13,7 +13,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -31,6 +30,7 @@ from streamer.core.spectrogram import (
 )
 from streamer.system.cluster import join
 from streamer.system.files import write_json
+from streamer.system.interrupts import blocked_for_children
 from streamer.system.processors import processors
 from trainer.audio import AudioError, read_audio, read_audio_at
 from trainer.degradation import degraded_copies
@@ -309,12 +309,14 @@ def _processes(workers: int | None, jobs: int) -> Iterator[Workers]:
     workers = min(workers or processors(), jobs)
     # Not forked: TensorFlow's threads in the parent process would not survive a fork.
     context = multiprocessing.get_context("forkserver")
-    # Ctrl-C reaches all processes; only the parent process handles it.
-    with ProcessPoolExecutor(
-        workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    ) as pool:
+    with ProcessPoolExecutor(workers, context) as pool:
+
+        def submit(job: _Job) -> Future[_Made]:
+            with blocked_for_children():  # a job may start a process
+                return pool.submit(_make_picture, job)
+
         try:
-            yield lambda job: pool.submit(_make_picture, job), workers
+            yield submit, workers
         except BrokenProcessPool as error:
             raise DatasetError(
                 "a process that reads tracks was killed, perhaps for want of memory; "

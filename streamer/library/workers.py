@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from streamer.library.answer import FileAnswer
 from streamer.library.job import Job, Labeller, ScanOptions
 from streamer.system.commandline import UserError
+from streamer.system.interrupts import blocked_for_children
 
 # Not forked: the threads of onnxruntime would not survive that.
 CONTEXT = multiprocessing.get_context("spawn")
@@ -63,7 +64,8 @@ def do_jobs(
 def _start(options: ScanOptions, workers: dict[Connection, _Worker]) -> None:
     ours, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(target=_work, args=(theirs, options), name="scan", daemon=True)
-    process.start()
+    with blocked_for_children():
+        process.start()
     # So that the end of the process is the end of what it sends.
     theirs.close()
     workers[ours] = _Worker(process, ours)
@@ -104,8 +106,6 @@ def _send(worker: _Worker, job: Job | None) -> bool:
 
 def _work(connection: Connection, options: ScanOptions) -> None:
     """Do jobs until there are no more; end at once if the process that has them is gone."""
-    # Ctrl-C reaches all processes; only the one that has the jobs handles it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     labeller = Labeller(options)
     with suppress(EOFError, OSError):
