@@ -92,10 +92,6 @@ export class Wall {
       const tile = this.#tileOf(source.name);
       shown[urgency.get(source) > 0 ? "urgent" : "others"].push(tile.root);
       showTile(tile, source);
-      if (now - tile.drawnAt >= STRIP_MS) {
-        tile.drawnAt = now;
-        tile.strip.draw(segmentsOf(source.name), now, paints);
-      }
     }
     for (const [name, tile] of this.#tiles) {
       if (names.has(name)) continue;
@@ -105,6 +101,13 @@ export class Wall {
     for (const [part, list] of Object.entries(this.#lists)) {
       arrange(list, shown[part]);
       list.parentElement.hidden = !shown[part].length;
+    }
+    // A strip has its size only in the page.
+    for (const name of names) {
+      const tile = this.#tiles.get(name);
+      if (now - tile.drawnAt < STRIP_MS) continue;
+      tile.drawnAt = now;
+      tile.strip.draw(segmentsOf(name), now, paints);
     }
     const rest = Math.max(0, found.length - this.#limit);
     this.#more.hidden = !rest;
