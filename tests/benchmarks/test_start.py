@@ -10,9 +10,10 @@ from support.daemon import ServiceManager, daemon
 
 IMPORTS = "import numpy, onnxruntime, av, websockets.asyncio.server, prometheus_client, pydantic"
 ROUNDS = 3
-MAX_RATIO = 4.0
-"""Longest start, relative to importing its libraries (about 0.5 s on two idle cores of 2020s
-hardware)."""
+MAX_RATIO = 5.0
+"""Longest start, relative to importing its libraries (about 0.3 s on two idle cores of 2020s
+hardware). A model that can be computed with integers is opened twice, to measure which is faster,
+so it is near 4."""
 
 
 def seconds(action) -> float:
@@ -22,7 +23,7 @@ def seconds(action) -> float:
 
 
 @pytest.mark.benchmark
-def test_a_start_takes_at_most_four_times_its_imports(gtzan_model, tmp_path, measured):
+def test_a_start_takes_at_most_five_times_its_imports(gtzan_model, tmp_path, measured):
     def start_until_ready():
         manager = ServiceManager(tmp_path / f"notify{time.monotonic_ns()}")
         with daemon(tmp_path, "--source", "demo", variables={"NOTIFY_SOCKET": str(manager.path)}):
