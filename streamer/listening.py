@@ -103,11 +103,7 @@ class Listening:
         self.outputs = Outputs(settings, classifier, self.hub.hello, owners)
         self.metrics = Metrics(
             version=version("genre-stream"),
-            model={
-                "name": contract.name,
-                "version": contract.version,
-                "arithmetic": classifier.arithmetic,
-            },
+            model=self.hub.hello()["model"],
             health=lambda: self.supervisor.health(),
             clients=self.hub,
             history=history,

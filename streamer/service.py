@@ -28,7 +28,7 @@ from streamer.system import logs
 from streamer.system.background_writer import BackgroundWriter
 from streamer.system.commandline import UserError
 from streamer.system.console import print_error, unreadable_reason
-from streamer.system.memory import TRIM_SECONDS, return_freed_memory, share_one_heap
+from streamer.system.memory import return_freed_memory, share_one_heap, trim_memory
 from streamer.system.notify import Notifier, ignore_requests, inherited_sockets
 from streamer.system.stop_signals import StopSignals, call_on_loop, exit_deadline
 
@@ -104,7 +104,7 @@ class Service:
         self._announce()
         self._listening.start()
         self._notifier.ready()
-        periodic = [asyncio.create_task(task()) for task in (self._watch, _trim_memory)]
+        periodic = [asyncio.create_task(task()) for task in (self._watch, trim_memory)]
         await self._over.wait()
         for task in periodic:
             task.cancel()
@@ -231,13 +231,6 @@ def warn_if_open(server: Server, token: str | None) -> None:
     is_private = all(ipaddress.ip_address(host).is_loopback for host, _ in server.addresses)
     if token is None and not is_private:
         logger.warning("anybody who reaches %s may listen in; set token_file", server.url)
-
-
-async def _trim_memory() -> None:
-    """Return freed memory to the system at intervals."""
-    while True:
-        await asyncio.sleep(TRIM_SECONDS)
-        await asyncio.to_thread(return_freed_memory)
 
 
 def read_token(settings: Settings) -> str | None:

@@ -25,7 +25,7 @@ from streamer.listening import Listening
 from streamer.settings import Settings
 from streamer.sources.base import AudioBlock, Source, SourceError
 from streamer.system import logs
-from streamer.system.memory import TRIM_SECONDS, return_freed_memory, share_one_heap
+from streamer.system.memory import share_one_heap, trim_memory
 
 FULL = 0.7
 """Share of an engine's processors that its sources may take."""
@@ -116,7 +116,7 @@ class Engine:
                 self._started = True
                 self._listening.open()
                 self._listening.start()
-                self._trimming = asyncio.create_task(_trim_memory())
+                self._trimming = asyncio.create_task(trim_memory())
             kept = {
                 name: held for name, held in self._held.items() if assignments.get(name) == held[0]
             }
@@ -211,9 +211,3 @@ def _make(name: str, source: SourceSettings) -> Source:
 
 def _ignore(published: Published) -> None:
     pass
-
-
-async def _trim_memory() -> None:
-    while True:
-        await asyncio.sleep(TRIM_SECONDS)
-        await asyncio.to_thread(return_freed_memory)

@@ -8,6 +8,7 @@ memory. One heap for all threads, trimmed regularly, keeps the size constant.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import functools
 import os
@@ -49,6 +50,13 @@ def return_freed_memory() -> None:
     """Return all freed pages to the system; takes milliseconds. Does nothing without glibc."""
     if trim := _glibc("malloc_trim"):
         trim(0)
+
+
+async def trim_memory() -> None:
+    """Return freed memory to the system at intervals, until it is cancelled."""
+    while True:
+        await asyncio.sleep(TRIM_SECONDS)
+        await asyncio.to_thread(return_freed_memory)
 
 
 def allowed_memory(

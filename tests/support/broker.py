@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,11 +131,6 @@ class Subscriber:
         self.client.loop_stop()
 
 
-@contextmanager
-def subscriber(broker: Mosquitto) -> Iterator[Subscriber]:
+def subscriber(broker: Mosquitto) -> closing[Subscriber]:
     """Subscribe to everything."""
-    noting = Subscriber(broker)
-    try:
-        yield noting
-    finally:
-        noting.close()
+    return closing(Subscriber(broker))

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,14 +89,9 @@ class Listeners:
         self._client.loop_stop()
 
 
-@contextmanager
-def listeners(broker: Mosquitto) -> Iterator[Listeners]:
+def listeners(broker: Mosquitto) -> closing[Listeners]:
     """Listen to a broker."""
-    noting = Listeners(broker)
-    try:
-        yield noting
-    finally:
-        noting.close()
+    return closing(Listeners(broker))
 
 
 class RayNodes:

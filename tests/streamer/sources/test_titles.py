@@ -17,6 +17,12 @@ JAPANESE = [
 KOREAN = ["아이유 - 밤편지", "방탄소년단 - 봄날", "김광석 - 서른 즈음에", "BTS - 피 땀 눈물"]
 
 
+def last_read(titles: list[str], charset: str) -> str | None:
+    """Return how the last title is read after those before it."""
+    decoder = TitleDecoder()
+    return [decoder.decode(title.encode(charset)) for title in titles][-1]
+
+
 @pytest.mark.parametrize(
     ("titles", "charset"),
     [
@@ -30,9 +36,7 @@ KOREAN = ["아이유 - 밤편지", "방탄소년단 - 봄날", "김광석 - 서�
 def test_titles_in_several_bytes_per_letter_are_guessed_together(
     titles: list[str], charset: str
 ) -> None:
-    decoder = TitleDecoder()
-    read = [decoder.decode(title.encode(charset)) for title in titles]
-    assert read[-1] == titles[-1]
+    assert last_read(titles, charset) == titles[-1]
 
 
 @pytest.mark.parametrize(
@@ -47,9 +51,7 @@ def test_titles_in_several_bytes_per_letter_are_guessed_together(
 def test_titles_in_one_byte_per_letter_are_not_taken_for_others(
     titles: list[str], charset: str
 ) -> None:
-    decoder = TitleDecoder()
-    read = [decoder.decode(title.encode(charset)) for title in titles]
-    assert read[-1] == titles[-1]
+    assert last_read(titles, charset) == titles[-1]
 
 
 @pytest.mark.parametrize(
