@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from support.waiting import LONGEST_WAIT_SECONDS
+from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 
 CONFIGURATION = """
 <icecast>
@@ -101,6 +101,7 @@ class Radio:
     def start_feeding(
         self, *encoder: str, content_type: str = "audio/mpeg", container: str = "mp3"
     ) -> None:
+        self.wait_until_free()
         encode = encoder or ("-c:a", "libmp3lame", "-b:a", "64k")
         play = ("ffmpeg", "-v", "error", "-re", "-stream_loop", "-1", "-i", str(self.song))
         target = f"icecast://source:secret@127.0.0.1:{self.port}/live"
@@ -114,6 +115,18 @@ class Radio:
     def wait_for_mount(self) -> None:
         """Wait until something feeds the mount."""
         self._wait(self.url)
+
+    def wait_until_free(self, mount: str = "live") -> None:
+        """Wait until nothing feeds a mount: Icecast refuses a second feeder with 403, and notices
+        only after a moment that one has gone.
+        """
+        status = f"http://127.0.0.1:{self.port}/status-json.xsl"
+
+        def free() -> bool:
+            with urllib.request.urlopen(status, timeout=LONGEST_WAIT_SECONDS) as answer:
+                return f"/{mount}\"" not in answer.read().decode()
+
+        wait_until(free, f"the end of what feeds /{mount}")
 
     def set_title(self, title: str) -> None:
         query = urllib.parse.urlencode({"mount": "/live", "mode": "updinfo", "song": title})

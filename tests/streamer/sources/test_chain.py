@@ -213,6 +213,7 @@ def feeding(
 ) -> Iterator[threading.Event]:
     """Send links to Icecast in one connection, as a source client does that changes its song."""
     stopped = threading.Event()
+    station.wait_until_free(mount)
     connection = socket.create_connection(("127.0.0.1", station.port))
     connection.sendall(
         b"PUT /"
