@@ -124,7 +124,7 @@ class Radio:
 
         def free() -> bool:
             with urllib.request.urlopen(status, timeout=LONGEST_WAIT_SECONDS) as answer:
-                return f"/{mount}\"" not in answer.read().decode()
+                return f'/{mount}"' not in answer.read().decode()
 
         wait_until(free, f"the end of what feeds /{mount}")
 
