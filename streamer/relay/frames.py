@@ -32,6 +32,7 @@ def decision(frame: Frame) -> Decision:
         carried=bool(frame.get("carried", False)),
         change=bool(frame.get("change", False)),
         silence_seconds=float(frame.get("silence_seconds", 0.0)),
+        repeated=bool(frame.get("repeated", False)),
     )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from websockets.asyncio.client import connect
 from websockets.sync.client import connect as connect_here
 
 from streamer.commands import run as cli
-from streamer.relay import service
+from streamer.relay import frames, service
 from streamer.sinks import messages
 
 RATE = 22_050
@@ -117,6 +118,15 @@ def test_frames_come_out_as_the_node_made_them(broker):
         assert first["sources"][0]["name"] == "radio"
 
     asyncio.run(scenario())
+
+
+def test_no_field_of_a_decision_is_lost_in_a_frame():
+    changes = {"state": "silence", "genre": None, "carried": True, "change": True}
+    event = prediction(1, **changes, silence_seconds=7.0, repeated=True, hop_seconds=2.0)
+    decision = event.event
+    for field in dataclasses.fields(decision):
+        assert getattr(decision, field.name) != field.default, f"{field.name}: nothing would be lost"
+    assert frames.decision(messages.message(event)) == decision
 
 
 def encode(event):
@@ -272,10 +282,10 @@ def test_a_recording_has_the_same_labels_and_segments_by_daemon_and_relay(model,
             tmp_path, "--mqtt", broker.url, command=(*support.daemon.COMMAND, "relay")
         ) as relaying,
     ):
-        frames = {}
+        received = {}
         threads = []
         for part in (daemon, relaying):
-            started, kept = threading.Event(), frames.setdefault(part, [])
+            started, kept = threading.Event(), received.setdefault(part, [])
             url = f"ws://127.0.0.1:{part.port}"
             thread = threading.Thread(target=frames_until_the_end, args=(url, started, kept))
             thread.start()
@@ -290,7 +300,7 @@ def test_a_recording_has_the_same_labels_and_segments_by_daemon_and_relay(model,
         assert relaying.wait() == 0
     for kind in ("prediction", "segment"):
         heard, relayed = (
-            [frame for frame in kept if frame["type"] == kind] for kept in frames.values()
+            [frame for frame in kept if frame["type"] == kind] for kept in received.values()
         )
         assert heard == relayed
         assert heard
