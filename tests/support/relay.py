@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from streamer.core.broker import Broker
 from streamer.core.colours import colours
 from streamer.core.events import Published
+from streamer.relay import service
 from streamer.relay.service import Relay
 from streamer.settings import load
 from streamer.sinks.mqtt.sink import Mqtt
@@ -19,7 +21,7 @@ from streamer.sinks.websocket.hub import Hub
 from streamer.sinks.websocket.server import Server
 from streamer.system.notify import Notifier
 from support.broker import Mosquitto, mosquitto
-from support.published import LABELS, Placer, hello
+from support.published import LABELS, Placer, hello, source_state
 
 
 class Node:
@@ -94,6 +96,7 @@ class RelayedHub:
 
     def __init__(self, sender: Node, hub: Hub) -> None:
         self.publish = sender.publish
+        self.remove_source = sender.remove
         self.state = hub.state
         self._hub = hub
 
@@ -104,16 +107,28 @@ class RelayedHub:
 
 @contextlib.asynccontextmanager
 async def running_relay(
-    *sources: str, history: Path | None = None, origins: tuple[str, ...] = ()
+    *sources: str,
+    origins: tuple[str, ...] = (),
+    token: str | None = None,
+    history: Path | None = None,
+    **settings: Any,
 ) -> AsyncIterator[tuple[RelayedHub, Server]]:
     """Run what `support.published.running_server` does, with a relay as the server."""
-    kept = {} if history is None else {"history": str(history)}
+    names = sources or ("radio",)
     with (
         tempfile.TemporaryDirectory() as folder,
         mosquitto(Path(folder)) as broker,
-        node(broker, "house", *(sources or ("radio",))) as sender,
+        node(broker, "house", *names) as sender,
+        # All sources are waited for below.
+        patch.object(service, "SETTLE_SECONDS", 0.0),
     ):
-        async with relay(broker, origin=tuple(origins), **kept) as made:
-            while len(made.hub.hello()["sources"]) < len(sources or ("radio",)):
+        sender.publish(*(source_state("live", name) for name in names))
+        if token is not None:
+            settings["token_file"] = Path(folder, "token")
+            settings["token_file"].write_text(token, "utf-8")
+        if history is not None:
+            settings["history"] = history
+        async with relay(broker, origin=tuple(origins), **settings) as made:
+            while [each["state"] for each in made.hub.hello()["sources"]] != ["live"] * len(names):
                 await asyncio.sleep(0.002)
             yield RelayedHub(sender, made.hub), made.server

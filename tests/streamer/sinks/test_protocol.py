@@ -17,8 +17,7 @@ import websocket
 from jsonschema import Draft202012Validator, ValidationError
 from support.browser import chromium, missing_browser
 from support.model import band_noise, make_model
-from support.published import hello, prediction, running_server, segment, source_state
-from support.relay import running_relay
+from support.published import hello, prediction, segment, source_state
 from support.schema import SCHEMA, check_frame
 from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.asyncio.client import connect
@@ -55,12 +54,6 @@ def node_command():
     if version < 20:
         pytest.skip(f"needs Node 20 or newer, not {version}")
     return [node] if version >= 22 else [node, "--experimental-websocket", "--no-warnings"]
-
-
-@pytest.fixture(params=[running_server, running_relay], ids=["daemon", "relay"])
-def running(request):
-    """Return how to run a server that is told of made-up events, itself or by way of a broker."""
-    return request.param
 
 
 def test_the_schema_is_valid():

@@ -1,3 +1,13 @@
+"""What clients of the port see.
+
+Tests that ask for `running` are about the server of a daemon and that of a relay: their outcome
+depends on what is served (greeting, latest frames, subscriptions, state, history) or on how a relay
+makes, sets up and closes its server (token, origins, TLS, limits, shutdown). The others are about
+one server, since both run the same code there with the same arguments (`server_options`): parsing
+of requests, HTTP methods and paths, TLS handshakes, pending connections and sockets. The health of
+a relay's sources, which it works out itself, is tested with a real daemon in ../relay.
+"""
+
 import asyncio
 import contextlib
 import itertools
@@ -84,16 +94,21 @@ async def metric(server, name):
     return float(re.search(rf"^{name}(?:{{.*}})? (.*)$", text, re.MULTILINE)[1])
 
 
-def test_a_client_on_any_path_gets_hello_and_the_latest_before_anything_new():
+def test_a_client_on_any_path_gets_hello_and_the_latest_before_anything_new(running):
     async def scenario():
-        async with running_server("radio", "hall") as (hub, server):
+        async with running("radio", "hall") as (hub, server):
             hub.publish(prediction(3, "radio", latency_ms=0.0))
             hub.publish(segment(1, "radio"))
+            await until(lambda: hub.state()["segments"])
             async with connect(websocket_url(server, "/any/path?at=all")) as connection:
                 first, latest, open_segment = await receive(connection, 3)
                 hub.publish(prediction(4, "hall"))
                 (new,) = await receive(connection, 1)
-        expected = hello("radio", "hall")
+        # A relay has a name of its own, and is told since when a source is live.
+        for greeting in (expected := hello("radio", "hall"), first):
+            greeting["server"] = ""
+            for source in greeting["sources"]:
+                source["since"] = None
         expected["sources"][0]["heard_until"] = latest["time"]
         assert first == expected
         assert (latest["seq"], open_segment["id"]) == (3, 1)
@@ -124,40 +139,68 @@ def test_a_subscription_selects_sources_and_message_types():
     run(scenario())
 
 
-@pytest.mark.parametrize(
-    ("garbage", "code"),
-    [
-        ("", "bad_json"),
-        ("{", "bad_json"),
-        ("[" * 4096, "bad_json"),
-        ("9" * 4096, "bad_json"),
-        ("[]", "bad_json"),
-        ("null", "bad_json"),
-        ("{}", "unknown_type"),
-        ('{"type": "publish"}', "unknown_type"),
-        ('{"type": {"type": []}}', "unknown_type"),
-        ('{"type": "subscribe", "sources": {}}', "bad_subscribe"),
-        ('{"type": "subscribe", "source": ["radio"]}', "bad_subscribe"),
-        ('{"type": "subscribe", "sources": ["\\ud800"]}', "unknown_source"),
-        (b"\x00\xff", "bad_frame"),
-    ],
-)
-def test_an_invalid_request_is_answered_with_an_error_on_the_open_connection(garbage, code):
+def test_what_a_subscription_adds_follows_at_once(running):
     async def scenario():
-        async with running_server() as (hub, server), connect(websocket_url(server)) as connection:
+        async with running("radio", "hall") as (hub, server):
+            for source in ("radio", "hall"):
+                hub.publish(prediction(1, source))
+                hub.publish(segment(1, source))
+            await until(lambda: len(hub.state()["segments"]) == 2)
+            async with connect(websocket_url(server)) as connection:
+                await receive(connection, 5)
+                for request in (
+                    {"sources": ["hall"], "messages": ["segment"]},
+                    {"sources": ["hall"]},
+                    {"messages": ["source", "segment"]},
+                ):
+                    await connection.send(json.dumps({"type": "subscribe"} | request))
+                frames = await receive(connection, 2)
+                hub.publish(prediction(2, "radio"))
+                hub.publish(source_state("stalled", "hall"))
+                frames += await receive(connection, 1)
+                assert [(frame["type"], frame["source"]) for frame in frames] == [
+                    ("prediction", "hall"),
+                    ("segment", "radio"),
+                    ("source", "hall"),
+                ]
+
+    run(scenario())
+
+
+GARBAGE = [
+    ("", "bad_json"),
+    ("{", "bad_json"),
+    ("[" * 4096, "bad_json"),
+    ("9" * 4096, "bad_json"),
+    ("[]", "bad_json"),
+    ("null", "bad_json"),
+    ("{}", "unknown_type"),
+    ('{"type": "publish"}', "unknown_type"),
+    ('{"type": {"type": []}}', "unknown_type"),
+    ('{"type": "subscribe", "sources": {}}', "bad_subscribe"),
+    ('{"type": "subscribe", "source": ["radio"]}', "bad_subscribe"),
+    ('{"type": "subscribe", "sources": ["\\ud800"]}', "unknown_source"),
+    (b"\x00\xff", "bad_frame"),
+]
+
+
+def test_invalid_requests_are_answered_with_errors_on_the_open_connection(running):
+    async def scenario():
+        async with running() as (hub, server), connect(websocket_url(server)) as connection:
             await receive(connection, 1)
-            await connection.send(garbage)
-            (error,) = await receive(connection, 1)
-            assert (error["type"], error["code"]) == ("error", code)
+            for garbage, code in GARBAGE:
+                await connection.send(garbage)
+                (error,) = await receive(connection, 1)
+                assert (error["type"], error["code"]) == ("error", code), garbage
             hub.publish(prediction(1))
             assert (await receive(connection, 1))[0]["seq"] == 1
 
     run(scenario())
 
 
-def test_a_frame_of_more_than_4_kib_closes_the_connection_with_1009():
+def test_a_frame_of_more_than_4_kib_closes_the_connection_with_1009(running):
     async def scenario():
-        async with running_server() as (_, server), connect(websocket_url(server)) as connection:
+        async with running() as (_, server), connect(websocket_url(server)) as connection:
             await receive(connection, 1)
             await connection.send(" " * 4096)
             assert (await receive(connection, 1))[0]["code"] == "bad_json"
@@ -169,10 +212,10 @@ def test_a_frame_of_more_than_4_kib_closes_the_connection_with_1009():
     run(scenario())
 
 
-def test_a_stopping_server_closes_clients_with_1001_though_others_do_not_read():
+def test_a_stopping_server_closes_clients_with_1001_though_others_do_not_read(running):
     async def scenario():
         async with contextlib.AsyncExitStack() as stack:
-            async with running_server() as (hub, server):
+            async with running() as (hub, server):
                 await stack.enter_async_context(open_unread(server))
                 await stack.enter_async_context(open_socket(server))
                 connection = await stack.enter_async_context(connect(websocket_url(server)))
@@ -186,11 +229,11 @@ def test_a_stopping_server_closes_clients_with_1001_though_others_do_not_read():
     run(scenario())
 
 
-def test_a_client_that_is_sent_nothing_else_gets_heartbeats(monkeypatch):
+def test_a_client_that_is_sent_nothing_else_gets_heartbeats(running, monkeypatch):
     monkeypatch.setattr(connections_module, "HEARTBEAT_SECONDS", 0.1)
 
     async def scenario():
-        async with running_server() as (_, server), connect(websocket_url(server)) as connection:
+        async with running() as (_, server), connect(websocket_url(server)) as connection:
             assert [frame["type"] for frame in await receive(connection, 3)] == [
                 "hello",
                 "heartbeat",
@@ -249,13 +292,13 @@ def test_a_client_that_stays_behind_is_closed_with_1013_and_another_misses_nothi
 
 
 def test_a_client_that_answers_no_ping_is_closed_though_the_kernel_buffers_frames(
-    monkeypatch,
+    running, monkeypatch
 ):
     monkeypatch.setattr(connections_module, "SLOW_CLIENT_SECONDS", 0.5)
     monkeypatch.setattr(connections_module, "PING_INTERVAL_SECONDS", 0.1)
 
     async def scenario():
-        async with running_server() as (hub, server), open_unread(server):
+        async with running() as (hub, server), open_unread(server):
             await until(lambda: list(hub.outboxes))
             await until(lambda: not list(hub.outboxes))
             assert await metric(server, "genre_stream_slow_clients_closed_total") == 1
@@ -302,14 +345,14 @@ def test_a_token_may_contain_non_ascii_letters():
     run(scenario())
 
 
-def test_clients_without_the_token_are_refused_and_it_is_never_logged(caplog):
+def test_clients_without_the_token_are_refused_and_it_is_never_logged(running, caplog):
     caplog.set_level(logging.DEBUG)
     right = {"Authorization": f"Bearer {TOKEN}"}
     wrong = {"Authorization": "Bearer guess"}
     query = "/?token=open%20sesame%2B%2F%3D%26"
 
     async def scenario():
-        async with running_server(token=TOKEN) as (_, server):
+        async with running(token=TOKEN) as (_, server):
             for path, headers in (("/", right), (query, {}), (f"{query}&x=1", {})):
                 async with connect(
                     websocket_url(server, path), additional_headers=headers
@@ -373,6 +416,20 @@ def test_pages_of_other_sites_cannot_connect(headers, settings, allowed):
                 if not allowed:
                     stack.enter_context(pytest.raises(InvalidStatus))
                 await raw_connect(websocket_url(server, path), sent)
+
+    run(scenario())
+
+
+def test_pages_of_listed_origins_may_connect_and_no_others(running):
+    async def scenario():
+        async with running(origins=("https://radio.example",)) as (_, server):
+            for origin, status in (
+                ("https://radio.example", 200),
+                (server.url.rstrip("/"), 200),
+                ("https://other.example", 403),
+            ):
+                headers = {"Origin": origin}
+                assert (await fetch(f"{server.url}api/state", headers=headers))[0] == status
 
     run(scenario())
 
@@ -530,9 +587,9 @@ def test_a_request_with_a_body_is_aborted():
     run(scenario())
 
 
-def test_head_returns_the_headers_of_get_without_the_body():
+def test_head_returns_the_headers_of_get_without_the_body(running):
     async def scenario():
-        async with running_server() as (_, server):
+        async with running() as (_, server):
             for page in ("", "healthz", "api/history", "nothing"):
                 status, headers, body = await fetch(server.url + page)
                 assert body
@@ -579,11 +636,12 @@ def test_healthz_reports_which_source_makes_no_progress_and_why():
     run(scenario())
 
 
-def test_api_state_has_the_state_and_latest_prediction_of_each_source():
+def test_api_state_has_the_state_and_latest_prediction_of_each_source(running):
     async def scenario():
-        async with running_server() as (hub, server):
+        async with running() as (hub, server):
             hub.publish(prediction(1))
             hub.publish(source_state("stalled", detail="no sound"))
+            await until(lambda: hub.state()["sources"][0]["state"] == "stalled")
             status, _, body = await fetch(f"{server.url}api/state")
             assert status == 200
             (source,) = json.loads(body)["sources"]
@@ -593,9 +651,9 @@ def test_api_state_has_the_state_and_latest_prediction_of_each_source():
     run(scenario())
 
 
-def test_api_history_returns_json_and_csv(tmp_path):
+def test_api_history_returns_json_and_csv(running, tmp_path):
     async def scenario():
-        async with running_server("radio", "hall", history=tmp_path / "h.db") as (hub, server):
+        async with running("radio", "hall", history=tmp_path / "h.db") as (hub, server):
             hub.publish(prediction(10))
             hub.publish(segment(1, end=10.0, final=True))
             found = {"segments": []}
@@ -675,9 +733,9 @@ def test_api_history_is_404_without_a_history():
     run(scenario())
 
 
-def test_clients_beyond_the_maximum_get_503():
+def test_clients_beyond_the_maximum_get_503(running):
     async def scenario():
-        async with running_server(max_clients=2) as (_, server):
+        async with running(max_clients=2) as (_, server):
             async with connect(websocket_url(server)), connect(websocket_url(server)):
                 with pytest.raises(InvalidStatus) as refused:
                     await connect(websocket_url(server))
@@ -693,12 +751,12 @@ def test_clients_beyond_the_maximum_get_503():
     run(scenario())
 
 
-def test_pages_and_frames_are_served_over_tls(tmp_path):
+def test_pages_and_frames_are_served_over_tls(running, tmp_path):
     cert, key = make_certificate(tmp_path)
     tls = ssl.create_default_context(cafile=cert)
 
     async def scenario():
-        async with running_server(tls_cert=cert, tls_key=key, token=TOKEN) as (hub, server):
+        async with running(tls_cert=cert, tls_key=key, token=TOKEN) as (hub, server):
             assert server.url.startswith("https://")
             bearer = {"Authorization": f"Bearer {TOKEN}"}
             assert (await fetch(server.url, ssl=tls))[0] == 200
