@@ -125,7 +125,9 @@ def test_no_field_of_a_decision_is_lost_in_a_frame():
     event = prediction(1, **changes, silence_seconds=7.0, repeated=True, hop_seconds=2.0)
     decision = event.event
     for field in dataclasses.fields(decision):
-        assert getattr(decision, field.name) != field.default, f"{field.name}: nothing would be lost"
+        assert getattr(decision, field.name) != field.default, (
+            f"{field.name}: nothing would be lost"
+        )
     assert frames.decision(messages.message(event)) == decision
 
 

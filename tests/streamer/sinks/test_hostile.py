@@ -1,4 +1,9 @@
-"""Attacks by clients, which must not affect a well-behaved client."""
+"""Attacks by clients, which must not affect a well-behaved client.
+
+Those of tests with `server` are on a daemon and on a relay: they fill the event loop, by which a
+relay also takes what the broker sends, need memory, or try what a relay is set up with. The other
+attacks end within the server's code, which is the same with the same limits.
+"""
 
 import asyncio
 import contextlib
@@ -13,6 +18,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 import support.daemon
+from support.broker import mosquitto
 from support.model import make_model
 from support.schema import check_frame
 from support.waiting import LONGEST_WAIT_SECONDS
@@ -88,18 +94,42 @@ class Target:
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory):
-    """Run a daemon with two endless sources."""
+def endless(tmp_path_factory):
+    """Return the options of a daemon with two endless sources, and its home."""
     home = tmp_path_factory.mktemp("home")
     (home / "token").write_text(TOKEN)
     model = make_model(home / "thirds.onnx")
     tone = support.daemon.write_tone(home / "tone.wav", (200, 7), (800, 7), (0, 3), (3500, 7))
-    with support.daemon.daemon(
-        home,
-        *("--source", f"radio={tone}", "--source", f"hall={tone}", "--loop"),
-        *("--model", model, "--hop-seconds", HOP_SECONDS, "--token-file", home / "token"),
-    ) as daemon:
+    options = ("--source", f"radio={tone}", "--source", f"hall={tone}", "--loop")
+    return home, (*options, "--model", model, "--hop-seconds", HOP_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def target(endless):
+    """Run a daemon."""
+    home, options = endless
+    with support.daemon.daemon(home, *options, "--token-file", home / "token") as daemon:
         yield Target(daemon)
+
+
+@pytest.fixture(scope="module")
+def relay_target(endless):
+    """Run a relay that a broker tells what another daemon hears."""
+    home, options = endless
+    relay = (*support.daemon.COMMAND, "relay")
+    with (
+        mosquitto(home) as broker,
+        support.daemon.daemon(home, *options, "--mqtt", broker.url, "--mqtt-predictions"),
+        support.daemon.daemon(
+            home, "--mqtt", broker.url, "--token-file", home / "token", command=relay
+        ) as relaying,
+    ):
+        yield Target(relaying)
+
+
+@pytest.fixture(params=["target", "relay_target"], ids=["daemon", "relay"])
+def server(request):
+    return request.getfixturevalue(request.param)
 
 
 async def listen(url, stop, seqs):
@@ -178,12 +208,12 @@ def test_data_that_is_not_http(target):
     under_attack(target, attack)
 
 
-def test_floods_of_garbage_frames(target):
+def test_floods_of_garbage_frames(server):
     async def attack(target):
         clients = [await handshake(target) for _ in range(50)]
         await asyncio.gather(*(push(writer, MASKED_GARBAGE * 10_000, 30) for _, writer in clients))
 
-    under_attack(target, attack)
+    under_attack(server, attack)
 
 
 def test_floods_of_pings_by_clients_that_do_not_read(target):
@@ -194,7 +224,7 @@ def test_floods_of_pings_by_clients_that_do_not_read(target):
     under_attack(target, attack)
 
 
-def test_frames_of_ten_megabytes(target):
+def test_frames_of_ten_megabytes(server):
     async def attack(target):
         before = target.memory()
         frame = b"\x81\xff" + struct.pack("!Q", TEN_MEGABYTES) + bytes(4 + TEN_MEGABYTES)
@@ -202,7 +232,7 @@ def test_frames_of_ten_megabytes(target):
             assert await close_code(target, frame) == 1009
         assert target.memory() - before < TEN_MEGABYTES
 
-    under_attack(target, attack)
+    under_attack(server, attack)
 
 
 def test_ten_megabytes_in_small_fragments(target):
@@ -288,7 +318,7 @@ def test_clients_that_never_read(target):
     under_attack(target, attack)
 
 
-def test_wrong_origins_wrong_tokens_and_paths_out_of_the_folder(target):
+def test_wrong_origins_wrong_tokens_and_paths_out_of_the_folder(server):
     async def refused(target, **headers):
         with pytest.raises(InvalidStatus) as refusal:
             await connect(target.websocket, additional_headers=headers)
@@ -304,4 +334,4 @@ def test_wrong_origins_wrong_tokens_and_paths_out_of_the_folder(target):
                     async with session.get(target.url + path, headers=BEARER) as response:
                         assert response.status == 404
 
-    under_attack(target, attack)
+    under_attack(server, attack)
