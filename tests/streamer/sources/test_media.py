@@ -23,6 +23,7 @@ from support.songs import write_audio
 from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 
 from streamer.sources import SourceEnded, SourceError, factory, make_source
+from streamer.sources.decoding import decode, open_container
 from streamer.sources.media import MediaSource
 
 
@@ -397,6 +398,21 @@ def test_a_wav_file_that_is_still_written_is_heard_to_its_present_end(
     source.close()
     assert sum(block.seconds for block in blocks) == pytest.approx(5.0, abs=0.01)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("odd", [b"", b"\0"])
+def test_a_wav_file_that_grows_after_it_was_read_to_its_end_is_heard(
+    tmp_path: Path, odd: bytes
+) -> None:
+    path = tmp_path / "growing.wav"
+    samples = noise(5.0, 8000, 1)
+    # Opening reads all of it, so that FFmpeg returns an empty packet before what follows.
+    path.write_bytes(wav_bytes(samples[:8000], 8000, 0xFFFFFFFF))
+    with open_container(path) as container:
+        with path.open("ab") as file:
+            file.write(samples[8000:].tobytes() + odd)
+        heard = sum(block.seconds for block in decode(container, "growing"))
+    assert heard == pytest.approx(5.0)
 
 
 @pytest.mark.parametrize("said", [1.0, 10.0])
