@@ -259,12 +259,20 @@ def test_averages_reach_back_over_a_tenth_of_the_steps_at_most(
     assert averaging_momentum(highest, steps) == pytest.approx(momentum)
 
 
-def test_epochs_are_counted_as_they_were_asked_for(data: Path, tmp_path: Path) -> None:
-    command = [*fit_command(data, tmp_path / "run"), "--epochs", "2", "--head-epochs", "1"]
+@pytest.fixture(scope="module")
+def printed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return what a training prints without a terminal, with every line of its progress."""
+    out = tmp_path_factory.mktemp("runs") / "printed"
+    command = [*fit_command(data, out), "--epochs", "2", "--head-epochs", "1"]
     with pytest.MonkeyPatch.context() as patch, io.StringIO() as stream:
         patch.setattr(sys, "stderr", stream)
+        patch.setattr("trainer.progress.LINE_SECONDS", 0.0)
         assert fit_small(command) == 0
-        lines = [line for line in stream.getvalue().splitlines() if "accuracy" in line]
+        return stream.getvalue().splitlines()
+
+
+def test_epochs_are_counted_as_they_were_asked_for(printed: list[str]) -> None:
+    lines = [line for line in printed if "accuracy" in line]
     assert [line.partition("  ")[0] for line in lines] == ["head 1/1", "epoch 1/2", "epoch 2/2"]
     assert all("(chance 50.0%)" in line for line in lines)
     # An epoch of the head does not tell how long one of the whole network takes.
@@ -272,8 +280,22 @@ def test_epochs_are_counted_as_they_were_asked_for(data: Path, tmp_path: Path) -
     assert "  0 s left" in lines[-1]
 
 
+def test_steps_and_validated_tracks_of_an_epoch_are_told_without_a_terminal(
+    printed: list[str],
+) -> None:
+    own = [line for line in printed if line.startswith("epoch 2/2  ") and "accuracy" not in line]
+    shapes = [re.sub(r"\d+\.\d+", "X", line) for line in own]
+    assert shapes == [
+        "epoch 2/2  loss X  step 1/2",
+        "epoch 2/2  loss X  step 2/2",
+        "epoch 2/2  validating  track 2/2",
+        "epoch 2/2  saving 2/2",
+    ]
+
+
 def test_the_time_left_is_that_of_the_latest_epochs_of_the_same_phase() -> None:
-    from trainer.fit.display import TimeLeft, duration
+    from trainer.fit.display import TimeLeft
+    from trainer.progress import duration
 
     left = TimeLeft(FitSettings(Path("data"), Path("run"), head_epochs=1, epochs=5))
     left.add(0, 2)

@@ -17,7 +17,7 @@ from trainer.fit.devices import device_count
 from trainer.fit.validation import Validation
 from trainer.fit_settings import FitSettings, earlier_run, model_file
 from trainer.metrics import chance_note
-from trainer.progress import progress_bar
+from trainer.progress import duration, progress_bar
 
 SMALL_SET = 200
 """Training tracks under which `--weights gtzan` is proposed."""
@@ -31,19 +31,27 @@ def epoch_name(settings: FitSettings, epoch: int) -> str:
 
 
 class EpochBar:
-    """Progress of one epoch; erased at its end and not shown without a terminal."""
+    """Progress of one epoch: a bar, or lines without a terminal; see `progress_bar`."""
 
     def __init__(self, bar: Bar, name: str, steps: int) -> None:
         self._bar, self._name = bar, name
-        self._task = bar.add_task(name, total=steps)
+        self._task = bar.add_task(name, total=steps, left="left in this epoch")
 
     def step(self, loss: float) -> None:
         """Show a finished training step."""
-        self._bar.update(self._task, advance=1, description=f"{self._name}  loss {loss:.3f}")
+        self._bar.update(self._task, advance=1, description=f"{self._name}  loss {loss:.3f}  step")
 
-    def phase(self, text: str) -> None:
-        """Show what follows the steps."""
-        self._bar.update(self._task, description=f"{self._name}  {text}")
+    def validate(self, tracks: int) -> None:
+        """Show that so many tracks are validated next."""
+        self._bar.reset(self._task, total=tracks, description=f"{self._name}  validating  track")
+
+    def validated(self, tracks: float) -> None:
+        """Show that so many more tracks, perhaps only a part of one, have been validated."""
+        self._bar.update(self._task, advance=tracks)
+
+    def save(self) -> None:
+        """Show that the network is being saved."""
+        self._bar.update(self._task, description=f"{self._name}  saving")
 
 
 class TimeLeft:
@@ -129,8 +137,3 @@ class Display:
         note = best and chance_note(best.accuracy, self._chance, tracks)
         if note:
             self.line(f"valid: {note}")
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as people say it, such as `40 s` or `12 min`."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -175,15 +175,14 @@ class _TrainingLoop:
             if _phase(self.settings, epoch) != self.phase:
                 self._compile(epoch)
             trained = self._train(epoch, bar)
-            bar.phase("validating")
-            validation = dataclasses.asdict(self._validate(epoch))
+            validation = dataclasses.asdict(self._validate(epoch, bar))
             result = EpochResult(
                 epoch=epoch + 1,
                 phase=self.phase,
                 **trained,
                 **{f"valid_{name}": value for name, value in validation.items()},
             )
-            bar.phase("saving")
+            bar.save()
             # The row goes first: `_restore` drops a row without a checkpoint, but could not add it.
             self.history.append(result)
             self.progress.epoch = epoch + 1
@@ -275,11 +274,12 @@ class _TrainingLoop:
             f"start a new run with less than {option} {rate:g}"
         )
 
-    def _validate(self, epoch: int) -> Validation:
+    def _validate(self, epoch: int, bar: EpochBar) -> Validation:
         """Validate the averaged weights, and save them if they are the ones to keep so far."""
         settings, progress = self.settings, self.progress
         self.averaged_weights.on_test_begin()
-        validation = validate(self.network, self.data, self.frames, settings.batch)
+        bar.validate(len(self.data.valid) + len(self.data.background_valid))
+        validation = validate(self.network, self.data, self.frames, settings.batch, bar.validated)
         self._check_finite("validation loss", validation.nll, epoch)
         genres = len({song.label for song in self.data.train})
         better = settings.keep == "last" or validation.better_than(progress.best, genres)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -46,17 +47,39 @@ class Validation:
         return (genres * self.accuracy + self.not_music) / (genres + 1), -self.nll
 
 
-def _predict(network: keras.Model, windows: Columns, batch: int) -> NDArray[np.float32]:
-    """Return the logits of windows; a batch of theirs is divided evenly among the devices."""
+def _predict(
+    network: keras.Model,
+    tracks: Sequence[Columns],
+    batch: int,
+    progress: Callable[[float], None],
+) -> NDArray[np.float32]:
+    """Return the logits of the windows of tracks; see `validate`.
+
+    Each batch is divided evenly among the devices.
+    """
+    windows = np.concatenate(tracks)
     devices = device_count()
     padding = -len(windows) % devices
     padded = np.concatenate([windows, windows[:1].repeat(padding, axis=0)]) if padding else windows
-    logits = network.predict(padded, batch_size=batch, verbose=0)
+    done = len(tracks) / math.ceil(len(padded) / batch)
+    callback = keras.callbacks.LambdaCallback(
+        on_predict_batch_end=lambda *_, **_kwargs: progress(done)
+    )
+    logits = network.predict(padded, batch_size=batch, verbose=0, callbacks=[callback])
     return np.asarray(logits[: len(windows)], np.float32)
 
 
-def validate(network: keras.Model, data: TrainingData, frames: int, batch: int) -> Validation:
-    """Evaluate a network on windows of `frames` columns, `batch` at a time."""
+def validate(
+    network: keras.Model,
+    data: TrainingData,
+    frames: int,
+    batch: int,
+    progress: Callable[[float], None],
+) -> Validation:
+    """Evaluate a network on windows of `frames` columns, `batch` at a time.
+
+    After each batch `progress` is called with the number of tracks that it stands for.
+    """
 
     def predict(songs: Sequence[AnySong]) -> NDArray[np.float64]:
         logits: list[NDArray[np.float32]] = []
@@ -68,7 +91,7 @@ def validate(network: keras.Model, data: TrainingData, frames: int, batch: int) 
                 for song in songs[start : start + TRACKS_AT_ONCE]
             ]
             counts += [len(own) for own in windows]
-            logits.append(_predict(network, np.concatenate(windows), batch))
+            logits.append(_predict(network, windows, batch, progress))
         owner = np.repeat(np.arange(len(songs)), counts)
         return track_probabilities(np.concatenate(logits), owner)
 
