@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import threading
@@ -39,6 +40,11 @@ class Mosquitto:
             command = ["mosquitto", "-c", str(self._config), "-v"]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until(self._answers, "the broker")
+
+    def pause(self) -> None:
+        """Let the broker answer nothing any more; its connections stay open."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
 
     def stop(self) -> None:
         if self._process:

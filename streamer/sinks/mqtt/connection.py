@@ -133,7 +133,7 @@ class Connection:
         self._notify()
 
     def send(self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False) -> None:
-        """Queue a message; unlike those of `retain` it is never sent again.
+        """Queue a message; once the broker has it, unlike those of `retain` it is never sent again.
 
         The broker does not keep it unless `retain` is true.
         """
@@ -236,12 +236,13 @@ class Connection:
         """Send what waits, until the connection is closed and nothing does."""
         while True:
             self._wake.clear()
+            once = None
             with self._lock:
                 topic = next(iter(self._unsent), None)
                 # First what is sent once: `hello` says that a source has ended, and follows the
                 # last that is heard of it.
                 if self._queue:
-                    topic, payload, qos, retain = self._queue.popleft()
+                    once = topic, payload, qos, retain = self._queue.popleft()
                     owner = None
                 elif topic is not None:
                     del self._unsent[topic]
@@ -251,15 +252,29 @@ class Connection:
                     break
                 await self._wake.wait()
                 continue
-            await client.publish(
-                topic, payload, qos=qos, retain=retain, properties=_properties(owner)
-            )
+            try:
+                await client.publish(
+                    topic, payload, qos=qos, retain=retain, properties=_properties(owner)
+                )
+            except BaseException:
+                # The broker did not confirm it, and what is retained is sent again in any case.
+                if once:
+                    self._put_back(once)
+                raise
             self.sent += 1
             with self._lock:
                 if self._retained.get(topic) == (b"", None) and not payload:
                     del self._retained[topic]
         if self._status:
             await client.publish(self._status, b"offline", qos=1, retain=True)
+
+    def _put_back(self, message: tuple[str, bytes, int, bool]) -> None:
+        """Let a message be the next one, unless it would be the oldest of too many."""
+        with self._lock:
+            if len(self._queue) < QUEUE_LIMIT:
+                self._queue.appendleft(message)
+            else:
+                self.dropped += 1
 
 
 def try_broker(broker: Broker, password: str | None) -> str:

@@ -4,7 +4,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from support.waiting import wait_until
 from streamer.core.broker import Broker
 from streamer.core.colours import colours
 from streamer.sinks.mqtt import connection as connection_module
+from streamer.sinks.mqtt.connection import Connection
 from streamer.sinks.mqtt.sink import Mqtt
 from streamer.sinks.mqtt.topics import Topics
 from streamer.system.backoff import Backoff
@@ -188,6 +189,28 @@ def test_the_state_is_the_same_after_a_broker_was_away(broker: Mosquitto) -> Non
             }
             assert after.latest()[f"{ROOT}/radio/available"] == b"online"
         assert made.health().reachable
+
+
+def test_a_message_that_a_dying_broker_did_not_confirm_is_sent_again(broker: Mosquitto) -> None:
+    link = Connection(
+        Broker(url=broker.url, node="house"),
+        None,
+        status=None,
+        subscriptions=(),
+        received=lambda *_: None,
+    )
+    with closing(link):
+        link.start()
+        wait_until(lambda: link.connected, "a connection")
+        broker.pause()
+        link.send("a", b"1", qos=1, retain=True)
+        wait_until(lambda: not link.queue_depth, "the message to be on its way")
+        broker.stop()
+        broker.start()
+        with subscriber(broker) as after:
+            after.wait_for(is_topic("a"))
+        wait_until(lambda: link.sent == 1, "the broker's answer")
+    assert link.dropped == 0
 
 
 def test_messages_that_wait_for_the_broker_are_bounded_and_counted(tmp_path: Path) -> None:
