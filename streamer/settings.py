@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -308,7 +308,7 @@ def load(
             values["mqtt"] = {**known, **own} if isinstance(known, Mapping) else own
         origins |= dict.fromkeys(layer, origin)
     origins = {name: origins[name] for name in values}
-    response = str(values.get("response"))
+    response = cast(Response, str(values.get("response")))
     for name, value in RESPONSES.get(response, {}).items():
         if name not in values:
             values[name], origins[name] = value, f"response = {response}"

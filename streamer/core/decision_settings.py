@@ -12,7 +12,7 @@ Effort = Literal["full", "saving"]
 
 Response = Literal["calm", "normal", "fast"]
 
-RESPONSES: Mapping[str, Mapping[str, float]] = {
+RESPONSES: Mapping[Response, Mapping[str, float]] = {
     "calm": {"hop_seconds": 1.0, "min_confidence": 0.8},
     "normal": {},
     "fast": {

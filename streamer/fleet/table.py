@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from streamer.fleet.reports import EngineStatus, FleetStatus, count_states
+from streamer.system.console import aligned
 
 HEADINGS = ("ENGINE", "MACHINE", "SOURCES", "ROOM", "HOP", "REAL-TIME FACTOR", "STATES")
 SHOWN_FAILURES = 10
@@ -12,13 +13,8 @@ SHOWN_FAILURES = 10
 
 def table(status: FleetStatus) -> str:
     """Return the engines, the sums and the sources that have failed, as lines of text."""
-    rows = [HEADINGS, *(_row(engine) for engine in status.engines), _sums(status)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS) - 1)]
-    lines = [
-        "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]))
-        for row in rows
-    ]
-    return "\n".join((*lines, *_notes(status)))
+    rows = [HEADINGS, *map(_row, status.engines), _sums(status)]
+    return "\n".join((*aligned(rows), *_notes(status)))
 
 
 def _row(engine: EngineStatus) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from streamer.sources.address import split_name
 from streamer.sources.base import AudioBlock, SourceError
 from streamer.sources.block_queue import BlockQueue
 from streamer.sources.threaded import ThreadedSource
+from streamer.system.console import aligned
 
 DEVICE_INACTIVITY_SECONDS = 3.0
 """A device that delivers nothing for this long has failed."""
@@ -142,24 +143,19 @@ def list_devices() -> str:
         values = [device[key] for key in ("index", "name", "host", "channels")]
         default = "*" if device["default"] else ""
         rows.append([default, *map(str, values), f"{device['rate']} Hz", others])
-    lines = [*_table(rows), ""]
+    lines = [*aligned(rows), ""]
     if sources:
         rows = [["", "source of PulseAudio or PipeWire", "description", "channels", "rate"]]
         for source in sources:
             default = "*" if source["default"] else ""
             shown = [source["name"], source["description"], str(source["channels"])]
             rows.append([default, *shown, f"{source['rate']} Hz"])
-        lines += [*_table(rows), ""]
+        lines += [*aligned(rows), ""]
     hint = (
         "* the default, --device mic; --device also takes an index, a part of a name or "
         "description, loopback"
     )
     return "\n".join([*lines, hint])
-
-
-def _table(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def make_device(text: str, *, wait: bool = False) -> MicrophoneSource:

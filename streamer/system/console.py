@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -30,6 +30,18 @@ def strip_control_characters(line: str) -> str:
     'Song [31mA'
     """
     return "".join(letter for letter in line if unicodedata.category(letter) != "Cc")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows of a table as lines, with columns of equal width.
+
+    Examples
+    --------
+    >>> aligned([("NAME", "HZ"), ("hall", "44100"), ("a", "")])
+    ['NAME  HZ', 'hall  44100', 'a']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def unreadable_reason(error: OSError | UnicodeDecodeError) -> str:
