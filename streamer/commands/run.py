@@ -30,6 +30,9 @@ COMMANDS = {
 }
 """Sub-command -> its module, which has `build_parser()` and `main(argv) -> int`."""
 
+SERVICES = ("fleet", "relay")
+"""Sub-commands that run until they are stopped, which is no failure, however early."""
+
 REQUESTS = {
     "version": "show the version",
     "list_devices": "show the microphones there are",
@@ -120,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if arguments[0] not in SERVICES:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         module = importlib.import_module(COMMANDS[arguments[0]])
         return int(module.main(arguments[1:]))
     parser = build_parser()
@@ -201,7 +205,3 @@ def _list_devices() -> int:
     except SourceError as error:
         raise UserError(str(error)) from None
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

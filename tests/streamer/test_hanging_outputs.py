@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,9 +44,7 @@ def hanging_outputs(model: Path, silence: Path, folder: Path) -> Iterator[tuple[
             + rule("program", when="silence", **{"for": 1}, run=program, run_seconds=600)
         )
         arguments = ("--model", model, "--source", f"s={silence}", "--config", config)
-        # As users start it: the message that hangs has a thread that must not delay the end.
-        command = (sys.executable, "-m", "streamer")
-        with daemon(folder, *arguments, "--history", folder / "h.db", command=command) as running:
+        with daemon(folder, *arguments, "--history", folder / "h.db") as running:
             # Kept open, so that both hang: the broker's handshake and the web hook's answer.
             connections = [server.accept()[0] for _ in range(2)]
             wait_until(pid.exists, "the program")

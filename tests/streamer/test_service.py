@@ -157,7 +157,7 @@ def test_the_watchdog_pings_in_silence(model, manager, tmp_path):
 SOCKET_LAUNCHER = (
     "import os, sys; os.dup2(int(os.environ['FROM']), 3);"
     "os.environ['LISTEN_PID'] = str(os.getpid());"
-    "os.execv(sys.executable, [sys.executable, '-m', 'streamer.commands.run', *sys.argv[1:]])"
+    "os.execv(sys.executable, [sys.executable, '-m', 'streamer', *sys.argv[1:]])"
 )
 """Starts genre-stream on a socket that listens already, as systemd does."""
 

@@ -18,7 +18,7 @@ import soundfile
 
 from support.waiting import LONGEST_WAIT_SECONDS
 
-COMMAND = (sys.executable, "-m", "streamer.commands.run")
+COMMAND = (sys.executable, "-m", "streamer")
 REPOSITORY = Path(__file__).parents[2]
 
 

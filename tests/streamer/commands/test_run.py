@@ -337,8 +337,21 @@ def test_an_interrupt_during_the_imports_ends_it_quietly(tmp_path):
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize("module", ["argparse", "numpy", "onnxruntime", "streamer.service"])
-def test_sigterm_during_the_start_ends_it_with_status_0(module, model, tmp_path):
+DEMO = ("--source", "demo", "--port", "0")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("argparse", DEMO),
+        ("numpy", DEMO),
+        ("onnxruntime", DEMO),
+        ("streamer.service", DEMO),
+        ("streamer.relay.service", ("relay", "--mqtt", "mqtt://127.0.0.1:9")),
+        ("streamer.commands.fleet", ("fleet", "sources.toml")),
+    ],
+)
+def test_sigterm_during_the_start_ends_it_with_status_0(module, arguments, model, tmp_path):
     program = (
         "import importlib.abc, signal, sys\n"
         "class Stopper(importlib.abc.MetaPathFinder):\n"
@@ -349,8 +362,8 @@ def test_sigterm_during_the_start_ends_it_with_status_0(module, model, tmp_path)
         "sys.exit(main())"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program, "--source", "demo", "--model", str(model), "--port", "0"],
-        env=support.daemon.environment(tmp_path),
+        [sys.executable, "-c", program, *arguments],
+        env=support.daemon.environment(tmp_path, GENRE_STREAM_MODEL=str(model)),
         cwd=support.daemon.REPOSITORY,
         capture_output=True,
         text=True,

@@ -16,7 +16,7 @@ from streamer.core.pipeline import ColumnPipeline
 from streamer.core.spectrogram import from_levels
 from trainer.pictures import read_picture
 
-PROGRAM = [sys.executable, "-m", "streamer.commands.run"]
+PROGRAM = [sys.executable, "-m", "streamer"]
 HOP_SECONDS = 3.0
 """Time between two decisions about a track, of which only the last one counts."""
 SECTION_SECONDS = 13.0
