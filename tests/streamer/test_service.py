@@ -133,7 +133,7 @@ def test_the_watchdog_pings_only_while_there_are_decisions(model, manager, tmp_p
         ) as running,
     ):
         manager.wait_for("STATUS=in: high")
-        assert "WATCHDOG=1" in manager.received_within(2.0)
+        manager.wait_for("WATCHDOG=1")
         process.send_signal(signal.SIGSTOP)
         running.wait_for_line(lambda line: "stalled" in line)
         manager.wait_for("STATUS=in: stalled")
@@ -150,8 +150,8 @@ def test_the_watchdog_pings_in_silence(model, manager, tmp_path):
         daemon(tmp_path, "--model", model, *RAW, stdin=process.stdout, variables=variables),
     ):
         manager.wait_for("STATUS=in: silence")
-        received = manager.received_within(6.0)
-        assert received.count("WATCHDOG=1") >= 5
+        for _ in range(5):
+            manager.wait_for("WATCHDOG=1")
 
 
 SOCKET_LAUNCHER = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import secrets
 import shutil
 import signal
 import socket
@@ -12,7 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,11 @@ from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 CONFIGURATION = """
 <icecast>
   <location>test</location><admin>test</admin><hostname>127.0.0.1</hostname>
-  <limits><burst-size>32768</burst-size></limits>
+  <limits>
+    <burst-size>32768</burst-size>
+    <!-- Where a busy machine lets a listener or a feeder wait, none of them is dropped. -->
+    <queue-size>16777216</queue-size><source-timeout>60</source-timeout>
+  </limits>
   <authentication>
     <source-password>secret</source-password>
     <admin-user>admin</admin-user><admin-password>secret</admin-password>
@@ -43,11 +48,18 @@ CONFIGURATION = """
 AS_NOBODY = "<changeowner><user>nobody</user><group>nogroup</group></changeowner>"
 
 
+PORTS = range(20_000, 32_000)
+"""Linux gives none of these to a socket that asks for any port, nor to an outgoing connection, of
+which other tests open thousands: until a server takes it, the port stays free."""
+
+
 def free_port() -> int:
     """Return a TCP port that is not in use."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def need(*programs: str) -> None:
