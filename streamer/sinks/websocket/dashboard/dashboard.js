@@ -1,9 +1,10 @@
 /** The page: shows the daemon's messages. */
 
 import { Alerts } from "./alerts.js";
+import { Card } from "./card.js";
 import { Connection, readFromDaemon } from "./connection.js";
 import { briefReason, describePrediction, describeSegment, lastHeard, reasonText, stateText } from "./description.js";
-import { element, make, makeAutoDirected, measureText, paintChip, setText } from "./elements.js";
+import { element, measureText, setText } from "./elements.js";
 import { Genres } from "./genres.js";
 import { Outages } from "./outages.js";
 import { paintsOf } from "./palette.js";
@@ -239,7 +240,7 @@ function setSources(list) {
   }
   if (!sources.size) return;
   if (sources.has(selected)) {
-    if (helloCount === 0) scrollToCard(sources.get(selected).card.root);
+    if (helloCount === 0) sources.get(selected).card.scrollIntoList();
   } else if (sources.size <= MAX_CARDS) {
     select(list[0].name);
   } else {
@@ -252,39 +253,14 @@ function isWall() {
   return selected === "" && sources.size > MAX_CARDS;
 }
 
-/** Scroll the list of sources, and nothing else, until a card is visible. */
-function scrollToCard(card) {
-  const list = element("sources");
-  const [place, room] = [card, list].map((each) => each.getBoundingClientRect());
-  if (place.left < room.left) list.scrollLeft -= room.left - place.left;
-  else if (place.right > room.right) list.scrollLeft += place.right - room.right;
-}
-
 function getSource(name) {
   if (!sources.has(name)) {
-    const card = sourceCard(name);
+    const card = new Card(name, () => select(name));
+    card.chosen = name === selected;
     element("sources").append(card.root);
     sources.set(name, { name, kind: "", ...statusOf({ state: "live" }), heardUntil: null, prediction: null, card });
   }
   return sources.get(name);
-}
-
-function sourceCard(name) {
-  const root = make("label", "source");
-  const input = make("input");
-  Object.assign(input, { type: "radio", name: "source", value: name, checked: name === selected });
-  input.addEventListener("change", () => select(name));
-  const face = make("span", "source-face");
-  const chip = make("span", "chip");
-  const dot = make("span", "dot");
-  const state = make("span", "source-state");
-  const genre = makeAutoDirected("source-genre");
-  dot.setAttribute("aria-hidden", "true");
-  const line = make("span", "source-line");
-  line.append(dot, state, chip, genre);
-  face.append(makeAutoDirected("source-name", name), line);
-  root.append(input, face);
-  return { root, input, chip, dot, state, genre };
 }
 
 /** Return the source named in the fragment of the URL, or "". */
@@ -304,8 +280,8 @@ function select(name) {
 /** Show a source, or the wall. */
 function show(name) {
   selected = name;
-  for (const source of sources.values()) source.card.input.checked = source.name === name;
-  if (sources.has(name)) scrollToCard(sources.get(name).card.root);
+  for (const source of sources.values()) source.card.chosen = source.name === name;
+  sources.get(name)?.card.scrollIntoList();
   clearSpectrogram();
   updateSpectrogramConnection();
   subscribeToSpectrogram();
@@ -465,13 +441,14 @@ function renderCard(source) {
   const { card, kind, state } = source;
   const prediction = currentPrediction(source);
   const connected = connection === "open";
-  const reason = connected ? reasonText(source, Date.now() + skew) : "";
-  card.dot.dataset.state = connected ? state : "unknown";
-  card.root.title = [kind, reason].filter(Boolean).join(": ");
-  setText(card.state, connected ? stateText(state) : "Unknown");
-  card.chip.hidden = prediction === null;
-  setText(card.genre, prediction ? nameOf(prediction) : reason);
-  if (prediction) paintChip(card.chip, { look: prediction.state, paint: paints.get(prediction.genre) });
+  card.show({
+    state: connected ? state : "unknown",
+    words: connected ? stateText(state) : "Unknown",
+    kind,
+    reason: connected ? reasonText(source, Date.now() + skew) : "",
+    prediction,
+    paint: paints.get(prediction?.genre),
+  });
 }
 
 function clearSpectrogram() {
