@@ -8,7 +8,7 @@ import sys
 import threading
 
 from streamer.core.events import SourceState, SourceStatus
-from streamer.engine.listener import Listener, ListenerEvent, stop_all
+from streamer.engine.listener import Listener, ListenerEvent, state_logger, stop_all
 from streamer.engine.publisher import Publisher
 from streamer.engine.watchdog import TERMINAL_STATES
 from streamer.inputs import load_classifier, make_inputs, pipeline_factory, shared_scheduler
@@ -24,8 +24,9 @@ STOP_SECONDS = 2.0
 
 def write_json_lines(settings: Settings) -> int:
     """Listen to every source to its end; return the exit status."""
-    # The lines show the states of the sources already, so by default only defects are logged.
-    logs.configure("debug" if settings.log_level == "debug" else "error")
+    # The lines show the states of the sources already, but not that sound is missing.
+    logs.configure("warning" if settings.log_level == "info" else settings.log_level)
+    state_logger.disabled = settings.log_level != "debug"
     inputs = make_inputs(settings)
     classifier = load_classifier(settings)
     factory = pipeline_factory(settings, classifier)

@@ -33,6 +33,8 @@ WARNED_STATES = (SourceState.STALLED, SourceState.RECONNECTING, SourceState.FAIL
 """States that are logged as warnings, others as information."""
 
 logger = logging.getLogger(__name__)
+state_logger = logging.getLogger(f"{__name__}.states")
+"""Logs every new state; to be disabled by a program that shows states in another way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +328,7 @@ class Listener:
         if state is not self.status.state:
             level = logging.WARNING if state in WARNED_STATES else logging.INFO
             words = f" ({detail})" if detail else ""
-            logger.log(level, "%s: %s%s", self.source.name, state, words)
+            state_logger.log(level, "%s: %s%s", self.source.name, state, words)
             if self.status.state is SourceState.LIVE:
                 since = self._sound_end
                 self._interrupt_pipeline()

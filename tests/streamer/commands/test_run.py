@@ -337,6 +337,18 @@ def test_an_interrupt_during_the_imports_ends_it_quietly(tmp_path):
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
+def test_json_lines_say_once_that_the_end_of_a_file_is_missing(model, tone, tmp_path):
+    cut = tmp_path / "cut.flac"
+    cut.write_bytes(tone.read_bytes()[: tone.stat().st_size // 2])
+    arguments = (*FAST_JSON, "--source", cut, "--model", model)
+    result = support.daemon.run(tmp_path, *arguments)
+    (line,) = [line for line in result.stderr.splitlines() if "not complete" in line]
+    assert f" WARNING {cut}: the file is not complete: it ends after " in line
+    assert result.returncode == 0
+    assert all(json.loads(line) for line in result.stdout.splitlines())
+    assert support.daemon.run(tmp_path, *arguments, "--log-level", "error").stderr == ""
+
+
 DEMO = ("--source", "demo", "--port", "0")
 
 
