@@ -122,14 +122,13 @@ def test_sources_that_need_attention_come_first(wall_page: Page, serve: Serve) -
     fill(running)
     open_wall(wall_page, running)
     assert tiles(wall_page, "urgent") == []
-    silent = datetime.now(UTC) - timedelta(minutes=3)
     running.publish(
         source_state("reconnecting", NAMES[70], "connection refused"),
         source_state("failed", NAMES[80], "https://r.example:8000/a.mp3?b=1: 404 not found"),
-        prediction(1801, NAMES[60], time=silent, state="silence", genre=None),
-        segment(3, NAMES[60], start=1200.0, end=1801.0, final=True),
-        segment(4, NAMES[60], start=1801.0, state="silence", genre=None, title=None),
-        prediction(1980, NAMES[60], state="silence", genre=None),
+        # For three minutes, as position 1800 is now.
+        segment(3, NAMES[60], start=1200.0, end=1620.0, final=True),
+        segment(4, NAMES[60], start=1620.0, state="silence", genre=None, title=None),
+        prediction(1801, NAMES[60], state="silence", genre=None),
     )
     urgent = [NAMES[80], NAMES[70], NAMES[60]]
     wait_for(lambda: tiles(wall_page, "urgent") == urgent, "the tiles move to the front")
@@ -216,6 +215,69 @@ def test_of_a_thousand_sources_those_wanted_are_shown(wall_page: Page, serve: Se
     choose(wall_page, "wall-state", "offline")
     wait_for(lambda: tiles(wall_page, "others") == [], "only what is not live is shown")
     assert tiles(wall_page, "urgent") == [names[990]]
+
+
+def followed_exactly(page: Page, running: Broadcast) -> bool:
+    """Return whether predictions are sent of the sources whose tiles can be seen, and no others."""
+    seen = page.run(
+        """return [...document.querySelectorAll(".tile")].filter((tile) => {
+          const { top, bottom } = tile.getBoundingClientRect();
+          return bottom > 0 && top < innerHeight;
+        }).map((tile) => tile.querySelector(".tile-name").textContent);"""
+    )
+    return running.followed() == set(seen)
+
+
+def test_predictions_are_sent_only_of_sources_that_are_shown(wall_page: Page, serve: Serve) -> None:
+    names = [f"station {number:04d}" for number in range(300)]
+    running = serve(*names)
+    running.publish(*(prediction(600, name) for name in names))
+    open_wall(wall_page, running, 120)
+    wait_for(lambda: followed_exactly(wall_page, running), "the first tiles are followed")
+    assert names[0] in (first := running.followed() or set())
+    wall_page.run("scrollTo(0, document.body.scrollHeight)")
+    wait_for(lambda: followed_exactly(wall_page, running), "the last tiles are followed")
+    assert not first & (running.followed() or set())
+    wall_page.driver.find_element(By.ID, "wall-search").send_keys("station 0250")
+    wait_for(lambda: running.followed() == {names[250]}, "what is found is followed")
+    wall_page.driver.find_element(By.CSS_SELECTOR, ".tile a").click()
+    wall_page.until_text("now-source", names[250])
+    # The connection for its spectrogram is another client.
+    wait_for(lambda: running.spectrogram_sources() == [names[250]], "its spectrogram is wanted")
+    running.publish(prediction(601, names[250], genre="polka", probabilities={"polka": 1.0}))
+    wall_page.until_text("now-genre", "Polka")
+
+
+def test_sources_that_are_not_shown_are_kept_up_to_date_by_their_segments(
+    wall_page: Page, serve: Serve
+) -> None:
+    names = [f"station {number:04d}" for number in range(200)]
+    running = serve(*names)
+    ago = datetime.now(UTC) - timedelta(minutes=5)
+    for name in names:
+        running.publish(prediction(600, name, time=ago, genre="rock"))
+        running.publish(segment(1, name, start=0.0, genre="rock"))
+    open_wall(wall_page, running, 120)
+    wait_for(lambda: followed_exactly(wall_page, running), "the first tiles are followed")
+    jazz, silent, again = names[180], names[190], names[199]
+    running.publish(
+        segment(1, jazz, start=0.0, end=700.0, genre="rock", final=True),
+        segment(2, jazz, start=700.0, genre="jazz"),
+        segment(1, silent, start=0.0, end=700.0, genre="rock", final=True),
+        segment(2, silent, start=700.0, state="silence", genre=None, title=None),
+    )
+    wait_for(lambda: tiles(wall_page, "urgent") == [silent], "silence comes to the front")
+    choose(wall_page, "wall-genre", "jazz")
+    wait_for(lambda: tiles(wall_page, "others") == [jazz], "the genre is found")
+    choose(wall_page, "wall-genre", "")
+    # It begins at position 0 again, and that is now: only a prediction tells.
+    running.publish(source_state("reconnecting", again), source_state("live", again))
+    running.publish(segment(1, again, start=0.0, state="silence", genre=None, title=None))
+    wait_for(lambda: again in (running.followed() or ()), "a prediction is asked for")
+    running.publish(prediction(3, again, state="silence", genre=None, silence_seconds=3.0))
+    choose(wall_page, "wall-state", "silence")
+    wait_for(lambda: tiles(wall_page, "others") == [again], "it is silent, but not for long")
+    assert tiles(wall_page, "urgent") == [silent]
 
 
 def violations(page: Page, axe: str) -> list[Any]:

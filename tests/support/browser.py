@@ -237,6 +237,16 @@ class Broadcast:
         names: list[str] = self._on_loop(read())
         return names
 
+    def followed(self) -> set[str] | None:
+        """Return the sources of which the only client is sent predictions, None for all."""
+
+        async def read() -> frozenset[str] | None:
+            (outbox,) = self.hub.outboxes
+            return outbox.subscription.predictions_of
+
+        names: frozenset[str] | None = self._on_loop(read())
+        return None if names is None else set(names)
+
     def close(self) -> None:
         """Stop as the daemon does; a second call does nothing."""
         if self._loop.is_closed():

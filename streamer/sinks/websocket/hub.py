@@ -44,7 +44,7 @@ MIN_RECENT_SEGMENTS, MAX_RECENT_SEGMENTS = 1000, 10_000
 """Final segments that `/api/state` lists, over all sources: some for each, within these limits."""
 SPECTROGRAM_SECONDS = 30.0
 """Length of the spectrogram that is kept for clients that subscribe to it later."""
-REQUEST_FIELDS = ("type", "sources", "messages")
+REQUEST_FIELDS = ("type", "sources", "messages", "predictions_of")
 """Fields of a subscribe request."""
 RECENT_STATES = 1000
 """Stretches of source states that `/api/state` lists, over all sources."""
@@ -66,10 +66,14 @@ class Subscription:
     """Names of the sources, None for all of them."""
     messages: frozenset[str] = DEFAULT_TYPES
     """A subset of `MESSAGE_TYPES`."""
+    predictions_of: frozenset[str] | None = None
+    """Those of `sources` whose predictions are sent, None for all of them."""
 
     def wants(self, kind: str, source: str | None) -> bool:
         """Return whether the client gets messages of this selectable type about this source."""
-        return kind in self.messages and (self.sources is None or source in self.sources)
+        if kind not in self.messages or not (self.sources is None or source in self.sources):
+            return False
+        return kind != "prediction" or self.predictions_of is None or source in self.predictions_of
 
     @classmethod
     def from_request(cls, request: Message, known_sources: Iterable[str]) -> Subscription:
@@ -82,8 +86,9 @@ class Subscription:
             )
         sources = _names(request, "sources", default=("*",))
         kinds = _names(request, "messages", default=sorted(DEFAULT_TYPES))
+        predicted = _names(request, "predictions_of", default=("*",))
         known = set(known_sources)
-        for name in sorted(sources - known - {"*"}):
+        for name in sorted((sources | predicted) - known - {"*"}):
             raise SubscriptionError(
                 "unknown_source", f"no source is named {ascii(name)[:80]}; see the hello frame"
             )
@@ -92,7 +97,10 @@ class Subscription:
                 "bad_subscribe",
                 f"messages: {ascii(name)[:80]} is none of {', '.join(sorted(SELECTABLE_TYPES))}",
             )
-        return cls(None if "*" in sources else sources, kinds)
+        sources_or_all, predicted_or_all = (
+            None if "*" in names else names for names in (sources, predicted)
+        )
+        return cls(sources_or_all, kinds, predicted_or_all)
 
 
 def _names(request: Message, field: str, *, default: Iterable[str]) -> frozenset[str]:

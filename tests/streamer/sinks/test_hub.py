@@ -226,6 +226,29 @@ def test_a_new_subscription_sends_the_latest_of_what_it_adds():
     assert added == [("prediction", "hall")]
 
 
+def test_predictions_can_be_of_fewer_sources_than_the_other_messages():
+    hub = PlacingHub(hello("radio", "hall"))
+    for source in ("radio", "hall"):
+        hub.publish(prediction(1, source))
+        hub.publish(segment(1, source))
+    wire = joined(hub)
+    hub.subscribe(wire.outbox, {"predictions_of": []})
+    hub.subscribe(wire.outbox, {"predictions_of": ["hall"]})
+    for source in ("radio", "hall"):
+        for message in (prediction(2, source), segment(2, source), source_state("ended", source)):
+            hub.publish(message)
+    hub.subscribe(wire.outbox, {"sources": ["radio"], "predictions_of": ["*"]})
+    assert [(frame["type"], frame["source"]) for frame in wire.messages[5:]] == [
+        ("prediction", "hall"),
+        ("segment", "radio"),
+        ("source", "radio"),
+        ("prediction", "hall"),
+        ("segment", "hall"),
+        ("source", "hall"),
+        ("prediction", "radio"),
+    ]
+
+
 def test_queued_predictions_that_a_subscription_leaves_out_are_discarded():
     hub = PlacingHub(hello("radio", "hall"))
     wire = joined(hub, is_open=False)
@@ -250,6 +273,8 @@ def test_queued_predictions_that_a_subscription_leaves_out_are_discarded():
             "'source' is no field of subscribe; it has type, ",
         ),
         ({"\ud800" * 99: 1}, "bad_subscribe", r"'\ud800"),
+        ({"predictions_of": {}}, "bad_subscribe", "predictions_of must be a list of strings"),
+        ({"predictions_of": ["hall"]}, "unknown_source", "no source is named 'hall'"),
         ({"sources": ["\ud800"]}, "unknown_source", r"no source is named '\ud800'"),
         ({"sources": ["x" * 4000]}, "unknown_source", "no source is named 'xxx"),
     ],

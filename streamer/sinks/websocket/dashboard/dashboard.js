@@ -5,6 +5,7 @@ import { Card } from "./card.js";
 import { Connection, readFromDaemon } from "./connection.js";
 import { briefReason, describePrediction, describeSegment, lastHeard, reasonText, stateText } from "./description.js";
 import { element, measureText, setText } from "./elements.js";
+import { Following } from "./following.js";
 import { Genres } from "./genres.js";
 import { Outages } from "./outages.js";
 import { paintsOf } from "./palette.js";
@@ -28,6 +29,8 @@ const WALL_HISTORY_MS = 3600 * 1000;
 const ALERTS_MS = 10_000;
 /** With more sources than this the page begins with the wall, and no source has a card. */
 const MAX_CARDS = 8;
+/** With more sources than this whose clocks are unknown, as at the start, all predictions are wanted. */
+const MAX_AWAITED = 50;
 
 /** Types of messages that come every second or so for each source. */
 const OF_A_SECOND = new Set(["prediction", "segment"]);
@@ -39,7 +42,9 @@ const axes = new SpectrogramAxes(element("spectrogram-hertz"), element("spectrog
 const genres = new Genres(element("genres"));
 const segmentTable = new SegmentTable(element("heard"), element("heard-empty"));
 const timeline = new Timeline(element("timeline"), describeSegment);
-const wall = new Wall(requestRender);
+const wall = new Wall(requestRender, follow);
+const daemon = new Connection(takeMessage, takeConnectionState);
+const following = new Following((message) => daemon.send(message));
 const alerts = new Alerts();
 
 /**
@@ -78,6 +83,7 @@ const HANDLERS = {
     updateSpectrogramConnection();
     subscribeToSpectrogram();
     segments.restart();
+    following.restart();
     segmentsChanged = true;
     hasHistory = false;
     historyRequested.clear();
@@ -98,13 +104,17 @@ const HANDLERS = {
   },
   source({ source, ...status }) {
     const known = getSource(source);
-    if (status.state !== known.state) known.prediction = null;
+    if (status.state !== known.state) {
+      known.prediction = null;
+      if (status.state === "live" && !following.has(source)) segments.awaitPrediction(source);
+    }
     Object.assign(known, statusOf(status));
     outages.takeState(source, known);
     if (source === selected) segmentsChanged = true;
     if (isWall()) wall.refresh(source);
   },
   error(message) {
+    if (message.code === "unknown_source") following.retry(); // removed while it was asked for
     console.warn(`genre-stream: ${message.code}: ${message.message}`);
   },
 };
@@ -213,6 +223,21 @@ function updateSpectrogramConnection() {
 
 document.addEventListener("visibilitychange", updateSpectrogramConnection);
 
+/* ---- predictions: of many sources only those that are shown; segments tell what the others play ---- */
+
+function follow() {
+  if (sources.size <= MAX_CARDS) {
+    following.follow(null);
+    return;
+  }
+  const list = [...sources.values()];
+  const awaited = list.filter(({ name, state }) => state === "live" && segments.isAwaited(name));
+  const shown = isWall() ? (document.hidden ? [] : wall.visible()) : [selected];
+  const wanted = [...shown, ...awaited.map(({ name }) => name)];
+  const names = wanted.filter((name) => sources.has(name) && sources.get(name).state !== "ended");
+  following.follow(awaited.length > MAX_AWAITED ? null : names);
+}
+
 /* ---- labels and sources ---- */
 
 function setLabels(names, colours) {
@@ -285,6 +310,7 @@ function show(name) {
   clearSpectrogram();
   updateSpectrogramConnection();
   subscribeToSpectrogram();
+  if (selected) follow();
   loadHistory();
   segmentsChanged = true;
   update();
@@ -325,18 +351,20 @@ function describeTile(source) {
   const { name, state } = source;
   const prediction = currentPrediction(source);
   const segment = prediction && segments.current(name);
+  // The latest prediction of a source that is not followed may be old; its segment is not.
+  const heard = (!following.has(name) && segment) || prediction;
   const [connected, alert] = [connection === "open", alerts.sources.get(name)];
   const why = connected ? briefReason(source, Date.now() + skew) : "";
   return {
     name,
     state: connected ? state : "unknown",
-    look: prediction?.state ?? "waiting",
-    genre: prediction?.genre ?? null,
-    paint: paints.get(prediction?.genre),
-    heading: prediction ? nameOf(prediction) : connected ? stateText(state) : "Unknown",
+    look: heard?.state ?? "waiting",
+    genre: heard?.genre ?? null,
+    paint: paints.get(heard?.genre),
+    heading: heard ? nameOf(heard) : connected ? stateText(state) : "Unknown",
     note: (state !== "live" && why) || (alert && `Alert: ${alert}`) || segment?.title || why,
     alert: Boolean(alert),
-    since: prediction ? silentSince(prediction) ?? segment?.from ?? null : source.since,
+    since: heard ? silentSince(heard) ?? segment?.from ?? null : source.since,
   };
 }
 
@@ -384,6 +412,7 @@ function render() {
 
 /** Return the segments and outages of a source, oldest first. */
 function pastOf(name) {
+  if (!following.has(name) && sources.get(name)?.state === "live") segments.extend(name, Date.now() + skew);
   const all = [...segments.list(name), ...outages.list(name, Date.now() + skew)];
   return all.sort((one, other) => one.from - other.from);
 }
@@ -484,6 +513,9 @@ for (const input of document.getElementsByName("range")) {
   });
 }
 element("unanswered").remove();
-setInterval(requestRender, 1000);
+setInterval(() => {
+  follow();
+  requestRender();
+}, 1000);
 setInterval(loadAlerts, ALERTS_MS);
-new Connection(takeMessage, takeConnectionState).open();
+daemon.open();

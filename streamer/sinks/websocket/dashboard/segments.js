@@ -4,7 +4,7 @@ const MAX_AGE_MS = 24 * 3600 * 1000;
 /** Live segments kept per source, since a page may stay open for months. */
 const MAX_SEGMENTS = 5000;
 /** The clock of a source before its first prediction: time of position 0, latest position. */
-const NOT_STARTED = { origin: null, position: -Infinity, before: null };
+const NOT_STARTED = { origin: null, position: -Infinity, before: null, waiting: null };
 
 /**
  * Set the clock times of a segment that are not set yet.
@@ -57,17 +57,41 @@ export class Segments {
   /** Process a `prediction`, which sets the clock time of positions; a lower position is a restart. */
   takePrediction({ source, time, position }) {
     const sourceState = this.#stateOf(source);
+    const { waiting } = sourceState;
+    sourceState.waiting = null;
     if (position < sourceState.position) this.#restart(source, sourceState);
     const origin = Date.parse(time) - position * 1000;
     const { origin: previous, position: previousPosition } = sourceState;
     sourceState.before = { origin: previous ?? origin, position: previousPosition };
     Object.assign(sourceState, { origin, position, latest: Date.parse(time) });
     for (const segment of sourceState.live.values()) setClock(segment, sourceState);
+    for (const message of waiting ?? []) this.takeSegment(message);
+  }
+
+  /** Let the segments of a source wait for its next prediction, since its clock may have changed. */
+  awaitPrediction(source) {
+    this.#stateOf(source).waiting ??= [];
+  }
+
+  /** Return whether they do, or there was no prediction yet. */
+  isAwaited(source) {
+    const { waiting, origin } = this.#stateOf(source);
+    return waiting !== null || origin === null;
+  }
+
+  /** Let the open segment last until a time at least: what is known of a source without predictions. */
+  extend(source, time) {
+    const sourceState = this.#stateOf(source);
+    if (sourceState.latest !== null) sourceState.latest = Math.max(sourceState.latest, time);
   }
 
   /** Process a `segment` message. */
   takeSegment(message) {
     const sourceState = this.#stateOf(message.source);
+    if (sourceState.waiting !== null) {
+      sourceState.waiting.push(message);
+      return;
+    }
     const { id, start, end, state, genre, confidence, title } = message;
     const segment = { start, end, from: null, to: null, open: end === null, state, genre, confidence, title };
     const known = sourceState.live.get(id);

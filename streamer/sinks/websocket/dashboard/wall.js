@@ -40,11 +40,21 @@ export class Wall {
   #genre = element("wall-genre");
   #more = element("wall-more");
   #limit = PAGE_TILES;
+  /** The tiles that can be seen, as elements. */
+  #seen = new Set();
+  #observer = null;
   /** Number of sources that need attention. */
   urgent = 0;
 
-  /** @param {() => void} onChange called when other sources are asked for */
-  constructor(onChange) {
+  /**
+   * @param {() => void} onChange called when other sources are asked for
+   * @param {() => void} onScroll called when other tiles can be seen
+   */
+  constructor(onChange, onScroll) {
+    this.#observer = new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) this.#seen[isIntersecting ? "add" : "delete"](target);
+      onScroll();
+    });
     for (const field of [this.#search, this.#state, this.#genre]) {
       field.addEventListener("input", () => {
         this.#limit = PAGE_TILES;
@@ -63,6 +73,12 @@ export class Wall {
     const options = labels.map((label) => Object.assign(make("option", "", capital(label)), { value: label }));
     this.#genre.replaceChildren(this.#genre.options[0], ...options);
     this.#genre.value = labels.includes(chosen) ? chosen : "";
+  }
+
+  /** Return the names of the sources whose tiles can be seen, from top to bottom. */
+  visible() {
+    const tiles = Object.values(this.#lists).flatMap((list) => [...list.children]);
+    return tiles.filter((tile) => this.#seen.has(tile)).map((tile) => tile.dataset.source);
   }
 
   /** Draw the strip of a source again, or all of them. */
@@ -96,6 +112,8 @@ export class Wall {
     for (const [name, tile] of this.#tiles) {
       if (names.has(name)) continue;
       tile.root.remove();
+      this.#observer.unobserve(tile.root);
+      this.#seen.delete(tile.root);
       this.#tiles.delete(name);
     }
     for (const [part, list] of Object.entries(this.#lists)) {
@@ -130,13 +148,18 @@ export class Wall {
   }
 
   #tileOf(name) {
-    if (!this.#tiles.has(name)) this.#tiles.set(name, makeTile(name));
+    if (!this.#tiles.has(name)) {
+      const tile = makeTile(name);
+      this.#tiles.set(name, tile);
+      this.#observer.observe(tile.root);
+    }
     return this.#tiles.get(name);
   }
 }
 
 function makeTile(name) {
   const root = make("li", "tile");
+  root.dataset.source = name;
   const link = make("a", "tile-face");
   link.href = `#${encodeURIComponent(name)}`;
   const [dot, chip] = [make("span", "dot"), make("span", "chip")];
