@@ -127,6 +127,18 @@ class FitSettings:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The processes, one a machine, that train one run together."""
+
+    coordinator: str
+    """`HOST:PORT` under which all of them reach process 0."""
+    processes: int
+    """How many they are."""
+    process: int
+    """Which of them this one is, counted from 0; 0 alone writes the run."""
+
+
 NUMBERS = tuple(each for each in dataclasses.fields(FitSettings) if "help" in each.metadata)
 """The fields that are numbers with limits, in the order of `--help`."""
 

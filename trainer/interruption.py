@@ -16,7 +16,7 @@ class Interruption:
     alone can handle signals, and in a background job, which ignores Ctrl-C, nothing is changed.
     """
 
-    _requested = False
+    requested = False
     _previous: Any = None
 
     def __enter__(self) -> Interruption:
@@ -31,9 +31,9 @@ class Interruption:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.check()
-        self._requested = True
+        self.requested = True
 
     def check(self) -> None:
         """Raise `KeyboardInterrupt` if Ctrl-C was pressed."""
-        if self._requested:
+        if self.requested:
             raise KeyboardInterrupt

@@ -24,14 +24,17 @@ SPEED_SECONDS = 120.0
 
 
 def progress_bar(
-    *, transient: bool = False, clock: Callable[[], float] = time.monotonic
+    *,
+    transient: bool = False,
+    quiet: bool = False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Progress:
     """Return a progress bar with a count and the remaining time.
 
     Without a terminal that can draw it, a line is printed every `LINE_SECONDS` instead. A transient
-    bar is erased at the end; of its lines there is none at the end.
+    bar is erased at the end; of its lines there is none at the end. A quiet one shows nothing.
     """
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
     if not console.is_jupyter and (not console.is_terminal or console.is_dumb_terminal):
         return _Lines(console, clock, last_line=not transient)
     return Progress(

@@ -7,12 +7,17 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.fit_settings import MAX_SEED
+from streamer.system.commandline import UserError
+from trainer.fit_settings import MAX_SEED, Group
 from trainer.tags import TAGGERS
 
 Command = tuple[Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str]
 """Function that runs a command and returns the exit status, function that adds its options, and
 help."""
+
+
+GROUP = ("coordinator", "processes", "process")
+"""Options of a training on several machines."""
 
 
 def number(
@@ -67,6 +72,49 @@ def add_grid(parser: argparse.ArgumentParser) -> None:
         ("--workers", number(int, 1, 1024), "processes that read audio (one a core)"),
     ):
         grid.add_argument(option, type=kind, help=text)
+
+
+def add_group(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a training on several machines."""
+    group = parser.add_argument_group(
+        "several machines, which all run the same command with --devices all"
+    )
+    group.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="where all of them reach process 0: its machine, and a port that is free there",
+    )
+    group.add_argument(
+        "--processes", type=number(int, 2, 4096), metavar="N", help="how many they are"
+    )
+    group.add_argument(
+        "--process",
+        type=number(int, 0, 4095),
+        metavar="I",
+        help="which of them this is, from 0 up; 0 writes the run",
+    )
+
+
+def read_group(given: argparse.Namespace) -> Group | None:
+    """Return the group that the options of `add_group` name; None if they name none."""
+    coordinator, processes, process = values = [getattr(given, name) for name in GROUP]
+    if values == [None, None, None]:
+        return None
+    if missing := [f"--{name}" for name in GROUP if getattr(given, name) is None]:
+        raise UserError(
+            f"{' and '.join(missing)} missing: several machines need --coordinator HOST:PORT, "
+            "--processes N and --process I"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(f"--coordinator {coordinator}: should be HOST:PORT")
+    if process >= processes:
+        raise UserError(
+            f"--process {process}: {processes} processes have the numbers 0 to {processes - 1}"
+        )
+    if given.resume is None and given.out is None:
+        raise UserError("--out is missing: on several machines a run needs one name")
+    return Group(coordinator, processes, process)
 
 
 def add_tagger(parser: argparse.ArgumentParser, text: str) -> None:

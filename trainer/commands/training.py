@@ -24,6 +24,7 @@ from trainer.fit_settings import (
     PRECISIONS,
     TRAINED_LISTS,
     FitSettings,
+    Group,
 )
 from trainer.run import read_run
 from trainer.tags import COPIES
@@ -206,8 +207,8 @@ def _add_fit_options(
     parser.add_argument(
         "--devices",
         choices=DEVICES,
-        help="one (default), or all accelerators of this machine, each with a part of every batch; "
-        "all needs KERAS_BACKEND=jax (extra jax)",
+        help="one (default), or all accelerators, each with a part of every batch; all needs "
+        "KERAS_BACKEND=jax (extra jax)",
     )
     parser.add_argument(
         "--augment",
@@ -233,8 +234,14 @@ def default_strengths() -> list[str]:
     ]
 
 
+def _add_group_and_fit_options(parser: argparse.ArgumentParser) -> None:
+    _add_fit_options(parser)
+    options.add_group(parser)
+
+
 def _run_fit(given: argparse.Namespace) -> int:
     _refuse_options_of_resumed(given)
+    group = options.read_group(given)
     if given.data is not None:
         given.data = data_folder(given.data)
     for option in ("data", "background"):
@@ -250,8 +257,9 @@ def _run_fit(given: argparse.Namespace) -> int:
         _print_skipped_pictures(given.data, background=False)
         if given.background:
             _print_skipped_pictures(given.background, background=True)
-    run = _fit(given)
-    print_line(f"next: genre-train evaluate {shlex.quote(str(run))}")
+    run = _fit(given, group)
+    if not group or group.process == 0:
+        print_line(f"next: genre-train evaluate {shlex.quote(str(run))}")
     return 0
 
 
@@ -266,7 +274,9 @@ def _refuse_options_of_resumed(given: argparse.Namespace) -> None:
     names = [
         f"--{name.replace('_', '-')}"
         for name, value in vars(given).items()
-        if name not in ("command", "resume") and value not in (None, []) and value is not False
+        if name not in ("command", "resume", *options.GROUP)
+        and value not in (None, [])
+        and value is not False
     ]
     if given.resume is not None and names:
         raise UserError(
@@ -275,13 +285,15 @@ def _refuse_options_of_resumed(given: argparse.Namespace) -> None:
         )
 
 
-def _fit(given: argparse.Namespace) -> Path:
+def _fit(given: argparse.Namespace, group: Group | None = None) -> Path:
     import_keras()
     from trainer.fit.loop import fit, resume
 
     if given.resume is not None:
-        return _with_second_network(resume(given.resume))
-    return _with_second_network(fit(_fit_settings(given)))
+        run = resume(given.resume, group)
+    else:
+        run = fit(_fit_settings(given), group)
+    return run if group and group.process else _with_second_network(run)
 
 
 def _fit_settings(given: argparse.Namespace) -> FitSettings:
@@ -477,7 +489,7 @@ COMMANDS: dict[str, options.Command] = {
         _add_speak_options,
         "make clips of speech with the synthesisers that are installed",
     ),
-    "fit": (_run_fit, _add_fit_options, "train on pictures"),
+    "fit": (_run_fit, _add_group_and_fit_options, "train on pictures"),
     "fuse": (_run_fuse, _add_fuse_options, "fit the second network of a run"),
     "average": (
         _run_average,

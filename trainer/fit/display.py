@@ -81,9 +81,9 @@ class TimeLeft:
 class Display:
     """Lines and progress bars of a training."""
 
-    def __init__(self, settings: FitSettings, chance: float) -> None:
-        self._settings, self._chance = settings, chance
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, settings: FitSettings, chance: float, *, quiet: bool = False) -> None:
+        self._settings, self._chance, self._quiet = settings, chance, quiet
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self.time_left = TimeLeft(settings)
 
     def line(self, text: str) -> None:
@@ -115,7 +115,7 @@ class Display:
     @contextmanager
     def epoch(self, epoch: int, steps: int) -> Iterator[EpochBar]:
         """Show the progress of an epoch, counted from 0."""
-        with progress_bar(transient=True) as bar:
+        with progress_bar(transient=True, quiet=self._quiet) as bar:
             yield EpochBar(bar, epoch_name(self._settings, epoch), steps)
 
     def result(self, result: EpochResult, *, best: bool) -> None:

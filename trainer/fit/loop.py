@@ -16,11 +16,12 @@ import numpy as np
 from trainer.dataset import NOT_MUSIC, TrainingWindows
 from trainer.fit.checkpoints import Checkpoints, EpochResult, History, Progress
 from trainer.fit.data import load_data
-from trainer.fit.devices import use_all_devices
+from trainer.fit.devices import alone, check_backend, own_rows, use_all_devices
 from trainer.fit.display import Display, EpochBar, epoch_name
+from trainer.fit.group import any_of, join, parting
 from trainer.fit.start import check_start
 from trainer.fit.validation import Validation, validate
-from trainer.fit_settings import FitSettings, model_file
+from trainer.fit_settings import FitSettings, Group, model_file
 from trainer.interruption import Interruption
 from trainer.metrics import chance_level
 from trainer.network import (
@@ -44,16 +45,17 @@ BATCH_NORM_MOMENTUM = 0.99
 """Highest momentum per step of the batch norms' statistics; Keras' default."""
 
 
-def fit(settings: FitSettings) -> Path:
+def fit(settings: FitSettings, group: Group | None = None) -> Path:
     """Train a network, keep its best state by validation, and return the run folder.
 
-    Progress is printed to standard error.
+    Progress is printed to standard error. Of a `group` every process calls it with the same
+    settings; process 0 alone prints and writes.
 
     Raises
     ------
     RunError
         If the settings contradict each other, the folder already holds a run or cannot be written,
-        or the loss is not finite.
+        the loss is not finite, or the processes of the group do not find each other.
     DatasetError, NetworkError
         If the data cannot be used, or the network cannot be built.
     KeyboardInterrupt
@@ -66,10 +68,12 @@ def fit(settings: FitSettings) -> Path:
     )
     # A model file holds no statistics of its batch norms: see `build_image_network`.
     frozen = settings.freeze_batch_norms or model_file(settings.weights) is not None
-    return _TrainingLoop(replace(settings, split=split, freeze_batch_norms=frozen)).run()
+    settings = replace(settings, split=split, freeze_batch_norms=frozen)
+    with parting(group):
+        return _TrainingLoop(settings, group=group).run()
 
 
-def resume(out: Path) -> Path:
+def resume(out: Path, group: Group | None = None) -> Path:
     """Continue an interrupted run with its own settings; see `fit`."""
     run = read_run(out)
     if run.averaged:
@@ -77,14 +81,23 @@ def resume(out: Path) -> Path:
             f"--resume {out}: an average has no epochs to continue; start a run from it with "
             f"--weights {out}"
         )
-    return _TrainingLoop(replace(run.settings, out=out), run).run()
+    with parting(group):
+        return _TrainingLoop(replace(run.settings, out=out), run, group).run()
 
 
 class _TrainingLoop:
     """Trains one run to its end, from its start or from where it was `interrupted`."""
 
-    def __init__(self, settings: FitSettings, interrupted: Run | None = None) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: FitSettings,
+        interrupted: Run | None = None,
+        group: Group | None = None,
+    ) -> None:
+        if group:
+            settings = replace(settings, devices="all")
+        self.settings, self.group = settings, group
+        self.writes = group is None or group.process == 0
         self.checkpoints = Checkpoints(settings.out)
         self.history = History(settings.out)
         self.progress = Progress()
@@ -94,11 +107,16 @@ class _TrainingLoop:
         keras.utils.set_random_seed(settings.seed)
         keras.config.set_dtype_policy(settings.precision)
         if settings.devices == "all":
-            use_all_devices(settings.batch)
+            check_backend()
         data = self.data = load_data(settings, interrupted)
+        if group:
+            # Last, so that nobody waits for a machine that lacks something.
+            join(group, f"{replace(settings, out=Path())} {data.division}")
+        if settings.devices == "all":
+            use_all_devices(settings.batch)
         truth = np.array([song.label for song in data.valid])
         genres = len({song.label for song in data.train})
-        self.display = Display(settings, chance_level(truth, genres))
+        self.display = Display(settings, chance_level(truth, genres), quiet=not self.writes)
         self.frames = data.spec.frames_in(settings.window_seconds)
         self.windows = TrainingWindows(
             data.train,
@@ -134,7 +152,7 @@ class _TrainingLoop:
             self._restore()
             self._save_run()
             writer = None
-            if settings.tensorboard:
+            if settings.tensorboard and self.writes:
                 # Keras' callback would need TensorFlow as the backend.
                 from tensorboard.summary import Writer
 
@@ -147,7 +165,7 @@ class _TrainingLoop:
                         if isinstance(value, float):
                             writer.add_scalar(name, value, step=result.epoch)
                     writer.flush()
-                self.interruption.check()
+                self._check_interruption()
             if self.progress.out_of_patience(settings):
                 self.display.line(f"no better validation for {settings.patience} epochs: stopping")
             self.display.ending(self.progress.best, len(self.data.valid))
@@ -159,13 +177,15 @@ class _TrainingLoop:
     def _restore(self) -> None:
         """Continue from the last checkpoint, if there is one."""
         if not self.checkpoints.exist():
-            self.history.truncate(0)
+            if self.writes:
+                self.history.truncate(0)
             return
         self.progress = self.checkpoints.read_progress()
         done = self.progress.epoch
         self._compile(done - 1)
         self.checkpoints.load_weights(self.network, done)
-        self.history.truncate(done)
+        if self.writes:
+            self.history.truncate(done)
         self.display.line(f"continuing after {epoch_name(self.settings, done - 1)}")
 
     def _run_epoch(self, epoch: int) -> EpochResult:
@@ -183,10 +203,13 @@ class _TrainingLoop:
                 **{f"valid_{name}": value for name, value in validation.items()},
             )
             bar.save()
-            # The row goes first: `_restore` drops a row without a checkpoint, but could not add it.
-            self.history.append(result)
             self.progress.epoch = epoch + 1
-            self.checkpoints.save(self.network, self.progress)
+            if self.writes:
+                # The row goes first: `_restore` drops one without a checkpoint, but could not add
+                # it.
+                self.history.append(result)
+                with alone():
+                    self.checkpoints.save(self.network, self.progress)
         self.display.time_left.add(epoch, time.perf_counter() - started - self.compile_seconds)
         return result
 
@@ -235,6 +258,7 @@ class _TrainingLoop:
         durations: list[float] = []
         steps: list[dict[str, float]] = []
         rate = self.settings.head_learning_rate
+        own = own_rows(self.settings.batch)
         for number, batch in enumerate(self.windows.epoch(epoch), start=1):
             before = time.perf_counter()
             if self.phase == "whole":
@@ -242,14 +266,17 @@ class _TrainingLoop:
                 rate = float(self.learning_rates(self.windows.steps * epochs + number - 1))
             self.network.optimizer.learning_rate = rate
             logs = self.network.train_on_batch(
-                batch.windows, batch.targets, sample_weight=batch.weights, return_dict=True
+                batch.windows[own],
+                batch.targets[own],
+                sample_weight=batch.weights[own],
+                return_dict=True,
             )
             durations.append(time.perf_counter() - before)
             # train_on_batch resets the metrics, so these are of this step alone.
             steps.append({name: float(value) for name, value in logs.items()})
             self._check_finite("loss", steps[-1]["loss"], epoch)
             bar.step(steps[-1]["loss"])
-            self.interruption.check()
+            self._check_interruption()
         # The first step of a phase compiles the network as well.
         self.compile_seconds = max(0.0, durations[0] - float(np.median(durations)))
         seconds = time.perf_counter() - started
@@ -261,6 +288,11 @@ class _TrainingLoop:
             "seconds": seconds,
             "step_seconds": sum(durations),
         }
+
+    def _check_interruption(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed, in any process of the group."""
+        if any_of(self.group, self.interruption.requested):
+            raise KeyboardInterrupt
 
     def _check_finite(self, name: str, value: float, epoch: int) -> None:
         """Raise RunError for a loss that is not finite, before bad weights replace good ones."""
@@ -285,7 +317,9 @@ class _TrainingLoop:
         better = settings.keep == "last" or validation.better_than(progress.best, genres)
         if better and epoch >= settings.unjudged_epochs:
             progress.best, progress.best_epoch = validation, epoch + 1
-            self._save_network()
+            if self.writes:
+                with alone():
+                    self._save_network()
         self.averaged_weights.on_test_end()
         return validation
 
@@ -302,6 +336,8 @@ class _TrainingLoop:
 
     def _save_run(self) -> None:
         """Write `run.json`; what evaluations have added to it since stays."""
+        if not self.writes:
+            return
         settings, division, progress = self.settings, self.data.division, self.progress
         spec = self.data.spec
         smallest = math.ceil(SMALLEST_IMAGE / settings.input_scale)

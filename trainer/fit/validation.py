@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamer.core.spectrogram import Columns
 from trainer.dataset import AnySong, even_windows
 from trainer.fit.data import TrainingData
-from trainer.fit.devices import device_count
+from trainer.fit.devices import predict as logits_of
 from trainer.metrics import track_probabilities
 
 TRACKS_AT_ONCE = 512
@@ -53,20 +53,10 @@ def _predict(
     batch: int,
     progress: Callable[[float], None],
 ) -> NDArray[np.float32]:
-    """Return the logits of the windows of tracks; see `validate`.
-
-    Each batch is divided evenly among the devices.
-    """
+    """Return the logits of the windows of tracks; see `validate`."""
     windows = np.concatenate(tracks)
-    devices = device_count()
-    padding = -len(windows) % devices
-    padded = np.concatenate([windows, windows[:1].repeat(padding, axis=0)]) if padding else windows
-    done = len(tracks) / math.ceil(len(padded) / batch)
-    callback = keras.callbacks.LambdaCallback(
-        on_predict_batch_end=lambda *_, **_kwargs: progress(done)
-    )
-    logits = network.predict(padded, batch_size=batch, verbose=0, callbacks=[callback])
-    return np.asarray(logits[: len(windows)], np.float32)
+    done = len(tracks) / math.ceil(len(windows) / batch)
+    return logits_of(network, windows, batch, lambda: progress(done))
 
 
 def validate(
