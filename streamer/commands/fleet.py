@@ -32,6 +32,8 @@ ANSWER_SECONDS = 10.0
 """How long the supervisor may take to answer."""
 STOP_SECONDS = 20.0
 """How long all engines together may take to stop."""
+PATIENCE_SECONDS = 10
+"""How long an engine may not answer, unless the command line says otherwise."""
 POLL_SECONDS = 1.0
 PROGRESS_SECONDS = 2.0
 """Shortest time between two lines of the log about the progress."""
@@ -73,6 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--engines", type=_positive, default=None, metavar="N", help=engines_help)
     cores_help = "processors of one engine (default: 1)"
     parser.add_argument("--cores", type=_positive, default=1, metavar="N", help=cores_help)
+    patience_help = (
+        "seconds that an engine may not answer before its sources go to others "
+        f"(default: {PATIENCE_SECONDS})"
+    )
+    parser.add_argument(
+        "--patience", type=_positive, default=PATIENCE_SECONDS, metavar="S", help=patience_help
+    )
     config_help = "TOML file with settings for a list in CSV"
     parser.add_argument("--config", type=Path, default=None, metavar="FILE", help=config_help)
     for heading, fields in schema.fields_by_group().items():
@@ -94,8 +103,8 @@ def _positive(text: str) -> int:
 def main(argv: Sequence[str]) -> int:
     """Run the fleet, or print its status; return the exit status."""
     given = vars(build_parser().parse_args(argv))
-    path, address, engines, cores, config = (
-        given.pop(name) for name in ("list", "address", "engines", "cores", "config")
+    path, address, engines, cores, patience, config = (
+        given.pop(name) for name in ("list", "address", "engines", "cores", "patience", "config")
     )
     if path == Path(STATUS):
         return _print_status(address or "auto")
@@ -107,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
         logger.warning("%s: without effect in a fleet", ", ".join(ignored))
     ray = join(address, user="fleet", namespace=actors.NAMESPACE)
     try:
-        fleet = _Fleet(ray, settings, cores, engines)
+        fleet = _Fleet(ray, settings, cores, engines, patience)
         _serve_metrics(fleet, settings)
         return fleet.run(path, source_list, lambda: read_source_list(path, given, config))
     finally:
@@ -163,11 +172,14 @@ def _checked(settings: Settings, *, is_local: bool, sources: SourceList) -> Sett
 class _Fleet:
     """The command line's end of a fleet: sends the list, reports and stops."""
 
-    def __init__(self, ray: Any, settings: Settings, cores: int, engines: int | None) -> None:
+    def __init__(
+        self, ray: Any, settings: Settings, cores: int, engines: int | None, patience: int
+    ) -> None:
         self._ray = ray
         self._settings = settings
         self._cores = cores
         self._limit = engines
+        self._patience = patience
         self._stop = threading.Event()
         self._reload = False
         self.status = FleetStatus("", 0, (), 0)
@@ -229,7 +241,8 @@ class _Fleet:
             # The cluster does not survive its head, so nothing is gained by another place.
             resources={actors.HEAD: 0.001},
         )
-        return actor.remote(self._cores, self._limit, f"{self._settings.mqtt.node}-")
+        prefix = f"{self._settings.mqtt.node}-"
+        return actor.remote(self._cores, self._limit, prefix, self._patience)
 
     def _answer(self, reference: Any) -> Any:
         return self._ray.get(reference, timeout=ANSWER_SECONDS)

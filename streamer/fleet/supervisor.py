@@ -26,10 +26,10 @@ from streamer.system import logs
 
 STEP_SECONDS = 1.0
 """Time between two looks at all engines."""
-LOST_SECONDS = 10.0
-"""An engine that has not answered for this long has lost its sources, although it may live."""
-HOLD_SECONDS = 8.0
-"""How long an engine may take to start and stop sources."""
+HOLD_SHARE = 0.8
+"""Share of the patience with an engine that it may take to start and stop sources."""
+STOP_SECONDS = 8.0
+"""How long an engine may take to stop for good."""
 EVEN_SECONDS = 20.0
 """Time between two moves that only even out the engines' loads, and after any other change."""
 START_SECONDS = 30.0
@@ -45,6 +45,8 @@ class _Engine:
     """An engine's actor, and what is known of it."""
 
     actor: Any
+    patience: float
+    """Seconds without an answer after which it has lost its sources, although it may live."""
     asked: asyncio.Task[Report] | None = None
     """The question that it has not answered yet."""
     report: Report | None = None
@@ -61,7 +63,7 @@ class _Engine:
     @property
     def is_lost(self) -> bool:
         waited = time.monotonic() - self.asked_at if self.asked else 0.0
-        return self.report is None or waited > LOST_SECONDS
+        return self.report is None or waited > self.patience
 
 
 class Supervisor:
@@ -77,12 +79,15 @@ class Supervisor:
         Largest number of engines; None for as many as the cluster has processors for.
     prefix
         Beginning of the engines' names, before their numbers.
+    patience
+        Seconds that an engine may not answer before its sources go to others.
     """
 
-    def __init__(self, cores: float, limit: int | None, prefix: str) -> None:
+    def __init__(self, cores: float, limit: int | None, prefix: str, patience: float) -> None:
         self._cores = cores
         self._limit = limit
         self._prefix = prefix
+        self._patience = patience
         self._settings: Settings | None = None
         self._sources: Mapping[str, SourceSettings] = {}
         self._version = ""
@@ -160,7 +165,7 @@ class Supervisor:
         async with self._stepping:
             self._find_engines()
             stops = [
-                _answer(engine.actor.stop.remote(), HOLD_SECONDS)
+                _answer(engine.actor.stop.remote(), STOP_SECONDS)
                 for engine in self._engines.values()
                 if not engine.is_lost
             ]
@@ -199,13 +204,14 @@ class Supervisor:
         reports = [engine.report for engine in self._engines.values()]
         is_new = not any(report.owners for report in reports if report)
         waited = time.monotonic() - self._began
-        return waited < (START_SECONDS if is_new else LOST_SECONDS)
+        return waited < (START_SECONDS if is_new else self._patience)
 
     async def _recover(self) -> None:
         """Take over what engines hold that an earlier supervisor has given them."""
         names = [name for name, engine in self._engines.items() if engine.report]
+        seconds = HOLD_SHARE * self._patience
         held = await asyncio.gather(
-            *(_answer(self._engines[name].actor.held.remote(), HOLD_SECONDS) for name in names)
+            *(_answer(self._engines[name].actor.held.remote(), seconds) for name in names)
         )
         for name, assignments in zip(names, held, strict=True):
             for source, assignment in assignments.items():
@@ -225,7 +231,7 @@ class Supervisor:
         """Take the engines that there are, also those of an earlier supervisor."""
         for name in ray.util.list_named_actors():
             if name.startswith(self._prefix) and name not in self._engines:
-                self._engines[name] = _Engine(ray.get_actor(name))
+                self._engines[name] = _Engine(ray.get_actor(name), self._patience)
 
     def _start_engines(self, settings: Settings) -> None:
         """Start as many engines as the cluster has room for and sources need."""
@@ -251,7 +257,9 @@ class Supervisor:
                     num_cpus=self._cores,
                     scheduling_strategy="SPREAD",
                 )
-                self._engines[name] = _Engine(actor.remote(settings, name, self._cores))
+                self._engines[name] = _Engine(
+                    actor.remote(settings, name, self._cores), self._patience
+                )
 
     async def _ask_all(self) -> None:
         """Ask every engine how it is, and wait for those that answer at once."""
@@ -355,9 +363,10 @@ class Supervisor:
     async def _hold(self, holds: Mapping[str, Mapping[str, Assignment]]) -> None:
         """Let engines hold exactly these sources; one that fails is noticed by what it reports."""
         names = list(holds)
+        seconds = HOLD_SHARE * self._patience
         answers = await asyncio.gather(
             *(
-                _answer(self._engines[name].actor.hold.remote(holds[name]), HOLD_SECONDS)
+                _answer(self._engines[name].actor.hold.remote(holds[name]), seconds)
                 for name in names
             ),
             return_exceptions=True,

@@ -36,6 +36,8 @@ from streamer.system.commandline import UserError
 # A fleet moves the sources of engines that do not answer for seconds.
 pytestmark = pytest.mark.alone
 
+PATIENT = ("--patience", int(LONGEST_WAIT_SECONDS))
+"""No source moves because the machine lets an engine wait."""
 CHANGING = ("time", "latency_ms", "owner")
 """Fields that differ from run to run."""
 
@@ -93,7 +95,7 @@ def test_a_recording_gives_the_same_decisions_by_daemon_fleet_and_relay(
         node(broker, "other"),  # a relay waits for a node before it serves
         daemon(tmp_path, command=relay) as relaying,
         final_segments(relaying.port) as relayed,
-        fleet(tmp_path, path, "--address", nodes.address) as running,
+        fleet(tmp_path, path, "--address", nodes.address, *PATIENT) as running,
     ):
         assert running.wait() == 0, running.log
         wait_until(lambda: len(relayed) == 4, "the segments from the relay")
@@ -146,7 +148,7 @@ def test_sources_survive_their_engine_and_the_supervisor_and_follow_the_list(
         write_list(path, broker, sources, loop=True, model=str(model))
 
     write(names)
-    with fleet(tmp_path, path, "--address", nodes.address) as running:
+    with fleet(tmp_path, path, "--address", nodes.address, *PATIENT) as running:
         wait_for_all(noting, names)
         first = noting.latest()
         assert {each.node for each in first.values()} == {"fleet-1", "fleet-2"}
