@@ -18,15 +18,16 @@ from streamer.commands.run import add_option
 from streamer.inputs import load_classifier, pipeline_factory
 from streamer.library.answer import WOULD_WRITE, WRITTEN, FileAnswer, share_names
 from streamer.library.cluster import do_jobs_on_cluster
-from streamer.library.files import find_files
+from streamer.library.earlier import Known, compact, encoded, read_earlier
+from streamer.library.files import absolute, find_files
 from streamer.library.job import Job, ScanOptions, is_tagged
 from streamer.library.progress import Progress, duration, plural
-from streamer.library.table import Table, TableError
+from streamer.library.table import Table
 from streamer.library.workers import do_jobs
 from streamer.outputs import missing
 from streamer.system.commandline import INTERRUPTED, ArgumentParser, UserError
-from streamer.system.console import print_error, unreadable_reason
-from streamer.system.files import atomic_write, check_writable
+from streamer.system.console import print_error
+from streamer.system.files import check_writable
 from streamer.system.processors import processors
 
 HOP_SECONDS = 2.5
@@ -98,12 +99,12 @@ def main(argv: Sequence[str]) -> int:
     target = given.get("json", given.get("csv"))
     target = None if target == Path("-") else target
     table = Table(shares, segments="segments" in given, as_json="json" in given)
-    earlier = _earlier(target, table, resume="resume" in given)
+    earlier = _earlier(target, table, options, resume="resume" in given)
     unreadable: list[OSError] = []
     files = find_files(given["files"], unreadable.append)
     for error in unreadable:
         print_error(f"{error.filename}: {(error.strerror or '').lower()}")
-    jobs = list(_jobs(files, earlier, options))
+    jobs = list(_jobs(files, earlier))
     counts = Counter(failed=len(unreadable), kept=len(files) - len(jobs))
     interrupted = False
     is_new = target is None or not target.exists() or not target.stat().st_size
@@ -115,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
         except KeyboardInterrupt:
             interrupted = True
     if target is not None and len(earlier) > counts["kept"]:
-        _compact(target, table)
+        compact(target, table)
     print(_summary(progress, counts), file=sys.stderr)
     if interrupted:
         print_error("interrupted; to go on: the same command with --resume")
@@ -158,7 +159,9 @@ def _options(given: Mapping[str, Any]) -> tuple[ScanOptions, tuple[str, ...]]:
     return options, share_names(classifier.names)
 
 
-def _earlier(target: Path | None, table: Table, *, resume: bool) -> dict[Path, FileAnswer]:
+def _earlier(
+    target: Path | None, table: Table, options: ScanOptions, *, resume: bool
+) -> dict[str, Known]:
     """Return what the table of an earlier scan has, by absolute path; prepare it for more rows."""
     if target is None:
         if resume:
@@ -169,44 +172,22 @@ def _earlier(target: Path | None, table: Table, *, resume: bool) -> dict[Path, F
         return {}
     if not resume:
         raise UserError(f"{target} exists: name another file, or continue it with --resume")
-    return _compact(target, table)
+    return read_earlier(target, table, lambda answer: _lacks_tag(answer, options))
 
 
-def _compact(target: Path, table: Table) -> dict[Path, FileAnswer]:
-    """Leave the last row of each file in a table; return them by absolute path."""
-    try:
-        with target.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            answers = {Path(each.path).absolute(): each for each in table.read(file)}
-        with atomic_write(target, target.stat().st_size) as partial, partial.open("wb") as file:
-            file.write(_encoded(table.header()))
-            file.writelines(_encoded(table.row(answer)) for answer in answers.values())
-    except TableError as error:
-        raise UserError(f"{target}: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{target}: cannot be continued: {unreadable_reason(error)}") from None
-    return answers
-
-
-def _jobs(
-    files: Iterable[str], earlier: Mapping[Path, FileAnswer], options: ScanOptions
-) -> Iterator[Job]:
+def _jobs(files: Iterable[str], earlier: Mapping[str, Known]) -> Iterator[Job]:
     """Yield what is left to be done."""
     for path in files:
-        known = earlier.get(Path(path).absolute())
-        if known is None or not _is_current(known, path):
+        known = earlier.get(absolute(path))
+        if known is None or not known.is_current(path):
             yield Job(path)
-        elif options.write_tags and known.genre and not is_tagged(known, options):
-            yield Job(path, replace(known, path=path))
+        elif known.answer:
+            yield Job(path, replace(known.answer, path=path))
 
 
-def _is_current(answer: FileAnswer, path: str) -> bool:
-    """Return whether a file was analysed, and has not changed since then."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return False
-    same = (answer.size, answer.modified_ns) == (status.st_size, status.st_mtime_ns)
-    return same and answer.seconds is not None
+def _lacks_tag(answer: FileAnswer, options: ScanOptions) -> bool:
+    """Return whether the tag of a file is still to be written."""
+    return options.write_tags and bool(answer.genre) and not is_tagged(answer, options)
 
 
 @contextmanager
@@ -233,7 +214,7 @@ def _write(
 ) -> None:
     for answer in answers:
         # At once, so that a scan that is killed can be resumed from here.
-        output.write(_encoded(header + table.row(answer)))
+        output.write(encoded(header + table.row(answer)))
         output.flush()
         header = ""
         counts["seconds"] += round(answer.seconds or 0)
@@ -264,8 +245,3 @@ def _summary(progress: Progress, counts: Counter[str]) -> str:
         if counts[name]:
             parts.append(f"{counts[name]} {text}")
     return ", ".join(parts)
-
-
-def _encoded(text: str) -> bytes:
-    # Names of files that are not UTF-8 come out as the bytes that they are.
-    return text.encode("utf-8", "surrogateescape")

@@ -26,7 +26,8 @@ def find_files(paths: Iterable[str], unreadable: Callable[[OSError], None]) -> l
     is called for each folder below that cannot be read. `UserError` is raised if there is nothing
     at a path, or no audio in a folder.
     """
-    found: dict[Path, str] = {}
+    # Strings, which need less memory than paths, of which there may be a million.
+    found: dict[str, str] = {}
     for text in paths:
         if not os.path.lexists(text):
             raise UserError(f"{text}: no such file or folder; check the path")
@@ -36,8 +37,13 @@ def find_files(paths: Iterable[str], unreadable: Callable[[OSError], None]) -> l
             if not files:
                 raise UserError(f"{text}: there are no audio files in this folder")
         for file in files:
-            found.setdefault(Path(file).absolute(), file)
+            found.setdefault(absolute(file), file)
     return list(found.values())
+
+
+def absolute(path: str) -> str:
+    """Return a path from the root on."""
+    return path if path.startswith("/") else str(Path(path).absolute())
 
 
 def _audio_files(folder: str, unreadable: Callable[[OSError], None]) -> Iterator[str]:

@@ -61,15 +61,18 @@ class Table:
             cells.append(json.dumps(answer.segments))
         return _csv_row(cells + [facts[name] for name in LAST_COLUMNS])
 
-    def read(self, lines: Iterable[str]) -> Iterator[FileAnswer]:
-        """Yield the answers of a table that may be cut off within its last row.
+    def read(self, lines: Iterable[str]) -> Iterator[FileAnswer | None]:
+        """Yield the answers of a table, and None for a row that is cut off.
 
         `TableError` is raised if it has other columns.
         """
         read = self._read_json if self.as_json else self._read_csv
+        cut_off: list[str] = []
         try:
-            for facts in read(line for line in lines if line.endswith("\n")):
-                yield _answer(facts)
+            for facts in read(_whole(lines, cut_off)):
+                yield None if facts is None else _answer(facts)
+            if cut_off:
+                yield None
         except (csv.Error, KeyError, TypeError, ValueError, AttributeError):
             raise TableError("it holds what no scan has written; name another file") from None
 
@@ -78,13 +81,14 @@ class Table:
         segments = [SEGMENTS] if self.segments else []
         return [*FIRST_COLUMNS, *self.shares, *segments, *LAST_COLUMNS]
 
-    def _read_csv(self, lines: Iterator[str]) -> Iterator[Mapping[str, Any]]:
+    def _read_csv(self, lines: Iterator[str]) -> Iterator[Mapping[str, Any] | None]:
         rows = csv.reader(lines)
         header = next(rows, self._columns)
         if header != self._columns:
             raise self._refusal()
         for row in rows:
             if len(row) != len(header):
+                yield None
                 continue
             facts: dict[str, Any] = dict(zip(header, row, strict=True))
             facts["shares"] = {name: facts[name] for name in self.shares if facts[name]}
@@ -106,6 +110,15 @@ class Table:
             "it has other columns than this scan, perhaps of another model or --segments; give the "
             "same options or name another file"
         )
+
+
+def _whole(lines: Iterable[str], cut_off: list[str]) -> Iterator[str]:
+    """Yield the lines that have an end; put one that has none into `cut_off`."""
+    for line in lines:
+        if line.endswith("\n"):
+            yield line
+        else:
+            cut_off.append(line)
 
 
 def _answer(facts: Mapping[str, Any]) -> FileAnswer:

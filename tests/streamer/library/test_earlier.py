@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from streamer.library.answer import FileAnswer
+from streamer.library.earlier import compact, encoded, read_earlier
+from streamer.library.table import Table
+
+TABLE = Table(("low", "high", "silence"), segments=False, as_json=False)
+MAX_BYTES = 700
+"""Of memory for each row: the path and its place in a table of paths are most of it."""
+
+
+def answers(count: int, genre: str = "low") -> list[FileAnswer]:
+    shares = {"low": 0.5, "high": 0.25, "silence": 0.25}
+    return [
+        FileAnswer(f"/music/{number:06d} a song.mp3", number, number, 3.0, genre, 0.5, shares)
+        for number in range(count)
+    ]
+
+
+def write(target: Path, rows: list[FileAnswer], rest: str = "") -> Path:
+    text = TABLE.header() + "".join(map(TABLE.row, rows)) + rest
+    target.write_bytes(encoded(text))
+    return target
+
+
+def test_rows_of_a_large_table_are_kept_in_little_memory(tmp_path: Path) -> None:
+    target = write(tmp_path / "out.csv", answers(count := 5000))
+    tracemalloc.start()
+    try:
+        known = read_earlier(target, TABLE, lambda answer: False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(known) == count
+    assert peak / count < MAX_BYTES
+
+
+def test_a_table_is_written_anew_only_if_it_has_rows_too_many(tmp_path: Path) -> None:
+    first, second = answers(2)
+    target = write(tmp_path / "out.csv", [first, second])
+    before = target.stat().st_ino
+    assert len(read_earlier(target, TABLE, lambda answer: False)) == 2
+    assert target.stat().st_ino == before
+    again = answers(2, "high")[0]
+    whole = TABLE.header() + TABLE.row(second) + TABLE.row(again)
+    for rest in ("", '"/music/a name', '"/music/a\nb",3\n'):
+        write(target, [first, second, again], rest)
+        known = read_earlier(target, TABLE, lambda answer: answer.genre == "high")
+        assert [each.answer for each in known.values()] == [again, None]
+        assert target.read_text() == whole
+    compact(target, TABLE)
+    assert target.read_text() == whole
+
+
+@pytest.mark.parametrize("name", ["a\nb", 'a"b', "a,b", "caf\udce9", "\N{MULTIPLE MUSICAL NOTES}"])
+def test_any_name_of_a_file_is_found_again(tmp_path: Path, name: str) -> None:
+    answer = FileAnswer(f"/music/{name}.mp3", 1, 2, 3.0, problem="its end is missing\nor so")
+    for table in (TABLE, Table(TABLE.shares, segments=True, as_json=True)):
+        target = tmp_path / "out"
+        target.write_bytes(encoded(table.header() + table.row(answer)))
+        assert list(read_earlier(target, table, lambda answer: False)) == [answer.path]
