@@ -36,10 +36,12 @@ def test_a_client_gets_a_song_from_its_first_seconds_to_its_end(
     positions = [prediction["position"] for prediction in predictions]
     # Number `seq` is a second after the one before, so this is where number 0 was.
     assert positions[0] - predictions[0]["seq"] < 5
+    # One second, unless the machine is too busy for that.
+    hops = [prediction["hop_seconds"] for prediction in predictions]
     assert [after - before for before, after in itertools.pairwise(positions)] == pytest.approx(
-        [1.0] * (len(positions) - 1), abs=0.01
+        hops[1:], abs=0.01
     )
-    assert positions[-1] > SECONDS - 2
+    assert positions[-1] > SECONDS - 1 - hops[-1]
     times = [datetime.fromisoformat(prediction["time"]) for prediction in predictions]
     assert times == sorted(times)
     assert {"type": "source", "source": "jazz", "state": "ended"}.items() <= (frames[-1].items())
