@@ -29,6 +29,7 @@ from streamer.core.spectrogram import (
     to_levels,
 )
 from streamer.system.cluster import join
+from streamer.system.ending import end_with_parent
 from streamer.system.files import write_json
 from streamer.system.interrupts import blocked_for_children
 from streamer.system.processors import processors
@@ -309,7 +310,7 @@ def _processes(workers: int | None, jobs: int) -> Iterator[Workers]:
     workers = min(workers or processors(), jobs)
     # Not forked: TensorFlow's threads in the parent process would not survive a fork.
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(workers, context) as pool:
+    with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
 
         def submit(job: _Job) -> Future[_Made]:
             with blocked_for_children():  # a job may start a process

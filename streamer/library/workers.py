@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from streamer.library.answer import FileAnswer
 from streamer.library.job import Job, Labeller, ScanOptions
 from streamer.system.commandline import UserError
+from streamer.system.ending import end_with_parent
 from streamer.system.interrupts import blocked_for_children
 
 # Not forked: the threads of onnxruntime would not survive that.
@@ -106,16 +105,9 @@ def _send(worker: _Worker, job: Job | None) -> bool:
 
 def _work(connection: Connection, options: ScanOptions) -> None:
     """Do jobs until there are no more; end at once if the process that has them is gone."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     labeller = Labeller(options)
     with suppress(EOFError, OSError):
         connection.send(None)
         while True:
             connection.send(labeller.label(connection.recv()))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent
-    parent.join()
-    os._exit(1)

@@ -1,4 +1,4 @@
-"""The end of the process: on SIGTERM before anything is running, and while threads still run."""
+"""The end of the process: on SIGTERM at the start, with its parent, and while threads still run."""
 
 from __future__ import annotations
 
@@ -27,3 +27,20 @@ def exit_past_threads(status: int) -> int:
             stream.flush()
         os._exit(status)
     return status
+
+
+def end_with_parent() -> None:
+    """Let a worker process of multiprocessing end at once when its parent has ended.
+
+    Its parent may have been killed before it could say that there is no more work.
+    """
+    import multiprocessing  # not needed at the start of genre-stream, which has to be quick
+
+    parent = multiprocessing.parent_process()
+    assert parent
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

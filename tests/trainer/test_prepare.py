@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -16,7 +17,7 @@ import pytest
 from support.fleet import ray_nodes
 from support.model import band_noise
 from support.songs import SUFFIXES, write_audio, write_songs
-from support.waiting import LONGEST_WAIT_SECONDS
+from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 
 from streamer.core.mixing import Mixer
 from streamer.core.resampling import Resampler
@@ -302,6 +303,30 @@ def test_ctrl_c_ends_a_preparation_in_one_line(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert error.splitlines()[-1] == "genre-train: interrupted; what is done is kept"
     assert "Traceback" not in error
+
+
+def session_of(leader: int) -> list[int]:
+    """Return the processes of a session that still run."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                found.append(int(folder.name))
+    return found
+
+
+def test_the_processes_of_a_preparation_end_when_it_is_killed(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs")
+    process = start_gated_prepare(tmp_path, songs, tmp_path / "pictures")
+    assert len(session_of(process.pid)) > 1
+    try:
+        process.kill()
+        wait_until(lambda: not session_of(process.pid), "the end of its processes")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def test_a_killed_preparation_continues_where_it_stopped(tmp_path: Path) -> None:
