@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import os
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "list", type=Path, metavar="SOURCES", help="TOML or CSV file with the sources; or 'status'"
     )
+    name_help = f"of the fleet, where several run on one cluster (default: {actors.DEFAULT_NAME})"
+    parser.add_argument("--name", type=_name, default=actors.DEFAULT_NAME, help=name_help)
     address_help = "a Ray cluster: 'auto' is that of this machine; without it Ray is started here"
     parser.add_argument("--address", default=None, help=address_help)
     engines_help = "engines at most; without it as many as there are processors for"
@@ -100,35 +105,46 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} should have 1 to 64 letters, digits, and _ . or -"
+        )
+    return text
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the fleet, or print its status; return the exit status."""
     given = vars(build_parser().parse_args(argv))
-    path, address, engines, cores, patience, config = (
-        given.pop(name) for name in ("list", "address", "engines", "cores", "patience", "config")
+    path, name, address, engines, cores, patience, config = (
+        given.pop(option)
+        for option in ("list", "name", "address", "engines", "cores", "patience", "config")
     )
     if path == Path(STATUS):
-        return _print_status(address or "auto")
+        return _print_status(name, address or "auto")
     source_list = read_source_list(path, given, config)
-    settings = _checked(source_list.settings, is_local=address is None, sources=source_list)
+    settings = _checked(source_list, name, is_local=address is None)
     logs.configure(settings.log_level)
     ignored = [name for name in WITHOUT_EFFECT if getattr(settings, name)]
     if ignored:
         logger.warning("%s: without effect in a fleet", ", ".join(ignored))
-    ray = join(address, user="fleet", namespace=actors.NAMESPACE)
+    ray = join(address, user="fleet", namespace=name)
     try:
-        fleet = _Fleet(ray, settings, cores, engines, patience)
+        fleet = _Fleet(ray, name, settings, cores, engines, patience)
         _serve_metrics(fleet, settings)
         return fleet.run(path, source_list, lambda: read_source_list(path, given, config))
     finally:
         ray.shutdown()
 
 
-def _print_status(address: str) -> int:
-    ray = join(address, user="fleet", namespace=actors.NAMESPACE)
+def _print_status(name: str, address: str) -> int:
+    ray = join(address, user="fleet", namespace=name)
     try:
         supervisor = actors.find_supervisor(ray)
         if supervisor is None:
-            raise UserError(f"no fleet runs on the cluster of --address {address}", exit_status=1)
+            raise UserError(
+                f"no fleet {name} runs on the cluster of --address {address}", exit_status=1
+            )
         try:
             status = ray.get(supervisor.status.remote(), timeout=ANSWER_SECONDS)
         except (ray.exceptions.RayError, TimeoutError):
@@ -143,14 +159,15 @@ def _print_status(address: str) -> int:
     return 0
 
 
-def _checked(settings: Settings, *, is_local: bool, sources: SourceList) -> Settings:
+def _checked(source_list: SourceList, name: str, *, is_local: bool) -> Settings:
     """Try model and broker, and on a single machine the sources; return what engines are given.
 
     The password of a file becomes part of the broker's address, since the file need not be on every
     machine.
     """
+    settings = source_list.settings
     pipeline_factory(settings, load_classifier(settings))
-    for source in sources.sources.values() if is_local else ():
+    for source in source_list.sources.values() if is_local else ():
         make(source)
     assert settings.mqtt
     try:
@@ -165,7 +182,9 @@ def _checked(settings: Settings, *, is_local: bool, sources: SourceList) -> Sett
         reason = f"a certificate or key cannot be used: {error.strerror or error}"
     if reason:
         raise InputError(f"mqtt {broker.host}:{broker.port}: {reason}")
-    broker = replace(broker.with_password(password), node=broker.node or "fleet")
+    # Fleets on one cluster are mostly heard by one broker.
+    node = broker.node or ("fleet" if name == actors.DEFAULT_NAME else name)
+    broker = replace(broker.with_password(password), node=node)
     return settings.model_copy(update={"mqtt": broker})
 
 
@@ -173,9 +192,17 @@ class _Fleet:
     """The command line's end of a fleet: sends the list, reports and stops."""
 
     def __init__(
-        self, ray: Any, settings: Settings, cores: int, engines: int | None, patience: int
+        self,
+        ray: Any,
+        name: str,
+        settings: Settings,
+        cores: int,
+        engines: int | None,
+        patience: int,
     ) -> None:
         self._ray = ray
+        self._name = name
+        self._command = f"process {os.getpid()} on {socket.gethostname()}"
         self._settings = settings
         self._cores = cores
         self._limit = engines
@@ -188,35 +215,59 @@ class _Fleet:
         """When the log was last told about the progress, and what."""
 
     def run(self, path: Path, current: SourceList, read: Callable[[], SourceList]) -> int:
-        """Run until a signal comes or every source is over; return the exit status."""
+        """Run until a signal comes or every source is over; return the exit status.
+
+        `UserError` is raised if the fleet follows another command.
+        """
         signals: list[signal.Signals] = []
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: self._request_stop(signals, number))
         signal.signal(signal.SIGHUP, lambda *_: self._request_reload())
         supervisor = self._find_or_start()
         sources, version, changed = current.sources, _version(current), _changed(path)
+        leads, questions = False, 0
         while not self._stop.wait(POLL_SECONDS):
             force, self._reload = self._reload, False
             if force or _changed(path) != changed:
                 changed = _changed(path)
                 sources, version = self._read_again(read, sources)
             try:
-                self.status = self._answer(supervisor.status.remote())
+                status = self._answer(supervisor.status.remote(self._command))
+                if status.command != self._command:
+                    # A command that was killed does not ask again; the fleet soon follows this one.
+                    if leads or 0 < questions < status.questions:
+                        raise self._taken(status.command)
+                    questions = status.questions
+                    continue
+                self.status, leads = status, True
                 if force or self.status.list_version != version:
                     settings = self._settings
                     self._answer(supervisor.set_list.remote(version, settings, sources))
                     continue
             except (self._ray.exceptions.RayError, TimeoutError) as error:
-                logger.warning("the supervisor does not answer (%s)", type(error).__name__)
+                logger.warning(
+                    "the supervisor does not answer (%s); if the head of the cluster is gone, Ray "
+                    "ends the fleet after a minute",
+                    type(error).__name__,
+                )
                 supervisor = self._find_or_start()
                 continue
             self._tell_progress()
             if self.status.is_over():
                 break
+        if not leads:
+            return 0
         self._stop_all(supervisor)
         for name, reason in self.status.failures.items() if not signals else ():
             print_error(f"{name}: {reason}")
         return 1 if self.status.failures and not signals else 0
+
+    def _taken(self, command: str) -> UserError:
+        return UserError(
+            f"the fleet {self._name} of this cluster follows {command}: stop that one first, or "
+            "give this one another --name",
+            exit_status=1,
+        )
 
     def _request_stop(self, signals: list[signal.Signals], number: int) -> None:
         if signals:  # the second one

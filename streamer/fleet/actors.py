@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-NAMESPACE = "genre-stream"
+DEFAULT_NAME = "genre-stream"
+"""Name of a fleet, which is the namespace of its actors."""
 SUPERVISOR = "supervisor"
 HEAD = "node:__internal_head__"
 """Resource that only the head of a cluster has."""

@@ -76,6 +76,10 @@ class FleetStatus:
     engines: Sequence[EngineStatus]
     handovers: int
     """Sources given to an engine since the supervisor started."""
+    command: str = ""
+    """Which command the fleet follows; empty if none has asked for a while."""
+    questions: int = 0
+    """How often that command has asked."""
     states: Mapping[str, int] = field(default_factory=dict)
     """Number of sources in each state; `waiting` are those that no engine has reported."""
     failures: Mapping[str, str] = field(default_factory=dict)

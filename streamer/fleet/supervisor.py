@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ EVEN_SECONDS = 20.0
 """Time between two moves that only even out the engines' loads, and after any other change."""
 START_SECONDS = 30.0
 """How long a new fleet waits for all of its engines before those that have started get sources."""
+LEASE_SECONDS = 5.0
+"""Time without a question of the command that a fleet follows, after which it follows another."""
 RETRY_SECONDS = 30.0
 """Time after which an engine that could not be made is made again."""
 
@@ -102,6 +105,8 @@ class Supervisor:
         self._handovers = 0
         self._changed = time.monotonic()
         self._began = time.monotonic()
+        self._command, self._questions, self._asked = "", 0, -math.inf
+        """The command that the fleet follows, how often it has asked, and when it did last."""
         self._stopping = False
         self._stepping = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
@@ -127,9 +132,14 @@ class Supervisor:
                     self._given.pop(name, None)
         await self.begin()
 
-    async def status(self) -> FleetStatus:
-        """Return how the fleet is."""
+    async def status(self, command: str = "") -> FleetStatus:
+        """Return how the fleet is; `command` is the one that asks, if it has a list to give."""
         await self.begin()
+        if time.monotonic() - self._asked > LEASE_SECONDS:
+            self._command, self._questions = command, 0
+        if command and command == self._command:
+            self._questions += 1
+            self._asked = time.monotonic()
         states = Counter({"ended": len(self._ended)} if self._ended else {})
         failures: dict[str, str] = {}
         reported = set(self._ended)
@@ -155,6 +165,8 @@ class Supervisor:
                 for name, engine in sorted(self._engines.items(), key=lambda item: _number(item[0]))
             ],
             handovers=self._handovers,
+            command=self._command,
+            questions=self._questions,
             states=dict(states.most_common()),
             failures=failures,
         )

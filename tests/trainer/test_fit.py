@@ -538,7 +538,8 @@ assert keras.backend.backend() == sys.argv[3], keras.backend.backend()
 """
 
 
-@pytest.mark.parametrize("backend", ["torch", "jax"])
+# Trainings on JAX are in test_devices.py.
+@pytest.mark.parametrize("backend", ["torch"])
 def test_a_training_runs_under_another_backend(
     backend: str, data: Path, whole: Path, tmp_path: Path
 ) -> None:

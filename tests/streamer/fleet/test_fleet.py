@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
 import threading
 import urllib.request
@@ -190,6 +191,44 @@ def test_sources_survive_their_engine_and_the_supervisor_and_follow_the_list(
         assert running.wait() == 0, running.log
     assert nodes.status() is None
     assert "Traceback" not in running.log
+
+
+def test_a_fleet_follows_one_command_and_a_second_fleet_has_another_name(
+    nodes: RayNodes, broker: Mosquitto, noting: Listeners, model: Path, song: Path, tmp_path: Path
+) -> None:
+    lists = {
+        name: write_list(
+            tmp_path / f"{name}.toml", broker, [f"{name}={song}"], loop=True, model=str(model)
+        )
+        for name in ("one", "two")
+    }
+    where = ("--address", nodes.address, *PATIENT)
+    with fleet(tmp_path, lists["one"], *where) as first:
+        wait_for_all(noting, ["one"])
+        with fleet(tmp_path, lists["two"], *where) as refused:
+            assert refused.wait() == 1
+        assert refused.log.splitlines()[-1] == (
+            f"genre-stream: the fleet genre-stream of this cluster follows process "
+            f"{first.process.pid} on {socket.gethostname()}: stop that one first, or give this one "
+            "another --name"
+        )
+        with fleet(tmp_path, lists["two"], *where, "--name", "second") as second:
+            wait_for_all(noting, ["two"])
+            assert noting.latest()["two"].node == "second-1"
+            first.process.kill()
+            first.wait()
+            with fleet(tmp_path, lists["one"], *where) as successor:
+                wait_until(lambda: follows(nodes, successor), "the successor")
+                for running in (successor, second):
+                    running.signal(signal.SIGTERM)
+                    assert running.wait() == 0, running.log
+    owners = {each.owner for each in noting.heard if each.source == "one"}
+    assert len(owners) == 1
+
+
+def follows(nodes: RayNodes, command: Daemon) -> bool:
+    status = nodes.status()
+    return status is not None and f"process {command.process.pid} " in status.command
 
 
 def answers_with_list(nodes: RayNodes, sources: int, name: str | None = None) -> bool:
