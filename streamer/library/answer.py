@@ -13,6 +13,7 @@ from streamer.core.labels import LabelMap
 from streamer.core.pipeline import Pipeline
 from streamer.engine.replay import events
 from streamer.sources import SourceError
+from streamer.system.console import strip_control_characters
 
 WRITTEN, WOULD_WRITE, KEPT = "written", "would be written", "kept"
 """What was done about a tag: KEPT if the file has a genre already."""
@@ -131,4 +132,7 @@ class _Collector(logging.Handler):
 
 
 def _without_path(path: str, message: str) -> str:
-    return message.removeprefix(str(Path(path).absolute())).lstrip(": ")
+    # Sources tell errors in one line, without control characters.
+    shown = strip_control_characters(" ".join(str(Path(path).absolute()).split()))
+    line = strip_control_characters(" ".join(message.split()))
+    return line.removeprefix(shown).lstrip(": ")

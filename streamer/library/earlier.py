@@ -59,7 +59,8 @@ def read_earlier(
     except TableError as error:
         raise UserError(f"{target}: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise _not_continued(target, error) from None
+        reason = unreadable_reason(error)
+        raise UserError(f"{target}: cannot be continued: {reason}") from None
     if rows > len(known) or not is_whole:
         compact(target, table)
     return known
@@ -82,8 +83,8 @@ def compact(target: Path, table: Table) -> None:
             for number, answer in enumerate(table.read(file)):
                 if answer and last[absolute(answer.path)] == number:
                     rows.write(encoded(table.row(answer)))
-    except OSError as error:
-        raise _not_continued(target, error) from None
+    except OSError as error:  # tells the file itself
+        raise UserError(str(error), exit_status=1) from None
 
 
 def open_table(target: Path) -> TextIO:
@@ -94,7 +95,3 @@ def open_table(target: Path) -> TextIO:
 def encoded(text: str) -> bytes:
     """Return rows as they are written: names that are not UTF-8 as the bytes that they are."""
     return text.encode("utf-8", "surrogateescape")
-
-
-def _not_continued(target: Path, error: OSError | UnicodeDecodeError) -> UserError:
-    return UserError(f"{target}: cannot be continued: {unreadable_reason(error)}")

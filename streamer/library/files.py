@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -22,9 +23,10 @@ whatever its suffix."""
 def find_files(paths: Iterable[str], unreadable: Callable[[OSError], None]) -> list[str]:
     """Return the files that are named and the audio files of the folders, each of them once.
 
-    Those of a folder are sorted; files and folders that begin with a dot are left out. `unreadable`
-    is called for each folder below that cannot be read. `UserError` is raised if there is nothing
-    at a path, or no audio in a folder.
+    Those of a folder are sorted. Files and folders that begin with a dot, pipes and devices are
+    left out, and links to folders are not followed. `unreadable` is called for each folder below
+    that cannot be read. `UserError` is raised if there is nothing at a path, or no audio in a
+    folder.
     """
     # Strings, which need less memory than paths, of which there may be a million.
     found: dict[str, str] = {}
@@ -51,5 +53,15 @@ def _audio_files(folder: str, unreadable: Callable[[OSError], None]) -> Iterator
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(parent, name)
-            if path.suffix.lower() in AUDIO_SUFFIXES and not name.startswith("."):
+            is_audio = path.suffix.lower() in AUDIO_SUFFIXES and not name.startswith(".")
+            if is_audio and not _is_special(path):
                 yield str(path)
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a pipe, socket or device is at `path`, at which reading may never end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False  # reading it tells why
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

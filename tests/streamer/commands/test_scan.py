@@ -142,6 +142,18 @@ def test_damaged_files_are_listed_and_counted_and_the_others_done(scan, music, t
     assert len(lines) == 3
 
 
+@pytest.mark.parametrize("name", ["a\nb.mp3", "a  b.mp3", "a\x1b[31mb.mp3", "what?a=b#c: d.mp3"])
+def test_the_problem_of_a_file_with_an_odd_name_is_without_its_path(scan, tmp_path, capfd, name):
+    (tmp_path / name).write_text("This is not audio. " * 100)
+    table = tmp_path / "out.csv"
+    assert scan(tmp_path, "--csv", table) == 1
+    (row,) = rows(table).values()
+    assert row["path"] == f"{tmp_path}/{name}"
+    assert row["problem"].startswith("this is not audio that FFmpeg can read")
+    (line, _) = capfd.readouterr().err.splitlines()
+    assert line.count(str(tmp_path)) == 1
+
+
 def test_a_killed_scan_is_resumed_with_nothing_twice_or_missing(model, music, tmp_path):
     songs = [str(music / f"{number}.wav") for number in range(6)]
     for song in songs:

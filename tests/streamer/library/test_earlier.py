@@ -4,10 +4,12 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from support.disk import files_of_at_most_a_kilobyte
 
 from streamer.library.answer import FileAnswer
 from streamer.library.earlier import compact, encoded, read_earlier
 from streamer.library.table import Table
+from streamer.system.commandline import UserError
 
 TABLE = Table(("low", "high", "silence"), segments=False, as_json=False)
 MAX_BYTES = 700
@@ -55,6 +57,16 @@ def test_a_table_is_written_anew_only_if_it_has_rows_too_many(tmp_path: Path) ->
         assert target.read_text() == whole
     compact(target, TABLE)
     assert target.read_text() == whole
+
+
+def test_a_disk_without_room_to_write_a_table_anew_is_one_line(tmp_path: Path) -> None:
+    target = write(tmp_path / "out.csv", answers(500), "cut off")
+    before = target.read_bytes()
+    with files_of_at_most_a_kilobyte(), pytest.raises(UserError) as refused:
+        read_earlier(target, TABLE, lambda answer: False)
+    why = "cannot be written (File too large); what was there before is kept"
+    assert (str(refused.value), refused.value.exit_status) == (f"{target}: {why}", 1)
+    assert target.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["a\nb", 'a"b', "a,b", "caf\udce9", "\N{MULTIPLE MUSICAL NOTES}"])

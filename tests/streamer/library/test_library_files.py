@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from streamer.library.files import find_files
@@ -27,6 +29,14 @@ def test_links_to_folders_are_not_followed_in_a_circle(tmp_path):
     song = touch(tmp_path / "a" / "1.mp3")
     (tmp_path / "a" / "again").symlink_to(tmp_path)
     assert find_files([str(tmp_path)], print) == [song]
+
+
+def test_pipes_in_folders_are_left_out_and_broken_links_are_not(tmp_path):
+    song = touch(tmp_path / "1.mp3")
+    os.mkfifo(tmp_path / "2.mp3")
+    broken = tmp_path / "3.mp3"
+    broken.symlink_to(broken)
+    assert find_files([str(tmp_path)], print) == [song, str(broken)]
 
 
 def test_a_folder_without_audio_is_named(tmp_path):
