@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import textwrap
+import threading
 import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -112,6 +113,19 @@ def test_a_program_that_never_ends_is_stopped_with_what_it_started(tmp_path: Pat
         return not child.exists() or child.read_text().split()[2] == "Z"
 
     wait_until(has_ended, "the end of its child")
+
+
+def test_no_program_is_started_after_the_one_that_a_stop_ends(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    run = ("sh", "-c", f"echo $$ >> {pids}; exec sleep 600")
+    own = Rule("it", "silence", run=run, run_seconds=600.0)
+    action = Command(own)
+    for _ in range(2):
+        action.start(firing(own))
+    wait_until(lambda: pids.exists() and pids.read_text(), "the program")
+    action.stop()
+    wait_until(lambda: "alert it" not in [each.name for each in threading.enumerate()], "the end")
+    assert len(pids.read_text().splitlines()) == 1
 
 
 def test_a_program_that_fails_or_is_missing_is_told() -> None:

@@ -30,7 +30,8 @@ class Action:
         self.dropped = 0
         self.reason = ""
         """Why it failed the last time; empty if it did not."""
-        self._queue: queue.Queue[Firing] = queue.Queue()
+        self._stopped = False
+        self._queue: queue.Queue[Firing | None] = queue.Queue()
         self._thread: threading.Thread | None = None
 
     @property
@@ -55,11 +56,12 @@ class Action:
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Stop what is running."""
+        """End what is running, and do nothing any more."""
+        self._stopped = True
+        self._queue.put(None)
 
     def _work(self) -> None:
-        while True:
-            firing = self._queue.get()
+        while (firing := self._queue.get()) is not None and not self._stopped:
             self.reason = self.perform(firing)
             if self.reason:
                 self.failed += 1
@@ -94,30 +96,39 @@ class Command(Action):
     def __init__(self, rule: Rule) -> None:
         super().__init__(rule)
         self._process: subprocess.Popen[bytes] | None = None
+        self._starting = threading.Lock()
 
     def perform(self, firing: Firing) -> str:
         """Run the program to its end, or stop it after its time."""
         arguments = [fill(argument, firing.values) for argument in self.rule.run]
         program = arguments[0]
-        try:
-            self._process = subprocess.Popen(
-                [argument.replace("\0", "") for argument in arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError as error:
-            return f"{program}: {(error.strerror or str(error)).lower()}"
+        with self._starting:
+            if self._stopped:
+                return "genre-stream is stopping"
+            try:
+                self._process = subprocess.Popen(
+                    [argument.replace("\0", "") for argument in arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                return f"{program}: {(error.strerror or str(error)).lower()}"
         try:
             status = self._process.wait(self.rule.run_seconds)
         except subprocess.TimeoutExpired:
-            self.stop()
+            self._kill()
             return f"{program} was stopped after {self.rule.run_seconds:g} s"
         return f"{program} ended with status {status}" if status else ""
 
     def stop(self) -> None:
-        """Kill the program and what it has started."""
+        """Kill the program and what it has started, and start no other one."""
+        super().stop()
+        with self._starting:
+            self._kill()
+
+    def _kill(self) -> None:
         if self._process and self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
