@@ -34,7 +34,7 @@ def progress_bar(
     Without a terminal that can draw it, a line is printed every `LINE_SECONDS` instead. A transient
     bar is erased at the end; of its lines there is none at the end. A quiet one shows nothing.
     """
-    console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet)
     if not console.is_jupyter and (not console.is_terminal or console.is_dumb_terminal):
         return _Lines(console, clock, last_line=not transient)
     return Progress(
@@ -91,7 +91,7 @@ class _Lines(Progress):
 
     def _print(self) -> None:
         for task in self.tasks:
-            self.console.print(_line(task), markup=False)
+            self.console.print(_line(task), markup=False, highlight=False, soft_wrap=True)
 
 
 def _line(task: Task) -> str:
