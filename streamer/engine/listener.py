@@ -20,8 +20,10 @@ from streamer.engine.scheduler import Scheduler
 from streamer.sources.base import NO_THREAD, AudioBlock, Source, SourceEnded, SourceError
 from streamer.system.backoff import Backoff
 
-READ_SECONDS = 0.5
+READ_SECONDS = 1.5
 """Timeout of one read, and so the longest time until a listener notices that it is to stop."""
+HELD_SECONDS = 0.02
+"""Sound beyond a hop that is read with it, since the resamplers hold some back."""
 STALL_SECONDS = 3.0
 """A live source that delivers nothing for this long is stalled."""
 STAGGER_SECONDS = 0.02
@@ -99,6 +101,9 @@ class Listener:
         self._backoff = backoff or Backoff()
         self._crash_times: deque[float] = deque(maxlen=CRASH_LIMIT)
         self._work = 0.0
+        """Seconds of a processor that the sound since the last decision took."""
+        self._inference_seconds = 0.0
+        """Those of the pipeline at the last decision."""
         self._sound_end: float | None = None
         """`time.monotonic()` of the last sample; None before the first."""
         self._delay = 0.0
@@ -182,7 +187,8 @@ class Listener:
     def _read_all(self) -> None:
         last_block: float | None = None
         while not self._stopping.is_set():
-            block = self.source.read(READ_SECONDS)
+            due = 0.0 if self.pipeline is None else self.pipeline.due_seconds
+            block = self.source.read(READ_SECONDS, due + HELD_SECONDS)
             now = time.monotonic()
             if block is not None:
                 last_block = now
@@ -205,13 +211,14 @@ class Listener:
         if self.pipeline is None:
             self.pipeline = self._pipeline_factory()
             self._pacing = HopPacing(self.pipeline.hop_seconds, self._effort)
-            self._work = 0.0
+            self._work = self._inference_seconds = 0.0
         pipeline = self.pipeline
         self.dropped += block.dropped
         end = pipeline.position + block.seconds
         # Sound that completes no hop is little work, which need not wait behind others' windows.
         is_small = block.seconds < pipeline.due_seconds
-        with nullcontext(time.monotonic()) if is_small else self.scheduler.slot() as started:
+        with nullcontext() if is_small else self.scheduler.slot():
+            used = time.thread_time()
             if self._stopping.is_set():
                 return
             try:
@@ -224,12 +231,15 @@ class Listener:
             except Exception:
                 self.pipeline = None
                 raise
-            self._work += time.monotonic() - started
+            self._work += time.thread_time() - used
         self._report_mixing(pipeline.mixer)
         self._emit_all(events, block.end_time, end)
         if decisions := sum(isinstance(event, Decision) for event in events):
-            self._pace(pipeline, self._work / decisions, time.monotonic() - block.end_time)
-            self._work = 0.0
+            lag = time.monotonic() - block.end_time
+            # Waiting for the interpreter is no work, but a model may be computed on other threads.
+            work = max(self._work, pipeline.inference_seconds - self._inference_seconds)
+            self._pace(pipeline, work / decisions, lag)
+            self._work, self._inference_seconds = 0.0, pipeline.inference_seconds
 
     def _report_mixing(self, mixer: Mixer) -> None:
         """Log once that one channel takes the place of the mix."""

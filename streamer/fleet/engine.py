@@ -65,7 +65,7 @@ class UnusableSource(Source):
         """Raise the error."""
         raise self._error
 
-    def read(self, timeout: float) -> AudioBlock | None:
+    def read(self, timeout: float, enough_seconds: float = 0.0) -> AudioBlock | None:
         """Raise the error."""
         raise self._error
 

@@ -106,8 +106,11 @@ class Source(ABC):
         """Start without blocking. Failures are raised as `SourceError`, here or by `read`."""
 
     @abstractmethod
-    def read(self, timeout: float) -> AudioBlock | None:
+    def read(self, timeout: float, enough_seconds: float = 0.0) -> AudioBlock | None:
         """Return the next block, or None if there is none within `timeout` seconds.
+
+        A source in real time may wait for up to `timeout` until the block has `enough_seconds`:
+        a reader that needs a second wakes once, not for each tenth of it.
 
         Raises
         ------

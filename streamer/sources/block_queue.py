@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import threading
 import time
 from collections import deque
@@ -15,6 +17,8 @@ from streamer.system.memory import allowed_memory
 
 READ_AHEAD_SECONDS = 2.0
 """How much a source that can wait produces before it is read."""
+REFILL_SECONDS = 1.0
+"""How much it produces at once: waking a thread for each block costs more than the block."""
 MAX_BACKLOG_SECONDS = 60.0
 """How much of a live source is kept before the oldest block is dropped."""
 MAX_BACKLOG_BYTES = 64 << 20
@@ -23,7 +27,7 @@ CATCH_UP_SPEED = 1.001
 """Playing speed while a live source has a large backlog, so that two clocks cannot drift apart."""
 CATCH_UP_SECONDS = 20.0
 """Backlog from which on a live source is played at `CATCH_UP_SPEED`."""
-MAX_JOINED_SECONDS = 1.0
+MAX_JOINED_SECONDS = 1.5
 """Blocks that are due are joined up to this length, which saves a late reader work per block."""
 SUSPENDED_SECONDS = 10.0
 """A file that is this late (the process was suspended) continues from now."""
@@ -83,7 +87,13 @@ class BlockQueue:
         self._paced = paced
         self._budget = budget or SHARED_BUDGET
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._refill = threading.Condition(self._lock)
+        """Notified when the producer may go on."""
+        self._arrival = threading.Condition(self._lock)
+        """Notified when the reader has what it waits for."""
+        self._awaited_seconds = 0.0
+        """What has to be queued for the reader to be woken."""
         self._blocks: deque[AudioBlock] = deque()
         self._seconds = 0.0
         self._bytes = 0
@@ -95,13 +105,26 @@ class BlockQueue:
         """Return the number of blocks in the queue."""
         return len(self._blocks)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `put` would wait."""
+        return self.blocking and self._seconds >= READ_AHEAD_SECONDS
+
+    def wait_for_room(self) -> None:
+        """Wait, if the queue is full, until `REFILL_SECONDS` fit into it, or it is stopped."""
+        with self._lock:
+            if self.is_full:
+                self._refill.wait_for(
+                    lambda: (
+                        self._seconds <= READ_AHEAD_SECONDS - REFILL_SECONDS
+                        or self.stopped.is_set()
+                    )
+                )
+
     def put(self, block: AudioBlock) -> None:
         """Append a block whose `end_time` is the time at which it arrived."""
-        with self._changed:
-            if self.blocking:
-                self._changed.wait_for(
-                    lambda: self._seconds < READ_AHEAD_SECONDS or self.stopped.is_set()
-                )
+        self.wait_for_room()
+        with self._lock:
             if self.stopped.is_set():
                 return
             self._blocks.append(block)
@@ -110,41 +133,50 @@ class BlockQueue:
             while not self.blocking and self._is_full():
                 oldest = self._pop()
                 self._dropped += oldest.dropped + len(oldest.samples)
-            self._changed.notify_all()
+            if self._seconds >= self._awaited_seconds:
+                self._arrival.notify()
 
     def end(self, reason: Exception) -> None:
         """Let `get` raise `reason` after the last block."""
-        with self._changed:
+        with self._lock:
             if not self.stopped.is_set():
                 self._end = reason
-                self._changed.notify_all()
+                self._arrival.notify()
 
     def stop(self) -> None:
         """Discard all blocks and wake the producer and the reader."""
-        with self._changed:
+        with self._lock:
             self.stopped.set()
             self._blocks.clear()
             self._add_bytes(-self._bytes)
             self._end = SourceEnded()
-            self._changed.notify_all()
+            self._refill.notify_all()
+            self._arrival.notify()
 
-    def get(self, timeout: float) -> AudioBlock | None:
+    def get(self, timeout: float, enough_seconds: float = 0.0) -> AudioBlock | None:
         """Return the next block that is due within `timeout` seconds, or None.
 
-        After the last block the reason given to `end` is raised.
+        If the queue is paced, blocks that are due are joined, and a reader that needs
+        `enough_seconds` is woken only when so much is due, or after the timeout. After the last
+        block the reason given to `end` is raised.
         """
         deadline = self._clock() + timeout
-        with self._changed:
+        with self._lock:
             while True:
-                due = self._due_time() if self._blocks else None
                 now = self._clock()
-                if due is not None and (due <= now or not self._paced):
-                    return self._join_due(self._take(due))
-                if due is None and self._end is not None:
+                due = self._due_time() if self._blocks else None
+                if due is not None and not self._paced:
+                    return self._take(due)
+                complete = self._complete_time(enough_seconds)
+                if due is not None and due <= now:
+                    if now >= min(deadline, complete or deadline):
+                        return self._join_due(self._take(due))
+                elif due is None and self._end is not None:
                     raise self._end
-                if now >= deadline:
+                elif now >= deadline:
                     return None
-                self._changed.wait(min(deadline, due or deadline) - now)
+                self._awaited_seconds = enough_seconds if complete is None else math.inf
+                self._arrival.wait(min(deadline, complete or deadline) - now)
 
     def _join_due(self, first: AudioBlock) -> AudioBlock:
         """Append to a block the blocks that are due as well and continue it seamlessly."""
@@ -181,11 +213,25 @@ class BlockQueue:
         now = self._clock()
         return now if self.blocking and now - due > SUSPENDED_SECONDS else due
 
+    def _complete_time(self, seconds: float) -> float | None:
+        """Return when so much will be due, or all that still comes; None if it has not arrived."""
+        if not self._blocks:
+            return None
+        due = self._due_time()
+        seconds -= self._blocks[0].seconds
+        for block in itertools.islice(self._blocks, 1, None):
+            if seconds <= 0:
+                break
+            seconds -= block.seconds
+            due = max(block.end_time, due + block.seconds)
+        return due if seconds <= 0 or self._end is not None else None
+
     def _take(self, end_time: float) -> AudioBlock:
         block = self._pop()
         self._last_end_time = end_time
         dropped, self._dropped = self._dropped + block.dropped, 0
-        self._changed.notify_all()
+        if self._seconds <= READ_AHEAD_SECONDS - REFILL_SECONDS:
+            self._refill.notify()
         discontinuity = block.discontinuity or dropped > 0
         return dataclasses.replace(
             block, end_time=end_time, dropped=dropped, discontinuity=discontinuity

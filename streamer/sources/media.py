@@ -6,7 +6,7 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -48,9 +48,9 @@ RECONNECT_OPTIONS = {"reconnect": "1", "reconnect_delay_max": "4"}
 """FFmpeg resumes a file on a web server where the connection broke; delays in seconds."""
 MAX_PLAYLISTS = 16
 """Playlists that may lead to one another before that counts as a circle."""
-DECODING_SLOTS = FairSemaphore(processors())
-"""Limits how many radios of this process are decoded at once: hundreds of decoding threads would
-otherwise compete for the interpreter."""
+DECODING_SLOTS = FairSemaphore(processors(), patience=0.5)
+"""Limits how many radios and files of this process are decoded at once: hundreds of decoding
+threads would otherwise compete for the interpreter. A file on a disk that hangs keeps its slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,17 @@ class _OpenMedia:
             return self.chain.blocks(title_at, self.timeout)
         assert self.container
         return decode(self.container, self.display_name, timeout=self.timeout)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether reading it takes no time to speak of."""
+        return self.timeout is None and not isinstance(self.file, GrowingFile)
+
+    def decoding(self) -> AbstractContextManager[object]:
+        """Hold one of `DECODING_SLOTS` while this computes, but not while it waits for data."""
+        if isinstance(self.file, HttpStream):
+            return self.file.decoding(DECODING_SLOTS)
+        return DECODING_SLOTS.slot() if self.is_local else nullcontext()
 
     def close(self) -> None:
         """Close what was opened."""
@@ -158,15 +169,17 @@ class MediaSource(ThreadedSource):
         self.live = self.live or media.live
         queue.blocking = not media.live
         discontinuity = self._played
-        http = media.file if isinstance(media.file, HttpStream) else None
         # A recording that is wanted as fast as possible is wanted whole, and no part twice.
         permanent = media.timeout is None or not (media.live or self.real_time)
         try:
             with (
                 self._reported_errors(media.display_name, permanent=permanent),
-                http.decoding(DECODING_SLOTS) if http else nullcontext(),
+                media.decoding(),
             ):
                 for block in media.blocks():
+                    if media.is_local and queue.is_full:
+                        with DECODING_SLOTS.released():
+                            queue.wait_for_room()
                     queue.put(replace(block, discontinuity=discontinuity))
                     if queue.stopped.is_set():
                         return

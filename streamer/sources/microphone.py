@@ -62,9 +62,9 @@ class MicrophoneSource(ThreadedSource):
         self._deadline = self._clock() + START_SECONDS
         super().open()
 
-    def read(self, timeout: float) -> AudioBlock | None:
+    def read(self, timeout: float, enough_seconds: float = 0.0) -> AudioBlock | None:
         """Return the next block or None; a device that delivers nothing is a stalled source."""
-        block = super().read(timeout)
+        block = super().read(timeout, enough_seconds)
         now = self._clock()
         if block is not None:
             self._deadline = now + DEVICE_INACTIVITY_SECONDS

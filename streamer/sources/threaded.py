@@ -40,12 +40,12 @@ class ThreadedSource(Source):
         except RuntimeError:
             raise SourceError(NO_THREAD) from None
 
-    def read(self, timeout: float) -> AudioBlock | None:
+    def read(self, timeout: float, enough_seconds: float = 0.0) -> AudioBlock | None:
         """Return the next block, or None if there is none within `timeout` seconds."""
         queue = self._queue
         if queue is None:
             raise SourceEnded
-        return queue.get(timeout)
+        return queue.get(timeout, enough_seconds)
 
     def close(self) -> None:
         """Stop the queue. A producer that is stuck in a system call returns when that does."""

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 
 class FairSemaphore:
@@ -16,10 +16,14 @@ class FairSemaphore:
     Hundreds of threads that compute side by side starve one another, and above all the event loop,
     of the processors and of the interpreter. `threading.Semaphore` lets a thread that asks again
     overtake those that wait; here every thread gets an equal share.
+
+    A thread that has waited for `patience` seconds goes on without a slot, if that is given: those
+    who hold the slots may hang.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, patience: float | None = None) -> None:
         self._free = slots
+        self._patience = patience
         self._waiters: deque[SimpleQueue[float]] = deque()
         self._lock = threading.Lock()
 
@@ -53,15 +57,23 @@ class FairSemaphore:
     def _acquire(self) -> float:
         waiter: SimpleQueue[float] = SimpleQueue()
         with self._lock:
-            if self._free:
+            if self._free > 0:
                 self._free -= 1
                 return time.monotonic()
             self._waiters.append(waiter)
-        return waiter.get()
+        try:
+            return waiter.get(timeout=self._patience)
+        except Empty:
+            with self._lock:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+                    self._free -= 1
+                    return time.monotonic()
+            return waiter.get()  # granted just now
 
     def _release(self) -> None:
         with self._lock:
-            if self._waiters:
+            self._free += 1
+            if self._free > 0 and self._waiters:
+                self._free -= 1
                 self._waiters.popleft().put(time.monotonic())
-            else:
-                self._free += 1

@@ -25,7 +25,7 @@ MALLOPT = {
     # threshold, and the answer to a query for a day of history is some megabytes.
     -3: 1 << 20,  # M_MMAP_THRESHOLD, bytes
     # Keep enough free memory that small blocks need no system call for every second of sound.
-    -1: 4 << 20,  # M_TRIM_THRESHOLD, bytes
+    -1: 64 << 20,  # M_TRIM_THRESHOLD, bytes
 }
 """Values of the parameters of mallopt(3), by their numbers in malloc.h."""
 

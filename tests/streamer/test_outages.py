@@ -75,7 +75,7 @@ class Station(Source):
         self._opened = self.clock.seconds
         self._last = self.clock.seconds
 
-    def read(self, timeout: float) -> AudioBlock | None:
+    def read(self, timeout: float, enough_seconds: float = 0.0) -> AudioBlock | None:
         self.scrape()
         clock = self.clock
         clock.seconds = round(clock.seconds + BLOCK_SECONDS, 3)
@@ -105,7 +105,8 @@ class Run:
 @pytest.fixture
 def run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     clock = SetClock()
-    monkeypatch.setattr(listener_module, "time", types.SimpleNamespace(monotonic=clock.monotonic))
+    times = types.SimpleNamespace(monotonic=clock.monotonic, thread_time=clock.monotonic)
+    monkeypatch.setattr(listener_module, "time", times)
     station = Station(clock)
     classifier = Classifier.load(model)
     path = tmp_path / "h.db"

@@ -103,11 +103,9 @@ class Radio:
             # Icecast then runs as the user "nobody", and must reach its logs.
             if not folder.stat().st_mode & 0o001:
                 folder.chmod(folder.stat().st_mode | 0o011)
-        self.server = subprocess.Popen(
-            ["icecast2", "-c", str(configuration)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with (self._folder / "icecast.log").open("ab") as log:
+            command = ["icecast2", "-c", str(configuration)]
+            self.server = subprocess.Popen(command, stdout=log, stderr=log)
         self._wait(f"http://127.0.0.1:{self.port}/status-json.xsl")
 
     def start_feeding(
@@ -159,6 +157,15 @@ class Radio:
             end(self.feeder)
         self.feeder = None
 
+    def _log(self) -> str:
+        """What Icecast wrote, and its exit status if it has ended."""
+        status = self.server.poll() if self.server else None
+        errors = self._folder / "logs" / "error.log"
+        texts = [
+            path.read_text() for path in (self._folder / "icecast.log", errors) if path.exists()
+        ]
+        return f"exit status {status}\n" + "\n".join(text[-2000:] for text in texts)
+
     def _wait(self, url: str) -> None:
         deadline = time.monotonic() + LONGEST_WAIT_SECONDS
         while True:
@@ -166,7 +173,7 @@ class Radio:
                 urllib.request.urlopen(url, timeout=LONGEST_WAIT_SECONDS).close()
                 return
             except (urllib.error.URLError, OSError):
-                assert time.monotonic() < deadline, f"{url} did not come up"
+                assert time.monotonic() < deadline, f"{url} did not come up: {self._log()}"
                 time.sleep(0.1)
 
 

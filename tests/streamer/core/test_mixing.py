@@ -229,7 +229,7 @@ def test_the_listener_says_once_that_the_mix_is_replaced(
 
         def close(self) -> None: ...
 
-        def read(self, timeout: float) -> AudioBlock | None:
+        def read(self, timeout: float, enough_seconds: float = 0.0) -> AudioBlock | None:
             for samples in self._blocks:
                 return AudioBlock(samples, RATE, time.monotonic())
             raise SourceEnded

@@ -25,7 +25,7 @@ from streamer.core.decision import Decision, Segment
 from streamer.core.events import SourceState
 from streamer.core.model import Classifier
 from streamer.core.pipeline import Pipeline
-from streamer.engine.listener import Listener, stop_all
+from streamer.engine.listener import HELD_SECONDS, Listener, stop_all
 from streamer.engine.scheduler import Scheduler
 from streamer.sources import AudioBlock, Source, SourceEnded, SourceError, make_source
 from streamer.sources.media import MediaSource
@@ -69,7 +69,7 @@ class ScriptedSource(Source):
         self.opened += 1
         self._left, self._end = self._script.pop(0)
 
-    def read(self, timeout: float) -> AudioBlock | None:
+    def read(self, timeout: float, enough_seconds: float = 0.0) -> AudioBlock | None:
         if self._left > 0:
             self._left -= 0.1
             noise = np.random.default_rng(0).normal(0, 0.1, (800, 1)).astype(np.float32)
@@ -148,8 +148,8 @@ class RecordedSource(ScriptedSource):
     live = False
     samples = 0
 
-    def read(self, timeout: float) -> AudioBlock | None:
-        block = super().read(timeout)
+    def read(self, timeout: float, enough_seconds: float = 0.0) -> AudioBlock | None:
+        block = super().read(timeout, enough_seconds)
         assert block is not None
         self.samples += len(block.samples)
         end_time = self.began + self.samples / 22050
@@ -214,8 +214,8 @@ def test_a_source_is_off_from_its_last_sound_to_its_next_and_continues_nothing(
     blocks: list[AudioBlock] = []
     read = source.read
 
-    def keep(timeout: float) -> AudioBlock | None:
-        if block := read(timeout):
+    def keep(timeout: float, enough_seconds: float = 0.0) -> AudioBlock | None:
+        if block := read(timeout, enough_seconds):
             blocks.append(block)
         return block
 
@@ -231,6 +231,26 @@ def test_a_source_is_off_from_its_last_sound_to_its_next_and_continues_nothing(
     assert (failed.reason, failed.since) == ("gone", blocks[-1].end_time)
     first = next(segment for segment in segments(log) if segment.final)
     assert first.end == pytest.approx(half * blocks[0].seconds, abs=1e-3)
+
+
+def test_a_listener_asks_for_the_sound_up_to_the_next_decision(
+    classifier: FaultyClassifier,
+) -> None:
+    source = ScriptedSource((3.5, SourceError("gone", permanent=True)))
+    asked = []
+    read = source.read
+
+    def note(timeout: float, enough_seconds: float = 0.0) -> AudioBlock | None:
+        asked.append(enough_seconds)
+        return read(timeout, enough_seconds)
+
+    source.read = note  # type: ignore[method-assign]
+    with running(Listener(source, lambda: Pipeline(classifier), Log())) as listener:
+        listener.join(LONGEST_WAIT_SECONDS)
+    # The first decision falls after 3 s, the next one a second later.
+    expected = [HELD_SECONDS + 3.0 - 0.1 * blocks for blocks in range(1, 30)]
+    assert asked[1:30] == pytest.approx(expected, abs=0.01)
+    assert asked[-1] == pytest.approx(HELD_SECONDS + 0.5, abs=0.01)
 
 
 def test_a_live_source_that_ends_is_opened_again(classifier: FaultyClassifier) -> None:

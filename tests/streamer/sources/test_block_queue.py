@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from support.waiting import LONGEST_WAIT_SECONDS
+from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 
 from streamer.sources import AudioBlock, SourceEnded, SourceError
 from streamer.sources.block_queue import (
@@ -186,15 +186,15 @@ def test_an_empty_queue_returns_none_after_the_timeout() -> None:
     assert BlockQueue(paced=True).get(0.01) is None
 
 
-def test_blocks_that_are_due_are_joined_up_to_a_second(clock: Clock) -> None:
+def test_blocks_that_are_due_are_joined_up_to_a_second_and_a_half(clock: Clock) -> None:
     queue = live_queue(clock, paced=True)
     long_ago = clock.now - 100.0
     for number in range(25):
         queue.put(block(0.1, end_time=long_ago + 0.1 * number))
-    pieces = [queue.get(0.0) for _ in range(3)]
-    assert [piece.seconds for piece in pieces if piece] == pytest.approx([1.0, 1.0, 0.5])
+    pieces = [queue.get(0.0) for _ in range(2)]
+    assert [piece.seconds for piece in pieces if piece] == pytest.approx([1.4, 1.1])
     assert [piece.end_time for piece in pieces if piece] == pytest.approx(
-        [long_ago + 0.9, long_ago + 1.9, long_ago + 2.4]
+        [long_ago + 1.3, long_ago + 2.4]
     )
     assert queue.get(0.0) is None
 
@@ -213,3 +213,65 @@ def test_blocks_are_not_joined_across_a_new_title_or_a_discontinuity(clock: Cloc
         ("Song", True),
     ]
     assert [piece.seconds for piece in pieces if piece] == pytest.approx([0.1, 0.2, 0.1])
+
+
+def test_a_reader_that_needs_a_second_is_given_it_at_once_when_it_is_due(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    began = clock.now
+    for _ in range(15):
+        queue.put(block(0.125, end_time=began))
+    assert queue.get(0.0)
+    read = threading.Thread(target=lambda: pieces.append(queue.get(3600.0, 1.0)), daemon=True)
+    pieces: list[AudioBlock | None] = []
+    clock.now = began + 0.9
+    read.start()
+    clock.now = began + 1.0
+    queue.put(block(0.125, end_time=began))
+    read.join(LONGEST_WAIT_SECONDS)
+    assert [piece and (piece.seconds, piece.end_time) for piece in pieces] == [(1.0, began + 1.0)]
+
+
+def test_after_the_timeout_a_reader_is_given_what_is_due_though_it_needs_more(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    began = clock.now
+    for _ in range(3):
+        queue.put(block(0.125, end_time=began))
+    assert queue.get(0.0)
+    clock.now = began + 0.3
+    piece = queue.get(0.0, 1.0)
+    assert piece is not None
+    assert piece.seconds == 0.25
+    assert queue.get(0.0, 1.0) is None
+
+
+def test_the_rest_of_a_source_is_not_waited_for_when_nothing_follows(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    queue.put(block(0.125, end_time=clock.now))
+    queue.put(block(0.125, end_time=clock.now))
+    queue.end(SourceEnded())
+    clock.now += 0.125
+    rest = queue.get(3600.0, 1.0)
+    assert rest is not None
+    assert rest.seconds == 0.25
+    with pytest.raises(SourceEnded):
+        queue.get(3600.0, 1.0)
+
+
+def test_a_full_queue_is_filled_again_only_when_half_of_it_was_read(clock: Clock) -> None:
+    queue = BlockQueue(paced=False, clock=clock)
+    for _ in range(4):
+        queue.put(block(READ_AHEAD_SECONDS / 4))
+    has_room = threading.Event()
+
+    def wait() -> None:
+        queue.wait_for_room()
+        has_room.set()
+
+    assert queue.is_full
+    threading.Thread(target=wait, daemon=True).start()
+    wait_until(lambda: queue._refill._waiters, "a producer that waits")  # type: ignore[attr-defined]
+    assert queue.get(0.0)
+    assert not queue.is_full
+    assert not has_room.is_set()
+    assert queue.get(0.0)
+    assert has_room.wait(LONGEST_WAIT_SECONDS)

@@ -99,3 +99,16 @@ def test_a_slot_comes_with_the_time_at_which_it_was_granted() -> None:
         still_busy = time.monotonic()
     thread.join(LONGEST_WAIT_SECONDS)
     assert still_busy <= granted[0] <= time.monotonic()
+
+
+def test_a_thread_that_loses_patience_goes_on_without_a_slot() -> None:
+    semaphore = FairSemaphore(1, patience=0.05)
+    with semaphore.slot():
+        start = time.monotonic()
+        with semaphore.slot():
+            assert time.monotonic() - start >= 0.05
+            assert semaphore.waiting == 0
+    with semaphore.slot():  # there still is only one
+        start = time.monotonic()
+        with semaphore.slot():
+            assert time.monotonic() - start >= 0.05
