@@ -69,7 +69,8 @@ class _Source:
     """Its segments that may still change, by `Segment.id`."""
     waiting: list[Segment] = field(default_factory=list)
     """Segments that came before a decision, without which they have no place in time."""
-    decided_at: float = field(default_factory=time.monotonic)
+    decided_at: float = 0.0
+    """`time.monotonic()` of the latest decision; before the first, when that may be expected."""
     silence_seconds: float = 0.0
     hop_seconds: float = 1.0
 
@@ -150,7 +151,7 @@ class Nodes:
                 name,
                 source.status.state.value,
                 source.status.detail,
-                quiet_seconds=now - source.decided_at,
+                quiet_seconds=max(0.0, now - source.decided_at),
                 silence_seconds=source.silence_seconds,
                 hop_seconds=source.hop_seconds,
             )
@@ -225,7 +226,8 @@ class Nodes:
             if source is None:
                 kind = listed[key]["kind"]
                 connecting = SourceStatus(name, kind, SourceState.CONNECTING, "")
-                self._sources[name] = _Source(connecting, key, owner)
+                due = time.monotonic() + float(self._hellos[key[0]]["window_seconds"])
+                self._sources[name] = _Source(connecting, key, owner, decided_at=due)
                 self._publisher.add_source(name, kind)
                 if (early := self._early.pop(key, None)) is not None:
                     self._relay(key[0], "open", early)

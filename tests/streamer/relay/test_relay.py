@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import threading
+import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 
@@ -19,12 +20,14 @@ from support.published import hello, prediction, segment, source_state
 from support.radio import free_port
 from support.relay import node, relay
 from support.schema import check_frame
-from support.waiting import LONGEST_WAIT_SECONDS
+from support.waiting import LONGEST_WAIT_SECONDS, wait_until
 from websockets.asyncio.client import connect
 from websockets.sync.client import connect as connect_here
 
 from streamer.commands import run as cli
+from streamer.engine.publisher import Publisher
 from streamer.relay import frames, service
+from streamer.relay.nodes import FrameClock, Nodes
 from streamer.sinks import messages
 
 RATE = 22_050
@@ -129,6 +132,13 @@ def test_no_field_of_a_decision_is_lost_in_a_frame():
             f"{field.name}: nothing would be lost"
         )
     assert frames.decision(messages.message(event)) == decision
+
+
+def test_a_source_has_the_time_of_a_window_for_its_first_decision():
+    clock = FrameClock()
+    nodes = Nodes(Publisher([], clock), clock, lambda hello: None)
+    nodes.receive("house/hello", json.dumps(hello("radio")).encode())
+    assert [each.quiet_seconds for each in nodes.health()] == [0.0]
 
 
 def encode(event):
@@ -264,24 +274,60 @@ def sound():
 
 
 def frames_until_the_end(url, started, kept):
-    """Keep what a client is sent until the source has ended or the server closes."""
+    """Keep what a client is sent until the first source has ended or the server closes."""
     with connect_here(url) as connection:
         for text in connection:
             frame = check_frame(json.loads(text))
             if frame["type"] == "hello":
                 started.set()
             kept.append(frame)
-            if frame["type"] == "source" and frame["state"] in ("ended", "reconnecting"):
+            if (
+                frame["type"] == "source"
+                and frame["source"] == "hall"
+                and frame["state"] == "ended"
+            ):
                 return
 
 
-def test_a_recording_has_the_same_labels_and_segments_by_daemon_and_relay(model, tmp_path, broker):
+def page_of(part, page):
+    """Return the JSON of a page, also of one that reports a failure."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{part.port}/{page}") as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        return json.load(error)
+
+
+def pages_of(part):
+    """Return what the pages say about a source that has ended and one that was never reached."""
+    state, history, health = (
+        page_of(part, page) for page in ("api/state", "api/history", "healthz")
+    )
+    _, retried = state["sources"]
+    for changing in ("since", "next_attempt", "detail", "heard_until"):
+        del retried[changing]
+    # A relay that starts later, or is told of two states at once, knows of fewer.
+    del state["states"], history["states"]
+    for changing in (state.pop("time"), history.pop("from"), history.pop("to")):
+        assert datetime.fromisoformat(changing)
+    assert [each["reachable"] for each in state.pop("outputs")] == [True]
+    del health["sources"]["hall"]["seconds_since_decision"]
+    return state, history, health["sources"]["hall"], health["sources"]["off"]["state"]
+
+
+def test_frames_and_pages_about_a_recording_are_the_same_by_daemon_and_relay(
+    model, tmp_path, broker
+):
     raw = ("--source", "hall=-", "--rate", RATE, "--channels", 1, "--fast", "--model", model)
-    to_broker = ("--mqtt", broker.url, "--mqtt-predictions")
+    unreachable = ("--source", f"off=http://127.0.0.1:{free_port()}/")
+    to_broker = ("--mqtt", broker.url, "--mqtt-predictions", "--history", tmp_path / "daemon.db")
+    to_relay = ("--mqtt", broker.url, "--history", tmp_path / "relay.db")
     with (
-        support.daemon.daemon(tmp_path, *raw, *to_broker, stdin=subprocess.PIPE) as daemon,
         support.daemon.daemon(
-            tmp_path, "--mqtt", broker.url, command=(*support.daemon.COMMAND, "relay")
+            tmp_path, *raw, *unreachable, *to_broker, stdin=subprocess.PIPE
+        ) as daemon,
+        support.daemon.daemon(
+            tmp_path, *to_relay, command=(*support.daemon.COMMAND, "relay")
         ) as relaying,
     ):
         received = {}
@@ -297,9 +343,11 @@ def test_a_recording_has_the_same_labels_and_segments_by_daemon_and_relay(model,
         daemon.process.stdin.close()
         for thread in threads:
             thread.join(LONGEST_WAIT_SECONDS)
-        assert daemon.wait() == 0
-        relaying.signal(signal.SIGTERM)
-        assert relaying.wait() == 0
+        # What ended last is still on its way to the histories.
+        wait_until(lambda: pages_of(relaying) == pages_of(daemon), "the same pages")
+        for part in (relaying, daemon):
+            part.signal(signal.SIGTERM)
+            assert part.wait() == 0
     for kind in ("prediction", "segment"):
         heard, relayed = (
             [frame for frame in kept if frame["type"] == kind] for kept in received.values()
