@@ -19,6 +19,7 @@ from streamer.engine.listener import PipelineEvent
 from streamer.engine.publisher import Clock, Publisher
 from streamer.relay import frames
 from streamer.sinks.messages import PROTOCOL
+from streamer.system.console import strip_control_characters
 
 Message = Mapping[str, Any]
 Key = tuple[str, str]
@@ -29,6 +30,9 @@ TOPICS = ("+/status", "+/hello", "+/+/prediction", "+/+/segment", "+/+/open")
 
 MAX_EARLY = 10_000
 """Sources of which segments are kept before a `hello` names them."""
+
+MAX_NAMED = 1000
+"""Nodes of which the log says that a message was not understood."""
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +113,8 @@ class Nodes:
         """The open segments of sources that no `hello` has named yet."""
         self._heard: set[str] = set()
         """Nodes that have sent a prediction."""
+        self._misunderstood: set[str] = set()
+        """Nodes of which a message was not understood, as the log says."""
 
     def __bool__(self) -> bool:
         """Return whether there is a node."""
@@ -127,7 +133,13 @@ class Nodes:
                 self._relay(node, kind, json.loads(payload))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self.ignored += 1
-            logger.debug("%s: not understood: %r", topic, error)
+            # Of a node that sends nothing else, one line is enough.
+            level = logging.DEBUG
+            if node not in self._misunderstood and len(self._misunderstood) < MAX_NAMED:
+                self._misunderstood.add(node)
+                level = logging.WARNING
+            name = strip_control_characters(topic)
+            logger.log(level, "%s: not understood, left out (%s)", name, _reason(error))
 
     def lose(self, reason: str) -> None:
         """Mark all sources as not heard, since the broker cannot be reached."""
@@ -337,6 +349,17 @@ def _now() -> datetime:
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
+def _reason(error: Exception) -> str:
+    """Return in a few words why a message was not understood."""
+    match error:
+        case json.JSONDecodeError() | UnicodeDecodeError():
+            return "it is not JSON"
+        case KeyError():
+            return f"it has no {error}"
+        case _:
+            return " ".join(str(error).split())[:200]
+
+
 def _joined(models: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return the `model` of nodes whose models differ."""
     different = dict.fromkeys((model["name"], model["version"]) for model in models)
@@ -347,7 +370,7 @@ def _joined(models: Sequence[Mapping[str, str]]) -> dict[str, str]:
 def _check(hello: Message) -> None:
     """Raise one of the errors of `frames` if a `hello` cannot be used."""
     if hello["protocol"] != PROTOCOL:
-        raise ValueError("another protocol")
+        raise ValueError(f"protocol {hello['protocol']}, not {PROTOCOL}: update this relay")
     _listed(hello)
     dict(hello["spectrogram"])
     float(hello["window_seconds"])

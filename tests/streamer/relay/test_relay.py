@@ -232,7 +232,7 @@ def test_messages_of_an_older_owner_are_dropped(broker):
     asyncio.run(scenario())
 
 
-def test_damaged_messages_are_ignored(broker):
+def test_damaged_messages_are_ignored_and_said_once_of_each_node(broker, caplog):
     async def scenario():
         with node(broker, "house", "radio") as house, subscriber(broker) as stranger:
             async with relay(broker) as made, listening(made) as client:
@@ -243,9 +243,78 @@ def test_damaged_messages_are_ignored(broker):
                             stranger.publish(f"{root}/{topic}", payload)
                 broken = {**hello("radio"), "sources": [{"name": "radio", "state": "odd"}]}
                 stranger.publish(f"{root}/hello", json.dumps(broken).encode())
+                newer = {**hello("other"), "protocol": 2}
+                stranger.publish("genre-stream/newer/hello", json.dumps(newer).encode())
                 house.publish(prediction(1))
                 await client.until(is_seq(1))
+                await until(lambda: "newer" in caplog.text)
                 assert names(made) == ["radio"]
+
+    asyncio.run(scenario())
+    assert [line for line in caplog.messages if "not understood" in line] == [
+        "house/hello: not understood, left out (it is not JSON)",
+        "newer/hello: not understood, left out (protocol 2, not 1: update this relay)",
+    ]
+
+
+def test_fields_that_a_newer_node_adds_are_ignored(broker):
+    def newer(frame):
+        return json.dumps(frame | {"mood": "calm"}).encode()
+
+    async def scenario():
+        with node(broker, "house", "radio") as house, subscriber(broker) as stranger:
+            house.publish(source_state("live"))
+            async with relay(broker) as made, listening(made) as client:
+                greeting = hello("radio", "hall")
+                greeting["sources"][1]["mood"] = "calm"
+                stranger.publish("genre-stream/house/hello", newer(greeting))
+                await until(lambda: names(made) == ["hall", "radio"])
+                event = prediction(1, "hall")
+                frame = newer(messages.message(event))
+                stranger.publish("genre-stream/house/hall/prediction", frame)
+                assert await client.until(is_seq(1, "hall")) == messages.message(event)
+
+    asyncio.run(scenario())
+
+
+def test_what_a_broker_keeps_of_a_node_that_is_gone_is_shown_as_gone(broker):
+    async def scenario():
+        with node(broker, "hall", "music") as hall, subscriber(broker) as noting:
+            hall.publish(source_state("live", "music"))
+            await asyncio.to_thread(
+                noting.wait_for,
+                lambda each: each.topic.endswith("/hello") and b'"live"' in each.payload,
+            )
+        with node(broker, "house", "radio") as house, subscriber(broker) as stranger:
+            house.publish(source_state("live"))
+            async with relay(broker) as made:
+                await until(lambda: states(made) == {"music": "reconnecting", "radio": "live"})
+                assert made.hub.hello()["sources"][0]["reason"] == "node hall is gone"
+                stranger.publish("genre-stream/hall/hello", b"", retain=True)
+                await until(lambda: names(made) == ["radio"])
+
+    asyncio.run(scenario())
+
+
+def test_times_are_those_of_the_nodes_however_wrong_their_clocks(broker, tmp_path):
+    async def scenario():
+        early, late = (datetime.now(UTC) + timedelta(hours=hours) for hours in (-5, 5))
+        with node(broker, "house", "radio", "hall") as house:
+            async with (
+                relay(broker, history=tmp_path / "h.db") as made,
+                listening(made) as client,
+            ):
+                for number in (1, 2):
+                    moment = timedelta(seconds=number)
+                    house.publish(
+                        prediction(number, "radio", time=early + moment),
+                        prediction(number, "hall", time=late + moment),
+                    )
+                seen = [await client.until(is_seq(2, name)) for name in ("radio", "hall")]
+                for frame, time in zip(seen, (early, late), strict=True):
+                    told = datetime.fromisoformat(frame["time"])
+                    assert abs(told - time - timedelta(seconds=2)) < timedelta(milliseconds=2)
+                assert {each["state"] for each in made.hub.hello()["sources"]} == {"connecting"}
 
     asyncio.run(scenario())
 
