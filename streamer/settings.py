@@ -397,10 +397,13 @@ def _unknown(origin: str, name: str, value: object) -> str:
     return f"{_spelled(origin, name, value)}: unknown setting{near}"
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean port?)`` with the known name most similar to `name`, or nothing."""
+def suggestion(name: str, known: Iterable[str], before: str = "") -> str:
+    """Return `` (did you mean port?)`` with the known name most similar to `name`, or nothing.
+
+    It is written with `before` in front.
+    """
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {nearest[0]}?)" if nearest else ""
+    return f" (did you mean {before}{nearest[0]}?)" if nearest else ""
 
 
 def _error_sentences(

@@ -193,8 +193,10 @@ def _unknown_argument(parser: argparse.ArgumentParser, argument: str) -> str:
         hint = schema.suggestion(argument, COMMANDS) or f"; to hear it say --source {argument}"
         return f"unexpected argument '{argument}'{hint}"
     flag = argument.split("=", 1)[0]
-    known = [name for name in parser._option_string_actions if name.startswith("--")]
-    return f"unknown option {flag}{schema.suggestion(flag, known)}; see genre-stream --help"
+    # Without the dashes, which make any two short options similar.
+    known = [name[2:] for name in parser._option_string_actions if name.startswith("--")]
+    hint = schema.suggestion(flag.lstrip("-"), known, "--")
+    return f"unknown option {flag}{hint}; see genre-stream --help"
 
 
 def _list_devices() -> int:

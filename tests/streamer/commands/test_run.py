@@ -34,6 +34,7 @@ FAST_JSON = ("--fast", "--json")
 WRONG_USAGE = [
     ([], "nothing to hear; usage: genre-stream (--device DEVICE | --source LOCATION)... [options]"),
     (["--sorce", "x"], "unknown option --sorce (did you mean --source?); see genre-stream --help"),
+    (["--tuffe"], "unknown option --tuffe; see genre-stream --help"),
     (["--source", "-dash.flac"], "-dash.flac: no such file; check the path"),
     (["--source", "--port", "1"], "argument --source: expected one argument; see genre-stream"),
     (["--source", "x", "--loop", "--follow"], "--follow true: contradicts loop, which starts"),
