@@ -32,9 +32,6 @@ from streamer.system.memory import return_freed_memory, share_one_heap, trim_mem
 from streamer.system.notify import Notifier, ignore_requests, inherited_sockets
 from streamer.system.stop_signals import StopSignals, call_on_loop, exit_deadline
 
-SWITCH_SECONDS = 0.02
-"""How long a thread that waits for the interpreter lets another one go on before it insists. It
-wakes that often; at Python's 0.005, with hundreds of sources, waking costs more than the work."""
 STOP_SECONDS = 2.0
 """Longest duration of an orderly stop; after it the process exits with status 1.
 
@@ -262,7 +259,6 @@ def run(settings: Settings, reload: Callable[[], Settings]) -> int:
     """Run the daemon; return the exit status."""
     faulthandler.enable()
     share_one_heap()
-    sys.setswitchinterval(SWITCH_SECONDS)
     terminal = Terminal(sys.stderr) if sys.stderr.isatty() else None
     console = terminal or BackgroundWriter(sys.stderr)
     # The live lines show states already.
