@@ -17,6 +17,11 @@ a genre-stream that has all the sources itself. A source keeps its name unless a
 of the same name; then both are NODE/SOURCE.
 """
 
+BROKER_HELP = """\
+the MQTT broker that the nodes tell, as mqtt[s]://[user:password@]host[:port]; in a file also a
+table with url, user, password_file, ca_file, cert_file, key_file and prefix
+"""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the sub-command's options."""
@@ -27,9 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
     fields = schema.fields_by_group()
-    outputs = [each for each in fields[schema.OUTPUTS] if each[0] == "mqtt"]
+    broker = parser.add_argument_group("the broker")
+    broker.add_argument("--mqtt", metavar="URL", help=BROKER_HELP)
     for heading, own in (
-        ("the broker", outputs),
         (schema.SERVING, fields[schema.SERVING]),
         (schema.RECORDS, fields[schema.RECORDS]),
     ):

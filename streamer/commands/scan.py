@@ -230,12 +230,15 @@ def _write(
 
 def _summary(progress: Progress, counts: Counter[str]) -> str:
     took = max(progress.seconds, 1e-9)
-    parts = [
-        f"{plural(progress.done, 'file')} in {duration(took)}",
-        f"{progress.done / took:.3g} files a second",
-        f"{counts['seconds'] / took:.3g} times real time",
-        f"{counts['failed']} failed",
-    ]
+    parts = ["nothing to do"]
+    if progress.done:
+        parts = [
+            f"{plural(progress.done, 'file')} in {duration(took)}",
+            f"{progress.done / took:.3g} files a second",
+            f"{counts['seconds'] / took:.3g} times real time",
+        ]
+    if progress.done or counts["failed"]:
+        parts.append(f"{counts['failed']} failed")
     for name, text in (
         ("damaged", "damaged but readable"),
         ("kept", "already in the table"),

@@ -208,7 +208,8 @@ class Nodes:
             _check(hello)
             known, self._hellos[node] = self._hellos.get(node), hello
             if known is None:
-                logger.info("node %s has %d sources", node, len(hello["sources"]))
+                count = len(hello["sources"])
+                logger.info("node %s has %d %s", node, count, "source" if count == 1 else "sources")
             elif _listed(known) == _listed(hello):
                 self._update_states(node)
                 return

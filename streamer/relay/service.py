@@ -139,10 +139,14 @@ class Relay:
 
     async def _connect(self) -> None:
         connection, broker = self._connection, f"MQTT {self._broker.host}:{self._broker.port}"
+        # At the start a broker that cannot be used is an error, which is not logged as well.
+        log = logging.getLogger("streamer.sinks.mqtt.connection")
+        log.addFilter(_is_no_warning)
         while not connection.connected:
             if connection.reason:
                 raise UserError(f"{broker}: {connection.reason}", exit_status=1)
             await asyncio.sleep(0.05)
+        log.removeFilter(_is_no_warning)
         waited = 0.0
         while not self.nodes:
             await asyncio.sleep(0.05)
@@ -176,7 +180,8 @@ class Relay:
             if self._notifier.watchdog_seconds:
                 self._notifier.watchdog()
             live = sum(each.state == "live" for each in self.nodes.health())
-            self._notifier.status("the broker is gone" if lost else f"{live} sources are live")
+            are_live = f"{live} {'source is' if live == 1 else 'sources are'} live"
+            self._notifier.status("the broker is gone" if lost else are_live)
             interval = min(WATCH_SECONDS, (self._notifier.watchdog_seconds or WATCH_SECONDS) / 2)
             await asyncio.sleep(interval)
 
@@ -194,6 +199,10 @@ class Relay:
     def _stop_by_signal(self, number: signal.Signals) -> None:
         logger.info("%s: stopping", number.name)
         self._over.set()
+
+
+def _is_no_warning(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.WARNING
 
 
 def run(settings: Settings) -> int:

@@ -216,6 +216,8 @@ def test_json_lines_are_resumed_too(scan, music, tmp_path, capfd):
     assert scan(*arguments) == 0
     assert "2 already in the table" in capfd.readouterr().err
     assert table.read_text().splitlines() == lines
+    assert scan(*arguments) == 0
+    assert capfd.readouterr().err == "nothing to do, 3 already in the table\n"
 
 
 def probe(path):

@@ -454,8 +454,8 @@ def test_a_broker_that_cannot_be_reached_is_one_line(host, tmp_path):
     port = free_port()
     ended = support.daemon.run(tmp_path, "relay", "--mqtt", f"mqtt://{host}:{port}")
     assert ended.returncode == 1
-    assert f"genre-stream: MQTT {host}:{port}: " in ended.stderr.splitlines()[-1]
-    assert "Traceback" not in ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"genre-stream: MQTT {host}:{port}: ")
 
 
 def test_a_refusing_broker_is_one_line(tmp_path):
@@ -465,8 +465,9 @@ def test_a_refusing_broker_is_one_line(tmp_path):
         url = broker.url.replace("//", "//me:wrong@")
         ended = support.daemon.run(tmp_path, "relay", "--mqtt", url)
     assert ended.returncode == 1
-    line = f"MQTT 127.0.0.1:{broker.port}: the broker refuses the connection: not authorized"
-    assert line in ended.stderr.splitlines()[-1]
+    (line,) = ended.stderr.splitlines()
+    where = f"genre-stream: MQTT 127.0.0.1:{broker.port}: "
+    assert line.startswith(f"{where}the broker refuses the connection: not authorized")
 
 
 def test_a_relay_says_that_no_node_or_no_prediction_has_come(broker, monkeypatch, caplog):
