@@ -11,6 +11,7 @@ import pytest
 import soundfile
 from support.daemon import daemon
 from support.schema import check_frame
+from support.waiting import LONGEST_WAIT_SECONDS
 from websockets.sync.client import connect
 
 SECONDS = 12
@@ -26,7 +27,7 @@ def test_a_client_gets_a_song_from_its_first_seconds_to_its_end(
     soundfile.write(song, samples[: SECONDS * rate], rate)
     with (
         daemon(tmp_path, "--source", song) as running,
-        connect(f"ws://127.0.0.1:{running.port}/") as socket,
+        connect(f"ws://127.0.0.1:{running.port}/", open_timeout=LONGEST_WAIT_SECONDS) as socket,
     ):
         # The server closes the connection when every source has ended.
         frames = [check_frame(json.loads(frame)) for frame in socket]

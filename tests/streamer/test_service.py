@@ -533,7 +533,8 @@ def test_the_token_of_systemds_credentials_is_required(model, tone, tmp_path):
         with pytest.raises(Exception, match="401"), client(running.port):
             pass
         address = f"ws://127.0.0.1:{running.port}/"
-        with connect(address, additional_headers={"Authorization": "Bearer open sesame"}):
+        bearer = {"Authorization": "Bearer open sesame"}
+        with connect(address, additional_headers=bearer, open_timeout=LONGEST_WAIT_SECONDS):
             pass
 
 

@@ -188,7 +188,8 @@ def test_the_daemon_runs_under_the_restrictions_of_the_unit(sandbox, tmp_path):
         variables={"NOTIFY_SOCKET": str(manager.path), "CREDENTIALS_DIRECTORY": str(tmp_path)},
     ) as running:
         manager.wait_for("READY=1")
-        with connect(f"ws://127.0.0.1:{running.port}/") as connection:
+        address = f"ws://127.0.0.1:{running.port}/"
+        with connect(address, open_timeout=LONGEST_WAIT_SECONDS) as connection:
             frame = {}
             while frame.get("genre") != "high":
                 frame = json.loads(connection.recv(timeout=LONGEST_WAIT_SECONDS))

@@ -115,7 +115,7 @@ def test_a_recording_gives_the_same_decisions_by_daemon_fleet_and_relay(
 def final_segments(port: int) -> Iterator[list[dict[str, Any]]]:
     """Return the list that the final segments of a relay are added to as they come."""
     segments: list[dict[str, Any]] = []
-    with connect(f"ws://127.0.0.1:{port}") as connection:
+    with connect(f"ws://127.0.0.1:{port}", open_timeout=LONGEST_WAIT_SECONDS) as connection:
 
         def read() -> None:
             for text in connection:
