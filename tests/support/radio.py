@@ -103,10 +103,13 @@ class Radio:
             # Icecast then runs as the user "nobody", and must reach its logs.
             if not folder.stat().st_mode & 0o001:
                 folder.chmod(folder.stat().st_mode | 0o011)
+        self._launch()
+        self._wait(f"http://127.0.0.1:{self.port}/status-json.xsl", starting=True)
+
+    def _launch(self) -> None:
         with (self._folder / "icecast.log").open("ab") as log:
-            command = ["icecast2", "-c", str(configuration)]
+            command = ["icecast2", "-c", str(self._folder / "icecast.xml")]
             self.server = subprocess.Popen(command, stdout=log, stderr=log)
-        self._wait(f"http://127.0.0.1:{self.port}/status-json.xsl")
 
     def start_feeding(
         self, *encoder: str, content_type: str = "audio/mpeg", container: str = "mp3"
@@ -166,7 +169,7 @@ class Radio:
         ]
         return f"exit status {status}\n" + "\n".join(text[-2000:] for text in texts)
 
-    def _wait(self, url: str) -> None:
+    def _wait(self, url: str, *, starting: bool = False) -> None:
         deadline = time.monotonic() + LONGEST_WAIT_SECONDS
         while True:
             try:
@@ -174,6 +177,9 @@ class Radio:
                 return
             except (urllib.error.URLError, OSError):
                 assert time.monotonic() < deadline, f"{url} did not come up: {self._log()}"
+                if starting and self.server and self.server.poll() is not None:
+                    # Icecast 2.4 now and then crashes if it is asked while it starts.
+                    self._launch()
                 time.sleep(0.1)
 
 
