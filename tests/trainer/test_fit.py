@@ -267,6 +267,8 @@ def printed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     with pytest.MonkeyPatch.context() as patch, io.StringIO() as stream:
         patch.setattr(sys, "stderr", stream)
         patch.setattr("trainer.progress.LINE_SECONDS", 0.0)
+        for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # rich would take it for a terminal
+            patch.delenv(name, raising=False)
         assert fit_small(command) == 0
         return stream.getvalue().splitlines()
 

@@ -8,6 +8,15 @@ pytest.importorskip("rich")
 
 from trainer.progress import LINE_SECONDS, progress_bar
 
+FORCING = ("FORCE_COLOR", "TTY_COMPATIBLE")
+"""Variables by which rich takes any output for a terminal."""
+
+
+@pytest.fixture(autouse=True)
+def no_forced_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in FORCING:
+        monkeypatch.delenv(name, raising=False)
+
 
 class Clock:
     """A clock that is set by hand."""
