@@ -372,7 +372,12 @@ def pages_of(part):
     state, history, health = (
         page_of(part, page) for page in ("api/state", "api/history", "healthz")
     )
-    _, retried = state["sources"]
+    ended, retried = state["sources"]
+    # These follow from latencies, positions and levels, which frames have rounded.
+    del ended["heard_until"], history["minutes"]
+    for row in (*state["segments"], *history["segments"]):
+        del row["start"]
+        row["end"] = row["end"] is not None
     for changing in ("since", "next_attempt", "detail", "heard_until"):
         del retried[changing]
     # A relay that starts later, or is told of two states at once, knows of fewer.
