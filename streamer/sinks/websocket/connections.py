@@ -267,7 +267,7 @@ class Client:
         transport = self._connection.transport
         if transport.get_write_buffer_size():
             return False
-        if self._connection.state is State.OPEN:
+        if self._connection.state is State.OPEN and not transport.is_closing():
             # Not `broadcast`, which makes the same frame anew for each of thousands of clients.
             transport.write(_text_frame(frame))
         self._last_sent = self._loop.time()

@@ -321,6 +321,19 @@ def test_a_client_whose_control_frames_overflow_is_closed_though_it_reads_again(
     run(scenario())
 
 
+def test_frames_for_a_client_that_has_just_gone_leave_no_line_in_the_log(caplog):
+    async def scenario():
+        async with running_server() as (hub, server), connect(websocket_url(server)) as connection:
+            await receive(connection, 1)
+            (outbox,) = hub.outboxes
+            outbox._write.__self__._connection.transport.abort()  # as when a write has failed
+            for number in range(20):  # in one turn of its loop
+                hub.publish(prediction(number + 1))
+
+    run(scenario())
+    assert "socket.send() raised exception" not in caplog.text
+
+
 def test_there_is_no_compression_and_no_server_header():
     async def scenario():
         async with running_server() as (_, server), connect(websocket_url(server)) as connection:
