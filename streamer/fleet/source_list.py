@@ -60,7 +60,12 @@ def read_source_list(
             raise name_conflict(name)
         sources[name] = each
     if not sources:
-        raise InputError(f'{path} names no source; write source = ["NAME=LOCATION", ...]')
+        how = (
+            "a line for each"
+            if path.suffix.lower() == ".csv"
+            else 'source = ["NAME=LOCATION", ...]'
+        )
+        raise InputError(f"{path} names no source; write {how}")
     if settings.mqtt is None:
         raise InputError(
             'a fleet tells a broker what it hears: write mqtt = "mqtt://HOST" into the settings, '

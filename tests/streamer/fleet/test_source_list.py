@@ -96,6 +96,7 @@ def test_what_is_wrong_with_a_list_in_toml_is_said(tmp_path: Path, text: str, sa
             "source\na,b\n",
             "LIST line 2: more values than columns; put values with commas in quotes",
         ),
+        ("source\n", "LIST names no source; write a line for each"),
         ("name,source\nx,\n", "LIST line 2: no source; name a file or a stream"),
         (
             "name,source\na/b,http://one/\n",
