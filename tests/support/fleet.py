@@ -56,7 +56,8 @@ class Listeners:
         self.messages.append((message.topic, frame))
         if frame["type"] == "prediction":
             node = message.topic.split("/")[1]
-            self.heard.append(Heard(time.monotonic(), node, frame["source"], frame["owner"]))
+            owner = frame.get("owner", 0)  # a daemon has none
+            self.heard.append(Heard(time.monotonic(), node, frame["source"], owner))
 
     def latest(self, since: float = 0.0) -> dict[str, Heard]:
         """Return the latest prediction of each source, of its newest owner."""
@@ -141,6 +142,11 @@ class RayNodes:
     def remove(self, node: Any) -> None:
         """Kill a node with all that runs on it."""
         self._cluster.remove_node(node, allow_graceful=False)
+
+    def processes_of_head(self) -> list[int]:
+        """Return the numbers of the processes of the head, without those of its actors."""
+        groups = self._cluster.head_node.all_processes.values()
+        return [each.process.pid for group in groups for each in group]
 
     def sources_on(self, node: Any) -> set[str]:
         """Return the sources of the engines on a node."""
