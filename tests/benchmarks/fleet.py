@@ -21,7 +21,10 @@ from benchmarks.report import Report
 from benchmarks.streams import TICKS, make_files
 from support.broker import Mosquitto, mosquitto
 from support.daemon import Daemon, daemon
-from support.fleet import fleet, listeners, parent, wait_for_all, write_list
+from support.fleet import fleet, listeners, parent, write_list
+
+START_SECONDS = 300.0
+"""How long a start may take on a busy machine."""
 
 
 def family(process: int) -> list[int]:
@@ -81,13 +84,17 @@ def measure(
     """Run a daemon or a fleet with these sources; return what it used."""
     home = folder / what
     home.mkdir(exist_ok=True)
-    names = [text.partition("=")[0] for text in sources]
+    names = {text.partition("=")[0] for text in sources}
     with (
         mosquitto(home) as broker,
         listeners(broker) as noting,
         RUNS[what](home, broker, sources, given.hop_seconds) as running,
     ):
-        wait_for_all(noting, names)
+        deadline = time.monotonic() + START_SECONDS
+        while not noting.latest().keys() >= names:
+            if time.monotonic() > deadline or running.process.poll() is not None:
+                raise SystemExit(f"the {what} does not start:\n{running.log}")
+            time.sleep(0.2)
         time.sleep(given.warm_up)
         members = family(running.process.pid)
         engines = [each for each in members if is_engine(each)] or members

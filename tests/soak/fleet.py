@@ -1,26 +1,35 @@
 """Kills engines, machines and the supervisor of a fleet at random, and checks every source.
 
 Run it as ``PYTHONPATH=.:tests python tests/soak/fleet.py --rounds 10 --seed 1``. Sixty sources on a
-Ray cluster of three nodes: after each fault every source is decided about again within 30 s, none
-is published by two owners for longer, and none is lost.
+Ray cluster of three nodes, a broker, a relay and a client of it: after each fault every source is
+decided about again within 30 s, none is published by two owners for longer, and none is lost. The
+client hears no source of two owners in turn. At the end the head of the cluster is killed: the
+command and all engines end.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from support.broker import mosquitto
+from support.daemon import COMMAND, Daemon, daemon
 from support.fleet import Listeners, RayNodes, fleet, listeners, ray_nodes, write_list
 from support.model import LABELS, band_noise, make_model
 from support.songs import write_audio
+from support.waiting import LONGEST_WAIT_SECONDS
+from websockets.sync.client import connect
 
 from streamer.fleet.reports import EngineStatus
 
@@ -30,6 +39,52 @@ FAULTS = ("engine", "machine", "supervisor", "frozen")
 an engine is stopped, so that it comes back after others have its sources."""
 SETTLE_SECONDS = 25.0
 """Time without a new owner after which the next fault comes; loads are evened out in between."""
+
+
+HEAD_SECONDS = 90.0
+"""Time in which a fleet ends whose head was killed; Ray takes a minute to believe it."""
+
+
+class RelayClient:
+    """Notes the predictions that a relay sends."""
+
+    def __init__(self) -> None:
+        self.heard: Counter[str] = Counter()
+        """Predictions of each source."""
+        self.restarts: Counter[str] = Counter()
+        """How often the positions of a source began anew, as they do with every owner."""
+        self.failure: Exception | None = None
+        self._position: dict[str, float] = {}
+
+    def listen(self, connection: Iterator[str | bytes]) -> None:
+        """Note what comes until the connection ends."""
+        try:
+            for text in connection:
+                frame = json.loads(text)
+                if frame["type"] == "prediction":
+                    self._note(frame["source"], frame["position"])
+        except Exception as error:
+            self.failure = error
+
+    def _note(self, source: str, position: float) -> None:
+        self.heard[source] += 1
+        if position <= self._position.get(source, 0.0):
+            self.restarts[source] += 1
+        self._position[source] = position
+
+
+@contextmanager
+def relay_client(port: int) -> Iterator[RelayClient]:
+    """Listen to a relay."""
+    client = RelayClient()
+    with connect(f"ws://127.0.0.1:{port}", max_size=None) as connection:
+        connection.send(json.dumps({"type": "subscribe", "messages": ["prediction"]}))
+        thread = threading.Thread(target=client.listen, args=(connection,), daemon=True)
+        thread.start()
+        yield client
+        if client.failure:
+            raise client.failure
+    thread.join(LONGEST_WAIT_SECONDS)
 
 
 def main() -> int:
@@ -65,15 +120,27 @@ def main() -> int:
             since = time.monotonic()
             _wait(lambda: noting.latest().keys() >= set(names), 120.0)
             print(f"all {len(names)} decided after {time.monotonic() - since:.1f} s", flush=True)
-            failures = [
-                problem
-                for number in range(arguments.rounds)
-                for fault in [generator.choice(arguments.faults)]
-                for problem in _round(number + 1, fault, generator, nodes, noting, names)
-            ]
-            if (overlap := noting.overlap()) > LIMIT_SECONDS:
-                failures.append(f"two owners for {overlap:.1f} s")
-            print(f"longest time with two owners: {overlap:.1f} s")
+            relay = (*COMMAND, "relay", "--mqtt", broker.url)
+            with daemon(folder, command=relay) as relaying, relay_client(relaying.port) as client:
+                _wait(lambda: client.heard.keys() >= set(names), 120.0)
+                known = {name: each.owner for name, each in noting.latest().items()}
+                failures = [
+                    problem
+                    for number in range(arguments.rounds)
+                    for fault in [generator.choice(arguments.faults)]
+                    for problem in _round(
+                        number + 1, fault, generator, nodes, noting, client, names
+                    )
+                ]
+                if (overlap := noting.overlap()) > LIMIT_SECONDS:
+                    failures.append(f"two owners for {overlap:.1f} s")
+                print(f"longest time with two owners: {overlap:.1f} s")
+                owners = {(each.source, each.owner) for each in noting.heard}
+                later = Counter(source for source, owner in owners if owner > known[source])
+                if in_turn := sorted(client.restarts - later):
+                    failures.append(f"the relay told of two owners in turn: {in_turn}")
+                print(f"the relay sent {client.heard.total()} predictions to its client")
+            failures += _kill_head(nodes, running)
             if failures:
                 print(running.log)
     print("\n".join(failures) or "no source was late, doubled or lost")
@@ -86,10 +153,11 @@ def _round(
     generator: random.Random,
     nodes: RayNodes,
     noting: Listeners,
+    client: RelayClient,
     names: list[str],
 ) -> list[str]:
     """Cause a fault and return what is wrong after it."""
-    before = noting.latest()
+    before, restarts = noting.latest(), Counter(client.restarts)
     hit: set[str] = set()
     _wait(lambda: _holders(nodes), LIMIT_SECONDS)
     began = time.monotonic()
@@ -106,7 +174,9 @@ def _round(
         nodes.kill_supervisor()
     again = _wait(
         lambda: all(
-            name in (latest := noting.latest(began)) and latest[name].owner > before[name].owner
+            name in (latest := noting.latest(began))
+            and latest[name].owner > before[name].owner
+            and client.restarts[name] > restarts[name]
             for name in hit
         ),
         LIMIT_SECONDS,
@@ -117,7 +187,10 @@ def _round(
         nodes.others.append(nodes.add())
     elif kind == "frozen":
         os.kill(process, signal.SIGCONT)
+    heard = Counter(client.heard)
     _settle(noting)
+    if silent := set(names) - (client.heard - heard).keys():
+        problems.append(f"round {number}: {kind}: the relay is silent about {sorted(silent)}")
     late = set(names) - noting.latest(time.monotonic() - LIMIT_SECONDS).keys()
     if late:
         problems.append(f"round {number}: {kind}: lost {sorted(late)}")
@@ -132,6 +205,32 @@ def _round(
         flush=True,
     )
     return problems
+
+
+def _kill_head(nodes: RayNodes, running: Daemon) -> list[str]:
+    """Kill the head of the cluster; return what is wrong with the end of the fleet."""
+    engines = [each.report.process for each in _holders(nodes)]
+    nodes.ray.shutdown()
+    began = time.monotonic()
+    for process in nodes.processes_of_head():
+        os.kill(process, signal.SIGKILL)
+    _wait(lambda: running.process.poll() is not None and not any(map(_runs, engines)), HEAD_SECONDS)
+    problems = [f"engine {process} runs without its head" for process in engines if _runs(process)]
+    if (status := running.process.poll()) != 1:
+        problems.append(f"without the head the command has the status {status}")
+    if "Traceback" in running.log:
+        problems.append("the command ended with a traceback")
+    print(f"without the head the fleet ended after {time.monotonic() - began:.1f} s")
+    return problems
+
+
+def _runs(process: int) -> bool:
+    """Return whether a process runs and is no zombie."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def _holders(nodes: RayNodes) -> list[EngineStatus]:
