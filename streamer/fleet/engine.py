@@ -25,6 +25,7 @@ from streamer.listening import Listening
 from streamer.settings import Settings
 from streamer.sources.base import AudioBlock, Source, SourceError
 from streamer.system import logs
+from streamer.system.ending import end_with
 from streamer.system.memory import share_one_heap, trim_memory
 
 FULL = 0.7
@@ -87,6 +88,8 @@ class Engine:
     """
 
     def __init__(self, settings: Settings, name: str, cores: float) -> None:
+        # Without it an engine goes on for minutes after its raylet, which ends without a head.
+        end_with(os.getppid())
         share_one_heap()
         logs.configure(settings.log_level)
         assert settings.mqtt

@@ -1,8 +1,9 @@
-"""The end of the process: on SIGTERM at the start, with its parent, and while threads still run."""
+"""The end of the process: on SIGTERM at the start, with another, and while threads still run."""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -41,6 +42,17 @@ def end_with_parent() -> None:
 
     def wait() -> None:
         parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def end_with(process: int) -> None:
+    """Let this process end at once when another one of the machine has ended."""
+    descriptor = os.pidfd_open(process)
+
+    def wait() -> None:
+        select.select([descriptor], [], [])
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
