@@ -18,6 +18,7 @@ from streamer.core.labels import LabelMap
 from streamer.core.segments import Segment, SegmentTracker, State, Verdict
 from streamer.core.smoothing import (
     HiddenMarkov,
+    Interpolating,
     MovingAverage,
     Probabilities,
     Smoother,
@@ -115,7 +116,7 @@ class Decider:
         self._not_music = self._names.not_music
         self._uniform = np.full(len(self._labels), 1 / len(self._labels))
         self._window_seconds = window_seconds
-        self._smoother = _smoother(settings, len(self._labels), window_seconds)
+        self._smoother = Interpolating(_smoother(settings, len(self._labels), window_seconds))
         self._segments = SegmentTracker(window_seconds, settings.look_back_seconds)
         self._claimed: int | None = None
         self._last_claim: Decision | None = None
@@ -184,7 +185,8 @@ class Decider:
                 return carried
             window = belief = self._uniform
         else:
-            belief = self._smoother.update(window, observation.hop_seconds)
+            hop_seconds, repeated = observation.hop_seconds, observation.repeated
+            belief = self._smoother.update(window, hop_seconds, repeated=repeated)
             self._claimed = self._claim(belief)
             if self._claimed is not None:
                 label = self._labels[self._claimed]

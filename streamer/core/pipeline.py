@@ -337,6 +337,8 @@ class ColumnPipeline:
         self.inference_seconds = 0.0
         self.decided_at = 0
         """Position of the last decision; 0 before the first one."""
+        self._belief = 0.0
+        """Probability of the most probable label at the last decision."""
         self._classifier = classifier
         self._spec = contract.spectrogram
         self._max_frames = contract.window_frames
@@ -434,6 +436,7 @@ class ColumnPipeline:
             self.window.restart(end)
         self.decided_at = end
         decision, segments = self._decider.update(observation)
+        self._belief = max(decision.probabilities.values())
         events: list[Event] = [decision, *segments]
         if self._peaks is not None and columns.shape[1]:
             peaks = np.concatenate([self._peaks, columns.max(axis=0)])[-self._max_frames :]
@@ -454,8 +457,7 @@ class ColumnPipeline:
 
         What was before a change is left out as soon as there is enough sound after it.
         """
-        before = self.window.columns
-        may_repeat = self._steadiness.may_repeat(end, self.hop_samples, before, columns)
+        may_repeat = self._steadiness.may_repeat(end, self.hop_samples, self._belief)
         self.window.append(columns)
         if self.effort == "saving" and may_repeat:
             return self._steadiness.repeat()

@@ -6,6 +6,7 @@ decides on its belief.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, TypeVar
 
@@ -147,3 +148,49 @@ class MovingAverage(Smoother):
             logs = self._logs + (logs - self._logs) * weight
         self._logs = logs
         return softmax(logs)
+
+
+class Interpolating(Smoother):
+    """A smoother some of whose windows are repeated, which it makes good at the next new one.
+
+    Until then a repeated window counts as a new one does. Windows overlap, so those between two
+    that were classified lie between them: when the second one comes, the hops that repeated the
+    first one are smoothed anew, each with its share of both, interpolated in the logarithm.
+    """
+
+    def __init__(self, smoother: Smoother) -> None:
+        self._smoother = smoother
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all windows so far."""
+        self._smoother.restart()
+        self._settle(None)
+
+    def forget(self) -> None:
+        """Forget all windows so far, although the next ones still hold some of their sound."""
+        self._smoother.forget()
+        self._settle(None)
+
+    def update(
+        self, window: Probabilities, hop_seconds: float, *, repeated: bool = False
+    ) -> Probabilities:
+        """Take the next window, as `Smoother.update` does; `repeated` if it is the last one."""
+        if repeated:
+            self._repeated.append(hop_seconds)
+            return self._smoother.update(window, hop_seconds)
+        if self._repeated and self._last is not None:
+            self._smoother = self._before
+            first, second = log_floored(self._last), log_floored(window)
+            for number, hop in enumerate(self._repeated, 1):
+                share = number / (len(self._repeated) + 1)
+                self._smoother.update(softmax(first + share * (second - first)), hop)
+        belief = self._smoother.update(window, hop_seconds)
+        self._settle(window)
+        return belief
+
+    def _settle(self, last: Probabilities | None) -> None:
+        """Keep the state after the last window that was classified, or None."""
+        self._last = last
+        self._before = copy.copy(self._smoother)
+        self._repeated: list[float] = []

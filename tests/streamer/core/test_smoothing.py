@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from streamer.core.smoothing import (
     NOTICED_AFTER_SECONDS,
     HiddenMarkov,
+    Interpolating,
     MovingAverage,
     Smoother,
     log_floored,
@@ -162,3 +165,40 @@ def test_no_smoothing_returns_each_window_unchanged() -> None:
 
 def test_logs_far_apart_do_not_overflow() -> None:
     np.testing.assert_array_equal(softmax(np.array([-1e4, 1e4])), [0, 1])
+
+
+def between(first: NDArray[np.float64], second: NDArray[np.float64], share: float) -> Any:
+    return softmax((1 - share) * np.log(first) + share * np.log(second))
+
+
+@pytest.mark.parametrize("kind", [filter_of, lambda: MovingAverage(seconds=5.0)])
+def test_repeated_windows_are_made_good_by_the_next_new_one(kind: Callable[[], Smoother]) -> None:
+    first, last = np.array([0.7, 0.2, 0.1]), np.array([0.2, 0.7, 0.1])
+    whole, sparing = kind(), Interpolating(kind())
+    for window in (last, first):
+        assert (whole.update(window, 1.0) == sparing.update(window, 1.0)).all()
+    for share in (0.25, 0.5, 0.75):
+        whole.update(between(first, last, share), 1.0)
+        sparing.update(first, 1.0, repeated=True)
+    for window in (last, first):
+        assert whole.update(window, 1.0) == pytest.approx(sparing.update(window, 1.0))
+
+
+def test_a_repeated_window_counts_as_a_new_one_until_then() -> None:
+    whole, sparing = filter_of(), Interpolating(filter_of())
+    window = np.array([0.7, 0.2, 0.1])
+    for repeated in (False, True, True):
+        expected = whole.update(window, 1.0)
+        assert (sparing.update(window, 1.0, repeated=repeated) == expected).all()
+
+
+@pytest.mark.parametrize("begin_anew", ["restart", "forget"])
+def test_windows_from_before_a_change_are_not_made_good(begin_anew: str) -> None:
+    whole, sparing = filter_of(), Interpolating(filter_of())
+    first, second = np.array([0.7, 0.2, 0.1]), np.array([0.2, 0.7, 0.1])
+    for repeated in (False, True):
+        whole.update(first, 1.0)
+        sparing.update(first, 1.0, repeated=repeated)
+    getattr(whole, begin_anew)()
+    getattr(sparing, begin_anew)()
+    assert (whole.update(second, 1.0) == sparing.update(second, 1.0)).all()

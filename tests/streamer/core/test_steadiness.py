@@ -52,12 +52,15 @@ def test_with_full_effort_every_window_is_classified(classifier: Classifier) -> 
     assert not any(decision.repeated for decision in decisions)
 
 
-def test_other_sound_is_classified_at_once_and_labelled_as_soon(classifier: Classifier) -> None:
+def test_a_noticed_change_is_classified_at_once_and_labelled_as_soon(
+    classifier: Classifier,
+) -> None:
     sound = np.concatenate([band_noise("low", 20.6), band_noise("high", 20)])
     _, saving = play(classifier, sound)
     _, full = play(classifier, sound, "full")
-    after = [d for d in saving if 20.6 < d.position < 26]
-    assert not any(decision.repeated for decision in after)
+    noticed = next(n for n, decision in enumerate(saving) if decision.change)
+    assert 20.6 < saving[noticed].position < 23
+    assert not any(decision.repeated for decision in saving[noticed : noticed + 2])
 
     def first_high(decisions: list[Decision]) -> float:
         return next(d.position for d in decisions if d.genre == "high")
@@ -107,20 +110,30 @@ def test_the_effort_may_change_between_decisions(classifier: Classifier) -> None
 
 
 @pytest.mark.parametrize(
-    ("before", "last", "repeats"),
-    [((0.9, 0.1), (0.85, 0.15), 3), ((0.7, 0.3), (0.7, 0.3), 2), ((0.1, 0.9), (0.9, 0.1), 1)],
+    ("before", "last", "belief", "repeats"),
+    [
+        ((0.9, 0.1), (0.7, 0.3), 0.8, 3),
+        ((0.9, 0.1), (0.7, 0.3), 0.6, 1),
+        ((0.1, 0.9), (0.9, 0.1), 0.8, 0),
+    ],
 )
-def test_a_window_is_repeated_more_often_the_surer_it_is(
-    before: tuple[float, ...], last: tuple[float, ...], repeats: int
+def test_a_window_that_agrees_is_repeated_more_often_if_the_belief_is_settled(
+    before: tuple[float, ...], last: tuple[float, ...], belief: float, repeats: int
 ) -> None:
-    second, window = RATE, np.zeros((128, 65), np.float32)
+    second = RATE
     steadiness = Steadiness(10 * second)
     steadiness.classified(second, np.array(before, np.float32), whole=True)
-    assert not steadiness.may_repeat(2 * second, second, window, window)
+    assert not steadiness.may_repeat(2 * second, second, belief)
     steadiness.classified(2 * second, np.array(last, np.float32), whole=True)
     count = 0
-    while steadiness.may_repeat((3 + count) * second, second, window, window):
+    while steadiness.may_repeat((3 + count) * second, second, belief):
         assert steadiness.repeat().tolist() == pytest.approx(last)
         count += 1
     assert count == repeats
-    assert not steadiness.may_repeat(3 * second, second, window, window + 15)
+
+
+def test_a_window_that_is_not_whole_is_not_repeated() -> None:
+    steadiness, window = Steadiness(10 * RATE), np.array([0.9, 0.1], np.float32)
+    steadiness.classified(RATE, window, whole=True)
+    steadiness.classified(2 * RATE, window, whole=False)
+    assert not steadiness.may_repeat(3 * RATE, RATE, 0.9)
