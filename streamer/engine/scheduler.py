@@ -8,11 +8,15 @@ from streamer.system.fair_semaphore import FairSemaphore
 
 
 class Scheduler(FairSemaphore):
-    """Shares the processors among the sources of one process, `slots` of which compute at once."""
+    """Shares the processors among the sources of one process.
 
-    def __init__(self, slots: int) -> None:
-        super().__init__(slots)
-        self._slots = slots
+    As many compute at once as there are `processors`, and `spare` more: a thread with a slot leaves
+    its processor idle while it waits for the interpreter.
+    """
+
+    def __init__(self, processors: int, spare: int = 0) -> None:
+        super().__init__(processors + spare)
+        self._processors = processors
         self._work_lock = threading.Lock()
         self._work: dict[str, float] = {}
         self._total = 0.0
@@ -20,7 +24,7 @@ class Scheduler(FairSemaphore):
     @property
     def round_seconds(self) -> float:
         """Seconds in which every source is decided about once; 0 for a source that is alone."""
-        return self._total / self._slots if len(self._work) > 1 else 0.0
+        return self._total / self._processors if len(self._work) > 1 else 0.0
 
     def update(self, source: str, work_seconds: float) -> None:
         """Set how many seconds of work a decision about a source takes."""
