@@ -22,8 +22,8 @@ MEETING_SECONDS = 300.0
 """How long the others wait for process 0 to start."""
 FOR_EVER = 10**6
 """Seconds that process 0 waits for the others, since JAX aborts the program when they are over."""
-
 PARTING_SECONDS = 2.0
+"""How long a process 0 that has failed stays, so that the others can say what happened."""
 
 
 def join(group: Group, work: str) -> None:
