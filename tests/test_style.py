@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,12 @@ def test_no_class_has_more_than_15_methods_unless_it_says_why() -> None:
         and "many methods" not in (ast.get_docstring(each) or "")
     }
     assert large == {}
+
+
+def test_no_two_test_modules_have_the_same_name() -> None:
+    # pytest imports each by its name alone and cannot collect the second one.
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_every_relative_link_of_the_documents_exists() -> None:
