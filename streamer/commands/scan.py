@@ -21,12 +21,12 @@ from streamer.library.cluster import do_jobs_on_cluster
 from streamer.library.earlier import Known, compact, encoded, read_earlier
 from streamer.library.files import absolute, find_files
 from streamer.library.job import Job, ScanOptions, is_tagged
-from streamer.library.progress import Progress, duration, plural
+from streamer.library.progress import Progress, duration
 from streamer.library.table import Table
 from streamer.library.workers import do_jobs
 from streamer.outputs import missing
 from streamer.system.commandline import INTERRUPTED, ArgumentParser, UserError
-from streamer.system.console import print_error
+from streamer.system.console import plural, print_error
 from streamer.system.files import check_writable
 from streamer.system.processors import processors
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from streamer.system.console import plural
+
 TERMINAL_SECONDS, LOG_SECONDS = 0.2, 30.0
 """Least time between two updates of the line of a terminal, and between two lines of a log."""
 
@@ -61,17 +63,6 @@ class Progress:
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
-
-
-def plural(number: int, noun: str) -> str:
-    """Return a number of things.
-
-    Examples
-    --------
-    >>> plural(1, "file"), plural(2, "file")
-    ('1 file', '2 files')
-    """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def duration(seconds: float) -> str:

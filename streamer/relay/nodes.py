@@ -19,7 +19,7 @@ from streamer.engine.listener import PipelineEvent
 from streamer.engine.publisher import Clock, Publisher
 from streamer.relay import frames
 from streamer.sinks.messages import PROTOCOL
-from streamer.system.console import strip_control_characters
+from streamer.system.console import plural, strip_control_characters
 
 Message = Mapping[str, Any]
 Key = tuple[str, str]
@@ -208,8 +208,7 @@ class Nodes:
             _check(hello)
             known, self._hellos[node] = self._hellos.get(node), hello
             if known is None:
-                count = len(hello["sources"])
-                logger.info("node %s has %d %s", node, count, "source" if count == 1 else "sources")
+                logger.info("node %s has %s", node, plural(len(hello["sources"]), "source"))
             elif _listed(known) == _listed(hello):
                 self._update_states(node)
                 return

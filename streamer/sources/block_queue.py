@@ -18,7 +18,7 @@ from streamer.system.memory import allowed_memory
 READ_AHEAD_SECONDS = 2.0
 """How much a source that can wait produces before it is read."""
 REFILL_SECONDS = 1.0
-"""How much it produces at once: waking a thread for each block costs more than the block."""
+"""What is left of it when it goes on: waking a thread for each block costs more than the block."""
 MAX_BACKLOG_SECONDS = 60.0
 """How much of a live source is kept before the oldest block is dropped."""
 MAX_BACKLOG_BYTES = 64 << 20
@@ -111,14 +111,11 @@ class BlockQueue:
         return self.blocking and self._seconds >= READ_AHEAD_SECONDS
 
     def wait_for_room(self) -> None:
-        """Wait, if the queue is full, until `REFILL_SECONDS` fit into it, or it is stopped."""
+        """Wait, if the queue is full, until `REFILL_SECONDS` are left, or it is stopped."""
         with self._lock:
             if self.is_full:
                 self._refill.wait_for(
-                    lambda: (
-                        self._seconds <= READ_AHEAD_SECONDS - REFILL_SECONDS
-                        or self.stopped.is_set()
-                    )
+                    lambda: self._seconds <= REFILL_SECONDS or self.stopped.is_set()
                 )
 
     def put(self, block: AudioBlock) -> None:
@@ -167,7 +164,7 @@ class BlockQueue:
                 due = self._due_time() if self._blocks else None
                 if due is not None and not self._paced:
                     return self._take(due)
-                complete = self._complete_time(enough_seconds)
+                complete = None if due is None else self._complete_time(due, enough_seconds)
                 if due is not None and due <= now:
                     if now >= min(deadline, complete or deadline):
                         return self._join_due(self._take(due))
@@ -181,7 +178,7 @@ class BlockQueue:
     def _join_due(self, first: AudioBlock) -> AudioBlock:
         """Append to a block the blocks that are due as well and continue it seamlessly."""
         blocks, seconds = [first], first.seconds
-        while self._paced and self._blocks:
+        while self._blocks:
             following = self._blocks[0]
             seconds += following.seconds
             due = self._due_time()
@@ -213,11 +210,11 @@ class BlockQueue:
         now = self._clock()
         return now if self.blocking and now - due > SUSPENDED_SECONDS else due
 
-    def _complete_time(self, seconds: float) -> float | None:
-        """Return when so much will be due, or all that still comes; None if it has not arrived."""
-        if not self._blocks:
-            return None
-        due = self._due_time()
+    def _complete_time(self, due: float, seconds: float) -> float | None:
+        """Return when so much will be due, or all that still comes; None if it has not arrived.
+
+        The next block is `due` at that time.
+        """
         seconds -= self._blocks[0].seconds
         for block in itertools.islice(self._blocks, 1, None):
             if seconds <= 0:
@@ -230,7 +227,7 @@ class BlockQueue:
         block = self._pop()
         self._last_end_time = end_time
         dropped, self._dropped = self._dropped + block.dropped, 0
-        if self._seconds <= READ_AHEAD_SECONDS - REFILL_SECONDS:
+        if self._seconds <= REFILL_SECONDS:
             self._refill.notify()
         discontinuity = block.discontinuity or dropped > 0
         return dataclasses.replace(

@@ -32,6 +32,17 @@ def strip_control_characters(line: str) -> str:
     return "".join(letter for letter in line if unicodedata.category(letter) != "Cc")
 
 
+def plural(number: int, noun: str) -> str:
+    """Return a number of things.
+
+    Examples
+    --------
+    >>> plural(1, "file"), plural(2, "file")
+    ('1 file', '2 files')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the rows of a table as lines, with columns of equal width.
 

@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 
 def exit_on_sigterm() -> None:
@@ -39,20 +40,20 @@ def end_with_parent() -> None:
 
     parent = multiprocessing.parent_process()
     assert parent
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    _end_after(parent.join)
 
 
 def end_with(process: int) -> None:
     """Let this process end at once when another one of the machine has ended."""
     descriptor = os.pidfd_open(process)
+    _end_after(lambda: select.select([descriptor], [], []))
 
-    def wait() -> None:
-        select.select([descriptor], [], [])
+
+def _end_after(wait: Callable[[], object]) -> None:
+    """Let a thread end the process at once when `wait` returns."""
+
+    def end() -> None:
+        wait()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=end, daemon=True).start()

@@ -38,6 +38,15 @@ def live_queue(clock: Clock, *, paced: bool, budget: BufferBudget | None = None)
     return queue
 
 
+def played(clock: Clock, count: int) -> BlockQueue:
+    """Return a queue of which the first of some blocks of 0.125 s was read."""
+    queue = live_queue(clock, paced=True)
+    for _ in range(count):
+        queue.put(block(0.125, end_time=clock.now))
+    assert queue.get(0.0)
+    return queue
+
+
 def end_times(
     queue: BlockQueue, clock: Clock, step: float, steps: int
 ) -> list[tuple[float, float]]:
@@ -216,11 +225,7 @@ def test_blocks_are_not_joined_across_a_new_title_or_a_discontinuity(clock: Cloc
 
 
 def test_a_reader_that_needs_a_second_is_given_it_at_once_when_it_is_due(clock: Clock) -> None:
-    queue = live_queue(clock, paced=True)
-    began = clock.now
-    for _ in range(15):
-        queue.put(block(0.125, end_time=began))
-    assert queue.get(0.0)
+    queue, began = played(clock, 15), clock.now
     read = threading.Thread(target=lambda: pieces.append(queue.get(3600.0, 1.0)), daemon=True)
     pieces: list[AudioBlock | None] = []
     clock.now = began + 0.9
@@ -232,12 +237,8 @@ def test_a_reader_that_needs_a_second_is_given_it_at_once_when_it_is_due(clock: 
 
 
 def test_after_the_timeout_a_reader_is_given_what_is_due_though_it_needs_more(clock: Clock) -> None:
-    queue = live_queue(clock, paced=True)
-    began = clock.now
-    for _ in range(3):
-        queue.put(block(0.125, end_time=began))
-    assert queue.get(0.0)
-    clock.now = began + 0.3
+    queue = played(clock, 3)
+    clock.now += 0.3
     piece = queue.get(0.0, 1.0)
     assert piece is not None
     assert piece.seconds == 0.25
