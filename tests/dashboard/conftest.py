@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 from support.browser import Broadcast, Page, broadcast, chromium, missing_browser, missing_npm
+from support.patience import be_patient
+
+be_patient()
 
 
 @pytest.fixture(scope="session")

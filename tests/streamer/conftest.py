@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 from support.model import make_model
+from support.patience import be_patient
 from support.sound import SoundServer, sound_server
 
 from streamer.core.model import Classifier
+
+be_patient()
 
 
 @pytest.fixture(scope="session")

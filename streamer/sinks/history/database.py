@@ -97,7 +97,10 @@ PRAGMA application_id = {APPLICATION_ID};
 {STATES_SCHEMA}
 """
 LOCKED_SECONDS = 0.6
-"""How long a transaction waits for a lock of another program."""
+"""How long a transaction waits for a lock of another program; what it has to write is kept."""
+READ_LOCKED_SECONDS = 10.0
+"""How long reading waits for a lock, which the writer holds while it begins or closes the file: for
+as long as a disk takes that is busy with others. Nobody waits for a reader but who asked for it."""
 ROW_LIMIT = 50_000
 """Most rows of one table that a query returns by default; beyond it the newest are left out."""
 
@@ -272,8 +275,9 @@ def open_query(
     to = to or datetime.now(UTC)
     from_ = from_ or day_before(to)
     try:
+        address = f"file:{quote(bytes(path))}?mode=ro"
         with contextlib.closing(
-            sqlite3.connect(f"file:{quote(bytes(path))}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
+            sqlite3.connect(address, uri=True, timeout=READ_LOCKED_SECONDS)
         ) as connection:
             _check_application(connection, path)
             yield HistoryQuery(connection, from_, to, source, running, limit)

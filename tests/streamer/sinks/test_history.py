@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -294,6 +295,21 @@ def test_a_lock_of_another_program_loses_nothing_and_is_logged_once(tmp_path, ca
     assert len(logged) == 2
     assert re.match(r"cannot write the history .*h\.db: .*locked; what is heard waits", logged[0])
     assert logged[1] == f"the history {path} is written again"
+
+
+def test_a_reader_waits_for_a_lock_although_the_writer_would_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(history_file, "LOCKED_SECONDS", 0.01)
+    path = tmp_path / "h.db"
+    written(path, at(0), segment(1))
+    with contextlib.closing(
+        sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    ) as other:
+        # As while the writer closes the file, or begins it.
+        other.executescript("PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE")
+        unlocking = threading.Timer(0.2, other.rollback)
+        unlocking.start()
+        assert rows(open_query(path, *ALWAYS)).segments
+        unlocking.join()
 
 
 FULL_DISK = """
