@@ -83,7 +83,7 @@ def test_dead_air_of_a_radio_fires_once_and_tells_when_it_is_over(
             assert len(hook.received) == 2
             wait_until(pid.exists, "the program")
             running.signal(signal.SIGTERM)
-            # After `STOP_SECONDS` it would end itself, with status 1.
+            # If it waited for them, it would end itself, with status 1.
             assert running.wait() == 0, running.log
     wait_until(lambda: not Path(f"/proc/{pid.read_text().strip()}").exists(), "the program's end")
 

@@ -70,7 +70,7 @@ def metric(running: Daemon, name: str) -> float:
 
 
 @pytest.mark.parametrize("disk", ["free", "full"])
-def test_it_stops_in_time_while_broker_web_hook_and_program_hang(
+def test_it_stops_in_order_while_broker_web_hook_and_program_hang(
     model: Path, silence: Path, tmp_path: Path, disk: str
 ) -> None:
     with hanging_outputs(model, silence, tmp_path) as (running, program):
@@ -78,7 +78,7 @@ def test_it_stops_in_time_while_broker_web_hook_and_program_hang(
         if disk == "full":
             fill_disk(running)
         running.signal(signal.SIGTERM)
-        # After `STOP_SECONDS` it would end itself, with status 1.
+        # If it waited for them, it would end itself, with status 1.
         assert running.wait() == 0, running.log
         assert not Path(f"/proc/{program}").exists()
         lost = "could not be written before the end" in running.log

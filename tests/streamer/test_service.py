@@ -157,7 +157,7 @@ def test_the_watchdog_pings_in_silence(model, manager, tmp_path):
 SOCKET_LAUNCHER = (
     "import os, sys; os.dup2(int(os.environ['FROM']), 3);"
     "os.environ['LISTEN_PID'] = str(os.getpid());"
-    "os.execv(sys.executable, [sys.executable, '-m', 'streamer', *sys.argv[1:]])"
+    f"os.execv(sys.executable, [*{support.daemon.PATIENT!r}, *sys.argv[1:]])"
 )
 """Starts genre-stream on a socket that listens already, as systemd does."""
 
@@ -424,7 +424,7 @@ def test_sigusr1_logs_every_thread_and_queue(model, tone, tmp_path):
 def test_a_terminal_shows_the_address_and_one_live_line(model, tone, tmp_path):
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [*support.daemon.COMMAND, "--port", "0", "--model", model, "--source", f"t={tone}"],
+        [*support.daemon.PATIENT, "--port", "0", "--model", model, "--source", f"t={tone}"],
         env=support.daemon.environment(tmp_path),
         stdin=subprocess.DEVNULL,
         stderr=follower,
@@ -445,7 +445,7 @@ def test_it_stops_when_its_terminal_is_closed(model, tone, tmp_path):
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [
-            *support.daemon.COMMAND,
+            *support.daemon.PATIENT,
             "--port",
             "0",
             "--model",

@@ -18,8 +18,15 @@ import soundfile
 
 from support.waiting import LONGEST_WAIT_SECONDS
 
-COMMAND = (sys.executable, "-m", "streamer")
 REPOSITORY = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "streamer")
+PATIENT = (
+    sys.executable,
+    "-c",
+    f"import sys; sys.path.append({str(REPOSITORY / 'tests')!r}); "
+    "from support import patience; sys.exit(patience.run_patiently())",
+)
+"""genre-stream as a daemon with the limits of `support.patience`."""
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -116,7 +123,7 @@ def daemon(
     *arguments: object,
     stdin: int | None = subprocess.DEVNULL,
     pass_fds: tuple[int, ...] = (),
-    command: tuple[str, ...] = COMMAND,
+    command: tuple[str, ...] = PATIENT,
     variables: Mapping[str, str] | None = None,
     cwd: Path = REPOSITORY,
 ) -> Iterator[Daemon]:

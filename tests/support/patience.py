@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import importlib
 
+from streamer.__main__ import main
+from streamer.system.ending import exit_on_sigterm
 from support.waiting import LONGEST_WAIT_SECONDS
 
 LIMITS = {
+    "streamer.listening": ("SOURCE_STOP_SECONDS",),
+    "streamer.relay.service": ("STOP_SECONDS",),
+    "streamer.service": ("STOP_SECONDS",),
     "streamer.sinks.history.database": ("READ_LOCKED_SECONDS",),
     "streamer.sinks.history.writer": ("CLOSE_SECONDS",),
 }
@@ -24,3 +29,10 @@ def be_patient() -> None:
         for name in names:
             assert hasattr(importlib.import_module(module), name), f"{module} has no {name}"
             setattr(importlib.import_module(module), name, LONGEST_WAIT_SECONDS)
+
+
+def run_patiently() -> int:
+    """Run genre-stream with these limits; return its exit status."""
+    exit_on_sigterm()
+    be_patient()
+    return main()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 from support.broker import Mosquitto, mosquitto
-from support.daemon import COMMAND, Daemon, daemon, run
+from support.daemon import PATIENT, Daemon, daemon, run
 from support.fleet import (
     Listeners,
     RayNodes,
@@ -91,7 +91,7 @@ def test_a_recording_gives_the_same_decisions_by_daemon_fleet_and_relay(
         fast=True,
         model=str(model),
     )
-    relay = (*COMMAND, "relay", "--mqtt", broker.url)
+    relay = (*PATIENT, "relay", "--mqtt", broker.url)
     with (
         node(broker, "other"),  # a relay waits for a node before it serves
         daemon(tmp_path, command=relay) as relaying,

@@ -401,7 +401,7 @@ def test_frames_and_pages_about_a_recording_are_the_same_by_daemon_and_relay(
             tmp_path, *raw, *unreachable, *to_broker, stdin=subprocess.PIPE
         ) as daemon,
         support.daemon.daemon(
-            tmp_path, *to_relay, command=(*support.daemon.COMMAND, "relay")
+            tmp_path, *to_relay, command=(*support.daemon.PATIENT, "relay")
         ) as relaying,
     ):
         received = {}

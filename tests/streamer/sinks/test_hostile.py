@@ -122,7 +122,7 @@ def target(endless):
 def relay_target(endless):
     """Run a relay that a broker tells what another daemon hears."""
     home, options = endless
-    relay = (*support.daemon.COMMAND, "relay")
+    relay = (*support.daemon.PATIENT, "relay")
     with (
         mosquitto(home) as broker,
         support.daemon.daemon(home, *options, "--mqtt", broker.url, "--mqtt-predictions"),

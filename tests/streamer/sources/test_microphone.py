@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.daemon import COMMAND, daemon
+from support.daemon import PATIENT, daemon
 from support.listening import Log, read_one, running
 from support.sound import SoundServer, sound_server
 from support.waiting import LONGEST_WAIT_SECONDS, wait_until
@@ -352,7 +352,7 @@ def test_a_device_that_another_program_uses_is_told_and_waited_for(
 ) -> None:
     sound.add_sink("speaker")
     device = sound.add_exclusive_device("exclusive")
-    command = (*device.UNPRIVILEGED, *COMMAND)
+    command = (*device.UNPRIVILEGED, *PATIENT)
     arguments = ("--device", "exclusive", "--model", model)
     sentence = "no input device is 'exclusive', or another program uses it; there are: 0 'pulse'"
     options = {"command": command, "variables": sound.environment}
