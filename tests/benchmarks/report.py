@@ -42,7 +42,7 @@ class Report:
 
     @staticmethod
     def _width(column: str) -> int:
-        return max(10, len(column))
+        return max(12, len(column))
 
 
 def _text(value: Any) -> str:

@@ -4,13 +4,14 @@
 predictions, one a second, to clients of a second process. Each row tells how long after publishing
 a client read them, and what the server needed. A last row is a herd: ``--herd`` clients that
 connect within two seconds beside as many as stay. ``--tree DIR`` (repeatable) runs the server of
-another checkout in turn.
+another checkout in turn, ``--loop uvloop`` (repeatable) on another event loop.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import itertools
 import json
 import os
@@ -154,12 +155,12 @@ async def subscribe(
     return row
 
 
-def measure(tree: Path, clients: int, herd: int, seconds: float) -> dict[str, Any]:
+def measure(tree: Path, loop: str, clients: int, herd: int, seconds: float) -> dict[str, Any]:
     """Run a server and its clients; return what was measured."""
     command = [sys.executable, "-m", "benchmarks.subscribers", "--serve"]
     here = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": f"{tree}:{here}"}
-    command += ["--clients", str(clients + herd)]
+    command += ["--clients", str(clients + herd), "--loop", loop]
     with subprocess.Popen(
         command,
         env=environment,
@@ -187,20 +188,27 @@ def main() -> None:
     parser.add_argument("--herd", type=int, default=5000, help="0 for none")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--tree", type=Path, action="append", help="a checkout; may be repeated")
+    parser.add_argument(
+        "--loop", choices=("asyncio", "uvloop"), action="append", help="may be repeated"
+    )
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the rows to this file as well")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    loops = given.loop or ["asyncio"]
     if given.serve:
-        asyncio.run(serve(given.clients[0]))
+        factory = importlib.import_module(loops[0]).new_event_loop
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(serve(given.clients[0]))
     report = Report("subscribers", given.json)
     trees = given.tree or [Path(__file__).parents[2]]
     rounds = [(clients, 0) for clients in given.clients] + [(100, given.herd)] * bool(given.herd)
-    for clients, herd in rounds:
-        for tree in trees:
-            row = measure(tree.resolve(), clients, herd, given.seconds)
-            report.add({"tree": tree.name, **row})
+    for clients, herd in rounds * given.rounds:
+        for tree, loop in itertools.product(trees, loops):
+            row = measure(tree.resolve(), loop, clients, herd, given.seconds)
+            report.add({"tree": tree.name, "loop": loop, **row})
     report.write()
 
 
