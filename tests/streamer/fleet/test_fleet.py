@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import support.daemon
 from support.broker import Mosquitto, mosquitto
-from support.daemon import PATIENT, Daemon, daemon, run
+from support.daemon import Daemon, daemon, run
 from support.fleet import (
     Listeners,
     RayNodes,
@@ -91,7 +92,7 @@ def test_a_recording_gives_the_same_decisions_by_daemon_fleet_and_relay(
         fast=True,
         model=str(model),
     )
-    relay = (*PATIENT, "relay", "--mqtt", broker.url)
+    relay = (*support.daemon.PATIENT, "relay", "--mqtt", broker.url)
     with (
         node(broker, "other"),  # a relay waits for a node before it serves
         daemon(tmp_path, command=relay) as relaying,
