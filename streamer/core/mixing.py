@@ -6,7 +6,6 @@ cable or a file that is out of phase, and quiet if all but one of many are silen
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +17,10 @@ FULL_SCALE = 1 - 2**-15
 """Magnitude from which a sample counts as clipped: the largest value of 16-bit audio."""
 BLOCKS_PER_SECOND = 10
 """Blocks in which power is measured; how the channels are mixed changes over during one of them."""
-POWER_SECONDS = 1.0
-"""Time over which the power of the mix is compared with that of the channels."""
+POWER_BLOCKS = 10
+"""Blocks over which the power of the mix is compared with that of the channels: a second."""
+BLOCKS_AT_ONCE = 5
+"""Blocks measured by one call of numpy, which bounds the memory that it takes."""
 LOST_DB = 10.0
 """What is heard is replaced if it is this much quieter than the loudest channel. Two channels that
 have nothing in common lose 3 dB by mixing, a silent one costs 6 dB."""
@@ -44,9 +45,9 @@ class MonoSamples:
 class Mixer:
     """Mix the channels of one source: their mean, or the loudest one where the mean loses it.
 
-    Where the mean was much quieter than the loudest channel for `POWER_SECONDS`, that channel alone
-    is heard, until the mean is loud enough again. It changes over within a tenth of a second,
-    without clicks. The result depends on the samples alone, never on the pieces in which they come.
+    Where the mean was much quieter than the loudest channel for a second, that channel alone is
+    heard, until the mean is loud enough again. It changes over within a tenth of a second, without
+    clicks. The result depends on the samples alone, never on the pieces in which they come.
 
     Examples
     --------
@@ -66,11 +67,11 @@ class Mixer:
         """Index of the channel that is heard alone, or None."""
         self._previous: int | None = None
         self._format = (0, 0)
-        self._block = np.empty((0, 0))
-        self._filled = 0
-        self._powers: deque[NDArray[np.float64]] = deque(
-            maxlen=round(POWER_SECONDS * BLOCKS_PER_SECOND)
-        )
+        self._block_samples = 0
+        self._rest: NDArray[np.floating]
+        """Samples of the block that is not complete yet."""
+        self._powers: NDArray[np.float64]
+        """Of each channel and of the mean in the last blocks, shape (blocks, channels + 1)."""
 
     def correct_and_mix(self, samples: ArrayLike, sample_rate: int) -> MonoSamples:
         """Mix samples of any source, with values that are not finite or out of range corrected.
@@ -103,13 +104,16 @@ class Mixer:
             )
         if block.ndim not in (1, 2) or (block.ndim == 2 and not block.shape[1]):
             raise ValueError(f"samples must have shape (n,) or (n, channels), not {block.shape}")
-        finite = np.isfinite(block)
-        nan_samples = block.size - int(np.count_nonzero(finite))
-        if nan_samples:
-            block = np.where(finite, block, 0)
-        clipped_samples = int(np.count_nonzero(np.abs(block) >= FULL_SCALE))
-        if clipped_samples:
-            block = np.clip(block, -1, 1)
+        nan_samples = clipped_samples = 0
+        # One look at all values; NaN is not less than anything.
+        if block.size and not np.abs(block).max() < FULL_SCALE:
+            finite = np.isfinite(block)
+            nan_samples = block.size - int(np.count_nonzero(finite))
+            if nan_samples:
+                block = np.where(finite, block, 0)
+            clipped_samples = int(np.count_nonzero(np.abs(block) >= FULL_SCALE))
+            if clipped_samples:
+                block = np.clip(block, -1, 1)
         return MonoSamples(self.mix(block, sample_rate), nan_samples, clipped_samples)
 
     def mix(self, samples: NDArray[np.floating], sample_rate: int) -> Samples:
@@ -121,43 +125,69 @@ class Mixer:
             self._start(sample_rate, channels)
         if channels == 1:
             return samples[:, 0].astype(np.float32)
+        filled = len(self._rest)
+        measured = np.concatenate([self._rest, samples])
+        complete = len(measured) // self._block_samples
+        self._rest = measured[complete * self._block_samples :].copy()
+        heard = [(self._previous, self.channel)]
+        for first in range(0, complete, BLOCKS_AT_ONCE):
+            end = min(first + BLOCKS_AT_ONCE, complete) * self._block_samples
+            heard += self._choose(measured[first * self._block_samples : end])
+        if set(heard) == {(self.channel, self.channel)}:
+            return _heard(samples, self.channel).astype(np.float32)
         mono = np.empty(count, np.float32)
         done = 0
-        while done < count:
-            piece = samples[done : done + self._block.shape[1] - self._filled]
-            mono[done : done + len(piece)] = self._mix_piece(piece)
-            self._block[:, self._filled : self._filled + len(piece)] = piece.T
-            self._filled += len(piece)
+        for previous, channel in heard:
+            piece = samples[done : done + self._block_samples - filled]
+            mono[done : done + len(piece)] = self._mix_piece(piece, filled, previous, channel)
+            filled = 0
             done += len(piece)
-            if self._filled == self._block.shape[1]:
-                self._filled = 0
-                self._choose()
         return mono
 
     def _start(self, sample_rate: int, channels: int) -> None:
         self._format = (sample_rate, channels)
-        self._block = np.empty((channels, max(1, sample_rate // BLOCKS_PER_SECOND)))
-        self._filled = 0
-        self._powers.clear()
+        self._block_samples = max(1, sample_rate // BLOCKS_PER_SECOND)
+        self._rest = np.empty((0, channels), np.float32)
+        self._powers = np.empty((0, channels + 1))
         self.channel = self._previous = None
 
-    def _mix_piece(self, piece: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Mix samples that lie within one block."""
-        mixed = _heard(piece, self.channel)
-        if self.channel == self._previous:
+    def _mix_piece(
+        self,
+        piece: NDArray[np.floating],
+        filled: int,
+        previous: int | None,
+        channel: int | None,
+    ) -> NDArray[np.float64]:
+        """Mix samples of one block after the first `filled` ones."""
+        mixed = _heard(piece, channel)
+        if channel == previous:
             return mixed
-        share = (np.arange(len(piece)) + self._filled + 1) / self._block.shape[1]
-        before = _heard(piece, self._previous)
+        share = (np.arange(len(piece)) + filled + 1) / self._block_samples
+        before = _heard(piece, previous)
         return before + share * (mixed - before)
 
-    def _choose(self) -> None:
-        """Choose what is heard during the next block, from the powers of the last ones."""
-        self._previous = self.channel
-        mean = _heard(self._block.T, None)
-        self._powers.append(np.append(self._block.var(axis=1), mean.var()))
-        if len(self._powers) < self._powers.maxlen:  # type: ignore[operator]
-            return
-        powers = np.mean(self._powers, axis=0)
+    def _choose(self, samples: NDArray[np.floating]) -> list[tuple[int | None, int | None]]:
+        """Choose what is heard after each of some whole blocks, from the powers of the last ones.
+
+        Returns what was heard before and what is heard from then on, for each.
+        """
+        channels = samples.shape[1]
+        blocks = samples.reshape(-1, self._block_samples, channels).transpose(0, 2, 1)
+        blocks = np.ascontiguousarray(blocks, np.float64)
+        mean = _heard(blocks.transpose(0, 2, 1), None)
+        powers = np.concatenate([blocks.var(axis=2), mean.var(axis=1)[:, np.newaxis]], axis=1)
+        powers = np.concatenate([self._powers, powers])
+        self._powers = powers[1 - POWER_BLOCKS :].copy()
+        heard = []
+        for end in range(len(powers) - len(blocks) + 1, len(powers) + 1):
+            self._previous = self.channel
+            if end >= POWER_BLOCKS:
+                self._choose_from(powers[end - POWER_BLOCKS : end].mean(axis=0))
+            heard.append((self._previous, self.channel))
+        return heard
+
+    def _choose_from(self, powers: NDArray[np.float64]) -> None:
+        """Choose what is heard, from the power of each channel and, last, of their mean."""
         loudest = int(np.argmax(powers[:-1]))
         if powers[loudest] < LEAST_POWER:
             return
@@ -171,11 +201,12 @@ class Mixer:
 
 
 def _heard(samples: NDArray[np.floating], channel: int | None) -> NDArray[np.float64]:
-    """Return one channel, or the mean of all."""
+    """Return one channel, or the mean of all; they are the last axis."""
     if channel is not None:
-        return samples[:, channel].astype(np.float64)
+        return samples[..., channel].astype(np.float64)
     # Channel by channel: the order in which `mean` adds, and so its rounding, depends on shape.
-    total = samples[:, 0].astype(np.float64)
-    for index in range(1, samples.shape[1]):
-        total += samples[:, index]
-    return np.asarray(total / samples.shape[1], np.float64)
+    total = samples[..., 0].astype(np.float64)
+    for index in range(1, samples.shape[-1]):
+        total += samples[..., index]
+    total /= samples.shape[-1]
+    return total

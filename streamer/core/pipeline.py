@@ -261,9 +261,10 @@ class Pipeline:
             arrived = arrived[due - self._received :]
             self._received = due
             events += self._decide(due)
-        self._pending.append(arrived)
+        # A copy, since a view would keep all that arrived in memory.
+        self._pending.append(arrived.copy())
         self._received += len(arrived)
-        self._arrived = arrived[:0]
+        self._arrived = np.empty(0, np.float32)
         return events
 
     def _restart_windows(self, position: int) -> None:

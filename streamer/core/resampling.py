@@ -7,6 +7,9 @@ import soxr
 
 from streamer.core.spectrogram import Samples
 
+PIECE_SAMPLES = 8192
+"""Samples given to libsoxr at once: it keeps buffers as long as the longest piece that it got."""
+
 
 class Resampler:
     """Change the sample rate of one continuous stretch of mono audio (libsoxr, high quality).
@@ -49,6 +52,11 @@ class Resampler:
     def _resample(self, samples: Samples, *, last: bool) -> Samples:
         if self._stream is None:
             return samples
-        complete = np.asarray(self._stream.resample_chunk(samples, last), np.float32)
+        pieces = []
+        for start in range(0, len(samples), PIECE_SAMPLES) or [0]:
+            end = start + PIECE_SAMPLES
+            piece, is_end = samples[start:end], last and end >= len(samples)
+            pieces.append(self._stream.resample_chunk(piece, is_end))
+        complete = np.concatenate(pieces, dtype=np.float32)
         self.held_seconds += len(samples) / self.source_rate - len(complete) / self._target_rate
         return complete

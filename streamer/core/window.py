@@ -125,7 +125,8 @@ class AudioWindow:
         kept = max(end - self._length, self._start)
         window = self._audio[max(0, kept - self._dropped) : max(0, end - self._dropped)]
         drop = min(max(0, end - self._length - self._dropped), len(self._audio))
-        self._audio = self._audio[drop:]
+        # A copy, since a view would keep what is dropped in memory.
+        self._audio = self._audio[drop:].copy()
         self._dropped += drop
         return window
 

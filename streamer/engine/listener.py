@@ -197,6 +197,7 @@ class Listener:
                 self._sound_end = block.end_time
                 self._backoff.succeeded(block.seconds)
                 self._feed(block)
+                del block  # not to be kept in memory while waiting for the next one
             elif last_block is not None and now - last_block > self._stall_seconds:
                 self._set_status(SourceState.STALLED, f"no audio for {self._stall_seconds:g} s")
         raise SourceEnded

@@ -89,6 +89,13 @@ class InactivityTimeout:
 
 def _samples_of(frame: AudioFrame) -> NDArray[np.float32]:
     """Return the samples of a decoded frame, shape (n, channels), full scale 1."""
+    if frame.format.name == "fltp":
+        # What most codecs decode to: several times as fast as by `to_ndarray`.
+        planes = frame.planes
+        interleaved = np.empty((frame.samples, len(planes)), np.float32)
+        for channel, plane in enumerate(planes):
+            interleaved[:, channel] = np.frombuffer(memoryview(plane), np.float32, frame.samples)
+        return interleaved
     array: NDArray[Any] = frame.to_ndarray()
     samples = array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
     if samples.dtype == np.uint8:

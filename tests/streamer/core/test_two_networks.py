@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -325,3 +326,24 @@ def test_audio_older_than_the_network_wants_is_dropped() -> None:
         assert len(heard) == min(second, 4) * 16000
         assert heard[-1] == np.float32(second / 100)
         assert len(window._audio) <= 4 * 16000
+
+
+def test_a_pipeline_keeps_little_more_sound_than_its_networks_hear(
+    classifier: Classifier,
+) -> None:
+    second = band_noise("low", 1.0)
+    Pipeline(classifier).feed(np.tile(second, 10), RATE)  # fills caches
+    tracemalloc.start()
+    try:
+        pipeline = Pipeline(classifier)
+        pipeline.feed(second[: RATE // 20], RATE)  # so that each second ends after a decision
+        for _ in range(10):
+            pipeline.feed(second, RATE)
+        ours = tracemalloc.Filter(True, "*/streamer/core/*")
+        snapshot = tracemalloc.take_snapshot().filter_traces([ours])
+    finally:
+        tracemalloc.stop()
+    window = classifier.contract.window_frames * classifier.contract.spectrogram.n_mels
+    level = RATE
+    kept = sum(trace.size for trace in snapshot.traces)
+    assert kept < 1.35 * 4 * (AUDIO.samples + window + level)
