@@ -106,17 +106,21 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(
     own_music: Path, sounds: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Return a run made by all steps from audio, and the output of the program."""
+    """Return a run of a small network made by all steps from audio, and the program's output."""
     run = tmp_path_factory.mktemp("runs") / "own"
     cache = tmp_path_factory.mktemp("cache")
     options = ("--data", own_music, "--background", sounds, "--out", run, "--mels", "40", *QUICK)
     done = subprocess.run(
-        [sys.executable, "-m", "trainer.cli", *options],
+        [sys.executable, "-m", "support.backbone", *options],
         capture_output=True,
         text=True,
         timeout=LONGEST_TRAINING_SECONDS,
         check=False,
-        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        env={
+            **os.environ,
+            "XDG_CACHE_HOME": str(cache),
+            "PYTHONPATH": os.pathsep.join(("tests", *filter(None, sys.path))),
+        },
     )
     assert done.returncode == 0, done.stderr
     assert len(list(cache.glob("genre-stream/pictures/*/spectrogram.json"))) == 2
@@ -435,7 +439,8 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[in
             "leave out --seed, --epochs, --tensorboard, or start another run with --weights /",
         ),
         (["--resume", "/", "--data", "/", "--mels", "64"], "leave out --data, --mels, or start"),
-        (["prepare", "--data", "/", "--n-fft", "1001"], "n_fft must be even"),
+        (["prepare", "--data", "/nowhere", "--n-fft", "1001"], "n_fft must be even"),
+        (["--data", "/nowhere", "--n-fft", "1001"], "n_fft must be even"),
     ],
 )
 def test_wrong_use_is_one_line_and_status_two(

@@ -54,6 +54,7 @@ def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_prepare(given: argparse.Namespace) -> int:
+    _spec(given)  # refuses a wrong one before a large folder is searched
     data = given.data if given.sounds else data_folder(given.data)
     _prepare(data, given.out, given, background=given.sounds)
     return 0
@@ -447,6 +448,7 @@ def _run_all(given: argparse.Namespace) -> int:
             raise UserError(
                 "--data is missing: give a folder with one folder a genre, or --resume RUN"
             )
+        _spec(given)
         given.data = data_folder(given.data)
         if is_picture_folder(given.data) and (given.hop_ms or given.n_fft or given.mels):
             raise UserError(
