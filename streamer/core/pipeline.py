@@ -19,7 +19,7 @@ from streamer.core.model import Classifier
 from streamer.core.resampling import Resampler
 from streamer.core.silence import SilenceGate
 from streamer.core.spectrogram import Columns, Samples, to_levels
-from streamer.core.steadiness import Steadiness
+from streamer.core.steadiness import Steadiness, spectral_distance
 from streamer.core.titles import Titles
 from streamer.core.window import AudioWindow, Window
 
@@ -415,9 +415,10 @@ class ColumnPipeline:
         silent = self.gate.silent
         if silent or boundary is not None:
             self._changes.restart()
-        changed = not silent and self._changes.update(columns)
-        if silent or changed or boundary is not None:
             self._steadiness.restart()
+        changed = not silent and self._changes.update(columns)
+        if changed:
+            self._steadiness.notice_change(end)
         inferences = self.inferences
         probabilities = None if silent else self._classify(end, columns, audio)
         observation = Observation(
@@ -458,7 +459,8 @@ class ColumnPipeline:
 
         What was before a change is left out as soon as there is enough sound after it.
         """
-        may_repeat = self._steadiness.may_repeat(end, self.hop_samples, self._belief)
+        distance = spectral_distance(self.window.columns, columns)
+        may_repeat = self._steadiness.may_repeat(end, self.hop_samples, self._belief, distance)
         self.window.append(columns)
         if self.effort == "saving" and may_repeat:
             return self._steadiness.repeat()
