@@ -345,9 +345,7 @@ def _print_fused(folder: Path, fused: Fused) -> None:
 
 def _add_fuse_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument(
-        "--data", type=Path, help="pictures with tags, or audio (default: of the run)"
-    )
+    parser.add_argument("--data", type=Path, help="pictures with tags, or audio (those of the run)")
     parser.add_argument(
         "--background", type=Path, metavar="DIR", help="sounds that are not music, likewise"
     )
