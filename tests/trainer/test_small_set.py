@@ -9,14 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 from support.run import LONGEST_TRAINING_SECONDS
 
 from trainer.splits import fault_filtered_names
 
 pytest.importorskip("keras")
 
-GENRES = ("blues", "classical", "country", "disco", "jazz", "metal")
+GENRES = ("blues", "classical", "disco", "metal")
 CLIPS = 6
+SECONDS = 10
 COMMAND = "--weights gtzan --head-epochs 12 --epochs 0"
 
 
@@ -27,14 +29,15 @@ def test_the_documents_and_the_training_propose_the_same_command() -> None:
 
 
 @pytest.mark.shared
-def test_six_genres_of_six_clips_are_learnt_far_above_chance(shared: Path, tmp_path: Path) -> None:
+def test_four_genres_of_six_clips_are_learnt_far_above_chance(shared: Path, tmp_path: Path) -> None:
     # None of them was trained on by the network that the training starts from.
     unknown = set(fault_filtered_names()["valid"])
     for genre in GENRES:
         clips = sorted((shared / "gtzan" / "audio" / genre).glob("*.flac"))
         (tmp_path / "music" / genre).mkdir(parents=True)
         for clip in [clip for clip in clips if clip.stem in unknown][:CLIPS]:
-            (tmp_path / "music" / genre / clip.name).symlink_to(clip)
+            sound, rate = soundfile.read(clip)
+            soundfile.write(tmp_path / "music" / genre / clip.name, sound[: SECONDS * rate], rate)
     run = tmp_path / "run"
     done = subprocess.run(
         [
@@ -53,4 +56,4 @@ def test_six_genres_of_six_clips_are_learnt_far_above_chance(shared: Path, tmp_p
     metrics = json.loads((run / "run.json").read_text())["metrics"]
     sets = [metrics["valid"], metrics["test"]]
     assert [result["tracks"] for result in sets] == [len(GENRES)] * 2
-    assert sum(result["accuracy_track"] for result in sets) / 2 >= 0.5
+    assert sum(result["accuracy_track"] for result in sets) / 2 > 0.6  # by chance 0.25
