@@ -629,12 +629,12 @@ def test_a_connection_without_data_times_out(mp3: bytes, after: str) -> None:
 
     with scripted(hang) as url:
         began = time.monotonic()
-        blocks, error = read_until_error(MediaSource(f"{url}/a", fast=True, inactivity_seconds=0.7))
+        blocks, error = read_until_error(MediaSource(f"{url}/a", fast=True, inactivity_seconds=2.0))
         lasted = time.monotonic() - began
     assert str(error).startswith(f"{url}/a: no ")
-    assert "0.7 s" in str(error)
+    assert str(error).endswith(" 2 s")
     assert not error.permanent
-    assert lasted >= 0.7
+    assert lasted >= 2.0
     assert bool(blocks) is (after == "some audio")
 
 
@@ -653,10 +653,10 @@ def test_a_stream_without_audio_times_out_and_is_closed(mp3: bytes, rest: str) -
             hung_up.set()
 
     with scripted(play) as url:
-        blocks, error = read_until_error(MediaSource(f"{url}/a", fast=True, inactivity_seconds=1.0))
+        blocks, error = read_until_error(MediaSource(f"{url}/a", fast=True, inactivity_seconds=2.0))
         assert hung_up.wait(LONGEST_WAIT_SECONDS)
     assert seconds(blocks) == pytest.approx(4.0, abs=0.3)
-    assert str(error) == f"{url}/a: no audio that can be decoded for 1 s"
+    assert str(error) == f"{url}/a: no audio that can be decoded for 2 s"
     assert not error.permanent
 
 
@@ -671,10 +671,10 @@ def test_a_stream_of_which_only_the_video_continues_times_out() -> None:
         ["ffmpeg", "-v", "error", "-re", *picture, *sound, *write], stdin=subprocess.DEVNULL
     )
     try:
-        source = MediaSource(url, inactivity_seconds=2.0)
+        source = MediaSource(url, inactivity_seconds=5.0)
         source.open()
         read_one(source)
-        assert str(error_of(source)) == f"{url}: no audio that can be decoded for 2 s"
+        assert str(error_of(source)) == f"{url}: no audio that can be decoded for 5 s"
     finally:
         end(sender)
         source.close()
@@ -956,7 +956,7 @@ def rtsp_server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 
 def test_rtsp_is_decoded_and_fails_when_the_server_ends() -> None:
     with rtsp_server() as (server, url):
-        source = MediaSource(f"{url}/tone", inactivity_seconds=2.0)
+        source = MediaSource(f"{url}/tone", inactivity_seconds=5.0)
         source.open()
         blocks = [read_one(source) for _ in range(10)]
         assert {block.sample_rate for block in blocks} == {44100}
