@@ -22,8 +22,9 @@ from streamer.system.backoff import Backoff
 
 READ_SECONDS = 1.5
 """Timeout of one read, and so the longest time until a listener notices that it is to stop."""
-HELD_SECONDS = 0.02
-"""Sound beyond a hop that is read with it, since the resamplers hold some back."""
+HELD_SECONDS = 0.045
+"""Sound beyond a hop that is read with it, since the resamplers hold so much of it back, at most,
+at 44.1 or 48 kHz."""
 STALL_SECONDS = 3.0
 """A live source that delivers nothing for this long is stalled."""
 STAGGER_SECONDS = 0.02

@@ -15,9 +15,9 @@ import numpy as np
 from streamer.sources.base import AudioBlock, SourceEnded
 from streamer.system.memory import allowed_memory
 
-READ_AHEAD_SECONDS = 2.0
+READ_AHEAD_SECONDS = 1.5
 """How much a source that can wait produces before it is read."""
-REFILL_SECONDS = 1.0
+REFILL_SECONDS = 0.75
 """What is left of it when it goes on: waking a thread for each block costs more than the block."""
 MAX_BACKLOG_SECONDS = 60.0
 """How much of a live source is kept before the oldest block is dropped."""
@@ -29,6 +29,8 @@ CATCH_UP_SECONDS = 20.0
 """Backlog from which on a live source is played at `CATCH_UP_SPEED`."""
 MAX_JOINED_SECONDS = 1.5
 """Blocks that are due are joined up to this length, which saves a late reader work per block."""
+ROUNDING_SECONDS = 1e-9
+"""Sums of seconds may be wrong by this much, a small part of a sample."""
 SUSPENDED_SECONDS = 10.0
 """A file that is this late (the process was suspended) continues from now."""
 
@@ -154,8 +156,8 @@ class BlockQueue:
         """Return the next block that is due within `timeout` seconds, or None.
 
         If the queue is paced, blocks that are due are joined, and a reader that needs
-        `enough_seconds` is woken only when so much is due, or after the timeout. After the last
-        block the reason given to `end` is raised.
+        `enough_seconds` is woken only when so much is due, or after the timeout; of the last block
+        it gets no more than it needs. After the last block the reason given to `end` is raised.
         """
         deadline = self._clock() + timeout
         with self._lock:
@@ -165,9 +167,11 @@ class BlockQueue:
                 if due is not None and not self._paced:
                     return self._take(due)
                 complete = None if due is None else self._complete_time(due, enough_seconds)
+                if due is not None and complete is not None and complete <= now:
+                    return self._join_due(enough_seconds)
                 if due is not None and due <= now:
-                    if now >= min(deadline, complete or deadline):
-                        return self._join_due(self._take(due))
+                    if now >= deadline:
+                        return self._join_due(enough_seconds)
                 elif due is None and self._end is not None:
                     raise self._end
                 elif now >= deadline:
@@ -175,28 +179,63 @@ class BlockQueue:
                 self._awaited_seconds = enough_seconds if complete is None else math.inf
                 self._arrival.wait(min(deadline, complete or deadline) - now)
 
-    def _join_due(self, first: AudioBlock) -> AudioBlock:
-        """Append to a block the blocks that are due as well and continue it seamlessly."""
-        blocks, seconds = [first], first.seconds
+    def _join_due(self, needed: float) -> AudioBlock:
+        """Take the next block, and those that are due as well and continue it seamlessly.
+
+        Of one that is not due, take the part with which there are `needed` seconds.
+        """
+        first = self._take_due(needed)
+        assert first is not None
+        blocks, room = [first], MAX_JOINED_SECONDS - first.seconds
         while self._blocks:
             following = self._blocks[0]
-            seconds += following.seconds
-            due = self._due_time()
             if (
-                seconds > MAX_JOINED_SECONDS
-                or due > self._clock()
-                or following.discontinuity
+                following.discontinuity
                 or following.dropped
                 or following.title != first.title
                 or following.sample_rate != first.sample_rate
                 or following.samples.shape[1:] != first.samples.shape[1:]
             ):
                 break
-            blocks.append(self._take(due))
+            needed -= blocks[-1].seconds
+            taken = self._take_due(needed, room)
+            if taken is None:
+                break
+            blocks.append(taken)
+            room -= taken.seconds
         if len(blocks) == 1:
             return first
         samples = np.concatenate([block.samples for block in blocks])
         return dataclasses.replace(first, samples=samples, end_time=blocks[-1].end_time)
+
+    def _take_due(self, needed: float, most_seconds: float = math.inf) -> AudioBlock | None:
+        """Take the next block if it is due, else the needed part of it; None if neither is due."""
+        block, due, now = self._blocks[0], self._due_time(), self._clock()
+        if due <= now and block.seconds <= most_seconds:
+            return self._take(due)
+        begin = self._begin_time()
+        if begin is None or not ROUNDING_SECONDS < needed < min(block.seconds, most_seconds):
+            return None
+        part_seconds = _whole_samples(needed, block)
+        if begin + part_seconds > now:
+            return None
+        count = round(part_seconds * block.sample_rate)
+        rest = block.samples[count:]
+        if len(rest):
+            self._blocks[0] = dataclasses.replace(block, samples=rest, discontinuity=False)
+            self._blocks.appendleft(dataclasses.replace(block, samples=block.samples[:count]))
+        return self._take(begin + part_seconds)
+
+    def _begin_time(self) -> float | None:
+        """Return when the next block begins; None if it may not be divided.
+
+        A block that arrived only after the one before was played is released as a whole, since
+        its rest would be late by the length of its first part.
+        """
+        block, begin = self._blocks[0], self._last_end_time
+        if begin is None or block.end_time > begin or block.dropped or self._dropped:
+            return None
+        return begin
 
     def _due_time(self) -> float:
         """Return the end time of the next block, in seconds of the clock."""
@@ -215,13 +254,19 @@ class BlockQueue:
 
         The next block is `due` at that time.
         """
-        seconds -= self._blocks[0].seconds
+        begin = self._begin_time()
+        first = self._blocks[0]
+        if begin is not None and ROUNDING_SECONDS < seconds < first.seconds:
+            return begin + _whole_samples(seconds, first)
+        seconds -= first.seconds
         for block in itertools.islice(self._blocks, 1, None):
-            if seconds <= 0:
+            if seconds <= ROUNDING_SECONDS:
                 break
+            if seconds < block.seconds and block.end_time <= due and not block.dropped:
+                return due + _whole_samples(seconds, block)
             seconds -= block.seconds
             due = max(block.end_time, due + block.seconds)
-        return due if seconds <= 0 or self._end is not None else None
+        return due if seconds <= ROUNDING_SECONDS or self._end is not None else None
 
     def _take(self, end_time: float) -> AudioBlock:
         block = self._pop()
@@ -250,3 +295,8 @@ class BlockQueue:
             or self._bytes > MAX_BACKLOG_BYTES
             or self._budget.is_exceeded_by(self._bytes)
         )
+
+
+def _whole_samples(seconds: float, block: AudioBlock) -> float:
+    """Return a time rounded up to whole samples of a block, but for errors of rounding."""
+    return max(1, math.ceil(seconds * block.sample_rate - 1e-6)) / block.sample_rate

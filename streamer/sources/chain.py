@@ -15,7 +15,13 @@ import av
 from av.container import InputContainer
 
 from streamer.sources.base import AudioBlock, SourceError
-from streamer.sources.decoding import InactivityTimeout, decode, open_container, warn_once
+from streamer.sources.decoding import (
+    BLOCK_SECONDS,
+    InactivityTimeout,
+    decode,
+    open_container,
+    warn_once,
+)
 
 OGG = b"OggS"
 """The first bytes of every Ogg page (RFC 3533)."""
@@ -99,6 +105,8 @@ class Chain:
         self,
         title_at: Callable[[int | None], str | None] | None = None,
         timeout: InactivityTimeout | None = None,
+        *,
+        block_seconds: float = BLOCK_SECONDS,
     ) -> Iterator[AudioBlock]:
         """Decode all links; parameters and errors are those of `decode`.
 
@@ -115,7 +123,14 @@ class Chain:
             failure: Exception | None = None
             try:
                 container = self._container or self.open()
-                for block in decode(container, self.name, title, timeout, continued=begun):
+                for block in decode(
+                    container,
+                    self.name,
+                    title,
+                    timeout,
+                    continued=begun,
+                    block_seconds=block_seconds,
+                ):
                     begun = True
                     yield block
             except (SourceError, av.FFmpegError) as error:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from streamer.sources.base import AudioBlock, SourceError, one_line
 
 BLOCK_SECONDS = 0.1
-"""Frames are joined until a block has at least this length."""
+"""Frames are joined until a block has at least this length, unless a longer one is asked for."""
 MAX_VALUES_PER_SECOND = 16_000_000
 """Sample rate times channels that is believed: ten times eight channels at 192 kHz. A damaged
 header may claim any rate, and the limits of the queues are in seconds."""
@@ -120,14 +120,16 @@ def decode(
     timeout: InactivityTimeout | None = None,
     *,
     continued: bool = False,
+    block_seconds: float = BLOCK_SECONDS,
 ) -> Iterator[AudioBlock]:
     """Decode the best audio stream of a container; packets that cannot be decoded are left out.
 
     That sound is missing, for one at the end of a truncated file, is logged once. `title_at`
     returns the title at a byte position of the container, if something else than its tags announces
     titles; `timeout` is for streams without an end. If the container is `continued` from another
-    one, it has no title unless its tags say so. `SourceError` is raised if there is no audio that
-    can be decoded, its sample rate is impossible, or `timeout` is exceeded.
+    one, it has no title unless its tags say so. Blocks grow up to `block_seconds`. `SourceError` is
+    raised if there is no audio that can be decoded, its sample rate is impossible, or `timeout` is
+    exceeded.
     """
     stream = container.streams.best("audio")
     if stream is None:
@@ -135,7 +137,7 @@ def decode(
     tags = song_title({**container.metadata, **stream.metadata})
     if continued:
         tags = tags or ""
-    builder = _BlockBuilder()
+    builder = _BlockBuilder(block_seconds)
     damaged = False
     # All streams are demuxed so that the timeout is checked while only a video stream continues.
     for packet in container.demux():
@@ -202,9 +204,14 @@ def _new_tags(packet: av.Packet[Any]) -> dict[str, str] | None:
 
 
 class _BlockBuilder:
-    """Joins frames of the same format and title to blocks of about `BLOCK_SECONDS`."""
+    """Joins frames of the same format and title to blocks.
 
-    def __init__(self) -> None:
+    The first one has about `BLOCK_SECONDS`, the next ones twice as much each, up to `most_seconds`.
+    """
+
+    def __init__(self, most_seconds: float) -> None:
+        self._most_seconds = most_seconds
+        self._block_seconds = BLOCK_SECONDS
         self.sample_count = 0
         self.seconds = 0.0
         self._frames: list[NDArray[np.float32]] = []
@@ -220,8 +227,9 @@ class _BlockBuilder:
         self._frames.append(samples)
         self.sample_count += len(samples)
         self.seconds += len(samples) / sample_rate
-        if sum(map(len, self._frames)) >= BLOCK_SECONDS * sample_rate:
+        if sum(map(len, self._frames)) >= self._block_seconds * sample_rate:
             yield from self.flush()
+            self._block_seconds = min(2 * self._block_seconds, self._most_seconds)
 
     def flush(self) -> Iterator[AudioBlock]:
         if self._frames:

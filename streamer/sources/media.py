@@ -22,6 +22,7 @@ from streamer.sources.base import AudioBlock, SourceError
 from streamer.sources.block_queue import BlockQueue
 from streamer.sources.chain import OGG, Chain, is_chainable_file
 from streamer.sources.decoding import (
+    BLOCK_SECONDS,
     UNTRUSTED_INPUT,
     InactivityTimeout,
     decode,
@@ -46,6 +47,8 @@ AUDIO_PROBE_BYTES = "16384"
 """What FFmpeg reads of a radio before it plays; its default is eight times as much."""
 RECONNECT_OPTIONS = {"reconnect": "1", "reconnect_delay_max": "4"}
 """FFmpeg resumes a file on a web server where the connection broke; delays in seconds."""
+LOCAL_BLOCK_SECONDS = 0.4
+"""Length of the blocks of local files, which can be decoded ahead."""
 MAX_PLAYLISTS = 16
 """Playlists that may lead to one another before that counts as a circle."""
 DECODING_SLOTS = FairSemaphore(processors(), patience=0.5)
@@ -73,9 +76,18 @@ class _OpenMedia:
         """Decode it; errors are those of `decode`."""
         if self.chain:
             title_at = self.file.title_at if isinstance(self.file, HttpStream) else None
-            return self.chain.blocks(title_at, self.timeout)
+            return self.chain.blocks(title_at, self.timeout, block_seconds=self._block_seconds)
         assert self.container
-        return decode(self.container, self.display_name, timeout=self.timeout)
+        return decode(
+            self.container,
+            self.display_name,
+            timeout=self.timeout,
+            block_seconds=self._block_seconds,
+        )
+
+    @property
+    def _block_seconds(self) -> float:
+        return LOCAL_BLOCK_SECONDS if self.is_local else BLOCK_SECONDS
 
     @property
     def is_local(self) -> bool:

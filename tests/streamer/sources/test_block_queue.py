@@ -236,6 +236,54 @@ def test_a_reader_that_needs_a_second_is_given_it_at_once_when_it_is_due(clock: 
     assert [piece and (piece.seconds, piece.end_time) for piece in pieces] == [(1.0, began + 1.0)]
 
 
+def test_a_reader_is_given_the_part_of_a_block_that_it_needs(clock: Clock) -> None:
+    queue, began = BlockQueue(paced=True, clock=clock), clock.now
+    sound = np.arange(1000, dtype=np.float32)[:, np.newaxis]
+    for samples in np.split(sound, [100, 500]):
+        queue.put(AudioBlock(samples, 1000, began))
+    pieces = [queue.get(0.0)]
+    clock.now = began + 0.249
+    assert queue.get(0.0, 0.25) is None
+    for due, needed in ((0.25, 0.25), (0.7, 0.45), (0.9, 0.2)):
+        clock.now = began + due
+        pieces.append(queue.get(0.0, needed))
+    assert [piece and (len(piece.samples), piece.end_time) for piece in pieces] == [
+        (100, began),
+        (250, pytest.approx(began + 0.25)),
+        (450, pytest.approx(began + 0.7)),
+        (200, pytest.approx(began + 0.9)),
+    ]
+    np.testing.assert_array_equal(
+        np.concatenate([piece.samples for piece in pieces if piece]), sound
+    )
+
+
+def test_what_is_left_of_a_divided_block_fills_the_queue(clock: Clock) -> None:
+    queue = BlockQueue(paced=True, clock=clock)
+    queue.put(block(0.1, end_time=clock.now))
+    assert queue.get(0.0)
+    queue.put(block(READ_AHEAD_SECONDS + 0.5, end_time=clock.now))
+    clock.now += 0.4
+    assert queue.get(0.0, 0.4)
+    assert queue.is_full
+    clock.now += 0.4
+    assert queue.get(0.0, 0.4)
+    assert not queue.is_full
+
+
+def test_a_block_that_arrived_late_is_not_divided(clock: Clock) -> None:
+    queue = live_queue(clock, paced=True)
+    queue.put(block(0.125, end_time=clock.now))
+    assert queue.get(0.0)
+    clock.now += 0.0625
+    queue.put(block(0.125, end_time=clock.now))
+    assert queue.get(0.0, 0.0625) is None
+    clock.now += 0.0625
+    piece = queue.get(0.0, 0.0625)
+    assert piece is not None
+    assert (piece.seconds, piece.end_time) == (0.125, clock.now)
+
+
 def test_after_the_timeout_a_reader_is_given_what_is_due_though_it_needs_more(clock: Clock) -> None:
     queue = played(clock, 3)
     clock.now += 0.3
