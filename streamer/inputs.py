@@ -154,7 +154,7 @@ def check_colours(settings: Settings, classifier: Classifier) -> None:
 
 def shared_scheduler(settings: Settings) -> Scheduler:
     """Return a scheduler for all sources that keeps the processors busy with inferences."""
-    return Scheduler(max(1, processors() // settings.threads), spare=1)
+    return Scheduler(max(1, processors() // settings.threads))
 
 
 def pipeline_factory(

@@ -6,6 +6,8 @@ Time is counted in samples, so the same samples give the same events, in whateve
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +141,15 @@ class Pipeline:
     @effort.setter
     def effort(self, effort: Effort) -> None:
         self._columns.effort = effort
+
+    @property
+    def inference(self) -> Callable[[], AbstractContextManager[object]]:
+        """Returns a context in which the model is run; entering it may wait. May be set."""
+        return self._columns.inference
+
+    @inference.setter
+    def inference(self, context: Callable[[], AbstractContextManager[object]]) -> None:
+        self._columns.inference = context
 
     @property
     def due_seconds(self) -> float:
@@ -334,6 +345,7 @@ class ColumnPipeline:
         self._changes = ChangeDetector(contract.spectrogram)
         self._steadiness = Steadiness(contract.window_frames * contract.spectrogram.hop_length)
         self.effort: Effort = effort
+        self.inference: Callable[[], AbstractContextManager[object]] = nullcontext
         self.inferences = 0
         self.inference_seconds = 0.0
         self.decided_at = 0
@@ -474,10 +486,11 @@ class ColumnPipeline:
         spectrogram = self.window.relative_to_peak(frames)
         if spectrogram is None or (audio is not None and len(audio) < self._least_audio):
             return None
-        started = time.perf_counter()
         heard = None if audio is None else without_offset(audio)[None]
-        probabilities = np.asarray(self._classifier.predict(spectrogram[None], heard)[0])
-        self.inference_seconds += time.perf_counter() - started
+        with self.inference():
+            started = time.perf_counter()
+            probabilities = np.asarray(self._classifier.predict(spectrogram[None], heard)[0])
+            self.inference_seconds += time.perf_counter() - started
         self.inferences += 1
         is_whole = spectrogram.shape[1] == self._max_frames
         self._steadiness.classified(end, probabilities, whole=is_whole)

@@ -212,6 +212,7 @@ class Listener:
     def _feed(self, block: AudioBlock) -> None:
         if self.pipeline is None:
             self.pipeline = self._pipeline_factory()
+            self.pipeline.inference = self.scheduler.inference
             self._pacing = HopPacing(self.pipeline.hop_seconds, self._effort)
             self._work = self._inference_seconds = 0.0
         pipeline = self.pipeline

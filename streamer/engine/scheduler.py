@@ -3,23 +3,54 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from streamer.system.fair_semaphore import FairSemaphore
 
 
-class Scheduler(FairSemaphore):
+class Scheduler:
     """Shares the processors among the sources of one process.
 
-    As many compute at once as there are `processors`, and `spare` more: a thread with a slot leaves
-    its processor idle while it waits for the interpreter.
+    As many networks run at once as there are `processors`. What is computed before and after that
+    needs the interpreter, which threads would pass back and forth with every call of numpy: only
+    half as many have a slot for it, or one.
     """
 
-    def __init__(self, processors: int, spare: int = 0) -> None:
-        super().__init__(processors + spare)
+    def __init__(self, processors: int) -> None:
         self._processors = processors
+        self._turns = FairSemaphore(max(1, processors // 2))
+        self._inferences = FairSemaphore(processors)
+        self._mine = threading.local()
+        """Whether the thread has a slot of `_turns`."""
         self._work_lock = threading.Lock()
         self._work: dict[str, float] = {}
         self._total = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Number of threads that wait for a slot."""
+        return self._turns.waiting
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Wait for a slot to compute, and hold it for the length of the context."""
+        with self._turns.slot():
+            self._mine.slot = True
+            try:
+                yield
+            finally:
+                self._mine.slot = False
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Wait until a network may run; meanwhile others may have the thread's slot."""
+        if not getattr(self._mine, "slot", False):
+            with self._inferences.slot():
+                yield
+            return
+        with self._turns.released(), self._inferences.slot():
+            yield
 
     @property
     def round_seconds(self) -> float:

@@ -105,7 +105,7 @@ class Engine:
             {},
             _ignore,
             owners=self._owners,
-            scheduler=Scheduler(slots, spare=1),
+            scheduler=Scheduler(slots),
             spectrogram=False,
         )
         self._load = _Load(cores, first_cost(self._listening.classifier, settings.hop_seconds))

@@ -47,20 +47,24 @@ class FairSemaphore:
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """Give the held slot away for the length of the context, then wait for one again."""
+        """Give the held slot away for the length of the context, then take the next one again."""
         self._release()
         try:
             yield
         finally:
-            self._acquire()
+            self._acquire(first=True)
 
-    def _acquire(self) -> float:
+    def _acquire(self, *, first: bool = False) -> float:
+        """Wait for a slot, behind those who wait already or as the `first` of them."""
         waiter: SimpleQueue[float] = SimpleQueue()
         with self._lock:
             if self._free > 0:
                 self._free -= 1
                 return time.monotonic()
-            self._waiters.append(waiter)
+            if first:
+                self._waiters.appendleft(waiter)
+            else:
+                self._waiters.append(waiter)
         try:
             return waiter.get(timeout=self._patience)
         except Empty:
