@@ -40,6 +40,11 @@ wakes that often; at Python's 0.005, with hundreds of sources, waking costs more
 SOURCE_STOP_SECONDS = 0.6
 """How long the sources may take to stop."""
 MAX_SPREAD_SECONDS = 2.0
+"""Longest hop over which the starts of several sources are spread."""
+START_WORK_SECONDS = 0.15
+"""What a source costs a processor until it is known which of its windows can be repeated. Starts of
+many sources are spread over this work, so that it does not pile up."""
+MAX_START_SECONDS = 20.0
 """Longest time over which the starts of many sources are spread."""
 
 
@@ -82,7 +87,9 @@ class Listening:
         self._inputs = inputs
         self._delivered = delivered
         is_crowded = len(inputs) > processors() and not settings.fast
-        self._spread_seconds = min(settings.hop_seconds, MAX_SPREAD_SECONDS) if is_crowded else 0.0
+        hop = min(settings.hop_seconds, MAX_SPREAD_SECONDS)
+        work = min(len(inputs) * START_WORK_SECONDS / processors(), MAX_START_SECONDS)
+        self._spread_seconds = max(hop, work) if is_crowded else 0.0
         self.classifier = classifier = load_classifier(settings)
         contract = classifier.contract
         self.arithmetic = describe_arithmetic(classifier)

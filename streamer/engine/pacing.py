@@ -15,6 +15,8 @@ TARGET = 0.7
 """Share of the hop that the work fills after a change."""
 TARGET_WHILE_BEHIND = 0.4
 """The same while there is a backlog; below `FULL_WHILE_BEHIND`, so that the hop settles."""
+FITS_AGAIN = 0.85
+"""The hop becomes the shortest one again when the work fills less than this share of that one."""
 IDLE = 0.4
 """The hop shrinks when the work fills less than this share of it."""
 IDLE_WHILE_SAVING = 0.2
@@ -28,6 +30,9 @@ EXPECTED_SHARE = 0.5
 """Share of the work that "saving" is expected to leave, until it is measured."""
 SETTLING_DECISIONS = 10
 """Decisions after a change of the effort during which neither it nor the hop changes again."""
+TRIAL_DECISIONS = 20
+"""Decisions at a hop that has grown after which the shortest one is tried with the effort "saving",
+if it may fit: in longer hops fewer windows can be repeated. Twice as many after each trial."""
 LONGEST_HOP_SECONDS = 30.0
 BACKLOG_SECONDS = 5.0
 """A source that is later than this (and than three hops) has a backlog."""
@@ -45,7 +50,8 @@ class HopPacing:
         self.effort: Effort = effort or "full"
         self._may_save = effort is None
         self._settling = 0
-        """Decisions after which the work of all sources is what the effort makes it."""
+        """Decisions after which the work of all sources is what effort and hop make it."""
+        self._until_trial = self._trial_decisions = TRIAL_DECISIONS
         self.work_seconds: float | None = None
         """Work of one decision: the mean of the last ones without the longest, so that, summed over
         many sources, frequent long decisions count, but not single ones. None at first."""
@@ -78,12 +84,25 @@ class HopPacing:
                 work *= EXPECTED_SHARE
             if work > full * self.hop_seconds:
                 self._change(max(work / target, self.hop_seconds))
-        elif measured and work < IDLE * self.hop_seconds and not behind:
+        elif measured and not behind:
             if self.hop_seconds > self.shortest:
-                self._change(max(work / TARGET, self.hop_seconds / 2))
+                self._until_trial -= 1
+                if work < FITS_AGAIN * self.shortest:
+                    self._change(self.hop_seconds / 2)
+                elif self._until_trial <= 0 and self._may_fit(work):
+                    self._trial_decisions *= 2
+                    self._until_trial = self._trial_decisions
+                    self._settling = SETTLING_DECISIONS
+                    self._change(self.shortest)
+                elif work < IDLE * self.hop_seconds:
+                    self._change(max(work / TARGET, self.hop_seconds / 2))
             elif self._may_save and work < IDLE_WHILE_SAVING * self.hop_seconds:
                 self._set_effort("full")
         return self.hop_seconds
+
+    def _may_fit(self, work: float) -> bool:
+        """Return whether work may fit into the shortest hop where more windows are repeated."""
+        return self.effort == "saving" and work * EXPECTED_SHARE < FITS_AGAIN * self.shortest
 
     def _begin(self) -> None:
         """Measure anew: a decision with another hop or effort takes other work."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,6 +68,16 @@ def test_the_hop_settles() -> None:
     settled = pacing.hop_seconds
     simulate(pacing, cost=1.3, seconds=2000)
     assert pacing.hop_seconds == settled
+
+
+def test_a_hop_that_has_grown_is_the_shortest_again_where_the_work_fits_into_that() -> None:
+    pacing = HopPacing(1.0)
+    simulate(pacing, cost=1.0, seconds=200)
+    assert pacing.hop_seconds > 1.4
+    simulate(pacing, cost=0.88, seconds=200)
+    assert pacing.hop_seconds > 1.4
+    simulate(pacing, cost=0.8, seconds=200)
+    assert pacing.hop_seconds == 1.0
 
 
 def test_a_round_that_does_not_fit_makes_the_hop_grow_once_and_at_once() -> None:
@@ -183,3 +194,26 @@ def test_an_effort_that_was_set_does_not_change(effort: Effort) -> None:
     assert pacing.hop_seconds > 1.0
     simulate_many(pacing, cost=0.1, decisions=1000)
     assert (pacing.effort, pacing.hop_seconds) == (effort, 1.0)
+
+
+def test_a_hop_too_long_for_repeats_is_tried_to_be_short_ever_more_rarely() -> None:
+    pacing = HopPacing(1.0, None)
+    tried = []
+    observe(pacing, 0.05, 0.2, round_seconds=5.0)  # all sources start at once
+    for number in range(2000):
+        before = pacing.hop_seconds
+        observe(pacing, 0.05, 0.2, round_seconds=1.2)
+        if pacing.hop_seconds == 1.0 < before:
+            tried.append(number)
+    assert 3 <= len(tried) <= 8
+    waits = np.diff(tried)
+    assert (waits[1:] > 1.5 * waits[:-1]).all()
+
+
+def test_where_all_windows_repeat_in_a_short_hop_it_stays_short() -> None:
+    pacing = HopPacing(1.0, None)
+    observe(pacing, 0.05, 0.2, round_seconds=5.0)  # all sources start at once
+    assert pacing.hop_seconds > 2.0
+    for _ in range(200):
+        observe(pacing, 0.05, 0.2, round_seconds=0.8 if pacing.hop_seconds < 1.5 else 1.5)
+    assert (pacing.effort, pacing.hop_seconds) == ("saving", 1.0)
