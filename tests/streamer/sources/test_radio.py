@@ -101,12 +101,12 @@ def test_a_radio_that_hangs_times_out_and_is_live_again_later(
     station: Radio, classifier: Classifier
 ) -> None:
     log = Log()
-    source = MediaSource(station.url, inactivity_seconds=INACTIVITY_SECONDS / 10)
+    source = MediaSource(station.url, inactivity_seconds=INACTIVITY_SECONDS / 2)
     with running(listener(source, classifier, log)):
         log.wait_for_states(LIVE)
         assert station.server is not None
         station.server.send_signal(signal.SIGSTOP)
-        log.wait_for_detail("no data for 1 s")
+        log.wait_for_detail("no data for 5 s")
         station.server.send_signal(signal.SIGCONT)
         log.wait_for_states(LIVE, RECONNECTING, LIVE)
 
