@@ -64,6 +64,9 @@ def test_exported_inception_agrees_with_keras_on_a_hundred_pictures(
     assert largest[0] < 1e-4
     assert min(accuracy) >= 99
     assert out.stat().st_size < 25e6
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) / 2**20
+    assert peak < 5, f"{peak:.1f} GiB at the highest"
     assert json.loads((run / "run.json").read_text())["labels"] == list(
         Classifier.load(out).contract.labels
     )
