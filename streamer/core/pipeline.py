@@ -16,7 +16,7 @@ from streamer.core.change import ChangeDetector
 from streamer.core.decision import Decider, Decision, Observation, Segment
 from streamer.core.decision_settings import DecisionSettings, Effort
 from streamer.core.events import SpectrogramColumns
-from streamer.core.mixing import Mixer
+from streamer.core.mixing import Mixer, without_offset
 from streamer.core.model import Classifier
 from streamer.core.resampling import Resampler
 from streamer.core.silence import SilenceGate
@@ -27,9 +27,6 @@ from streamer.core.window import AudioWindow, Window
 
 Event = Decision | Segment | SpectrogramColumns
 
-LEAST_OFFSET = 0.1
-"""Mean of a hop, as a share of its standard deviation, from which on it is subtracted. In 2,667
-seconds of GTZAN it is 0.002 at the median and never over 0.084."""
 LEAST_PEAK_DB = 0.0
 """Lowest reference of the spectrogram that is displayed, in absolute dB; it keeps the noise of a
 quiet room dark. Ordinary music peaks 10 to 40 dB above it."""
@@ -495,19 +492,3 @@ class ColumnPipeline:
         is_whole = spectrogram.shape[1] == self._max_frames
         self._steadiness.classified(end, probabilities, whole=is_whole)
         return probabilities
-
-
-def without_offset(samples: Samples) -> Samples:
-    """Subtract the mean of samples if it is large enough to be a fault of the sound card.
-
-    A constant would be the loudest cell of the spectrogram, to which all others are relative.
-
-    Examples
-    --------
-    >>> without_offset(np.array([0.75, 0.25], np.float32)).tolist()
-    [0.25, -0.25]
-    """
-    offset = np.mean(samples, dtype=np.float64)
-    if abs(offset) <= LEAST_OFFSET * np.std(samples, dtype=np.float64):
-        return samples
-    return np.asarray(samples - offset, np.float32)
