@@ -416,7 +416,8 @@ def test_the_list_shows_seconds_and_cuts_no_row(page: Page, radio: Broadcast) ->
         page.view(*size)
         page.open(radio.url)
         page.until_text("connection", "Connected")
-        radio.publish(prediction(200))
+        # At one time, so that they replace those of the size before.
+        radio.publish(prediction(200, time=START))
         radio.publish(*(segment(n, end=10.0 * n, final=True) for n in range(1, 21)))
         page.until("document.querySelectorAll('#heard tr').length === 20")
         page.run("document.querySelector('.heard-scroll').scrollTop = 333")
