@@ -72,6 +72,9 @@ class BlockQueue:
     If `paced`, each block is released only when its last sample is due: at the speed of sound from
     the first block on, and never before the block has arrived. Otherwise blocks are released at
     once, as they are.
+
+    It has many methods: those of the producer, of the reader, and what is due when, whose state one
+    lock protects.
     """
 
     def __init__(
