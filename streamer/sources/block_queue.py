@@ -15,9 +15,9 @@ import numpy as np
 from streamer.sources.base import AudioBlock, SourceEnded
 from streamer.system.memory import allowed_memory
 
-READ_AHEAD_SECONDS = 1.5
-"""How much a source that can wait produces before it is read."""
-REFILL_SECONDS = 0.75
+READ_AHEAD_SECONDS = 1.0
+"""How much a source that can wait produces before it is read, or more if the reader needs it."""
+REFILL_SECONDS = 0.5
 """What is left of it when it goes on: waking a thread for each block costs more than the block."""
 MAX_BACKLOG_SECONDS = 60.0
 """How much of a live source is kept before the oldest block is dropped."""
@@ -99,6 +99,8 @@ class BlockQueue:
         """Notified when the reader has what it waits for."""
         self._awaited_seconds = 0.0
         """What has to be queued for the reader to be woken."""
+        self._needed_seconds = 0.0
+        """What the reader has asked for last, if it is not more than it is given at once."""
         self._blocks: deque[AudioBlock] = deque()
         self._seconds = 0.0
         self._bytes = 0
@@ -113,15 +115,17 @@ class BlockQueue:
     @property
     def is_full(self) -> bool:
         """Whether `put` would wait."""
-        return self.blocking and self._seconds >= READ_AHEAD_SECONDS
+        return self.blocking and self._seconds >= max(READ_AHEAD_SECONDS, self._needed_seconds)
+
+    @property
+    def _has_room(self) -> bool:
+        return self._seconds <= REFILL_SECONDS or self._seconds < self._needed_seconds
 
     def wait_for_room(self) -> None:
-        """Wait, if the queue is full, until `REFILL_SECONDS` are left, or it is stopped."""
+        """Wait, if the queue is full, until `REFILL_SECONDS` are left or the reader needs more."""
         with self._lock:
             if self.is_full:
-                self._refill.wait_for(
-                    lambda: self._seconds <= REFILL_SECONDS or self.stopped.is_set()
-                )
+                self._refill.wait_for(lambda: self._has_room or self.stopped.is_set())
 
     def put(self, block: AudioBlock) -> None:
         """Append a block whose `end_time` is the time at which it arrived."""
@@ -164,6 +168,9 @@ class BlockQueue:
         """
         deadline = self._clock() + timeout
         with self._lock:
+            self._needed_seconds = min(enough_seconds, MAX_JOINED_SECONDS)
+            if self._has_room:
+                self._refill.notify()
             while True:
                 now = self._clock()
                 due = self._due_time() if self._blocks else None
@@ -275,7 +282,7 @@ class BlockQueue:
         block = self._pop()
         self._last_end_time = end_time
         dropped, self._dropped = self._dropped + block.dropped, 0
-        if self._seconds <= REFILL_SECONDS:
+        if self._has_room:
             self._refill.notify()
         discontinuity = block.discontinuity or dropped > 0
         return dataclasses.replace(

@@ -47,7 +47,7 @@ AUDIO_PROBE_BYTES = "16384"
 """What FFmpeg reads of a radio before it plays; its default is eight times as much."""
 RECONNECT_OPTIONS = {"reconnect": "1", "reconnect_delay_max": "4"}
 """FFmpeg resumes a file on a web server where the connection broke; delays in seconds."""
-LOCAL_BLOCK_SECONDS = 0.4
+LOCAL_BLOCK_SECONDS = 0.25
 """Length of the blocks of local files, which can be decoded ahead."""
 MAX_PLAYLISTS = 16
 """Playlists that may lead to one another before that counts as a circle."""

@@ -2,7 +2,8 @@
 
 ``PYTHONPATH=.:tests python -m benchmarks.streams --sources 10 20 40 --seconds 30`` plays files in
 real time through a daemon and prints a row for each number of sources. ``--tree DIR`` (repeatable)
-runs the daemon of another checkout in turn, so that versions are compared at once.
+runs the daemon of another checkout in turn, so that versions are compared at once. With
+``--sources 1 41 81`` the last column is what a source needs beyond the first.
 """
 
 from __future__ import annotations
@@ -163,6 +164,7 @@ def main() -> None:
     given = parser.parse_args()
     trees = given.tree or [Path(__file__).parents[2]]
     report = Report("streams", given.json)
+    first: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         files = make_files(Path(folder), given.audio)
         for _ in range(given.rounds):
@@ -171,7 +173,10 @@ def main() -> None:
                     row = measure(
                         tree.resolve(), files, sources, given.seconds, given.warm_up, given.option
                     )
-                    report.add({"tree": tree.name, **row})
+                    fewest = first.setdefault(tree.name, row)
+                    more = row["sources"] - fewest["sources"]
+                    further = (row["memory MB"] - fewest["memory MB"]) / more if more else np.nan
+                    report.add({"tree": tree.name, **row, "MB a further source": further})
     report.write()
 
 

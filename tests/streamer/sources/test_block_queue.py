@@ -324,3 +324,23 @@ def test_a_full_queue_is_filled_again_only_when_half_of_it_was_read(clock: Clock
     assert not has_room.is_set()
     assert queue.get(0.0)
     assert has_room.wait(LONGEST_WAIT_SECONDS)
+
+
+def test_a_full_queue_is_filled_further_when_its_reader_needs_more(clock: Clock) -> None:
+    queue = BlockQueue(paced=True, clock=clock)
+    queue.put(block(READ_AHEAD_SECONDS / 4, end_time=clock.now))
+    assert queue.get(0.0)
+    for _ in range(4):
+        queue.put(block(READ_AHEAD_SECONDS / 4, end_time=clock.now))
+    has_room = threading.Event()
+
+    def wait() -> None:
+        queue.wait_for_room()
+        has_room.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    wait_until(lambda: queue._refill._waiters, "a producer that waits")  # type: ignore[attr-defined]
+    assert queue.get(0.0, READ_AHEAD_SECONDS) is None
+    assert not has_room.is_set()
+    assert queue.get(0.0, 1.045 * READ_AHEAD_SECONDS) is None
+    assert has_room.wait(LONGEST_WAIT_SECONDS)
