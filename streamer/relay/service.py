@@ -38,6 +38,7 @@ PATIENCE_SECONDS = 10.0
 """Time after which it is said that no node, or no prediction, has come."""
 NO_MODEL = {"name": "", "version": ""}
 
+CONNECTION_LOGGER = logging.getLogger("streamer.sinks.mqtt.connection")
 logger = logging.getLogger(__name__)
 
 
@@ -115,6 +116,8 @@ class Relay:
         `UserError` is raised if the broker or the port cannot be used.
         """
         self._loop = asyncio.get_running_loop()
+        # At the start a broker that cannot be used is an error, which is not logged as well.
+        CONNECTION_LOGGER.addFilter(_is_no_warning)
         self._connection.start()
         await self._connect()
         await self.server.start()
@@ -139,14 +142,11 @@ class Relay:
 
     async def _connect(self) -> None:
         connection, broker = self._connection, f"MQTT {self._broker.host}:{self._broker.port}"
-        # At the start a broker that cannot be used is an error, which is not logged as well.
-        log = logging.getLogger("streamer.sinks.mqtt.connection")
-        log.addFilter(_is_no_warning)
         while not connection.connected:
             if connection.reason:
                 raise UserError(f"{broker}: {connection.reason}", exit_status=1)
             await asyncio.sleep(0.05)
-        log.removeFilter(_is_no_warning)
+        CONNECTION_LOGGER.removeFilter(_is_no_warning)
         waited = 0.0
         while not self.nodes:
             await asyncio.sleep(0.05)

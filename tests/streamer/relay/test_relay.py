@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -29,7 +30,11 @@ from streamer.commands import run as cli
 from streamer.engine.publisher import Publisher
 from streamer.relay import frames, service
 from streamer.relay.nodes import FrameClock, Nodes
+from streamer.settings import load
 from streamer.sinks import messages
+from streamer.sinks.mqtt.connection import Connection
+from streamer.system.commandline import UserError
+from streamer.system.notify import Notifier
 
 RATE = 22_050
 
@@ -468,6 +473,29 @@ def test_a_broker_that_cannot_be_reached_is_one_line(host, tmp_path):
     port = free_port()
     log = log_of_refused_relay(tmp_path, f"mqtt://{host}:{port}")
     assert re.fullmatch(rf"genre-stream: MQTT {re.escape(host)}:{port}: .*\n", log), log
+
+
+def test_a_broker_that_has_failed_before_the_relay_waits_for_it_is_one_line(monkeypatch, caplog):
+    begin = Connection.start
+
+    def begin_and_fail(connection):
+        begin(connection)
+        wait_until(lambda: connection.reason, "the connection to fail")
+
+    monkeypatch.setattr(Connection, "start", begin_and_fail)
+    monkeypatch.setattr(service.CONNECTION_LOGGER, "filters", [])  # they outlast a failed start
+
+    async def scenario():
+        settings = load({"mqtt": f"mqtt://127.0.0.1:{free_port()}", "port": 0}).settings
+        made = service.Relay(settings, Notifier())
+        try:
+            await made.start()
+        finally:
+            await made.close()
+
+    with pytest.raises(UserError, match="MQTT 127"):
+        asyncio.run(scenario())
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_refusing_broker_is_one_line(tmp_path):
