@@ -173,7 +173,7 @@ class BlockQueue:
                 self._refill.notify()
             while True:
                 now = self._clock()
-                due = self._due_time() if self._blocks else None
+                due = self._due_time(now) if self._blocks else None
                 if due is not None and not self._paced:
                     return self._take(due)
                 complete = None if due is None else self._complete_time(due, enough_seconds)
@@ -220,7 +220,8 @@ class BlockQueue:
 
     def _take_due(self, needed: float, most_seconds: float = math.inf) -> AudioBlock | None:
         """Take the next block if it is due, else the needed part of it; None if neither is due."""
-        block, due, now = self._blocks[0], self._due_time(), self._clock()
+        block, now = self._blocks[0], self._clock()
+        due = self._due_time(now)
         if due <= now and block.seconds <= most_seconds:
             return self._take(due)
         begin = self._begin_time()
@@ -247,17 +248,22 @@ class BlockQueue:
             return None
         return begin
 
-    def _due_time(self) -> float:
-        """Return the end time of the next block, in seconds of the clock."""
+    def _due_time(self, now: float) -> float:
+        """Return the end time of the next block, in seconds of the clock.
+
+        If a file is too late, its time is moved so that the block is due now.
+        """
         block = self._blocks[0]
         if not self._paced or self._last_end_time is None:
             return block.end_time
         speed = CATCH_UP_SPEED if self._seconds > self.catch_up_seconds else 1.0
         dropped_seconds = (self._dropped + block.dropped) / block.sample_rate
-        after_last = self._last_end_time + (block.seconds + dropped_seconds) / speed
-        due = max(block.end_time, after_last)
-        now = self._clock()
-        return now if self.blocking and now - due > SUSPENDED_SECONDS else due
+        seconds = (block.seconds + dropped_seconds) / speed
+        due = max(block.end_time, self._last_end_time + seconds)
+        if self.blocking and now - due > SUSPENDED_SECONDS:
+            self._last_end_time = now - seconds - ROUNDING_SECONDS
+            return now
+        return due
 
     def _complete_time(self, due: float, seconds: float) -> float | None:
         """Return when so much will be due, or all that still comes; None if it has not arrived.

@@ -23,6 +23,14 @@ class Clock:
         return self.now
 
 
+class RunningClock(Clock):
+    """A clock that goes on between two looks at it."""
+
+    def __call__(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -159,7 +167,20 @@ def test_a_file_continues_from_now_after_the_process_was_suspended(clock: Clock)
     clock.now += 3600.0
     after = queue.get(0.0)
     assert after is not None
-    assert after.end_time == clock.now
+    assert after.end_time == pytest.approx(clock.now)
+
+
+def test_a_suspended_file_continues_though_its_reader_needs_more_than_is_queued() -> None:
+    clock = RunningClock()
+    queue = BlockQueue(paced=True, clock=clock)
+    began = clock.now
+    for _ in range(4):
+        queue.put(block(0.25, end_time=began))
+    assert queue.get(0.0)
+    clock.now += 20.0
+    after = queue.get(0.0, 2.5)
+    assert after is not None
+    assert after.end_time == pytest.approx(clock.now)
 
 
 def test_the_error_comes_after_the_last_block(clock: Clock) -> None:
