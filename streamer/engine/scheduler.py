@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from streamer.system.fair_semaphore import FairSemaphore
 
@@ -45,11 +45,8 @@ class Scheduler:
     @contextmanager
     def inference(self) -> Iterator[None]:
         """Wait until a network may run; meanwhile others may have the thread's slot."""
-        if not getattr(self._mine, "slot", False):
-            with self._inferences.slot():
-                yield
-            return
-        with self._turns.released(), self._inferences.slot():
+        has_slot = getattr(self._mine, "slot", False)
+        with self._turns.released() if has_slot else nullcontext(), self._inferences.slot():
             yield
 
     @property
