@@ -28,6 +28,7 @@ from trainer.audio import read_audio  # noqa: E402
 from trainer.musicnn import network  # noqa: E402
 from trainer.musicnn.network import (  # noqa: E402
     EachPiece,
+    FrontLayer,
     Level,
     LogMel,
     WeightsError,
@@ -35,7 +36,7 @@ from trainer.musicnn.network import (  # noqa: E402
     build_tagger,
     load_weights,
 )
-from trainer.musicnn.weights import main, save, without_idle_filters  # noqa: E402
+from trainer.musicnn.weights import in_groups, main, save, without_idle_filters  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -175,11 +176,39 @@ def test_a_track_too_short_is_refused_with_its_shape(shape: tuple[int, ...]) -> 
         pieces_of_track(np.zeros(shape, np.float32))
 
 
+def with_random_weights(
+    whole: keras.Model, idle: int, path: Path
+) -> dict[str, NDArray[np.float32]]:
+    """Give a network random weights, `idle` filters of each layer in front none, and return all."""
+    random = np.random.default_rng(3)
+    weights = {}
+    for layer in whole.layers:
+        for variable in layer.weights:
+            name, shape = network.variable_name(layer, variable), variable.shape
+            positive = name.endswith(("gamma", "variance"))
+            drawn = random.uniform(0.5, 2, shape) if positive else random.normal(0, 0.1, shape)
+            if name.endswith("sign"):
+                drawn = random.choice([-1, 1], shape)
+            if "front" in name and name.endswith("kernel"):
+                drawn[..., :idle] = 1e-20
+            weights[name] = drawn.astype(np.float32)
+    np.savez(path, **weights)
+    load_weights(whole, path)
+    return weights
+
+
+def same_function(first: keras.Model, second: keras.Model) -> None:
+    random = np.random.default_rng(3)
+    pieces = random.uniform(0, 4, (2, PIECE_FRAMES, SPEC.n_mels)).astype(np.float32)
+    expected = first(pieces, training=False)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(second(pieces, training=False), expected, atol=1e-4)
+
+
 def test_filters_that_hear_nothing_can_be_left_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Every layer of the front end has two idle filters; the last has the constant one instead."""
-    random = np.random.default_rng(3)
     with monkeypatch.context() as patch:
         for group in ("TIMBRAL", "TEMPORAL"):
             more = [
@@ -188,24 +217,42 @@ def test_filters_that_hear_nothing_can_be_left_out(
             ]
             patch.setattr(network, group, tuple(more))
         whole = build_piece_network(None)
-    weights = {}
-    for layer in whole.layers:
-        for variable in layer.weights:
-            name, shape = network.variable_name(layer, variable), variable.shape
-            positive = name.endswith(("gamma", "variance"))
-            drawn = random.uniform(0.5, 2, shape) if positive else random.normal(0, 0.2, shape)
-            if "front" in name and name.endswith("kernel"):
-                drawn[..., :2] = 1e-20
-            weights[name] = drawn.astype(np.float32)
-    np.savez(tmp_path / "whole.npz", **weights)
-    load_weights(whole, tmp_path / "whole.npz")
+    weights = with_random_weights(whole, 2, tmp_path / "whole.npz")
     save(without_idle_filters(weights), tmp_path / "pruned.npz")
     pruned = build_piece_network(tmp_path / "pruned.npz")
     assert pruned.count_params() < whole.count_params()
-    pieces = random.uniform(0, 4, (2, PIECE_FRAMES, SPEC.n_mels)).astype(np.float32)
-    expected = whole(pieces, training=False)
-    assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(pruned(pieces, training=False), expected, atol=1e-5)
+    same_function(whole, pruned)
+
+
+def test_filters_among_longer_ones_hear_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lengths = FrontLayer(128, 1, 3), FrontLayer(64, 1, 7), FrontLayer(32, 1, 18)
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "TEMPORAL", lengths)
+        three = build_piece_network(None)
+    save(in_groups(with_random_weights(three, 0, tmp_path / "3.npz")), tmp_path / "2.npz")
+    same_function(three, build_piece_network(tmp_path / "2.npz"))
+
+
+def test_the_front_end_gives_what_the_papers_order_of_its_layers_does() -> None:
+    """In the paper the normalisation comes before the maximum; of two filters it falls."""
+    whole = build_piece_network()
+    pieces = np.log10(1 + 10000 * np.random.default_rng(3).random((1, PIECE_FRAMES, SPEC.n_mels)))
+    falling = 0
+    for layer in (*network.TIMBRAL, *network.TEMPORAL):
+        filters, normalise, loudest = (
+            whole.get_layer(f"{layer.name}{part}") for part in ("", "_norm", "_loudest")
+        )
+        until = keras.Model(whole.input, [filters.output, normalise.output])
+        maps, ours = (np.asarray(each) for each in until(pieces, training=False))
+        sign = np.asarray(loudest.sign)
+        gamma, beta, mean, variance = (np.asarray(each) for each in normalise.weights)
+        heard = np.maximum(maps * sign, 0) - mean
+        papers = gamma * heard / np.sqrt(variance + network.EPSILON) + beta
+        falling += int((gamma < 0).sum())
+        np.testing.assert_allclose(ours, papers.max(axis=2), atol=1e-4)
+    assert falling == 2
 
 
 def test_pieces_that_share_columns_have_the_tags_of_each_alone() -> None:

@@ -46,12 +46,13 @@ TIMBRAL = (FrontLayer(7, 38, 23), FrontLayer(7, 67, 14))
 EDGE_FRAMES = TIMBRAL[0].frames // 2
 """Columns at each end of a piece where a vertical filter sees zeros beyond it."""
 
-TEMPORAL = (FrontLayer(128, 1, 3), FrontLayer(64, 1, 7), FrontLayer(32, 1, 18))
-"""Horizontal filters. In the paper there are 51 of each length.
+TEMPORAL = (FrontLayer(128, 1, 12), FrontLayer(32, 1, 16))
+"""Horizontal filters. In the paper there are 51 of each of the lengths 128, 64 and 32.
 
 The training left nine tenths of all filters without weights, so that they always answer the same.
 Those are not computed; the last one of the last layer answers 1 and stands for all of them. See
-`weights.without_idle_filters`.
+`weights.without_idle_filters`. All that are left of 64 columns, and two of 32, are among those of
+128: see `weights.in_groups`.
 """
 
 MIDDLE_FILTERS, MIDDLE_FRAMES, MIDDLE_LAYERS = 64, 7, 3
@@ -82,16 +83,28 @@ class WeightsError(ValueError):
     """A file of weights that does not fit the network; the message names it."""
 
 
-def fourier_matrix(n_fft: int) -> NDArray[np.float32]:
-    """Return what maps a frame to its Hann-windowed spectrum, shape `(n_fft, 2 + n_fft)`.
+def fourier_matrices(n_fft: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the Hann-windowed cosines and sines, of samples 1 to `n_fft / 2` of a frame.
 
-    The first half of the columns are the cosines of bins 0 to `n_fft / 2`, the second the sines.
+    Cosines are symmetric to the middle of a frame and sines antisymmetric, and so is the window:
+    the former see a frame's sum with its mirror image, the latter the difference. Sample 0, where
+    the window is 0, has none.
+
+    Returns
+    -------
+    cosines : float32, shape (n_fft / 2, n_fft / 2 + 1)
+        Of bins 0 to `n_fft / 2`; of the middle, which is its own mirror image, a half.
+    sines : float32, shape (n_fft / 2 - 1, n_fft / 2 - 1)
+        Of bins 1 to `n_fft / 2 - 1`; the others have none, nor has the middle.
     """
-    times = np.arange(n_fft)
+    half = n_fft // 2
+    times = np.arange(1, half + 1)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * times / n_fft)
-    angles = 2 * np.pi * np.outer(times, np.arange(1 + n_fft // 2)) / n_fft
-    waves = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-    return np.asarray(window[:, None] * waves, np.float32)
+    window[-1] /= 2
+    angles = 2 * np.pi * np.outer(times, np.arange(half + 1)) / n_fft
+    cosines = window[:, None] * np.cos(angles)
+    sines = (window[:, None] * np.sin(angles))[:-1, 1:-1]
+    return np.asarray(cosines, np.float32), np.asarray(sines, np.float32)
 
 
 @keras.saving.register_keras_serializable(package="genre_stream")
@@ -134,9 +147,8 @@ class LogMel(keras.layers.Layer):  # type: ignore[misc]
 
     def build(self, input_shape: Any) -> None:
         """Make the matrices."""
-        self._fourier = fourier_matrix(SPEC.n_fft)
-        # Once for the squares of the cosines and once for those of the sines.
-        self._filters = np.tile(mel_filterbank(SPEC).T, (2, 1))
+        self._cosines, self._sines = fourier_matrices(SPEC.n_fft)
+        self._filters = mel_filterbank(SPEC).T
 
     def call(self, audio: Any) -> Any:
         """Map samples at 16 kHz, full scale 1, to `log10(10000 power + 1)`."""
@@ -144,16 +156,43 @@ class LogMel(keras.layers.Layer):  # type: ignore[misc]
         mirrored = audio[:, PIECE_SAMPLES - MIN_SAMPLES : 0 : -1]
         audio = ops.concatenate([mirrored, audio], axis=1)
         rest = ops.shape(audio)[1] % hop
-        # A frame is two hops long.
+        # A frame is two hops long; the middle is the first sample of its second one.
         hops = ops.reshape(audio[:, rest:], (-1, (ops.shape(audio)[1] - rest) // hop, hop))
-        frames = ops.concatenate([hops[:, :-1], hops[:, 1:]], axis=2)
-        power = ops.square(ops.matmul(frames, self._fourier))
+        before = ops.concatenate([hops[:, :-1, 1:], hops[:, 1:, :1]], axis=2)
+        after = hops[:, 1:, ::-1]
+        power = ops.matmul(ops.square(ops.matmul(before + after, self._cosines)), self._filters)
+        sines = ops.matmul((before - after)[:, :, :-1], self._sines)
+        power = power + ops.matmul(ops.square(sines), self._filters[1:-1])
         # ONNX has neither log1p nor a logarithm to the base of 10.
-        return ops.log(LOUDNESS * ops.matmul(power, self._filters) + 1) / float(np.log(10))
+        return ops.log(LOUDNESS * power + 1) / float(np.log(10))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, Any, int]:
         """Return `(batch, frames, n_mels)`."""
         return (input_shape[0], None, SPEC.n_mels)
+
+
+@keras.saving.register_keras_serializable(package="genre_stream")
+class Loudest(keras.layers.Layer):  # type: ignore[misc]
+    """Take each filter where it is loudest over the mel bands, and cut it off below 0.
+
+    In the paper the normalisation comes before this maximum. It either rises or falls with what a
+    filter answers, so behind the maximum it gives the same, for a hundredth of the work; where it
+    falls, the filter has to be negated (`weights.loudest_first`) and `sign` is -1.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Make the signs."""
+        self.sign = self.add_weight(
+            shape=(input_shape[-1],), initializer="ones", trainable=False, name="sign"
+        )
+
+    def call(self, maps: Any) -> Any:
+        """Map `(batch, frames, bands, filters)` to `(batch, frames, filters)`."""
+        return keras.ops.relu(keras.ops.max(maps, axis=2) * self.sign)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
+        """Return `(batch, frames, filters)`."""
+        return (*input_shape[:2], input_shape[3])
 
 
 @keras.saving.register_keras_serializable(package="genre_stream")
@@ -174,8 +213,9 @@ class EachPiece(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**arguments)
         self.network = network
         self._image_norm = network.get_layer("image_norm")
-        timbres = [network.get_layer(f"{layer.name}_flat").output for layer in TIMBRAL]
-        self._after_timbres = keras.Model([self._image_norm.output, *timbres], network.output)
+        timbres = [network.get_layer(f"{layer.name}_norm").output for layer in TIMBRAL]
+        image = network.get_layer("image_last").output
+        self._after_timbres = keras.Model([image, *timbres], network.output)
 
     def call(self, spectrograms: Any) -> Any:
         """Map `(batch, frames, n_mels)` to `(batch, tags)`."""
@@ -190,7 +230,7 @@ class EachPiece(keras.layers.Layer):  # type: ignore[misc]
             chosen = ops.take(columns, starts[:, None] + ops.arange(length)[None, :], axis=1)
             return ops.reshape(chosen, (-1, length, *chosen.shape[3:]))
 
-        image = self._image_norm(spectrograms[..., None])
+        image = self._image_norm(spectrograms[:, None])[:, 0, :, :, None]
         pieces = each_piece(image, PIECE_FRAMES)
         padding = ((0, 0), (edge, 0), (0, 0), (0, 0)), ((0, 0), (0, edge), (0, 0), (0, 0))
         begins = ops.pad(pieces[:, : 2 * edge], padding[0])
@@ -205,9 +245,9 @@ class EachPiece(keras.layers.Layer):  # type: ignore[misc]
 
     def _timbre(self, layer: FrontLayer, image: Any) -> Any:
         """Map `(n, frames, n_mels, 1)` to `(n, frames - 2 * EDGE_FRAMES, filters)`."""
-        for name in (layer.name, f"{layer.name}_norm"):
-            image = self.network.get_layer(name)(image)
-        return keras.ops.max(image, axis=2)
+        for part in ("", "_loudest", "_norm"):
+            image = self.network.get_layer(f"{layer.name}{part}")(image)
+        return image
 
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, int]:
         """Return `(batch, tags)`."""
@@ -253,8 +293,8 @@ def build_piece_network(weights: Path | None = WEIGHTS) -> keras.Model:
     return network
 
 
-def _norm(name: str) -> keras.layers.BatchNormalization:
-    return keras.layers.BatchNormalization(epsilon=EPSILON, name=f"{name}_norm")
+def _norm(name: str, axis: int = -1) -> keras.layers.BatchNormalization:
+    return keras.layers.BatchNormalization(axis, epsilon=EPSILON, name=f"{name}_norm")
 
 
 def _front_end(pieces: Any) -> Any:
@@ -263,21 +303,19 @@ def _front_end(pieces: Any) -> Any:
     The maximum over the mel bands makes a timbre the same at every pitch.
     """
     layers = keras.layers
-    image = layers.Reshape((PIECE_FRAMES, SPEC.n_mels, 1), name="image")(pieces)
-    image = _norm("image")(image)
+    # onnxruntime would normalise an image with the channel last value by value.
+    image = layers.Reshape((1, PIECE_FRAMES, SPEC.n_mels), name="image")(pieces)
+    image = _norm("image", axis=1)(image)
+    image = layers.Reshape((PIECE_FRAMES, SPEC.n_mels, 1), name="image_last")(image)
     # Padded in time alone: the maximum follows over all bands.
     padded = layers.ZeroPadding2D((EDGE_FRAMES, 0), name="padded")(image)
     heard = []
     for layer in (*TIMBRAL, *TEMPORAL):
         source, border = (padded, "valid") if layer in TIMBRAL else (image, "same")
         shape = (layer.frames, layer.bands)
-        maps = layers.Conv2D(
-            layer.filters, shape, padding=border, activation="relu", name=layer.name
-        )(source)
-        maps = _norm(layer.name)(maps)
-        loudest = layers.MaxPooling2D((1, maps.shape[2]), name=f"{layer.name}_loudest")(maps)
-        flat = layers.Reshape((PIECE_FRAMES, layer.filters), name=f"{layer.name}_flat")
-        heard.append(flat(loudest))
+        maps = layers.Conv2D(layer.filters, shape, padding=border, name=layer.name)(source)
+        loudest = Loudest(name=f"{layer.name}_loudest")(maps)
+        heard.append(_norm(layer.name)(loudest))
     return layers.Concatenate(name="front_out")(heard)
 
 

@@ -29,7 +29,6 @@ from trainer.musicnn.network import (
     EPSILON,
     MIDDLE_LAYERS,
     TEMPORAL,
-    TIMBRAL,
     build_piece_network,
     load_weights,
 )
@@ -37,8 +36,11 @@ from trainer.musicnn.network import (
 CHECKPOINT = "musicnn/MSD_musicnn"
 """Folder of the wheel with the weights learnt from the Million Song Dataset."""
 
-FRONT = [layer.name for layer in (*TIMBRAL, *TEMPORAL)]
-"""The layers of the front end in the order in which their features stand side by side."""
+FRONT = ("front_7x38", "front_7x67", "front_128x1", "front_64x1", "front_32x1")
+"""The paper's layers of the front end in the order in which their features stand side by side."""
+
+HORIZONTAL = FRONT[2:]
+"""Those that see one mel band."""
 
 LARGEST_CELL = 10.0
 """More than the magnitude of any cell of the normalised spectrogram."""
@@ -82,6 +84,7 @@ def convert(checkpoint: dict[str, Array]) -> dict[str, Array]:
     for name in FRONT:
         weights |= layers.layer("conv2d", name)
         weights |= layers.norm(name)
+        weights |= _loudest(weights, name)
     for number in range(1, MIDDLE_LAYERS + 1):
         name = f"middle_{number}"
         # A convolution over time, written as one over time and all features at once.
@@ -95,6 +98,47 @@ def convert(checkpoint: dict[str, Array]) -> dict[str, Array]:
     return weights
 
 
+def _loudest(weights: dict[str, Array], name: str) -> dict[str, Array]:
+    """Return a layer's signs and its filters, negated where what follows falls with their answer.
+
+    See `network.Loudest`.
+    """
+    sign = np.where(weights[f"{name}_norm/gamma"] < 0, np.float32(-1), np.float32(1))
+    filters = {f"{name}/{part}": weights[f"{name}/{part}"] * sign for part in ("kernel", "bias")}
+    return {f"{name}_loudest/sign": sign, **filters}
+
+
+def in_groups(weights: dict[str, Array]) -> dict[str, Array]:
+    """Return the weights of the same function with the horizontal filters of `network.TEMPORAL`.
+
+    Processors with AVX-512 compute 16 filters of one shape in the time of one. The filters of the
+    three lengths, which stand side by side, are therefore dealt out anew to two: those that come
+    into a layer of longer ones are given zeros at both ends.
+    """
+    grouped = {name: values for name, values in weights.items() if not name.startswith(HORIZONTAL)}
+    longest = TEMPORAL[0].frames
+    kernels = []
+    for name in HORIZONTAL:
+        kernel = weights[f"{name}/kernel"]
+        # Padded as "same" is, an even length reaches one column further ahead than back.
+        zeros = (longest - len(kernel)) // 2
+        kernels.append(np.pad(kernel, ((zeros, zeros), (0, 0), (0, 0), (0, 0))))
+    parts = ("/bias", "_loudest/sign", *(f"_norm/{part}" for part in NORM))
+    whole = {
+        part: np.concatenate([weights[f"{name}{part}"] for name in HORIZONTAL]) for part in parts
+    }
+    whole["/kernel"] = np.concatenate(kernels, axis=-1)
+    start = 0
+    for layer in TEMPORAL:
+        for part, values in whole.items():
+            grouped[f"{layer.name}{part}"] = values[..., start : start + layer.filters]
+        zeros = (longest - layer.frames) // 2
+        kernel = grouped[f"{layer.name}/kernel"]
+        grouped[f"{layer.name}/kernel"] = kernel[zeros : longest - zeros]
+        start += layer.filters
+    return grouped
+
+
 def without_idle_filters(weights: dict[str, Array]) -> dict[str, Array]:
     """Return the weights of the same function with the filters alone that hear something.
 
@@ -105,13 +149,12 @@ def without_idle_filters(weights: dict[str, Array]) -> dict[str, Array]:
     """
     pruned = dict(weights)
     kept, constants = _hearing_features(weights)
-    sizes = [len(weights[f"{name}/bias"]) for name in FRONT]
-    for name, own in zip(FRONT, np.split(kept, np.cumsum(sizes)[:-1]), strict=True):
-        for part in ("kernel", "bias"):
-            pruned[f"{name}/{part}"] = weights[f"{name}/{part}"][..., own]
-        for part in NORM:
-            pruned[f"{name}_norm/{part}"] = weights[f"{name}_norm/{part}"][own]
-    _add_constant_filter(pruned, FRONT[-1])
+    front = _front(weights)
+    sizes = [len(weights[f"{name}/bias"]) for name in front]
+    for name, own in zip(front, np.split(kept, np.cumsum(sizes)[:-1]), strict=True):
+        for part in ("/kernel", "/bias", "_loudest/sign", *(f"_norm/{part}" for part in NORM)):
+            pruned[f"{name}{part}"] = weights[f"{name}{part}"][..., own]
+    _add_constant_filter(pruned, front[-1])
     middle = weights["middle_1/kernel"]
     idle = np.einsum("f,tfo->to", np.where(kept, 0, constants), middle)
     pruned["middle_1/kernel"] = np.concatenate([middle[:, kept], idle[:, None]], axis=1)
@@ -119,12 +162,17 @@ def without_idle_filters(weights: dict[str, Array]) -> dict[str, Array]:
     return {name: np.asarray(values, np.float32) for name, values in pruned.items()}
 
 
+def _front(weights: dict[str, Array]) -> list[str]:
+    return [name for name in FRONT if f"{name}/kernel" in weights]
+
+
 def _hearing_features(weights: dict[str, Array]) -> tuple[NDArray[np.bool_], Wide]:
     """Return which features of the front end change, and what each is if it does not."""
     changes, constants = [], []
-    for name in FRONT:
+    for name in _front(weights):
         factor, offset = _affine(weights, name)
         kernel, bias = weights[f"{name}/kernel"], weights[f"{name}/bias"]
+        bias = bias * weights[f"{name}_loudest/sign"]
         changes.append(np.abs(factor) * np.abs(kernel).sum(axis=(0, 1, 2)) * LARGEST_CELL)
         constants.append(factor * np.maximum(bias, 0) + offset)
     return np.concatenate(changes) > IDLE, np.concatenate(constants)
@@ -146,6 +194,7 @@ def _add_constant_filter(weights: dict[str, Array], name: str) -> None:
     values = {"gamma": 1, "beta": 0, "moving_mean": 0, "moving_variance": 1 - EPSILON}
     for key, value in {
         f"{name}/bias": 1,
+        f"{name}_loudest/sign": 1,
         **{f"{name}_norm/{k}": v for k, v in values.items()},
     }.items():
         weights[key] = np.append(weights[key], np.float32(value))
@@ -228,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        weights = without_idle_filters(convert(read_checkpoint(options.wheel)))
+        weights = in_groups(without_idle_filters(convert(read_checkpoint(options.wheel))))
         save(weights, options.out)
     except (OSError, zipfile.BadZipFile, KeyError) as error:
         print(f"{options.wheel}: not the wheel of musicnn 0.1.0 ({error})", file=sys.stderr)
