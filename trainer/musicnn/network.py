@@ -177,7 +177,7 @@ class Loudest(keras.layers.Layer):  # type: ignore[misc]
 
     In the paper the normalisation comes before this maximum. It either rises or falls with what a
     filter answers, so behind the maximum it gives the same, for a hundredth of the work; where it
-    falls, the filter has to be negated (`weights.loudest_first`) and `sign` is -1.
+    falls, the filter has to be negated (by `weights.convert`) and `sign` is -1.
     """
 
     def build(self, input_shape: Any) -> None:

@@ -51,6 +51,9 @@ can change theirs by 0.00000002 at most, the others by 0.09 at least."""
 
 NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
+PARTS = ("/kernel", "/bias", "_loudest/sign", *(f"_norm/{part}" for part in NORM))
+"""Ends of the names of a front layer's weights, whose last axis is its filters."""
+
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
 
@@ -117,26 +120,32 @@ def in_groups(weights: dict[str, Array]) -> dict[str, Array]:
     """
     grouped = {name: values for name, values in weights.items() if not name.startswith(HORIZONTAL)}
     longest = TEMPORAL[0].frames
-    kernels = []
-    for name in HORIZONTAL:
-        kernel = weights[f"{name}/kernel"]
-        # Padded as "same" is, an even length reaches one column further ahead than back.
-        zeros = (longest - len(kernel)) // 2
-        kernels.append(np.pad(kernel, ((zeros, zeros), (0, 0), (0, 0), (0, 0))))
-    parts = ("/bias", "_loudest/sign", *(f"_norm/{part}" for part in NORM))
     whole = {
-        part: np.concatenate([weights[f"{name}{part}"] for name in HORIZONTAL]) for part in parts
+        part: np.concatenate(
+            [_as_long(weights[f"{name}{part}"], longest) for name in HORIZONTAL], axis=-1
+        )
+        for part in PARTS
     }
-    whole["/kernel"] = np.concatenate(kernels, axis=-1)
     start = 0
     for layer in TEMPORAL:
+        zeros = (longest - layer.frames) // 2
         for part, values in whole.items():
             grouped[f"{layer.name}{part}"] = values[..., start : start + layer.filters]
-        zeros = (longest - layer.frames) // 2
         kernel = grouped[f"{layer.name}/kernel"]
         grouped[f"{layer.name}/kernel"] = kernel[zeros : longest - zeros]
         start += layer.filters
     return grouped
+
+
+def _as_long(values: Array, frames: int) -> Array:
+    """Return horizontal filters of `frames` columns with zeros at both ends; other weights alike.
+
+    Padded as "same" is, a filter of even length reaches one column further ahead than back.
+    """
+    if values.ndim == 1:
+        return values
+    zeros = (frames - len(values)) // 2
+    return np.pad(values, ((zeros, zeros), (0, 0), (0, 0), (0, 0)))
 
 
 def without_idle_filters(weights: dict[str, Array]) -> dict[str, Array]:
@@ -152,7 +161,7 @@ def without_idle_filters(weights: dict[str, Array]) -> dict[str, Array]:
     front = _front(weights)
     sizes = [len(weights[f"{name}/bias"]) for name in front]
     for name, own in zip(front, np.split(kept, np.cumsum(sizes)[:-1]), strict=True):
-        for part in ("/kernel", "/bias", "_loudest/sign", *(f"_norm/{part}" for part in NORM)):
+        for part in PARTS:
             pruned[f"{name}{part}"] = weights[f"{name}{part}"][..., own]
     _add_constant_filter(pruned, front[-1])
     middle = weights["middle_1/kernel"]
