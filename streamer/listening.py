@@ -96,6 +96,7 @@ class Listening:
         """The numbers that the model is computed with, in words."""
         factory = pipeline_factory(settings, classifier, spectrogram=spectrogram)
         scheduler = scheduler or shared_scheduler(settings)
+        scheduler.inference_seconds = classifier.inference_seconds
         statuses = [
             SourceStatus(name, source.kind, SourceState.CONNECTING, "")
             for name, (_, source) in inputs.items()

@@ -5,9 +5,9 @@ Time is counted in samples, so the same samples give the same events, in whateve
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from streamer.core.titles import Titles
 from streamer.core.window import AudioWindow, Window
 
 Event = Decision | Segment | SpectrogramColumns
+Infer = Callable[[Callable[[], NDArray[np.float32]]], NDArray[np.float32]]
 
 LEAST_PEAK_DB = 0.0
 """Lowest reference of the spectrogram that is displayed, in absolute dB; it keeps the noise of a
@@ -140,13 +141,13 @@ class Pipeline:
         self._columns.effort = effort
 
     @property
-    def inference(self) -> Callable[[], AbstractContextManager[object]]:
-        """Returns a context in which the model is run; entering it may wait. May be set."""
-        return self._columns.inference
+    def infer(self) -> Infer:
+        """Calls the function that runs the model; may do so later, on another thread. May be set."""
+        return self._columns.infer
 
-    @inference.setter
-    def inference(self, context: Callable[[], AbstractContextManager[object]]) -> None:
-        self._columns.inference = context
+    @infer.setter
+    def infer(self, infer: Infer) -> None:
+        self._columns.infer = infer
 
     @property
     def due_seconds(self) -> float:
@@ -342,7 +343,7 @@ class ColumnPipeline:
         self._changes = ChangeDetector(contract.spectrogram)
         self._steadiness = Steadiness(contract.window_frames * contract.spectrogram.hop_length)
         self.effort: Effort = effort
-        self.inference: Callable[[], AbstractContextManager[object]] = nullcontext
+        self.infer: Infer = operator.call
         self.inferences = 0
         self.inference_seconds = 0.0
         self.decided_at = 0
@@ -484,10 +485,14 @@ class ColumnPipeline:
         if spectrogram is None or (audio is not None and len(audio) < self._least_audio):
             return None
         heard = None if audio is None else without_offset(audio)[None]
-        with self.inference():
+
+        def predict() -> NDArray[np.float32]:
             started = time.perf_counter()
             probabilities = np.asarray(self._classifier.predict(spectrogram[None], heard)[0])
             self.inference_seconds += time.perf_counter() - started
+            return probabilities
+
+        probabilities = self.infer(predict)
         self.inferences += 1
         is_whole = spectrogram.shape[1] == self._max_frames
         self._steadiness.classified(end, probabilities, whole=is_whole)

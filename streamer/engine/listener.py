@@ -10,12 +10,15 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from streamer.core.decision import Decision
 from streamer.core.decision_settings import Effort
 from streamer.core.events import SourceState, SourceStatus
 from streamer.core.mixing import Mixer
 from streamer.core.pipeline import Event, Pipeline
-from streamer.engine.pacing import HopPacing
+from streamer.engine.pacing import TARGET, HopPacing
 from streamer.engine.scheduler import Scheduler
 from streamer.sources.base import NO_THREAD, AudioBlock, Source, SourceEnded, SourceError
 from streamer.system.backoff import Backoff
@@ -103,8 +106,10 @@ class Listener:
         self._crash_times: deque[float] = deque(maxlen=CRASH_LIMIT)
         self._work = 0.0
         """Seconds of a processor that the sound since the last decision took."""
-        self._inference_seconds = 0.0
-        """Those of the pipeline at the last decision."""
+        self._decided_at: float | None = None
+        """`time.monotonic()` of the last decision."""
+        self._produced_seconds = 0.0
+        """Those of the source at the last decision."""
         self._sound_end: float | None = None
         """`time.monotonic()` of the last sample; None before the first."""
         self._delay = 0.0
@@ -119,9 +124,11 @@ class Listener:
         If the system refuses to give a thread, the source has failed.
         """
         self._delay = delay
+        self.scheduler.expect(self.source.name)
         try:
             self._thread.start()
         except RuntimeError:
+            self.scheduler.forget(self.source.name)
             self._set_status(SourceState.FAILED, NO_THREAD)
 
     def request_stop(self) -> None:
@@ -160,6 +167,7 @@ class Listener:
         detail = f"the listener crashed ({type(error).__name__}; see the log)"
         times = self._crash_times
         if len(times) == CRASH_LIMIT and now - times[0] < CRASH_WINDOW_SECONDS:
+            self.scheduler.forget(self.source.name)
             self._set_status(SourceState.FAILED, f"{detail} {CRASH_LIMIT} times in a minute")
             return False
         self._set_status(SourceState.RECONNECTING, f"{detail} and begins anew", reason=detail)
@@ -212,9 +220,9 @@ class Listener:
     def _feed(self, block: AudioBlock) -> None:
         if self.pipeline is None:
             self.pipeline = self._pipeline_factory()
-            self.pipeline.inference = self.scheduler.inference
-            self._pacing = HopPacing(self.pipeline.hop_seconds, self._effort)
-            self._work = self._inference_seconds = 0.0
+            self.pipeline.infer = self._infer
+            self._pacing = self._begin_pacing(self.pipeline)
+            self._work = 0.0
         pipeline = self.pipeline
         self.dropped += block.dropped
         end = pipeline.position + block.seconds
@@ -238,11 +246,35 @@ class Listener:
         self._report_mixing(pipeline.mixer)
         self._emit_all(events, block.end_time, end)
         if decisions := sum(isinstance(event, Decision) for event in events):
-            lag = time.monotonic() - block.end_time
-            # Waiting for the interpreter is no work, but a model may be computed on other threads.
-            work = max(self._work, pipeline.inference_seconds - self._inference_seconds)
-            self._pace(pipeline, work / decisions, lag)
-            self._work, self._inference_seconds = 0.0, pipeline.inference_seconds
+            now = time.monotonic()
+            interval, self._decided_at = now - (self._decided_at or now), now
+            self._pace(
+                pipeline,
+                self._take_work() / decisions,
+                lag=now - block.end_time,
+                interval=interval / decisions,
+            )
+
+    def _begin_pacing(self, pipeline: Pipeline) -> HopPacing:
+        """Return a new pacing; the effort is "saving" at once where full windows cannot fit."""
+        fits = self.scheduler.expected_seconds <= TARGET * pipeline.hop_seconds
+        return HopPacing(pipeline.hop_seconds, self._effort, first="full" if fits else "saving")
+
+    def _infer(self, predict: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+        probabilities, work = self.scheduler.infer(predict)
+        self._work += work
+        return probabilities
+
+    def _take_work(self) -> float:
+        """Return the seconds of a processor since the last decision, those of the source as well.
+
+        Waiting for the interpreter or a processor is no work.
+        """
+        produced = self.source.processor_seconds
+        # It begins anew when the source is opened.
+        work = self._work + max(0.0, produced - self._produced_seconds)
+        self._work, self._produced_seconds = 0.0, produced
+        return work
 
     def _report_mixing(self, mixer: Mixer) -> None:
         """Log once that one channel takes the place of the mix."""
@@ -260,11 +292,12 @@ class Listener:
             ago = max(0.0, end - event.position) if isinstance(event, Decision) else 0.0
             self._emit(PipelineEvent(self.source.name, event, end_time - ago))
 
-    def _pace(self, pipeline: Pipeline, work: float, lag: float) -> None:
-        """Adjust the hop to the work that a decision takes, both in seconds."""
+    def _pace(self, pipeline: Pipeline, work: float, *, lag: float, interval: float) -> None:
+        """Adjust the hop, given the work of a decision and its times, in seconds."""
         if not self._paced or self._pacing is None:
             return
         self._pacing.record(work)
+        self._pacing.record_time(lag, interval)
         if self._pacing.work_seconds is not None:
             self.scheduler.update(self.source.name, self._pacing.work_seconds)
         hop_seconds = self._pacing.adjust(lag, self.scheduler.round_seconds)

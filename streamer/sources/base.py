@@ -101,6 +101,11 @@ class Source(ABC):
         """Number of blocks that can be read at once."""
         return 0
 
+    @property
+    def processor_seconds(self) -> float:
+        """Seconds of a processor that a thread of the source has used since it was opened."""
+        return 0.0
+
     @abstractmethod
     def open(self) -> None:
         """Start without blocking. Failures are raised as `SourceError`, here or by `read`."""

@@ -89,6 +89,8 @@ class BlockQueue:
         self.catch_up_seconds = CATCH_UP_SECONDS
         self.stopped = threading.Event()
         """Set when the producer is to return."""
+        self.producer_seconds = 0.0
+        """Seconds of a processor that the producing thread had used at its last block."""
         self._paced = paced
         self._budget = budget or SHARED_BUDGET
         self._clock = clock
@@ -129,6 +131,7 @@ class BlockQueue:
 
     def put(self, block: AudioBlock) -> None:
         """Append a block whose `end_time` is the time at which it arrived."""
+        self.producer_seconds = time.thread_time()
         self.wait_for_room()
         with self._lock:
             if self.stopped.is_set():

@@ -26,6 +26,12 @@ class ThreadedSource(Source):
         queue = self._queue
         return 0 if queue is None else len(queue)
 
+    @property
+    def processor_seconds(self) -> float:
+        """Seconds of a processor that the producing thread has used for the blocks so far."""
+        queue = self._queue
+        return 0.0 if queue is None else queue.producer_seconds
+
     @abstractmethod
     def produce(self, queue: BlockQueue) -> None:
         """Put blocks into `queue` until the source ends (return), fails (raise) or is stopped."""

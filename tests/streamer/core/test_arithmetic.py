@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from support.model import make_model
+from support.waiting import LONGEST_WAIT_SECONDS
 
 import streamer.core.model
 from streamer.core.arithmetic import Arithmetic
@@ -73,6 +74,7 @@ def test_integers_are_chosen_if_they_are_faster_by_a_fifth(
     classifier = Classifier.load(model)
     assert classifier.arithmetic == chosen
     assert classifier.milliseconds == {"int8": int8, "float32": float32}
+    assert classifier.inference_seconds == classifier.milliseconds[classifier.arithmetic] / 1000
 
 
 def test_a_process_measures_a_file_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +84,7 @@ def test_a_process_measures_a_file_once(model: Path, monkeypatch: pytest.MonkeyP
     machine.milliseconds = {"int8": 2, "float32": 1}
     again = Classifier.load(model)
     assert (again.arithmetic, again.milliseconds) == ("int8", first.milliseconds)
+    assert again.inference_seconds == first.inference_seconds == 0.001
     assert machine.measured == 1
     assert Classifier.load(change(model)).arithmetic == "float32"
     assert machine.measured == 2
@@ -91,7 +94,9 @@ def test_a_named_arithmetic_is_not_measured(model: Path, monkeypatch: pytest.Mon
     machine = Machine()
     monkeypatch.setattr(streamer.core.model, "measure", machine)
     for name in ("int8", "float32"):
-        assert Classifier.load(model, arithmetic=name).arithmetic == name
+        classifier = Classifier.load(model, arithmetic=name)
+        assert classifier.arithmetic == name
+        assert 0 < classifier.inference_seconds < LONGEST_WAIT_SECONDS
     assert machine.measured == 0
 
 

@@ -402,6 +402,41 @@ def test_a_slow_machine_saves_windows_before_the_hop_grows(
         log.wait(lambda: decisions(log)[-1].repeated, "a window that is repeated")
 
 
+def test_of_many_sources_none_begins_with_more_than_fits(
+    classifier: FaultyClassifier, demo_clip: Path
+) -> None:
+    log, scheduler = Log(), Scheduler(1)
+    scheduler.inference_seconds = 0.4
+    scheduler.expect("another")
+    listener = Listener(
+        make_source(str(demo_clip)),
+        lambda: Pipeline(classifier),
+        log,
+        scheduler=scheduler,
+        effort=None,
+    )
+    with running(listener):
+        status = log.wait_for_detail("classify every window")
+        before = log.events[: log.events.index(status)]
+    assert sum(isinstance(getattr(each, "event", None), Decision) for each in before) == 1
+
+
+class ExpensiveSource(ScriptedSource):
+    """Its own thread takes a minute for every tenth of a second of sound."""
+
+    processor_seconds = 0.0
+
+    def read(self, timeout: float, enough_seconds: float = 0.0) -> AudioBlock | None:
+        self.processor_seconds += 60.0
+        return super().read(timeout, enough_seconds)
+
+
+def test_the_hop_grows_with_the_work_of_a_source(classifier: FaultyClassifier) -> None:
+    log = Log()
+    with running(Listener(ExpensiveSource((60.0, None)), lambda: Pipeline(classifier), log)):
+        log.wait_for_detail("too slow for more than a decision every 30.0 s")
+
+
 @pytest.mark.parametrize(("fast", "paced"), [(True, True), (False, False)])
 def test_the_hop_is_constant_without_pacing_and_for_sources_not_in_real_time(
     classifier: FaultyClassifier, demo_clip: Path, fast: bool, paced: bool

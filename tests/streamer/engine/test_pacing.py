@@ -148,6 +148,107 @@ def test_frequent_long_decisions_are_part_of_the_usual_work() -> None:
     assert pacing.work_seconds == pytest.approx(1.3 / 4)
 
 
+def decide(pacing: HopPacing, work: float, lag: float, interval: float) -> float:
+    """Record the work and the times of one decision, and return the hop after it."""
+    pacing.record_time(lag, interval)
+    return observe(pacing, work, lag)
+
+
+def test_decisions_that_take_longer_than_hops_make_the_hop_grow_however_little_the_work() -> None:
+    pacing = HopPacing(1.0)
+    hops = [decide(pacing, 0.01, lag=2.5, interval=1.6) for _ in range(20)]
+    assert hops[5] == 1.0
+    assert hops[-1] > 1.6
+    assert len(set(hops)) == 2
+
+
+def test_decisions_that_take_a_little_longer_than_hops_make_the_hop_grow_after_a_while() -> None:
+    pacing = HopPacing(1.0)
+    hops = [decide(pacing, 0.01, lag=2.5, interval=1.15) for _ in range(40)]
+    assert hops[20] == 1.0
+    assert 1.15 < hops[-1] < 2.0
+
+
+def test_where_decisions_take_too_long_the_effort_falls_before_the_hop_grows() -> None:
+    pacing = HopPacing(1.0, None)
+    for _ in range(10):
+        decide(pacing, 0.01, lag=2.5, interval=1.6)
+    assert (pacing.effort, pacing.hop_seconds) == ("saving", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("lag", "interval"), [(2.5, 1.0), (0.2, 1.6)], ids=["late but no later", "a slow radio"]
+)
+def test_what_the_machine_is_not_too_slow_for_changes_nothing(lag: float, interval: float) -> None:
+    pacing = HopPacing(1.0, None)
+    for _ in range(200):
+        decide(pacing, 0.01, lag, interval)
+    assert (pacing.effort, pacing.hop_seconds) == ("full", 1.0)
+
+
+def test_a_suspension_of_the_machine_changes_nothing() -> None:
+    pacing = HopPacing(1.0, None)
+    for _ in range(50):
+        decide(pacing, 0.01, lag=0.1, interval=1.0)
+    decide(pacing, 0.01, lag=3600.0, interval=3600.0)
+    decide(pacing, 0.01, lag=0.1, interval=0.01)
+    assert (pacing.effort, pacing.hop_seconds) == ("full", 1.0)
+
+
+def test_a_hop_that_grew_by_lateness_is_tried_to_be_short_ever_more_rarely() -> None:
+    pacing, tried = HopPacing(1.0), []
+    for number in range(3000):
+        before = pacing.hop_seconds
+        late = before < 1.6  # what other programs leave of the machine
+        decide(pacing, 0.01, lag=2.5 if late else 0.1, interval=1.6 if late else before)
+        if pacing.hop_seconds == 1.0 < before:
+            tried.append(number)
+    assert 4 <= len(tried) <= 8
+    assert (np.diff(tried)[1:] > 1.3 * np.diff(tried)[:-1]).all()
+    for _ in range(3000):
+        decide(pacing, 0.01, lag=0.1, interval=pacing.hop_seconds)
+    assert pacing.hop_seconds == 1.0
+
+
+def start_many(count: int, repeated: float) -> tuple[list[HopPacing], float]:
+    """Start sources on two processors with the effort "saving".
+
+    Of the windows after the first eight a share is `repeated`, or none in a hop of 1.5 s. Returns
+    the sources after 200 decisions, and the longest hop until then.
+    """
+    longest = 1.0
+    sources = [HopPacing(1.0, None, first="saving") for _ in range(count)]
+    works = dict.fromkeys(sources, 0.0)
+    for number in range(200):
+        for index, pacing in enumerate(sources):
+            if (age := number - index // 8) < 0:  # eight start in a second
+                continue
+            may_repeat = age >= 8 and pacing.hop_seconds < 1.5
+            is_repeated = may_repeat and (age + index) % 20 < 20 * repeated
+            pacing.record(0.007 if is_repeated else 0.028)
+            works[pacing] = pacing.work_seconds or 0.0
+            longest = max(longest, pacing.adjust(0.2, sum(works.values()) / 2))
+    return sources, longest
+
+
+def test_first_windows_that_cannot_repeat_do_not_make_the_hop_grow() -> None:
+    sources, longest = start_many(100, repeated=0.55)
+    assert {pacing.effort for pacing in sources} == {"saving"}
+    assert longest == 1.0
+
+
+def test_sources_that_do_not_fit_have_all_grown_their_hops_alike_after_the_start() -> None:
+    sources, _ = start_many(200, repeated=0.55)
+    hops = [pacing.hop_seconds for pacing in sources]
+    assert min(hops) > 2.0
+    assert max(hops) < 1.5 * min(hops)
+
+
+def test_sources_that_begin_with_saving_classify_all_windows_where_there_is_room() -> None:
+    sources, _ = start_many(10, repeated=0.55)
+    assert {(pacing.effort, pacing.hop_seconds) for pacing in sources} == {("full", 1.0)}
+
+
 def simulate_many(pacing: HopPacing, cost: float, decisions: int, saved: float = 0.6) -> None:
     """Make decisions of a source beside others, all of which together take `cost` at full effort.
 
