@@ -142,7 +142,7 @@ class Pipeline:
 
     @property
     def infer(self) -> Infer:
-        """Calls the function that runs the model; may do so later, on another thread. May be set."""
+        """Calls the function that runs the model, perhaps on another thread. May be set."""
         return self._columns.infer
 
     @infer.setter
