@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import itertools
 import logging
@@ -34,54 +33,106 @@ hypothesis.settings.load_profile("steady")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Each of hundreds of programs that tests start would compile this tree's modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 QUEUE_LOCK, MACHINE_LOCK = Path(__file__).parent, Path(__file__)
 """Paths that the processes of a test run lock, so that benchmarks run alone."""
 
-# Folders and files with the longest tests first, so that none of them is left for the end. The
-# tests of the microphone wait for sound in real time, beside trainings that use the processors.
-FIRST = (
-    "tests/benchmarks/",
-    "tests/streamer/fleet/",
-    "tests/streamer/sources/test_microphone.py",
+ALONE = ("tests/benchmarks/", "tests/streamer/fleet/test_fleet.py")
+"""Where tests are that run beside no other; they come first, one after the other."""
+
+BUSY = ("tests/trainer/", "tests/export/", "tests/streamer/core/")
+"""Tests that keep the processors busy. The others mostly wait for real programs and for sound in
+real time, so processes that run both at once leave less of the machine unused."""
+
+LONGEST = (
+    "tests/trainer/test_tour.py",
+    "tests/trainer/test_train_cli.py",
+    "tests/export/test_inception.py",
+    "tests/trainer/test_devices.py",
+    "tests/trainer/test_small_set.py",
+    "tests/trainer/test_fit.py",
+    "tests/streamer/core/test_embedded_model.py",
+    "tests/streamer/core/test_not_music.py",
     "tests/trainer/",
     "tests/export/",
-    "tests/streamer/core/test_embedded_model.py",
-    "tests/dashboard/",
+    "tests/streamer/sources/test_microphone.py",
+    "tests/dashboard/test_dashboard_page.py",
     "tests/streamer/test_",
+    "tests/dashboard/",
+    "tests/soak/",
+    "tests/streamer/sources/test_network.py",
+    "tests/streamer/sources/test_radio.py",
+    "tests/streamer/engine/",
+    "tests/streamer/sinks/",
+    "tests/streamer/relay/",
+    "tests/systemd/",
+    "tests/test_style.py",
     "tests/",
 )
+"""Files and folders with the longest tests, so that none of them is left for the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long tests first, and skip those marked `shared` in a clone without the data."""
-    items.sort(key=lambda item: [item.nodeid.startswith(folder) for folder in FIRST].index(True))
+    """Order files for several processes; skip what is marked `shared` in a clone without data."""
+    files = sorted(
+        dict.fromkeys(_file(item) for item in items),
+        key=lambda file: [file.startswith(longest) for longest in LONGEST].index(True),
+    )
+    busy = [file for file in files if file.startswith(BUSY)]
+    waiting = [file for file in files if not file.startswith(BUSY + ALONE)]
+    place = {
+        file: (number + 0.5) / len(group)
+        for group in (busy, waiting)
+        for number, file in enumerate(group)
+    }
+    items.sort(key=lambda item: place.get(_file(item), 0.0))
     if not SHARED.is_dir():
         for item in items:
             if item.get_closest_marker("shared"):
                 item.add_marker(pytest.mark.skip(reason=f"needs the development data in {SHARED}"))
 
 
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+_machine: list[int] = []
+"""The descriptor by which this process has locked the machine, if it has."""
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     """Run a benchmark alone, however many processes run the tests, and what is marked `alone`."""
-    alone = any(item.get_closest_marker(name) for name in ("benchmark", "alone"))
-    with _opened(QUEUE_LOCK) as queue, _opened(MACHINE_LOCK) as machine:
+    if not _machine:
         # The queue is locked while waiting for the machine, so that no test overtakes a benchmark.
-        fcntl.flock(queue, fcntl.LOCK_EX)
-        fcntl.flock(machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(queue, fcntl.LOCK_UN)
-        return (yield)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """Open a path for locking; its lock is released at the end, even if a fork has inherited it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        queue = _locked(QUEUE_LOCK, fcntl.LOCK_EX)
+        _machine.append(_locked(MACHINE_LOCK, fcntl.LOCK_EX if _alone(item) else fcntl.LOCK_SH))
+        _release(queue)
     try:
-        yield descriptor
+        return (yield)
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+        # The other processes end their tests once for several that run alone, not for each.
+        if not (_alone(item) and nextitem and _alone(nextitem)):
+            _release(_machine.pop())
+
+
+def _alone(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("benchmark", "alone"))
+
+
+def _locked(path: Path, how: int) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.flock(descriptor, how)
+    return descriptor
+
+
+def _release(descriptor: int) -> None:
+    """Unlock and close a descriptor; without the former, a fork that inherited it has the lock."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 @pytest.fixture(autouse=True)
