@@ -37,12 +37,22 @@ def arguments(data: Path, out: Path, *others: object) -> list[str]:
     return ["fit", "--data", str(data), "--out", str(out), *words]
 
 
-def start(words: list[str], devices: int = 1) -> subprocess.Popen[str]:
-    """Start a training with a small network on JAX, which takes the processor for devices."""
+PROGRAM = """
+import sys
+from support.backbone import small_backbone
+from trainer.cli import main
+
+with small_backbone():
+    sys.exit(any(main(words.split("\\n")) for words in sys.argv[1:]))
+"""
+
+
+def start(*trainings: list[str], devices: int = 1) -> subprocess.Popen[str]:
+    """Start trainings with a small network on JAX, which takes the processor for devices."""
     if importlib.util.find_spec("jax") is None:
         pytest.skip("jax is not installed (extra jax)")
     return subprocess.Popen(
-        [sys.executable, "-m", "support.backbone", *words],
+        [sys.executable, "-c", PROGRAM, *map("\n".join, trainings)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -79,33 +89,33 @@ def curve(out: Path) -> list[list[float]]:
 
 
 @pytest.fixture(scope="module")
-def curve_of_one(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[float]]:
-    """Return the curve of a training on one device, which is not divided."""
-    out = tmp_path_factory.mktemp("runs") / "one"
-    status, text = end(start(arguments(data, out)))
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """Return runs by one device and by two, which one process has trained, and what it printed."""
+    folder = tmp_path_factory.mktemp("runs")
+    one, two = folder / "one", folder / "two"
+    by_one, by_two = arguments(data, one), arguments(data, two, "--devices", "all")
+    status, text = end(start(by_one, by_two, devices=2))
     assert status == 0, text
-    assert len(curve(out)) == 2
-    return curve(out)
+    return one, two, text
 
 
-def test_several_devices_give_the_curve_of_one(
-    data: Path, curve_of_one: list[list[float]], tmp_path: Path
-) -> None:
-    status, text = end(start(arguments(data, tmp_path / "run", "--devices", "all"), devices=2))
-    assert status == 0, text
-    assert ", 2 devices" in text
-    np.testing.assert_allclose(curve(tmp_path / "run"), curve_of_one, rtol=1e-3)
+def test_several_devices_give_the_curve_of_one(runs: tuple[Path, Path, str]) -> None:
+    one, two, text = runs
+    openings = [line for line in text.splitlines() if " on jax" in line]
+    assert [", 2 devices" in line for line in openings] == [False, True]
+    assert len(curve(one)) == 2
+    np.testing.assert_allclose(curve(two), curve(one), rtol=1e-3)
 
 
 def test_several_processes_give_the_curve_of_one_and_the_first_writes_it(
-    data: Path, curve_of_one: list[list[float]], tmp_path: Path
+    data: Path, runs: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
     first, second = map(end, group_of_two(arguments(data, tmp_path / "run")))
     assert (first[0], second[0]) == (0, 0), first[1] + second[1]
     assert ", 2 devices" in first[1]
     assert "epoch 2/2  loss" in first[1]
     assert "loss" not in second[1]
-    np.testing.assert_allclose(curve(tmp_path / "run"), curve_of_one, rtol=1e-3)
+    np.testing.assert_allclose(curve(tmp_path / "run"), curve(runs[0]), rtol=1e-3)
     assert (tmp_path / "run" / "model.keras").is_file()
 
 
