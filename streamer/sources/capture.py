@@ -133,9 +133,19 @@ def server_sources(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
         import pulsectl
     except (ImportError, OSError):  # the library of PulseAudio is missing
         return []
+
+    def connect() -> None:
+        with contextlib.suppress(Exception):  # the attribute `connected` tells
+            pulse.connect()
+
     try:
         with pulsectl.Pulse("genre-stream", connect=False) as pulse:
-            pulse.connect(timeout=SERVER_SECONDS)
+            # With a timeout pulsectl waits for all of it, however soon the server answers.
+            connecting = threading.Thread(target=connect, daemon=True)
+            connecting.start()
+            connecting.join(SERVER_SECONDS)
+            if not pulse.connected:
+                return []
             default = pulse.server_info().default_source_name
             return [
                 {

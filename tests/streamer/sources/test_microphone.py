@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from io import BytesIO
 from pathlib import Path
@@ -431,6 +432,30 @@ def test_the_device_table_has_the_sources_that_pactl_lists(sound: SoundServer) -
     assert [row.removeprefix("*").split()[0] for row in rows] == names
     assert re.fullmatch(r"\*  hall\.monitor +Monitor of Hall +6 +48000 Hz", rows[1])
     assert rows[0].startswith(" ")
+
+
+def test_the_sources_of_a_server_are_there_as_soon_as_it_answers(
+    sound: SoundServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound.add_sink("hall")
+    monkeypatch.setattr(capture, "SERVER_SECONDS", 10 * LONGEST_WAIT_SECONDS)
+    found: list[dict[str, Any]] = []
+    look = threading.Thread(
+        target=lambda: found.extend(capture.server_sources([device(0, "pulse")])), daemon=True
+    )
+    look.start()
+    look.join(LONGEST_WAIT_SECONDS)
+    assert [source["name"] for source in found] == ["hall.monitor"]
+
+
+def test_a_server_that_hangs_has_no_sources(
+    sound: SoundServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound.add_sink("hall")
+    monkeypatch.setattr(capture, "SERVER_SECONDS", 0.1)
+    sound.freeze()
+    assert capture.server_sources([device(0, "pulse")]) == []
+    sound.thaw()
 
 
 @pytest.mark.parametrize(
