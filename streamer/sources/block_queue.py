@@ -16,9 +16,14 @@ from streamer.sources.base import AudioBlock, SourceEnded
 from streamer.system.memory import allowed_memory
 
 READ_AHEAD_SECONDS = 1.0
-"""How much a source that can wait produces before it is read, or more if the reader needs it."""
+"""How much a source that can wait produces before it is read."""
 REFILL_SECONDS = 0.5
 """What is left of it when it goes on: waking a thread for each block costs more than the block."""
+NEED_TOLERANCE_SECONDS = 0.005
+"""By how much the need of a reader may differ from the last one without waking the producer."""
+LEAD_SECONDS = 0.3
+"""How long before a reader is given what it has asked for that is produced, so that a second of
+sound of each of many sources is not kept for a second."""
 MAX_BACKLOG_SECONDS = 60.0
 """How much of a live source is kept before the oldest block is dropped."""
 MAX_BACKLOG_BYTES = 64 << 20
@@ -117,17 +122,48 @@ class BlockQueue:
     @property
     def is_full(self) -> bool:
         """Whether `put` would wait."""
-        return self.blocking and self._seconds >= max(READ_AHEAD_SECONDS, self._needed_seconds)
+        if not self.blocking:
+            return False
+        if self._need() is None:
+            return self._seconds >= max(READ_AHEAD_SECONDS, self._needed_seconds)
+        return not self._has_room()
 
-    @property
+    def _need(self) -> tuple[float, float] | None:
+        """Return how much the reader needs and when, in seconds; None if that is not known.
+
+        After a reading it is expected to need as much again.
+        """
+        if not self._paced or not self._needed_seconds or self._last_end_time is None:
+            return None
+        seconds = max(self._needed_seconds, LEAD_SECONDS)
+        return seconds, self._last_end_time + seconds
+
     def _has_room(self) -> bool:
-        return self._seconds <= REFILL_SECONDS or self._seconds < self._needed_seconds
+        """Return whether the producer that waited may go on."""
+        if (need := self._need()) is None:
+            return self._seconds <= REFILL_SECONDS or self._seconds < self._needed_seconds
+        seconds, end_time = need
+        return self._seconds < seconds and self._clock() >= end_time - LEAD_SECONDS
+
+    def _seconds_to_wait(self) -> float | None:
+        """Return how long the producer has no room for certain; None if it will be notified."""
+        if (need := self._need()) is None:
+            return None
+        seconds, end_time = need
+        if self._seconds >= seconds:  # that is there, so it is about the next reading
+            end_time += seconds
+        left = end_time - LEAD_SECONDS - self._clock()
+        return left + NEED_TOLERANCE_SECONDS if left > 0 else None
 
     def wait_for_room(self) -> None:
-        """Wait, if the queue is full, until `REFILL_SECONDS` are left or the reader needs more."""
+        """Wait, if the queue is full, until the reader will soon need more.
+
+        If it is not known when, until `REFILL_SECONDS` are left.
+        """
         with self._lock:
             if self.is_full:
-                self._refill.wait_for(lambda: self._has_room or self.stopped.is_set())
+                while not (self._has_room() or self.stopped.is_set()):
+                    self._refill.wait(self._seconds_to_wait())
 
     def put(self, block: AudioBlock) -> None:
         """Append a block whose `end_time` is the time at which it arrived."""
@@ -171,8 +207,12 @@ class BlockQueue:
         """
         deadline = self._clock() + timeout
         with self._lock:
-            self._needed_seconds = min(enough_seconds, MAX_JOINED_SECONDS)
-            if self._has_room:
+            before, self._needed_seconds = (
+                self._needed_seconds,
+                min(enough_seconds, MAX_JOINED_SECONDS),
+            )
+            is_other = abs(self._needed_seconds - before) > NEED_TOLERANCE_SECONDS
+            if is_other or self._has_room():
                 self._refill.notify()
             while True:
                 now = self._clock()
@@ -291,7 +331,7 @@ class BlockQueue:
         block = self._pop()
         self._last_end_time = end_time
         dropped, self._dropped = self._dropped + block.dropped, 0
-        if self._has_room:
+        if self._has_room():
             self._refill.notify()
         discontinuity = block.discontinuity or dropped > 0
         return dataclasses.replace(

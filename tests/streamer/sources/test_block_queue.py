@@ -284,11 +284,11 @@ def test_what_is_left_of_a_divided_block_fills_the_queue(clock: Clock) -> None:
     queue.put(block(0.1, end_time=clock.now))
     assert queue.get(0.0)
     queue.put(block(READ_AHEAD_SECONDS + 0.5, end_time=clock.now))
-    clock.now += 0.4
-    assert queue.get(0.0, 0.4)
-    assert queue.is_full
-    clock.now += 0.4
-    assert queue.get(0.0, 0.4)
+    for _ in range(3):
+        clock.now += 0.4
+        assert queue.is_full
+        assert queue.get(0.0, 0.4)
+    clock.now += 0.2
     assert not queue.is_full
 
 
@@ -347,12 +347,8 @@ def test_a_full_queue_is_filled_again_only_when_half_of_it_was_read(clock: Clock
     assert has_room.wait(LONGEST_WAIT_SECONDS)
 
 
-def test_a_full_queue_is_filled_further_when_its_reader_needs_more(clock: Clock) -> None:
-    queue = BlockQueue(paced=True, clock=clock)
-    queue.put(block(READ_AHEAD_SECONDS / 4, end_time=clock.now))
-    assert queue.get(0.0)
-    for _ in range(4):
-        queue.put(block(READ_AHEAD_SECONDS / 4, end_time=clock.now))
+def wait_for_room(queue: BlockQueue) -> threading.Event:
+    """Let a producer wait until there is room; return what is set then."""
     has_room = threading.Event()
 
     def wait() -> None:
@@ -361,7 +357,44 @@ def test_a_full_queue_is_filled_further_when_its_reader_needs_more(clock: Clock)
 
     threading.Thread(target=wait, daemon=True).start()
     wait_until(lambda: queue._refill._waiters, "a producer that waits")  # type: ignore[attr-defined]
-    assert queue.get(0.0, READ_AHEAD_SECONDS) is None
+    return has_room
+
+
+def test_what_a_reader_needs_is_produced_shortly_before(clock: Clock) -> None:
+    queue = BlockQueue(paced=True, clock=clock)
+    queue.put(block(0.25, end_time=clock.now))
+    assert queue.get(0.0)
+    for _ in range(4):
+        queue.put(block(0.25, end_time=clock.now))
+    assert queue.get(0.0, 1.0) is None
+    clock.now += 1.0
+    assert queue.get(0.0, 1.0)
+    # Nothing is left, but the next second is needed a second later.
+    assert queue.is_full
+    has_room = wait_for_room(queue)
+    assert queue.get(0.0, 1.0) is None
+    clock.now += 0.5
+    assert queue.is_full
     assert not has_room.is_set()
-    assert queue.get(0.0, 1.045 * READ_AHEAD_SECONDS) is None
+    clock.now += 0.25
+    assert not queue.is_full
+    assert has_room.wait(LONGEST_WAIT_SECONDS)  # though nobody reads
+
+
+def test_a_reader_that_needs_sound_sooner_than_before_wakes_the_producer(clock: Clock) -> None:
+    queue = BlockQueue(paced=True, clock=clock)
+    queue.put(block(0.25, end_time=clock.now))
+    assert queue.get(0.0, 1.5)
+    has_room = wait_for_room(queue)
+    assert queue.get(0.0, 0.2) is None
     assert has_room.wait(LONGEST_WAIT_SECONDS)
+
+
+def test_what_a_reader_with_short_hops_needs_is_there_long_before(clock: Clock) -> None:
+    queue = BlockQueue(paced=True, clock=clock)
+    queue.put(block(0.1, end_time=clock.now))
+    assert queue.get(0.0, 0.05)
+    queue.put(block(0.1, end_time=clock.now))
+    assert not queue.is_full
+    queue.put(block(0.3, end_time=clock.now))
+    assert queue.is_full
