@@ -7,7 +7,7 @@ import soxr
 
 from streamer.core.spectrogram import Samples
 
-PIECE_SAMPLES = 4096
+PIECE_SAMPLES = 2048
 """Samples given to libsoxr at once: it keeps buffers as long as the longest piece that it got."""
 
 
