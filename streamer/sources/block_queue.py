@@ -172,7 +172,7 @@ class BlockQueue:
         with self._lock:
             if self.stopped.is_set():
                 return
-            self._blocks.append(block)
+            self._blocks.append(self._in_time(block))
             self._seconds += block.seconds
             self._add_bytes(block.samples.nbytes)
             while not self.blocking and self._is_full():
@@ -180,6 +180,15 @@ class BlockQueue:
                 self._dropped += oldest.dropped + len(oldest.samples)
             if self._seconds >= self._awaited_seconds:
                 self._arrival.notify()
+
+    def _in_time(self, block: AudioBlock) -> AudioBlock:
+        """Return a block that is not late for itself if it is not for what the reader needs."""
+        need = self._need()
+        if not self.blocking or need is None or block.end_time > need[1]:
+            return block
+        assert self._last_end_time is not None
+        begin = self._last_end_time + self._seconds
+        return dataclasses.replace(block, end_time=min(block.end_time, begin))
 
     def end(self, reason: Exception) -> None:
         """Let `get` raise `reason` after the last block."""

@@ -381,6 +381,37 @@ def test_what_a_reader_needs_is_produced_shortly_before(clock: Clock) -> None:
     assert has_room.wait(LONGEST_WAIT_SECONDS)  # though nobody reads
 
 
+def test_a_file_is_not_played_more_slowly_by_what_comes_shortly_before_it_is_needed(
+    clock: Clock,
+) -> None:
+    queue = BlockQueue(paced=True, clock=clock)
+    began = clock.now
+    queue.put(block(0.27, end_time=began))
+    assert queue.get(0.0)
+    for second in range(1, 10):
+        assert queue.get(0.0, 1.0) is None
+        clock.now = began + second - 0.2
+        while not queue.is_full:
+            queue.put(block(0.27, end_time=clock.now))
+        clock.now = began + second
+        one = queue.get(0.0, 1.0)
+        assert one is not None
+        assert one.seconds == pytest.approx(1.0)
+        assert one.end_time == pytest.approx(began + second)
+
+
+def test_a_file_is_played_more_slowly_by_what_comes_after_it_is_needed(clock: Clock) -> None:
+    queue = BlockQueue(paced=True, clock=clock)
+    queue.put(block(0.25, end_time=clock.now))
+    assert queue.get(0.0)
+    assert queue.get(0.0, 0.5) is None
+    clock.now += 2.0
+    queue.put(block(0.5, end_time=clock.now))
+    one = queue.get(0.0, 0.5)
+    assert one is not None
+    assert one.end_time == clock.now
+
+
 def test_a_reader_that_needs_sound_sooner_than_before_wakes_the_producer(clock: Clock) -> None:
     queue = BlockQueue(paced=True, clock=clock)
     queue.put(block(0.25, end_time=clock.now))
