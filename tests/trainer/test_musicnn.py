@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from streamer.core.spectrogram import mel_to_hz
+from trainer.augment import band_mels
 from trainer.musicnn import (
     MIN_SAMPLES,
     PIECE_FRAMES,
@@ -45,13 +47,23 @@ def tagger() -> keras.Model:
 
 
 def sound(seconds: float, seed: int = 0) -> NDArray[np.float32]:
-    """Return chords that change every second, at the level of published music, shape (1, n)."""
+    """Return chords that change every second, shape (1, n).
+
+    Its level and the slope of its spectrum, about -6 dB an octave, are those of published music.
+    """
     random = np.random.default_rng(seed)
     times = np.arange(round(seconds * SPEC.sample_rate)) / SPEC.sample_rate
     pitches = random.uniform(60, 2000, (round(seconds) + 1, 6))[times.astype(int)]
     waves = np.sin(2 * np.pi * pitches * times[:, None]).sum(axis=1)
     noise = random.standard_normal(len(times)) * (np.sin(2 * np.pi * 2 * times) > 0.7)
-    return at_level(np.asarray(0.5 * waves + noise, np.float32)[None], -15)
+    return at_level(tilted(np.asarray(0.5 * waves + noise, np.float32)[None], -6), -15)
+
+
+def tilted(audio: NDArray[np.float32], decibels: float) -> NDArray[np.float32]:
+    """Change the level by so many decibels more with every octave above 100 Hz."""
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(audio.shape[1], 1 / SPEC.sample_rate), 100) / 100)
+    spectrum = np.fft.rfft(audio) * 10 ** (decibels * octaves / 20)
+    return np.asarray(np.fft.irfft(spectrum, audio.shape[1]), np.float32)
 
 
 def at_level(audio: NDArray[np.float32], dbfs: float) -> NDArray[np.float32]:
@@ -128,6 +140,19 @@ def test_the_levels_of_published_music_stay_and_others_become_theirs(
 ) -> None:
     changed = np.asarray(Level()(at_level(sound(3), before)))
     assert 10 * np.log10((changed**2).mean()) == pytest.approx(after, abs=0.01)
+
+
+@pytest.mark.parametrize(("before", "after"), [(-9, -9), (-4, -4), (-2, -3.5), (3, -3.5)])
+def test_sound_with_more_treble_than_published_music_has_gets_less(
+    before: float, after: float
+) -> None:
+    white = np.random.default_rng(0).standard_normal((1, MIN_SAMPLES))
+    cells = np.asarray(LogMel()(at_level(tilted(white, before), -15)), np.float64)[0]
+    levels = 10 * np.log10((10**cells - 1).mean(axis=0))
+    hertz = mel_to_hz(band_mels(SPEC))
+    within = (hertz > 200) & (hertz < 7000)
+    slope, _ = np.polyfit(np.log2(hertz[within]), levels[within], 1)
+    assert slope == pytest.approx(after, abs=0.3)
 
 
 def test_loud_music_has_finite_tags(tagger: keras.Model) -> None:

@@ -19,7 +19,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.spectrogram import mel_filterbank
+from streamer.core.spectrogram import mel_filterbank, mel_to_hz
+from trainer.augment import band_mels
 from trainer.musicnn import MIN_SAMPLES, PIECE_FRAMES, PIECE_HOP, PIECE_SAMPLES, SPEC, TAGS, WEIGHTS
 
 
@@ -78,6 +79,19 @@ REFERENCE_DBFS = -15.0
 LEAST_DBFS = -75.0
 """Level below which the gain grows no more."""
 
+STEEPEST_DB = -3.5
+"""Most that the level of a window's bands may change by octave: of published music four windows in
+five fall by more. Sound with more treble is brought down to it."""
+
+SLOPE_HZ = (100.0, 7000.0)
+"""Between these the slope is measured."""
+
+PIVOT_HZ = 800.0
+"""What stays as it is when the slope changes."""
+
+LEAST_POWER = 1e-9
+"""Power of a band, added so that silence has a level."""
+
 
 class WeightsError(ValueError):
     """A file of weights that does not fit the network; the message names it."""
@@ -105,6 +119,25 @@ def fourier_matrices(n_fft: int) -> tuple[NDArray[np.float32], NDArray[np.float3
     cosines = window[:, None] * np.cos(angles)
     sines = (window[:, None] * np.sin(angles))[:-1, 1:-1]
     return np.asarray(cosines, np.float32), np.asarray(sines, np.float32)
+
+
+def octaves_and_slope() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return where the mel bands lie, and what measures the slope of their levels.
+
+    Returns
+    -------
+    octaves : float32, shape (n_mels,)
+        Distance of each band's centre from `PIVOT_HZ`.
+    slope : float32, shape (n_mels, 1)
+        The product of levels in dB with it is their slope by octave, from least squares over the
+        bands within `SLOPE_HZ`.
+    """
+    centres = mel_to_hz(band_mels(SPEC))
+    octaves = np.log2(centres / PIVOT_HZ)
+    within = (centres > SLOPE_HZ[0]) & (centres < SLOPE_HZ[1])
+    deviations = np.where(within, octaves - octaves[within].mean(), 0)
+    slope = deviations / np.square(deviations).sum()
+    return np.asarray(octaves, np.float32), np.asarray(slope[:, None], np.float32)
 
 
 @keras.saving.register_keras_serializable(package="genre_stream")
@@ -141,6 +174,9 @@ class LogMel(keras.layers.Layer):  # type: ignore[misc]
     are mirrored in front, so that 3 s make one piece of 187 columns: otherwise these would need
     3.008 s. The window of the first column all but hides them.
 
+    The slope of the mean spectrum is at most `STEEPEST_DB`: MusiCNN knows no music with more
+    treble, as small microphones make it of any.
+
     Float32 throughout: the authors' package rounds to float16, whose largest number, 65,504, the
     scaled power of loud music exceeds many times; it then answers NaN.
     """
@@ -149,6 +185,7 @@ class LogMel(keras.layers.Layer):  # type: ignore[misc]
         """Make the matrices."""
         self._cosines, self._sines = fourier_matrices(SPEC.n_fft)
         self._filters = mel_filterbank(SPEC).T
+        self._octaves, self._slope = octaves_and_slope()
 
     def call(self, audio: Any) -> Any:
         """Map samples at 16 kHz, full scale 1, to `log10(10000 power + 1)`."""
@@ -163,8 +200,16 @@ class LogMel(keras.layers.Layer):  # type: ignore[misc]
         power = ops.matmul(ops.square(ops.matmul(before + after, self._cosines)), self._filters)
         sines = ops.matmul((before - after)[:, :, :-1], self._sines)
         power = power + ops.matmul(ops.square(sines), self._filters[1:-1])
+        power = power * self._gain(power)
         # ONNX has neither log1p nor a logarithm to the base of 10.
         return ops.log(LOUDNESS * power + 1) / float(np.log(10))
+
+    def _gain(self, power: Any) -> Any:
+        """Return what limits the slope of a spectrogram, `(batch, 1, n_mels)`, as a factor."""
+        ops, decibel = keras.ops, float(np.log(10)) / 10
+        levels = ops.log(ops.mean(power, axis=1, keepdims=True) + LEAST_POWER) / decibel
+        excess = ops.relu(ops.matmul(levels, self._slope) - STEEPEST_DB)
+        return ops.exp(-decibel * excess * self._octaves)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, Any, int]:
         """Return `(batch, frames, n_mels)`."""
