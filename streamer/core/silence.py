@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass
+
 import numpy as np
 
 from streamer.core.decision_settings import DecisionSettings
@@ -18,6 +21,34 @@ EDGES_PER_SECOND = 20
 """Blocks a second in which the edges of silence are searched for; each lasts 50 ms."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """What the level of several hops together follows from."""
+
+    count: int
+    mean: float
+    power: float
+    """Of the samples without their mean."""
+
+    @classmethod
+    def of(cls, samples: Samples) -> _Moments:
+        if not len(samples):
+            return cls(0, 0.0, 0.0)
+        mean, power = (float(each(samples, dtype=np.float64)) for each in (np.mean, np.var))
+        return cls(len(samples), mean, power)
+
+    def __add__(self, other: _Moments) -> _Moments:
+        count = max(1, self.count + other.count)
+        share = other.count / count
+        distance = other.mean - self.mean
+        power = self.power + share * (other.power - self.power)
+        return _Moments(
+            self.count + other.count,
+            self.mean + share * distance,
+            power + share * (1 - share) * distance**2,
+        )
+
+
 class SilenceGate:
     """Decide once a hop whether a source is silent, with hysteresis, and locate the edges.
 
@@ -31,19 +62,24 @@ class SilenceGate:
         self._settings = settings
         self._level_samples = round(LEVEL_SECONDS * sample_rate)
         self._edge_samples = sample_rate // EDGES_PER_SECOND
-        self._recent = np.empty(0, np.float32)
+        self._hops: deque[_Moments] = deque()
+        """Of the latest hops that together are long enough for a level."""
         self._loud_until = 0
 
     def update(self, hop: Samples, start: int, hop_samples: int) -> int | None:
         """Take the mono samples of the next hop, the first of which is at position `start`.
 
-        The level is measured over `hop_samples`, or `LEVEL_SECONDS` if that is longer. Returns the
-        position at which silence began or ended, None if neither happened.
+        The level is measured over as many hops as last for `hop_samples`, or for `LEVEL_SECONDS` if
+        that is longer. Returns the position at which silence began or ended, None if neither
+        happened.
         """
-        span = max(hop_samples, self._level_samples)
-        recent = np.concatenate([self._recent, hop])[-span:]
-        self._recent = recent[-self._level_samples :].copy()
-        changed = self.update_level(level_dbfs(recent))
+        self._hops.append(_Moments.of(hop))
+        # A hop may be a sample shorter than its time, since it has whole ones.
+        span = max(hop_samples, self._level_samples) - len(self._hops)
+        while sum(each.count for each in self._hops) - self._hops[0].count >= span:
+            self._hops.popleft()
+        together = sum(self._hops, start=_Moments(0, 0.0, 0.0))
+        changed = self.update_level(_decibels(together.power))
         first, last = loud_extent(hop, self._settings.silence_dbfs, self._edge_samples)
         silence_start = min(start, self._loud_until)
         if last:
@@ -72,7 +108,10 @@ def level_dbfs(samples: Samples) -> float:
     >>> round(level_dbfs(np.array([0.1, -0.1] * 1000, np.float32)), 3)
     -20.0
     """
-    power = float(np.var(samples, dtype=np.float64)) if len(samples) else 0.0
+    return _decibels(_Moments.of(samples).power)
+
+
+def _decibels(power: float) -> float:
     return max(LEAST_DBFS, 10 * float(np.log10(max(power, 1e-30))))
 
 

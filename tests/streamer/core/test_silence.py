@@ -57,6 +57,22 @@ def test_a_pause_shorter_than_a_second_is_no_silence() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("hop_seconds", "seconds"), [(0.1, 1), (0.25, 1), (0.3, 1.2), (1, 1), (2, 2)]
+)
+def test_the_level_is_that_of_the_samples_of_so_many_hops_as_make_a_second(
+    hop_seconds: float, seconds: float
+) -> None:
+    gate = SilenceGate(DecisionSettings(), RATE)
+    sound = band_noise("low", 3) * np.linspace(0.01, 1, 3 * RATE, dtype=np.float32) + 0.2
+    hop = round(hop_seconds * RATE)
+    for start in range(0, len(sound) - hop + 1, hop):
+        gate.update(sound[start : start + hop], start, hop)
+        end = start + hop
+    latest = sound[max(0, end - round(seconds * RATE)) : end]
+    assert gate.level_dbfs == pytest.approx(level_dbfs(latest), abs=0.01)
+
+
 def test_the_level_is_that_of_a_square_wave_of_the_same_power() -> None:
     time = np.arange(RATE) / RATE
     assert level_dbfs(np.array([1, -1] * 1000, np.float32)) == 0
