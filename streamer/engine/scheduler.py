@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -49,7 +49,8 @@ class _Job:
 def _work(jobs: SimpleQueue[_Job | None]) -> None:
     """Run jobs until there is None, at a lower priority where threads have one of their own."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), INFERENCE_NICENESS)
+        with suppress(OSError):  # the system call may be forbidden, as a container can
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), INFERENCE_NICENESS)
     while job := jobs.get():
         job.run()
         job.done.put(None)

@@ -81,7 +81,9 @@ def allowed_calls() -> set[str]:
 
 
 def _members(group: str) -> set[str]:
-    """Return the system calls of a group of systemd, including nested groups."""
+    """Return the system calls of a group of systemd, including nested groups, or the one named."""
+    if not group.startswith("@"):
+        return {group}
     text = subprocess.run(
         ["systemd-analyze", "syscall-filter", group], capture_output=True, text=True, check=True
     ).stdout

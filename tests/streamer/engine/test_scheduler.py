@@ -107,6 +107,23 @@ def test_the_error_of_a_network_is_raised_where_it_was_to_run() -> None:
     assert scheduler.infer(lambda: "an answer")[0] == "an answer"
 
 
+def test_networks_run_where_the_system_refuses_another_priority(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    answers: list[tuple[str, float]] = []
+    scheduler = Scheduler(1)
+    asking = threading.Thread(target=lambda: answers.append(scheduler.infer(lambda: "an answer")))
+    asking.daemon = True
+    asking.start()
+    asking.join(LONGEST_WAIT_SECONDS)
+    assert answers
+    assert answers[0][0] == "an answer"
+
+
 def test_waiting_for_a_processor_is_no_work() -> None:
     def compute() -> None:
         while time.thread_time() - began < 0.05:
