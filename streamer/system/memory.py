@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-TRIM_SECONDS = 5.0
+TRIM_SECONDS = 1.0
 """Seconds between two trims. One takes milliseconds, during which the interpreter is not locked."""
 
 MALLOPT = {
