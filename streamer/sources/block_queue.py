@@ -285,7 +285,8 @@ class BlockQueue:
         count = round(part_seconds * block.sample_rate)
         rest = block.samples[count:]
         if len(rest):
-            self._blocks[0] = dataclasses.replace(block, samples=rest, discontinuity=False)
+            # A copy, since a view would keep the whole block in memory until the next reading.
+            self._blocks[0] = dataclasses.replace(block, samples=rest.copy(), discontinuity=False)
             self._blocks.appendleft(dataclasses.replace(block, samples=block.samples[:count]))
         return self._take(begin + part_seconds)
 

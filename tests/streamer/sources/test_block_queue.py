@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -290,6 +291,20 @@ def test_what_is_left_of_a_divided_block_fills_the_queue(clock: Clock) -> None:
         assert queue.get(0.0, 0.4)
     clock.now += 0.2
     assert not queue.is_full
+
+
+def test_what_is_read_of_a_divided_block_is_not_kept_in_memory(clock: Clock) -> None:
+    queue = BlockQueue(paced=True, clock=clock)
+    queue.put(block(0.1, end_time=clock.now))
+    assert queue.get(0.0)
+    divided = block(0.5, end_time=clock.now)
+    samples = weakref.ref(divided.samples)
+    queue.put(divided)
+    del divided
+    clock.now += 0.4
+    assert queue.get(0.0, 0.4)
+    assert len(queue) == 1
+    assert samples() is None
 
 
 def test_a_block_that_arrived_late_is_not_divided(clock: Clock) -> None:
