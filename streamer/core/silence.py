@@ -38,15 +38,12 @@ class _Moments:
         return cls(len(samples), mean, power)
 
     def __add__(self, other: _Moments) -> _Moments:
-        count = max(1, self.count + other.count)
-        share = other.count / count
+        count = self.count + other.count
+        share = other.count / max(1, count)
         distance = other.mean - self.mean
         power = self.power + share * (other.power - self.power)
-        return _Moments(
-            self.count + other.count,
-            self.mean + share * distance,
-            power + share * (1 - share) * distance**2,
-        )
+        power += share * (1 - share) * distance**2
+        return _Moments(count, self.mean + share * distance, power)
 
 
 class SilenceGate:

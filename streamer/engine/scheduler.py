@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True)
 class _Job:
-    """A function to be run on a thread of `_Workers`, and what came of it."""
+    """A function to be run on one of the threads for networks, and what came of it."""
 
     function: Callable[[], Any]
     result: Any = None
