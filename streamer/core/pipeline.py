@@ -303,7 +303,7 @@ class Pipeline:
         self._pending, self._cut, self._decided_title = [], None, title
         audio = None
         if self._audio:
-            audio = self._audio.before(end)
+            audio = self._audio.before(end, self._columns.hop_samples)
             if gate.silent:
                 self._audio.restart(end)
         return self._columns.decide(

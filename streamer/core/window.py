@@ -79,6 +79,7 @@ class AudioWindow:
         self._rate = audio.sample_rate
         self._position_rate = position_rate
         self._length = audio.samples
+        self._least = audio.min_samples
         self._resampler: Resampler | None = None
         # Numbers of samples of the audio since the source's first one.
         self._start = 0
@@ -114,17 +115,20 @@ class AudioWindow:
         """Return whether all audio before `position` is there, or no more of it will come."""
         return self._resampler is None or self._available >= math.ceil(self._at(position))
 
-    def before(self, position: int) -> Samples:
+    def before(self, position: int, hop: int) -> Samples:
         """Return the audio before `position`, as much as there is of what the network wants.
 
-        Shape (n,). Older audio is dropped.
+        Shape (n,). Older audio is dropped, and what will be too old `hop` samples of the position
+        later; a decision that comes sooner nevertheless hears less, but enough for the network.
         """
         self._audio = np.concatenate([self._audio, *self._new])
         self._new = []
         end = math.ceil(self._at(position))
         kept = max(end - self._length, self._start)
         window = self._audio[max(0, kept - self._dropped) : max(0, end - self._dropped)]
-        drop = min(max(0, end - self._length - self._dropped), len(self._audio))
+        next_end = math.floor(self._at(position + hop))
+        first = min(next_end - self._length, end - self._least)
+        drop = min(max(0, first - self._dropped), len(self._audio))
         # A copy, since a view would keep what is dropped in memory.
         self._audio = self._audio[drop:].copy()
         self._dropped += drop

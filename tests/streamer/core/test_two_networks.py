@@ -317,15 +317,36 @@ def test_columns_are_classified_without_audio(classifier: Classifier) -> None:
     assert {decision.genre for decision in found} == {"low"}
 
 
-def test_audio_older_than_the_network_wants_is_dropped() -> None:
+def seconds_of_numbers(count: int) -> list[NDArray[np.float32]]:
+    """Seconds of audio that are their own number throughout."""
+    return [np.full(AUDIO.sample_rate, number, np.float32) for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("hop_seconds", [1, 2, 8])
+def test_audio_that_is_too_old_for_the_next_decision_is_dropped(hop_seconds: int) -> None:
     window = AudioWindow(AUDIO, RATE)
-    window.begin(16000, 0)
-    for second in range(1, 61):
-        window.push(np.full(16000, second / 100, np.float32))
-        heard = window.before(second * RATE)
-        assert len(heard) == min(second, 4) * 16000
-        assert heard[-1] == np.float32(second / 100)
-        assert len(window._audio) <= 4 * 16000
+    window.begin(AUDIO.sample_rate, 0)
+    for number, second in enumerate(seconds_of_numbers(60), 1):
+        window.push(second)
+        if number % hop_seconds:
+            continue
+        heard = window.before(number * RATE, hop_seconds * RATE)
+        expected = range(max(1, number - 3), number + 1)
+        assert heard[:: AUDIO.sample_rate].tolist() == list(expected)
+        assert len(heard) == len(expected) * AUDIO.sample_rate
+        assert len(window._audio) <= 3 * AUDIO.sample_rate
+
+
+def test_after_a_shorter_hop_there_is_still_enough_audio_for_the_network() -> None:
+    window = AudioWindow(AUDIO, RATE)
+    window.begin(AUDIO.sample_rate, 0)
+    for second in seconds_of_numbers(20):
+        window.push(second)
+    window.before(20 * RATE, 10 * RATE)
+    window.push(np.full(AUDIO.sample_rate, 21, np.float32))
+    soon = window.before(20 * RATE + RATE // 10, RATE // 10)
+    assert len(soon) >= AUDIO.min_samples
+    assert soon[-1] == 21
 
 
 def test_a_pipeline_keeps_little_more_sound_than_its_networks_hear(
@@ -344,6 +365,6 @@ def test_a_pipeline_keeps_little_more_sound_than_its_networks_hear(
     finally:
         tracemalloc.stop()
     window = classifier.contract.window_frames * classifier.contract.spectrogram.n_mels
-    level = RATE
+    audio = AUDIO.samples - AUDIO.sample_rate  # the next second replaces the oldest one
     kept = sum(trace.size for trace in snapshot.traces)
-    assert kept < 1.35 * 4 * (AUDIO.samples + window + level)
+    assert kept < 1.35 * 4 * (audio + window + RATE)
