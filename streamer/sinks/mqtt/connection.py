@@ -67,7 +67,9 @@ class Connection:
     broker, password
         Where to connect; the password overrides that of the broker's address.
     status
-        Topic with ``online`` while connected and ``offline`` as the last will; None for none.
+        Topic with ``online`` while connected and ``offline`` as the last will; None for none. It
+        is said again if another connection says ``offline``: the broker may learn of a broken one
+        after the next has begun.
     subscriptions
         Topics that `received` is called about, on this connection's thread, with topic, payload and
         whether the broker had kept it.
@@ -92,10 +94,12 @@ class Connection:
         """Messages discarded because the broker did not take them, since the start."""
         self.sent = 0
         """Messages that the broker has been sent, since the start."""
+        self.is_shared = False
+        """Whether another connection said ``online`` as well."""
         self._broker = broker
         self._password = password or broker.login[1]
         self._status = status
-        self._subscriptions = tuple(subscriptions)
+        self._subscriptions = (*subscriptions, *([status] if status else []))
         self._received = received
         self._queue_limit = queue_limit
         self._lock = threading.Lock()
@@ -144,10 +148,13 @@ class Connection:
                 self.dropped += 1
         self._notify()
 
-    def send_again(self) -> None:
-        """Send every retained topic again."""
+    def send_again(self, topic: str | None = None) -> None:
+        """Send a retained topic again, by default all of them."""
         with self._lock:
-            self._unsent = dict.fromkeys(self._retained)
+            if topic is None:
+                self._unsent = dict.fromkeys(self._retained)
+            elif topic in self._retained:
+                self._unsent[topic] = None
         self._notify()
 
     def close(self) -> None:
@@ -228,9 +235,23 @@ class Connection:
 
     async def _receive(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
-            payload = message.payload
-            if isinstance(payload, bytes):
-                self._received(message.topic.value, payload, bool(message.retain))
+            topic, payload, kept = message.topic.value, message.payload, bool(message.retain)
+            if not isinstance(payload, bytes):
+                continue
+            if topic != self._status:
+                self._received(topic, payload, kept)
+            elif kept:
+                pass  # from before
+            elif payload != b"online":
+                self.send_again(topic)
+            elif not self.is_shared:
+                self.is_shared = True
+                logger.warning(
+                    "MQTT %s:%d: %s is of another genre-stream, too: set mqtt.node of one",
+                    self._broker.host,
+                    self._broker.port,
+                    topic.rpartition("/")[0],
+                )
 
     async def _send(self, client: aiomqtt.Client) -> None:
         """Send what waits, until the connection is closed and nothing does."""

@@ -251,13 +251,17 @@ class Mqtt(Sink):
     def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
         """Take a message of the broker, on the connection's thread.
 
-        Removes what it still keeps about sources that were removed while the daemon was down.
+        Removes what it still keeps about sources that were removed while the daemon was down. What
+        another daemon of the same node removes in this way is restored.
         """
         assistant = self._topics.home_assistant
         if assistant and topic == f"{assistant}/status":
             if payload == b"online" and not retained:
                 self.connection.send_again()
-        elif retained and payload and topic not in self._known:
+        elif topic in self._known:
+            if not payload and self.connection.is_shared:
+                self.connection.send_again(topic)
+        elif retained and payload:
             is_config = topic.startswith(f"{assistant}/device/")
             if not is_config or self._is_ours(payload):
                 self.connection.retain(topic, b"")

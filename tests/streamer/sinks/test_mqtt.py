@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
 from support.broker import Mosquitto, Noted, Subscriber, mosquitto, subscriber
 from support.certificate import make_certificate
 from support.published import LABELS, Placer, hello, prediction, segment, source_state
@@ -68,6 +69,21 @@ def play(made: Mqtt, source: str = "radio") -> None:
     made.publish(place(segment(1, source, end=10.0, final=True)))
     made.publish(prediction(11, source))
     made.publish(place(segment(2, source, title=None, state="silence", genre=None)))
+
+
+@contextmanager
+def dead_connection(broker: Mosquitto, *, will: Noted) -> Iterator[Callable[[], None]]:
+    """Connect with a last will; give a function that cuts the connection without a goodbye."""
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
+    client.will_set(will.topic, will.payload, 1, will.retain)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    wait_until(client.is_connected, "the connection")
+    client.loop_stop()
+    connected = client.socket()
+    assert connected
+    with connected:
+        yield connected.close
 
 
 def is_topic(topic: str) -> Any:
@@ -346,6 +362,45 @@ def test_a_source_that_was_removed_while_the_daemon_was_down_disappears(
         fresh.wait_for(is_topic(other))
         fresh.wait_for(lambda each: each.topic.endswith("_radio/config"))
         assert not [topic for topic in fresh.latest() if "hall" in topic]
+
+
+def test_a_node_stays_online_if_the_broker_learns_late_that_its_last_connection_broke(
+    broker: Mosquitto, noting: Subscriber
+) -> None:
+    will = Noted(f"{ROOT}/status", b"offline", True)
+    said = [b"online", b"offline", b"online"]
+    with dead_connection(broker, will=will) as break_it, sink(broker.url):
+        noting.wait_for(lambda each: each == Noted(f"{ROOT}/status", b"online", True))
+        break_it()
+        wait_until(lambda: noting.of(f"{ROOT}/status") == said, "online again")
+    wait_until(lambda: noting.of(f"{ROOT}/status") == [*said, b"offline"], "the end")
+
+
+def test_a_second_daemon_of_a_node_is_named_once_and_takes_nothing_away(
+    broker: Mosquitto, noting: Subscriber, caplog: pytest.LogCaptureFixture
+) -> None:
+    with sink(broker.url, "radio") as first:
+        play(first)
+        noting.wait_for(lambda each: SILENCE in each.payload)
+        before = noting.latest()
+        state = f"{ROOT}/radio/state"
+        for times in (1, 2):
+            with sink(broker.url, "hall"):
+                wait_until(lambda times=times: noting.of(state).count(b"") == times, "the removal")
+        of_first = {topic for topic in before if "radio" in topic}
+        assert len(of_first) == 3
+
+        def is_all_there() -> bool:
+            latest = noting.latest()
+            return all(latest.get(topic) == before[topic] for topic in of_first)
+
+        wait_until(is_all_there, "what the first one said")
+        wait_until(lambda: noting.latest()[f"{ROOT}/status"] == b"online", "the first one")
+    warnings = [each.getMessage() for each in caplog.records if "mqtt.node" in each.getMessage()]
+    assert warnings == [
+        f"MQTT 127.0.0.1:{broker.port}: {ROOT} is of another genre-stream, too: "
+        "set mqtt.node of one"
+    ]
 
 
 def test_two_sources_never_share_a_topic() -> None:
