@@ -92,6 +92,7 @@ def observations_of(decisions: Sequence[Decision], contract: ModelContract) -> l
                 silent=decision.state is State.SILENCE,
                 repeated=decision.repeated,
                 changed=decision.change and not hinted,
+                whole=decision.whole,
             )
         )
         hinted = decision.change

@@ -82,7 +82,7 @@ class ChangeDetector:
         if len(usual) < LEAST_USUAL or ratio - float(np.median(usual)) <= THRESHOLD:
             return False
         # What was before the change is no longer compared with.
-        self._cepstra = self._cepstra[:, -self._new_columns[-1] :]
+        self._cepstra = self._cepstra[:, -new:]
         self.columns_since = new
         return True
 

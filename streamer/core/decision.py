@@ -56,6 +56,8 @@ class Observation:
     changed: bool = False
     """Whether other sound seems to have begun, as `ChangeDetector` detects it: the belief of the
     filter begins anew, unless it already did for a change whose outcome is not known yet."""
+    whole: bool = False
+    """Whether the window is the first one since `changed` that holds no sound from before."""
     boundary: float | None = None
     """Where silence began or ended, the title changed or the sound was interrupted, in seconds
     since the source's first sample: a new segment begins there. None if none of this happened."""
@@ -92,6 +94,9 @@ class Decision:
     repeated: bool = False
     """Whether `window_probabilities` are those of a window before, since nothing seemed to have
     changed; only with the effort "saving"."""
+    whole: bool = False
+    """Whether the window is the first one since a noticed change that holds no sound from
+    before."""
 
 
 class Decider:
@@ -185,8 +190,12 @@ class Decider:
                 return carried
             window = belief = self._uniform
         else:
-            hop_seconds, repeated = observation.hop_seconds, observation.repeated
-            belief = self._smoother.update(window, hop_seconds, repeated=repeated)
+            belief = self._smoother.update(
+                window,
+                observation.hop_seconds,
+                repeated=observation.repeated,
+                whole=observation.whole,
+            )
             self._claimed = self._claim(belief)
             if self._claimed is not None:
                 label = self._labels[self._claimed]
@@ -203,6 +212,7 @@ class Decider:
             level_dbfs=observation.level_dbfs,
             silence_seconds=silence_seconds,
             repeated=observation.repeated,
+            whole=observation.whole,
         )
         self._last_claim = decision if self._claimed is not None else None
         return decision
@@ -223,6 +233,7 @@ class Decider:
             level_dbfs=observation.level_dbfs,
             carried=True,
             repeated=False,
+            whole=False,
         )
 
     def _measure_silence(self, observation: Observation) -> float:

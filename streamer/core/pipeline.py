@@ -93,7 +93,7 @@ class Pipeline:
         self.nan_samples = 0
         """Values so far that were NaN or infinite, over all channels."""
         self.clipped_samples = 0
-        """Values so far at full scale or beyond, over all channels."""
+        """The same at full scale or beyond."""
         self.mixer = Mixer()
         """How the channels are mixed, and how often the mix was replaced by one of them."""
         self.position = 0.0
@@ -237,10 +237,7 @@ class Pipeline:
         return [] if self._finished else self._flush_resampler()
 
     def finish(self) -> list[Event]:
-        """End the source; return its last events.
-
-        A source too short for a window gets its only decision here.
-        """
+        """End the source; return its last events, with a decision if there was none."""
         if self._finished:
             return []
         events = self._flush_resampler()
@@ -270,8 +267,7 @@ class Pipeline:
             arrived = arrived[due - self._received :]
             self._received = due
             events += self._decide(due)
-        # A copy, since a view would keep all that arrived in memory.
-        self._pending.append(arrived.copy())
+        self._pending.append(arrived.copy())  # a view would keep all that arrived in memory
         self._received += len(arrived)
         self._arrived = np.empty(0, np.float32)
         return events
@@ -357,9 +353,9 @@ class ColumnPipeline:
         self._least_audio = contract.audio.min_samples if contract.audio else 0
         self._audio_rate = contract.audio.sample_rate if contract.audio else 0
         self.hop_seconds = hop_seconds
-        window_seconds = contract.window_seconds
-        labels, not_music = contract.labels, contract.not_music
-        self._decider = Decider(labels, not_music, settings, window_seconds, classifier.names)
+        labels, not_music, seconds = contract.labels, contract.not_music, contract.window_seconds
+        self._decider = Decider(labels, not_music, settings, seconds, classifier.names)
+        self._mixed = False  # whether all windows since a change have held sound from before it
         self._peaks = np.empty(0, np.float32) if spectrogram else None
         self._first_decision = self.window.filled_at
         self._fed: list[Columns] = []
@@ -426,10 +422,12 @@ class ColumnPipeline:
         if silent or boundary is not None:
             self._changes.restart()
             self._steadiness.restart()
+            self._mixed = False
         changed = not silent and self._changes.update(columns)
         if changed:
             self._steadiness.notice_change(end)
-        inferences = self.inferences
+            self._mixed = True
+        inferences, was_mixed = self.inferences, self._mixed
         probabilities = None if silent else self._classify(end, columns, audio)
         observation = Observation(
             position=end / rate,
@@ -442,6 +440,7 @@ class ColumnPipeline:
             restart=restart,
             interrupted=interrupted,
             changed=changed,
+            whole=was_mixed and not self._mixed,
             boundary=None if boundary is None else boundary / rate,
         )
         if silent:
@@ -494,6 +493,7 @@ class ColumnPipeline:
 
         probabilities = self.infer(predict)
         self.inferences += 1
-        is_whole = spectrogram.shape[1] == self._max_frames
-        self._steadiness.classified(end, probabilities, whole=is_whole)
+        self._mixed = self._mixed and frames is None
+        is_full = spectrogram.shape[1] == self._max_frames
+        self._steadiness.classified(end, probabilities, whole=is_full)
         return probabilities

@@ -52,8 +52,13 @@ class Smoother:
     def forget(self) -> None:
         """Forget all windows so far, although the next ones still hold some of their sound."""
 
-    def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
-        """Take the window that ends `hop_seconds` after the last one; return the belief."""
+    def update(
+        self, window: Probabilities, hop_seconds: float, *, whole: bool = False
+    ) -> Probabilities:
+        """Take the window that ends `hop_seconds` after the last one; return the belief.
+
+        `whole` if it is the first one since `forget` that holds no sound from before.
+        """
         return window
 
 
@@ -70,7 +75,8 @@ class HiddenMarkov(Smoother):
     Update: the network's posterior p(s|x) stands for the likelihood p(x|s), to which it is
     proportional where the classes were trained in equal shares. Windows overlap; each second of
     sound would count window/hop times. So each window counts with the share of it that is new,
-    w = weight min(1, h / window), and the first one, all of which is new, with w = 1.
+    w = weight min(1, h / window), and the first one, all of which is new, with w = 1; so does the
+    first one after a change that holds no sound from before it.
 
     Sources: forward pass: L. Rabiner, "A tutorial on hidden Markov models", Proc. IEEE 77(2),
     1989, section III.A. Posteriors as scaled likelihoods: H. Bourlard and N. Morgan,
@@ -110,7 +116,9 @@ class HiddenMarkov(Smoother):
             self._belief = self._uniform
             self._new_seconds = NOTICED_AFTER_SECONDS
 
-    def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
+    def update(
+        self, window: Probabilities, hop_seconds: float, *, whole: bool = False
+    ) -> Probabilities:
         """Take the next window, as `Smoother.update` does."""
         if self._belief is None:
             predicted, weight = self._uniform, 1.0
@@ -118,7 +126,8 @@ class HiddenMarkov(Smoother):
             kept = math.exp(-hop_seconds * self._change_rate)
             predicted = self._uniform + (self._belief - self._uniform) * kept
             new_seconds = max(hop_seconds, self._new_seconds)
-            weight = self._weight * min(1.0, new_seconds / self._window_seconds)
+            share = min(1.0, new_seconds / self._window_seconds)
+            weight = 1.0 if whole else self._weight * share
         self._new_seconds = 0.0
         self._belief = softmax(log_floored(predicted) + weight * log_floored(window))
         return self._belief
@@ -140,10 +149,12 @@ class MovingAverage(Smoother):
         if self._logs is not None:
             self._logs = np.zeros_like(self._logs)
 
-    def update(self, window: Probabilities, hop_seconds: float) -> Probabilities:
+    def update(
+        self, window: Probabilities, hop_seconds: float, *, whole: bool = False
+    ) -> Probabilities:
         """Take the next window, as `Smoother.update` does."""
         logs = log_floored(window)
-        if self._logs is not None:
+        if self._logs is not None and not whole:
             weight = -math.expm1(-hop_seconds / self._seconds)
             logs = self._logs + (logs - self._logs) * weight
         self._logs = logs
@@ -173,7 +184,12 @@ class Interpolating(Smoother):
         self._settle(None)
 
     def update(
-        self, window: Probabilities, hop_seconds: float, *, repeated: bool = False
+        self,
+        window: Probabilities,
+        hop_seconds: float,
+        *,
+        repeated: bool = False,
+        whole: bool = False,
     ) -> Probabilities:
         """Take the next window, as `Smoother.update` does; `repeated` if it is the last one."""
         if repeated:
@@ -185,7 +201,7 @@ class Interpolating(Smoother):
             for number, hop in enumerate(self._repeated, 1):
                 share = number / (len(self._repeated) + 1)
                 self._smoother.update(softmax(first + share * (second - first)), hop)
-        belief = self._smoother.update(window, hop_seconds)
+        belief = self._smoother.update(window, hop_seconds, whole=whole)
         self._settle(window)
         return belief
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from support.model import NOISE, band_noise, make_model
 
 from streamer.core.decision import Decision, DecisionSettings, Segment, State
+from streamer.core.decision_settings import Effort
 from streamer.core.events import SpectrogramColumns
 from streamer.core.model import Classifier
 from streamer.core.pipeline import ColumnPipeline, Event, Pipeline
@@ -379,6 +380,28 @@ def test_a_window_leaves_out_what_was_before_a_hint(classifier: Classifier, cut:
     assert mixed
     assert hinted < mixed[0].position
     assert max(d.window_probabilities["low"] for d in mixed) < 0.04
+    (first,) = [d for d in found if d.whole]
+    assert cut + FIRST <= first.position <= cut + FIRST + 2
+
+
+def test_a_pause_after_a_hint_leaves_no_window_that_is_the_first_without_older_sound(
+    classifier: Classifier,
+) -> None:
+    sound = [band_noise("low", 20, seed=1), band_noise("high", 1.2, seed=2), silence(3)]
+    sound = np.concatenate([*sound, band_noise("high", 12, seed=3)])
+    found = decisions(Pipeline(classifier).feed(sound, RATE))
+    assert any(d.change for d in found)
+    assert not any(d.whole for d in found)
+
+
+@pytest.mark.parametrize("effort", ["full", "saving"])
+def test_a_cut_is_noticed_once(classifier: Classifier, effort: Effort) -> None:
+    for cut in (20.0, 20.4, 20.9):
+        sound = np.concatenate([band_noise("low", cut, seed=1), band_noise("high", 12, seed=2)])
+        found = decisions(Pipeline(classifier, effort=effort).feed(sound, RATE))
+        assert sum(d.whole for d in found) == 1
+        hints = [d.change for d in found]
+        assert sum(now and not before for before, now in itertools.pairwise(hints)) == 1
 
 
 def test_only_a_title_that_differs_from_the_last_one_is_a_cut() -> None:

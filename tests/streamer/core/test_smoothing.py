@@ -109,6 +109,19 @@ def test_after_a_change_the_next_window_counts_with_what_is_new_in_it(hop_second
     np.testing.assert_allclose(belief.update(window, hop_seconds), expected / expected.sum())
 
 
+@pytest.mark.parametrize("smoother", [filter_of(weight=0.5), MovingAverage(seconds=5.0)])
+def test_the_first_window_without_sound_from_before_a_change_counts_in_full(
+    smoother: Smoother,
+) -> None:
+    begun, flat, window = np.array([0.8, 0.1, 0.1]), np.full(3, 1 / 3), np.array([0.6, 0.3, 0.1])
+    smoother.restart()
+    smoother.update(begun, 1.0)
+    smoother.forget()
+    smoother.update(flat, 1.0)
+    np.testing.assert_allclose(smoother.update(window, 1.0, whole=True), window)
+    assert smoother.update(window, 1.0)[0] >= 0.6
+
+
 def test_the_weight_of_evidence_spares_the_first_window() -> None:
     window = np.array([0.6, 0.3, 0.1])
     belief = filter_of(dwell_seconds=1e9, weight=0.5)
