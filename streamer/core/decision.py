@@ -95,8 +95,8 @@ class Decision:
     """Whether `window_probabilities` are those of a window before, since nothing seemed to have
     changed; only with the effort "saving"."""
     whole: bool = False
-    """Whether the window is the first one since a noticed change that holds no sound from
-    before."""
+    """Whether the window is the first one since a noticed change that holds no sound from before.
+    Messages do not tell it."""
 
 
 class Decider:
