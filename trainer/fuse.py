@@ -13,6 +13,7 @@ from trainer.audio import AudioError, read_audio
 from trainer.discovery import find_background, find_tracks
 from trainer.evaluate import predict
 from trainer.loading import RunClassifier
+from trainer.musicnn import TAGS
 from trainer.pictures import check_grid
 from trainer.run import (
     FusedTagger,
@@ -24,7 +25,7 @@ from trainer.run import (
     write_head,
 )
 from trainer.second_network import PIECE_SECONDS, SECONDS, from_head
-from trainer.tag_head import Fusion, TagHeadError, fit_fusion, fit_tag_head
+from trainer.tag_head import Fusion, TagHeadError, fit_fusion, fit_tag_head, named_tags
 from trainer.tagger import SAMPLE_RATE, load_tagger
 from trainer.tags import Tags, degraded_file, read_tags, tags_file
 from trainer.tracks import DatasetError, Track, is_picture_folder
@@ -154,6 +155,7 @@ def _fit_head(
             degraded=degraded,
             background=sounds,
             not_music=index[run.not_music] if run.not_music else None,
+            named=named_tags(run.labels, TAGS),
         )
     except TagHeadError as error:
         raise DatasetError(f"the head on the tags cannot be trained: {error}") from None

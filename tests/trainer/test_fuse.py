@@ -146,6 +146,17 @@ def test_degraded_copies_and_sounds_teach_the_head(tmp_path: Path, pictures: Pat
     assert (logits.argmax(axis=1) == 2).all()
 
 
+def test_the_tag_with_the_name_of_a_genre_speaks_for_it(tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "pictures", ("hiphop", "steps"), tracks=10)
+    random = np.random.default_rng(3)
+    for picture in sorted(pictures.glob("*/*.png")):
+        write_tags(tags_file(picture), random.uniform(0.1, 0.3, (5, len(TAGS))).astype(np.float32))
+    folder = tiny_run(tmp_path / "run", pictures, labels=["hiphop", "steps"])
+    fuse(folder)
+    hiphop, steps = read_head(folder, read_run(folder)).weights
+    assert TAGS[(hiphop - steps).argmax()] == "Hip-Hop"
+
+
 def test_a_genre_without_tags_is_named(
     tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
