@@ -32,9 +32,9 @@ NAMED_WEIGHT = 16.0
 which the penalty draws it. A few hundred tracks know too few artists of a genre; what listeners
 called so is known from 200,000 songs."""
 
-DEGRADED_SHARE = 1.0
+DEGRADED_SHARE = 0.3
 """Weight of the degraded copies of all tracks, as a share of that of the tracks themselves. With
-less, loud noise pulls both networks together below the one that sees the spectrogram."""
+more, the tracks themselves are less likely; with less, what is heard through rooms and noise is."""
 
 BACKGROUND_SHARE = 0.03
 """Weight of the sounds that are not music, as a share of the weight of all. With more, noisy songs
