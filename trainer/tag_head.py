@@ -32,7 +32,7 @@ NAMED_WEIGHT = 16.0
 which the penalty draws it. A few hundred tracks know too few artists of a genre; what listeners
 called so is known from 200,000 songs."""
 
-DEGRADED_SHARE = 0.3
+DEGRADED_SHARE = 0.6
 """Weight of the degraded copies of all tracks, as a share of that of the tracks themselves. With
 more, the tracks themselves are less likely; with less, what is heard through rooms and noise is."""
 
@@ -226,8 +226,9 @@ def fit_fusion(spectrogram_logits: Floats, audio_logits: Floats, truth: Indices)
         factors[number], other = 0.0, 1 - number
         factors[other] = 1 / fit_temperature(networks[other], truth)
     share = round(float(factors[1] / factors.sum()), SHARE_DIGITS)
-    together = Fusion(1 - share, share, 1.0).logits(*networks)
-    return Fusion(1 - share, share, fit_temperature(together, truth))
+    rest = round(1 - share, SHARE_DIGITS)
+    together = Fusion(rest, share, 1.0).logits(*networks)
+    return Fusion(rest, share, fit_temperature(together, truth))
 
 
 def _likeliest_factors(networks: NDArray[np.float64], truth: Indices) -> NDArray[np.float64]:
