@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.spectrogram import Columns, SpectrogramSpec, hz_to_mel, relative_to_peak
+from streamer.core.spectrogram import (
+    Columns,
+    SpectrogramSpec,
+    band_mels,
+    hz_to_mel,
+    relative_to_peak,
+)
 
 Random = np.random.Generator
 
@@ -99,12 +105,6 @@ def shift_bands(window_db: Columns, bands: int, floor_db: float) -> Columns:
     shifted = np.roll(window_db, bands, axis=0)
     shifted[slice(bands) if bands >= 0 else slice(bands, None)] = floor_db
     return shifted
-
-
-def band_mels(spec: SpectrogramSpec) -> NDArray[np.float64]:
-    """Return the centre of every band, in mels."""
-    low, high = hz_to_mel(np.array([spec.fmin, spec.fmax]))
-    return np.linspace(low, high, spec.n_mels + 2)[1:-1]
 
 
 def equalise(window_db: Columns, random: Random, deviation_db: float) -> Columns:

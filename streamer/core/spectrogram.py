@@ -121,6 +121,12 @@ def mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
 
 
+def band_mels(spec: SpectrogramSpec) -> NDArray[np.float64]:
+    """Return the centre of every band, in mels."""
+    low, high = hz_to_mel(np.array([spec.fmin, spec.fmax]))
+    return np.linspace(low, high, spec.n_mels + 2)[1:-1]
+
+
 def mel_filterbank(spec: SpectrogramSpec) -> NDArray[np.float32]:
     """Return triangular mel filters of equal area (Slaney norm), shape `(n_mels, 1 + n_fft // 2)`.
 

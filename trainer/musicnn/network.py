@@ -19,8 +19,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.spectrogram import mel_filterbank, mel_to_hz
-from trainer.augment import band_mels
+from streamer.core.spectrogram import band_mels, mel_filterbank, mel_to_hz
 from trainer.musicnn import MIN_SAMPLES, PIECE_FRAMES, PIECE_HOP, PIECE_SAMPLES, SPEC, TAGS, WEIGHTS
 
 
