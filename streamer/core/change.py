@@ -1,121 +1,188 @@
 """Detecting that other sound has begun, before it is known what it is.
 
 A window says what is heard only when most of it is new: 3 to 5 s after a cut. That something has
-changed can be seen in the spectrogram itself within a second or two.
+changed can be heard within a second or two.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import functools
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.core.spectrogram import Columns, SpectrogramSpec
+from streamer.core.spectrogram import Columns, SpectrogramSpec, band_mels
 
-PAST_SECONDS = 15.0
-"""How much sound before a change is compared with."""
-LEAST_SECONDS = 5.0
-"""Least sound in which a change is looked for."""
-NEW_SECONDS = (0.7, 1.2, 1.65)
-"""How long ago a change may be."""
-COEFFICIENTS = 20
+WEIGHTS = Path(__file__).parents[1] / "models" / "changes.npz"
+"""What `python -m trainer.changes` has learnt."""
+
+GRID = SpectrogramSpec()
+"""Bands and columns of the network. Those of other spectrograms are converted to it."""
+
+PAST_COLUMNS, LEAST_COLUMNS = GRID.frames_in(15.0), GRID.frames_in(5.0)
+"""Most and least sound that the network hears; a change is at its end."""
+
+AUDIBLE_DB = 60.0
+"""What is further below the loudest band of a column counts as this far below it."""
+
+COEFFICIENTS = 32
 """Cepstral coefficients that describe a column."""
-NOISE_VARIANCE = 4.0
-"""Added to the variance of each coefficient, in dB squared: steady tones have hardly any."""
-USUAL_SECONDS = 15.0
-"""Time from which it is learnt how much the sound usually changes."""
-RECENT_SECONDS = 1.5
-"""The end of this time, in which a change may already have begun."""
-LEAST_USUAL = 3
-"""Observations needed for it."""
-THRESHOLD = 10.0
-"""How far above what is usual the log-likelihood ratio of a change must be, per column a second.
-Found on the validation tracks of GTZAN: see trainer/EXPERIMENTS.md."""
+
+SCALE_DB = 40.0
+"""Size of a coefficient that the network sees as 1."""
+
+NEW_COLUMNS = (3, 6, 10, 15, 21)
+"""Lengths at the end whose sound is compared with what was before: 0.2 to 1.6 s."""
+
+NEAR_COLUMNS = 13
+"""How much of what was before them is also compared with for itself: 1 s."""
+
+LEAST_VARIANCE = 1e-3
+"""Added to the variance of each feature: steady tones have hardly any."""
+
+AGE_COLUMNS = 10.0
+"""Columns since a change that the network tells as 1."""
+
+THRESHOLD = 2.25
+"""Log-odds of a change above which it is told. Found on the valid tracks of GTZAN: see
+trainer/EXPERIMENTS.md."""
+
+ROWS_AT_ONCE = 48
+"""Columns in one matrix product: of more, OpenBLAS would use several threads, which cost more than
+they gain."""
+
+Array = NDArray[np.float32]
 
 
 class ChangeDetector:
     """Detects changes of the sound in the spectrogram of one source.
 
-    The columns of the last seconds are modelled as one normal distribution of their cepstral
-    coefficients, or as two, before and after a change; the generalised log-likelihood ratio of the
-    two hypotheses, less its median over the last seconds, is compared with `THRESHOLD`. Music that
-    alternates between loud and soft raises the median, so it has to change more.
-
-    Source: S. Chen and P. Gopalakrishnan, "Speaker, environment and channel change detection and
-    clustering via the Bayesian information criterion", DARPA Broadcast News Workshop, 1998.
+    A small network, `judge`, hears the last seconds and tells whether their end is other sound.
     """
 
     def __init__(self, spec: SpectrogramSpec) -> None:
-        self._spec = spec
-        self._basis = _cosine_basis(min(COEFFICIENTS, spec.n_mels), spec.n_mels)
-        self._past_columns = spec.frames_in(PAST_SECONDS)
-        self._least_columns = spec.frames_in(LEAST_SECONDS)
-        self._new_columns = [spec.frames_in(seconds) for seconds in NEW_SECONDS]
+        self._basis = cepstral_basis(spec)
+        self._columns_each = GRID.hop_seconds / spec.hop_seconds
+        """Columns of the source's spectrogram for one of the network's."""
         self.restart()
 
     def restart(self) -> None:
         """Forget all sound so far."""
-        self._cepstra = np.empty((len(self._basis), 0))
-        self._ratios: deque[tuple[float, float]] = deque()
-        """Seconds since the restart, and the log-likelihood ratio then, per column a second."""
-        self._seconds = 0.0
+        self._cepstra = np.empty((0, COEFFICIENTS), np.float32)
+        self._seen = 0
+        self._taken = 0
         self.columns_since: int | None = None
         """Columns after the latest change; None if there was none since the restart."""
 
     def update(self, columns: Columns) -> bool:
         """Take the next columns, shape (n_mels, k), in absolute dB; return whether it changed."""
-        cepstra = self._basis @ columns.astype(np.float64)
-        self._cepstra = np.hstack([self._cepstra, cepstra])[:, -self._past_columns :]
-        self._seconds += columns.shape[1] * self._spec.hop_seconds
         if self.columns_since is not None:
             self.columns_since += columns.shape[1]
-        if self._cepstra.shape[1] < self._least_columns:
+        cepstra = cepstra_of(self._next_of_grid(columns), self._basis)
+        self._cepstra = np.concatenate([self._cepstra, cepstra])[-PAST_COLUMNS:]
+        if not len(cepstra) or len(self._cepstra) < LEAST_COLUMNS:
             return False
-        ratio, new = _largest_log_likelihood_ratio(self._cepstra, self._new_columns)
-        ratio *= self._spec.hop_seconds
-        latest = self._seconds - RECENT_SECONDS
-        usual = [before for seconds, before in self._ratios if seconds <= latest]
-        self._ratios.append((self._seconds, ratio))
-        while self._ratios[0][0] < latest - USUAL_SECONDS:
-            self._ratios.popleft()
-        if len(usual) < LEAST_USUAL or ratio - float(np.median(usual)) <= THRESHOLD:
+        change, age = judge(self._cepstra, _weights())
+        if change <= THRESHOLD:
             return False
+        new = int(np.clip(round(age * AGE_COLUMNS), NEW_COLUMNS[0], NEW_COLUMNS[-1]))
         # What was before the change is no longer compared with.
-        self._cepstra = self._cepstra[:, -new:]
-        self.columns_since = new
+        self._cepstra = self._cepstra[-new:]
+        self.columns_since = round(new * self._columns_each)
         return True
 
+    def _next_of_grid(self, columns: Columns) -> Columns:
+        """Return those of the columns that lie closest to the network's next ones."""
+        places = []
+        while (place := round(self._taken * self._columns_each)) < self._seen + columns.shape[1]:
+            places.append(place - self._seen)
+            self._taken += 1
+        self._seen += columns.shape[1]
+        return columns[:, places]
 
-def _cosine_basis(count: int, bands: int) -> NDArray[np.float64]:
-    """Return the first rows of the orthonormal discrete cosine transform, shape (count, bands)."""
-    angles = np.outer(np.arange(count), np.arange(bands) + 0.5) * np.pi / bands
-    basis = np.cos(angles) * np.sqrt(2 / bands)
-    basis[0] /= np.sqrt(2)
-    return np.asarray(basis)
 
+def cepstral_basis(spec: SpectrogramSpec) -> Array:
+    """Return the map from levels in dB to cepstral coefficients, shape (n_mels, COEFFICIENTS).
 
-def _largest_log_likelihood_ratio(
-    cepstra: NDArray[np.float64], new_columns: list[int]
-) -> tuple[float, int]:
-    """Return by how much two distributions fit better than one, and the best division.
-
-    Each of `new_columns` is a number of columns at the end that may be those after a change.
+    That is a discrete cosine transform of levels at the network's bands, which are interpolated;
+    beyond the spectrogram's own bands they are as at its edges.
     """
-    parts = [cepstra, *(cepstra[:, -new:] for new in new_columns)]
-    counts = np.array([part.shape[1] for part in parts])
-    sums = np.array([part.sum(axis=1) for part in parts])
-    products = np.array([part @ part.T for part in parts])
-    # Those before the change are all but those after it.
-    counts = np.concatenate([counts, counts[0] - counts[1:]])
-    sums = np.concatenate([sums, sums[0] - sums[1:]])
-    products = np.concatenate([products, products[0] - products[1:]])
-    means = sums / counts[:, np.newaxis]
-    covariances = products / counts[:, np.newaxis, np.newaxis]
-    covariances -= means[:, :, np.newaxis] * means[:, np.newaxis, :]
-    covariances += NOISE_VARIANCE * np.eye(len(cepstra))
-    likelihoods = counts * np.linalg.slogdet(covariances)[1]
-    one, (after, before) = likelihoods[0], np.split(likelihoods[1:], 2)
-    ratios = (one - before - after) / 2
-    best = int(ratios.argmax())
-    return float(ratios[best]), new_columns[best]
+    bands = np.arange(GRID.n_mels)
+    angles = np.outer(bands + 0.5, np.arange(COEFFICIENTS)) * np.pi / GRID.n_mels
+    cosines = np.cos(angles) * np.sqrt(2 / GRID.n_mels)
+    cosines[:, 0] /= np.sqrt(2)
+    own, wanted = band_mels(spec), band_mels(GRID)
+    between = np.stack([np.interp(wanted, own, row) for row in np.eye(spec.n_mels)])
+    return np.asarray(between @ cosines / SCALE_DB, np.float32)
+
+
+def cepstra_of(columns: Columns, basis: Array) -> Array:
+    """Return the cepstra of columns in dB, shape (n_mels, k), as (k, COEFFICIENTS)."""
+    audible = np.maximum(columns, columns.max(axis=0, keepdims=True, initial=-np.inf) - AUDIBLE_DB)
+    return np.asarray(audible.T @ basis, np.float32)
+
+
+def judge(cepstra: Array, weights: Mapping[str, Array]) -> tuple[float, float]:
+    """Tell whether the end of cepstra, shape (columns, COEFFICIENTS), is other sound.
+
+    Two convolutions over time make features of the columns, less their mean. The means of the
+    features over the last columns, of each of `NEW_COLUMNS` lengths, are compared with those of all
+    sound before, of the second before and of the most similar part before, in units of how much
+    means over as many columns usually vary. What they tell is joined by two further layers.
+
+    Returns
+    -------
+    change : float
+        Log-odds of a change within the last `NEW_COLUMNS` columns.
+    age : float
+        How long ago it was if there was one, in `AGE_COLUMNS`.
+    """
+    features = cepstra - cepstra.mean(axis=0)
+    features = np.maximum(_convolved(features, weights, "first"), 0)
+    features = _convolved(features, weights, "second")
+    count = len(features)
+    sums = np.concatenate([np.zeros_like(features[:1]), features.cumsum(axis=0)])
+
+    def mean(first: int | NDArray[np.int64], length: int) -> Array:
+        return np.asarray((sums[first + length] - sums[first]) / length)
+
+    told = []
+    for length in NEW_COLUMNS:
+        before = count - length
+        new, usual = mean(before, length), mean(0, before)
+        near = mean(before - NEAR_COLUMNS, NEAR_COLUMNS)
+        parts = mean(np.arange(0, before - length + 1, max(1, length // 3)), length)
+        spread = np.sqrt(np.square(parts - usual).mean(axis=0) + LEAST_VARIANCE)
+        nearest = np.square((parts - new) / spread).mean(axis=1).min()
+        distances = np.concatenate(
+            [np.abs(new - usual) / spread, np.abs(new - near) / spread, [nearest]]
+        )
+        told.append(np.maximum(_dense(np.log1p(distances), weights, f"compare_{length}"), 0))
+    joined = np.maximum(_dense(np.concatenate(told), weights, "join"), 0)
+    change, age = _dense(joined, weights, "tell").tolist()
+    return change, age
+
+
+def _convolved(features: Array, weights: Mapping[str, Array], layer: str) -> Array:
+    """Return a convolution over time, with zeros beyond both ends."""
+    kernel = weights[f"{layer}/kernel"]
+    beyond = len(kernel) - 1
+    padded = np.pad(features, ((beyond // 2, beyond // 2), (0, 0)))
+    rows = []
+    for first in range(0, len(features), ROWS_AT_ONCE):
+        part = padded[first : first + ROWS_AT_ONCE + beyond]
+        count = len(part) - beyond
+        rows.append(sum(part[at : at + count] @ each for at, each in enumerate(kernel)))
+    return np.asarray(np.concatenate(rows) + weights[f"{layer}/bias"])
+
+
+def _dense(values: Array, weights: Mapping[str, Array], layer: str) -> Array:
+    return np.asarray(values @ weights[f"{layer}/kernel"] + weights[f"{layer}/bias"])
+
+
+@functools.cache
+def _weights() -> Mapping[str, Array]:
+    with np.load(WEIGHTS) as file:
+        return {name: np.asarray(file[name], np.float32) for name in file.files}

@@ -24,6 +24,7 @@ IN_THE_WHEEL = (
     "streamer/sinks/websocket/dashboard/dashboard.js",
     "streamer/sinks/websocket/dashboard/dashboard.css",
     "streamer/demo/demo.opus",
+    "streamer/models/changes.npz",
     "streamer/models/gtzan.onnx",
     "streamer/README.md",
     "streamer/CHANGELOG.md",

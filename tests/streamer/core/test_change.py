@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
+import soxr
 
 from streamer.core.change import ChangeDetector
 from streamer.core.decision import Decider, DecisionSettings, Observation
@@ -46,7 +50,42 @@ def test_other_sound_is_noticed_within_two_seconds(first: int) -> None:
 
 
 def test_a_melody_that_goes_on_is_no_change() -> None:
-    assert changes(columns_of(notes(60, *BASS))) == []
+    assert changes(columns_of(np.tile(notes(4, *BASS), 15))) == []
+
+
+def test_a_change_is_told_as_long_ago_as_it_was() -> None:
+    columns = columns_of(np.concatenate([notes(20, *BASS), notes(10, *FLUTE)]))
+    detector = ChangeDetector(SPEC)
+    end = next(end for end in range(13, 400, 13) if detector.update(columns[:, end - 13 : end]))
+    assert detector.columns_since == pytest.approx(end - 20 / SPEC.hop_seconds, abs=4)
+    detector.update(columns[:, end : end + 13])
+    assert detector.columns_since == pytest.approx(end + 13 - 20 / SPEC.hop_seconds, abs=4)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SPEC,
+        SpectrogramSpec(hop_length=512),
+        SpectrogramSpec(sample_rate=16000, n_fft=1024, hop_length=400, n_mels=64, fmax=8000.0),
+        SpectrogramSpec(hop_length=2205, n_mels=96, fmin=40.0),
+    ],
+)
+def test_the_next_piece_is_noticed_in_spectrograms_of_any_grid(
+    spec: SpectrogramSpec, demo_clip: Path
+) -> None:
+    samples, rate = soundfile.read(demo_clip, dtype="float32")
+    mono = samples.reshape(len(samples), -1).mean(axis=1)
+    columns = LogMelStream(spec).push(soxr.resample(mono, rate, spec.sample_rate))
+    detector = ChangeDetector(spec)
+    hop = spec.frames_in(1.0)
+    begins = [
+        (end - (detector.columns_since or 0)) * spec.hop_seconds
+        for end in range(hop, columns.shape[1] + 1, hop)
+        if detector.update(columns[:, end - hop : end])
+    ]
+    # A piece has 13 s.
+    assert begins[:2] == pytest.approx([13, 26], abs=0.5)
 
 
 def test_sound_that_often_alternates_has_to_change_more() -> None:
@@ -62,7 +101,7 @@ def test_nothing_is_told_of_the_first_seconds_nor_after_a_restart() -> None:
     detector = ChangeDetector(SPEC)
     sound = columns_of(np.concatenate([notes(4, *BASS), notes(8, *FLUTE)]))
     assert not any(
-        detector.update(sound[:, at : at + 13]) for at in range(0, SPEC.frames_in(5), 13)
+        detector.update(sound[:, at : at + 13]) for at in range(0, SPEC.frames_in(5) - 13, 13)
     )
     detector = ChangeDetector(SPEC)
     for at in range(0, 260, 13):
