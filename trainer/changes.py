@@ -8,7 +8,6 @@ writes `streamer/models/changes.npz`. It knows no genres, so it serves every mod
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,12 +38,16 @@ from streamer.core.change import (
     judge,
 )
 from streamer.core.spectrogram import Columns, from_levels
+from streamer.system.commandline import ArgumentParser, run_program
 from streamer.system.files import atomic_write
+from trainer.commands import options
 from trainer.discovery import find_background, find_tracks
 from trainer.pictures import read_picture, read_spec
 from trainer.progress import progress_bar
 from trainer.splits import divide_background, split_tracks
-from trainer.tracks import DatasetError, Track
+from trainer.tracks import DatasetError, Track, is_picture_folder
+
+PROGRAM = "python -m trainer.changes"
 
 FEATURES, KERNEL = 64, 5
 """Features of a column, and columns under a filter."""
@@ -196,7 +199,7 @@ def _distances(features: Any, length: int) -> Any:
 def weights_of(network: keras.Model) -> dict[str, Array]:
     """Return the weights as `judge` takes them, by the names of layers and variables."""
     return {
-        f"{layer.name}/{variable.name}": np.asarray(variable.value, np.float32)
+        f"{layer.name}/{variable.name}": np.asarray(variable.numpy(), np.float32)
         for layer in network.layers
         for variable in layer.weights
     }
@@ -241,10 +244,12 @@ def read_recordings(
     Raises
     ------
     DatasetError
-        If a folder has other bands than `GRID` or coarser columns, or a picture is damaged.
+        If a folder has no pictures, other bands than `GRID` or coarser columns.
     """
 
     def read(chosen: Sequence[Track], folder: Path) -> tuple[list[NDArray[np.float32]], float]:
+        if not is_picture_folder(folder):
+            raise DatasetError(f"{folder} holds no pictures: make them with genre-train prepare")
         spec = read_spec(folder)
         bands = ("n_mels", "fmin", "fmax")
         same = all(getattr(spec, name) == getattr(GRID, name) for name in bands)
@@ -263,35 +268,42 @@ def read_recordings(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.changes",
-        description="Train the network that hears changes of the sound.",
+    return run_program(PROGRAM, lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = ArgumentParser(
+        prog=PROGRAM, description="Train the network that hears changes of the sound."
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="pictures of music")
     parser.add_argument("--background", type=Path, metavar="DIR", help="pictures of other sounds")
-    parser.add_argument("--steps", type=int, default=STEPS, help="batches (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of all chance (%(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=options.number(int, 1),
+        default=STEPS,
+        metavar="N",
+        help=f"batches ({STEPS})",
+    )
+    parser.add_argument(
+        "--seed", type=options.number(int, 0), default=0, metavar="N", help="of all chance (0)"
+    )
     parser.add_argument(
         "--out", type=Path, default=change.WEIGHTS, metavar="FILE", help="default: %(default)s"
     )
-    options = parser.parse_args(arguments)
-    try:
-        split = split_tracks(find_tracks(options.data)[0], [], seed=options.seed)
-        clips = find_background(options.background)[0] if options.background else []
-        learnt_clips, held_back = divide_background(clips) if clips else ([], [])
-        learnt, valid = (
-            read_recordings(music, options.data, sounds, options.background)
-            for music, sounds in ((split.train, learnt_clips), (split.valid, held_back))
-        )
-    except (OSError, DatasetError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    weights = train(learnt, steps=options.steps, seed=options.seed)
-    with atomic_write(options.out) as partial, partial.open("wb") as file:
-        arrays: dict[str, Any] = dict(sorted(weights.items()))
+    given = parser.parse_args(arguments)
+    split = split_tracks(find_tracks(given.data)[0], [], seed=given.seed)
+    clips = find_background(given.background)[0] if given.background else []
+    learnt_clips, held_back = divide_background(clips)
+    learnt, valid = (
+        read_recordings(music, given.data, sounds, given.background)
+        for music, sounds in ((split.train, learnt_clips), (split.valid, held_back))
+    )
+    weights = train(learnt, steps=given.steps, seed=given.seed)
+    arrays: dict[str, Any] = dict(sorted(weights.items()))
+    with atomic_write(given.out) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
     print(
-        f"{options.out}: {sum(each.size for each in weights.values()):,} weights; on the valid "
+        f"{given.out}: {sum(each.size for each in weights.values()):,} weights; on the valid "
         f"list {noticed(weights, valid):.1%} of changes are told and {FALSE:.0%} of what is none"
     )
     return 0

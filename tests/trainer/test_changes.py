@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.pictures import write_pictures
+from support.songs import write_songs
 
 pytest.importorskip("keras")
 
@@ -97,3 +98,11 @@ def test_another_grid_is_refused_with_one_line(
     assert main(["--data", str(data), "--out", str(tmp_path / "out.npz")]) == 2
     assert "must have 128 bands" in capsys.readouterr().err
     assert not (tmp_path / "out.npz").exists()
+
+
+def test_audio_is_refused_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_songs(tmp_path / "songs")
+    assert main(["--data", str(data), "--out", str(tmp_path / "out.npz")]) == 2
+    assert "make them with genre-train prepare" in capsys.readouterr().err
