@@ -22,7 +22,6 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
-from streamer.core import change
 from streamer.core.change import (
     AGE_COLUMNS,
     COEFFICIENTS,
@@ -32,6 +31,7 @@ from streamer.core.change import (
     NEAR_COLUMNS,
     NEW_COLUMNS,
     PAST_COLUMNS,
+    WEIGHTS,
     Array,
     cepstra_of,
     cepstral_basis,
@@ -145,9 +145,9 @@ class Examples:
             stride *= random.uniform(1 - STRETCH, 1 + STRETCH)
         # A recording that is too short is repeated.
         within = min(length, max(1, int((len(recording) - 1) / stride)))
-        first = random.uniform(0, max(0.0, len(recording) - 1 - stride * (within - 1)))
+        first = random.uniform(0, len(recording) - 1 - stride * (within - 1))
         places = np.round(first + stride * np.arange(within)).astype(int)
-        piece = recording[np.resize(np.minimum(places, len(recording) - 1), length)]
+        piece = recording[np.resize(places, length)]
         if self._varied:
             tilt = np.linspace(-1, 1, GRID.n_mels) * random.normal() * TILT_DB
             shift = random.integers(-SHIFT_BANDS, SHIFT_BANDS + 1)
@@ -288,7 +288,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         "--seed", type=options.number(int, 0), default=0, metavar="N", help="of all chance (0)"
     )
     parser.add_argument(
-        "--out", type=Path, default=change.WEIGHTS, metavar="FILE", help="default: %(default)s"
+        "--out", type=Path, default=WEIGHTS, metavar="FILE", help="default: %(default)s"
     )
     given = parser.parse_args(arguments)
     split = split_tracks(find_tracks(given.data)[0], [], seed=given.seed)

@@ -103,6 +103,7 @@ class ChangeDetector:
         return columns[:, places]
 
 
+@functools.lru_cache(maxsize=8)
 def cepstral_basis(spec: SpectrogramSpec) -> Array:
     """Return the map from levels in dB to cepstral coefficients, shape (n_mels, COEFFICIENTS).
 

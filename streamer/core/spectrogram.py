@@ -123,8 +123,13 @@ def mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def band_mels(spec: SpectrogramSpec) -> NDArray[np.float64]:
     """Return the centre of every band, in mels."""
+    return _edge_mels(spec)[1:-1]
+
+
+def _edge_mels(spec: SpectrogramSpec) -> NDArray[np.float64]:
+    """Return the edges of the bands, in mels: each band reaches from one to the next but one."""
     low, high = hz_to_mel(np.array([spec.fmin, spec.fmax]))
-    return np.linspace(low, high, spec.n_mels + 2)[1:-1]
+    return np.linspace(low, high, spec.n_mels + 2)
 
 
 def mel_filterbank(spec: SpectrogramSpec) -> NDArray[np.float32]:
@@ -133,8 +138,7 @@ def mel_filterbank(spec: SpectrogramSpec) -> NDArray[np.float32]:
     Multiply a power spectrum with it. Equal to `librosa.filters.mel`.
     """
     bins = np.linspace(0, spec.sample_rate / 2, 1 + spec.n_fft // 2)
-    low, high = hz_to_mel(np.array([spec.fmin, spec.fmax]))
-    edges = mel_to_hz(np.linspace(low, high, spec.n_mels + 2))
+    edges = mel_to_hz(_edge_mels(spec))
     lower, centre, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising = (bins - lower) / (centre - lower)
     falling = (upper - bins) / (upper - centre)

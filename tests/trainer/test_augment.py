@@ -7,14 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from streamer.core.spectrogram import SpectrogramSpec, log_mel
+from streamer.core.spectrogram import SpectrogramSpec, band_mels, log_mel
 from trainer.augment import (
     NONE,
     RANGES,
     Augmentation,
     add_power,
     augment,
-    band_mels,
     coloured_noise,
     insert_change,
     limit_band,

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamer.core.spectrogram import mel_to_hz
-from trainer.augment import band_mels
+from streamer.core.spectrogram import band_mels, mel_to_hz
 from trainer.degradation import response
 from trainer.musicnn import (
     MIN_SAMPLES,
