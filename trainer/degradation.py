@@ -70,12 +70,15 @@ def noise(
 ) -> Samples:
     """Add a random clip, repeated, or pink noise without clips.
 
-    `snr_db` is the ratio of music to noise over the whole track.
+    `snr_db` is the ratio of music to noise over the whole track. A clip that is silent for as long
+    as the track leaves it as it is.
     """
     if clips:
         background = np.resize(_read_any(clips, rate, random), len(samples))
     else:
         background = _pink_noise(len(samples), random)
+    if not background.any():
+        return samples
     ratio = np.sqrt((samples**2).mean() / (background**2).mean())
     return _limit_peak(samples + background * ratio * 10 ** (-snr_db / 20))
 
@@ -156,27 +159,36 @@ def degradations(clips: Sequence[Track] = ()) -> dict[str, Degradation]:
     }
 
 
+SOUNDS = 4
+"""How many of the `random_degradations` are recorded sounds, if there are any."""
+
 EVERY = 3
 """Of their pieces every so manieth is used: those of 3 s that do not overlap."""
 
 
 def degraded_copies(
-    samples: Samples, rate: int, seed: Sequence[int], count: int = COPIES
+    samples: Samples,
+    rate: int,
+    seed: Sequence[int],
+    count: int = COPIES,
+    clips: Sequence[Track] = (),
 ) -> list[Samples]:
     """Return copies of a track, each through another of `random_degradations` while they last."""
     random = np.random.default_rng(seed)
     copies: list[Samples] = []
     while len(copies) < count:
-        ways = random_degradations(random)
+        ways = random_degradations(random, clips)
         chosen = random.permutation(len(ways))[: count - len(copies)]
         copies += [ways[number](samples, rate, random) for number in chosen]
     return copies
 
 
-def random_degradations(random: Random) -> list[Degradation]:
+def random_degradations(random: Random, clips: Sequence[Track] = ()) -> list[Degradation]:
     """Return what happens to sound in rooms, with strengths drawn at random.
 
     These are for training. `degradations`, with which a model is judged, have other strengths.
+    With recorded `clips`, people talk or dishes clatter in the room, too, each about as loud as
+    the music or up to 20 dB below it.
     """
     speaker = {75: -48, 300: -6, 500: 0, 1500: 4, 3000: 0, 7000: -6, 10000: -24}
     share = random.uniform(0.5, 1.2)
@@ -199,4 +211,8 @@ def random_degradations(random: Random) -> list[Degradation]:
         partial(response, points={at: share * gain for at, gain in speaker.items()}),
         partial(response, points={100: tilt, 400: 0, 2000: 0, 8000: -tilt}),
         partial(response, points={0.97 * cutoff: 0, 1.03 * cutoff: -80}),
+        *(
+            partial(noise, snr_db=random.uniform(-3, 20), clips=clips)
+            for _ in range(SOUNDS if clips else 0)
+        ),
     ]

@@ -40,7 +40,7 @@ from trainer.pictures import Levels, read_origin, read_picture, write_picture
 from trainer.progress import progress_bar
 from trainer.tagger import SAMPLE_RATE, Tagger, load_tagger
 from trainer.tags import degraded_file, read_tags, tag_files, tags_file, write_tags
-from trainer.tracks import SPEC_FILE, DatasetError, Skipped, is_picture_folder
+from trainer.tracks import SPEC_FILE, DatasetError, Skipped, Track, is_picture_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,8 @@ class _Job:
     """Whether to make its tags."""
     degraded: bool
     """Whether to make the tags of degraded copies along with them."""
+    sounds: tuple[Track, ...]
+    """Recorded sounds which some of these are heard with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ def prepare(
     *,
     background: bool = False,
     tags: bool = True,
+    sounds: Sequence[Track] = (),
     workers: int | None = None,
     address: str | None = None,
 ) -> Prepared:
@@ -128,6 +131,9 @@ def prepare(
         Picture folder, created if missing.
     tags : bool
         Whether to make tags, too. Without, tags of pictures that are made again are removed.
+    sounds : sequence of Track, optional
+        Recorded sounds that are not music, which some of the degraded copies are heard with. Tags
+        that are up to date are kept, with whatever sounds they were made.
     workers : int, optional
         Processes; by default one for each core that this process may use, or that the cluster has.
     address : str, optional
@@ -170,7 +176,9 @@ def prepare(
         current = _is_current(target, source, existing.get(target), spec)
         wanted = tags and not (current and _has_tags(target, degraded=not background))
         if not current or wanted:
-            jobs.append(_Job(target, source, spec, not current, wanted, not background))
+            jobs.append(
+                _Job(target, source, spec, not current, wanted, not background, tuple(sounds))
+            )
     failed = list(_make(jobs, workers, address))
     lost = {entry.path for entry in failed}
     skipped = sorted([*skipped, *failed], key=lambda entry: entry.path)
@@ -262,7 +270,9 @@ def _make_picture(job: _Job) -> _Made:
         return _Made("")
     audio = decoded[-1]
     seed = hashlib.sha256(job.target.stem.encode()).digest()
-    copies = degraded_copies(audio, SAMPLE_RATE, [*seed]) if job.degraded else []
+    if not job.degraded:
+        return _Made("", audio)
+    copies = degraded_copies(audio, SAMPLE_RATE, [*seed], clips=job.sounds)
     return _Made("", audio, tuple(copies))
 
 

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from trainer.discovery import check_genres
-from trainer.tracks import AUDIO_SUFFIXES, DatasetError, Track
+from trainer.discovery import check_genres, find_background
+from trainer.tracks import AUDIO_SUFFIXES, DatasetError, Track, is_picture_folder
 
 SETS = ("train", "valid", "test")
 
@@ -161,6 +161,16 @@ def divide_background(clips: Sequence[Track]) -> tuple[list[Track], list[Track]]
         held_back += shuffled[:count]
         train += shuffled[count:]
     return train, held_back
+
+
+def sounds_to_learn_from(folder: Path) -> list[Track]:
+    """Return the recordings of sounds that are not music that are not held back.
+
+    DatasetError is raised if the folder does not exist or holds no audio.
+    """
+    if is_picture_folder(folder):
+        raise DatasetError(f"--background {folder} holds pictures; give a folder of audio")
+    return divide_background(find_background(folder)[0])[0]
 
 
 def fault_filtered_names() -> dict[str, list[str]]:

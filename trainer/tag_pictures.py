@@ -35,6 +35,8 @@ class TagSources:
     """`.npz` file with an array of shape (pieces, tags) by name of the track."""
     copies: int = COPIES
     """Degraded copies of each recording from which the head learns."""
+    sounds: Sequence[Track] = ()
+    """Recorded sounds that are not music, which some of the copies are heard with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def tag_pictures(data: Path, out: Path, sources: TagSources) -> Tagged:
                 shutil.copyfile(track.path, picture)
             seconds = read_picture(track.path).shape[1] * spec.hop_seconds
             own = [each[track.name] for _, each in recordings if track.name in each]
-            tags, copies, faults = _tags_of(tagger, own, seconds, sources.copies)
+            tags, copies, faults = _tags_of(tagger, own, seconds, sources)
             skipped += faults
             counts["from_audio"] += tags is not None
             if tags is None and track.name in published:
@@ -107,7 +109,7 @@ def tag_pictures(data: Path, out: Path, sources: TagSources) -> Tagged:
 
 
 def _tags_of(
-    tagger: Tagger, recordings: Sequence[Track], seconds: float, copies: int
+    tagger: Tagger, recordings: Sequence[Track], seconds: float, sources: TagSources
 ) -> tuple[Tags | None, Tags | None, list[Skipped]]:
     """Return the tags of a track and of its degraded copies, and the recordings left out."""
     tags, degraded, skipped = None, None, []
@@ -119,11 +121,12 @@ def _tags_of(
             continue
         if tags is None and len(audio) / SAMPLE_RATE > seconds - TOLERATED_SECONDS:
             tags = tagger.tags_of_track(audio)
-        if degraded is None and copies:
+        if degraded is None and sources.copies:
             if len(audio) < MIN_SAMPLES:
                 audio = np.resize(audio, MIN_SAMPLES)
             seed = hashlib.sha256(recording.name.encode()).digest()
-            degraded = tagger.tags_of_copies(degraded_copies(audio, SAMPLE_RATE, [*seed], copies))
+            copies = degraded_copies(audio, SAMPLE_RATE, [*seed], sources.copies, sources.sounds)
+            degraded = tagger.tags_of_copies(copies)
     return tags, degraded, skipped
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.model import band_noise
 from support.pictures import SPEC, write_pictures
+from support.songs import write_audio
 
 from trainer import dataset
 from trainer.augment import NONE, Augmentation
@@ -20,7 +22,8 @@ from trainer.dataset import (
     load_songs,
 )
 from trainer.discovery import find_background, find_tracks
-from trainer.splits import divide_background
+from trainer.prepare import prepare
+from trainer.splits import divide_background, sounds_to_learn_from
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +149,16 @@ def test_whole_background_clips_are_held_back(folder: Path) -> None:
     assert not names[0] & names[1]
     assert len(train) == 10
     assert len(valid) == 2
+
+
+def test_the_same_sounds_are_held_back_as_audio(tmp_path: Path) -> None:
+    for number in range(10):
+        write_audio(tmp_path / "audio" / f"{number}.wav", band_noise("low", 3, seed=number))
+    pictures = prepare(tmp_path / "audio", tmp_path / "out", SPEC, background=True, tags=False)
+    train, _ = divide_background(find_background(pictures.folder)[0])
+    assert len(train) == 8
+    names = [clip.name for clip in sounds_to_learn_from(tmp_path / "audio")]
+    assert names == [clip.name for clip in train]
 
 
 def test_background_clips_are_used_in_proportion_to_their_length(folder: Path) -> None:

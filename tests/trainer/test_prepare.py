@@ -25,6 +25,7 @@ from streamer.core.spectrogram import SpectrogramSpec, from_levels, log_mel, rel
 from streamer.sources import make_source
 from streamer.sources.base import SourceEnded
 from trainer.audio import read_audio
+from trainer.cli import main
 from trainer.discovery import find_tracks
 from trainer.pictures import read_picture, read_spec, write_picture
 from trainer.prepare import cache_folder, levels_of, prepare
@@ -191,6 +192,20 @@ def test_tags_are_those_of_the_decoded_track(tmp_path: Path) -> None:
         degraded = read_tags(degraded_file(picture))
         assert degraded.shape == (COPIES * -(-pieces // 3), 50)
         assert np.abs(degraded[0] - tags[0]).max() > 0.01
+
+
+def test_degraded_copies_are_heard_with_the_sounds_of_a_background(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", tracks=2)
+    for number in range(5):
+        write_audio(tmp_path / "sounds" / f"{number}.wav", band_noise("high", 3, seed=number))
+    plain = prepare(songs, tmp_path / "plain", SPEC).folder
+    options = ["--data", str(songs), "--out", str(tmp_path / "pictures")]
+    assert main(["prepare", *options, "--background", str(tmp_path / "sounds")]) == 0
+    degraded = [
+        np.concatenate([read_tags(file) for file in sorted(folder.glob("low/*.degraded.npy"))])
+        for folder in (plain, tmp_path / "pictures")
+    ]
+    assert np.abs(degraded[0] - degraded[1]).max() > 0.01
 
 
 def test_tags_are_added_to_pictures_that_stay(tmp_path: Path) -> None:

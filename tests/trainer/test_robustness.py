@@ -18,6 +18,7 @@ from support.songs import write_audio, write_songs
 from streamer.system.files import write_json
 from trainer.cli import main
 from trainer.degradation import (
+    SOUNDS,
     degradations,
     degraded_copies,
     level,
@@ -121,6 +122,34 @@ def test_each_track_has_other_degraded_copies_and_always_the_same() -> None:
     assert all(len(copy) == len(music) for copy in copies)
     assert all(np.array_equal(*pair) for pair in zip(copies, again, strict=True))
     assert not any(np.array_equal(*pair) for pair in zip(copies, others, strict=True))
+
+
+def share_of(samples: NDArray[np.float32], frequency: float) -> float:
+    """Return the amplitude at a frequency, relative to that of the loudest one."""
+    spectrum = np.abs(np.fft.rfft(samples))
+    return float(spectrum[round(frequency * len(samples) / RATE)] / spectrum.max())
+
+
+def sounds(folder: Path, *samples: NDArray[np.float32]) -> list[Track]:
+    paths = [folder / f"{number}.wav" for number in range(len(samples))]
+    for path, content in zip(paths, samples, strict=True):
+        write_audio(path, content, RATE)
+    return [Track(path.stem, "sounds", path) for path in paths]
+
+
+def test_four_of_twelve_degraded_copies_are_heard_with_a_recorded_sound(tmp_path: Path) -> None:
+    music, whistle = tone(440), tone(3010, 4)
+    clips = sounds(tmp_path, whistle)
+    copies = degraded_copies(music, RATE, [1], 12, clips)
+    assert sum(share_of(copy, 3010) > 0.05 for copy in copies) == SOUNDS
+    without = degraded_copies(music, RATE, [1], 8)
+    assert max(share_of(copy, 3010) for copy in without) < 0.05
+
+
+def test_a_sound_that_is_silent_for_as_long_as_the_music_leaves_it_as_it_is(tmp_path: Path) -> None:
+    late = np.concatenate([np.zeros(3 * RATE, np.float32), tone(3000)])
+    mixture = changed(noise, tone(440), 0, sounds(tmp_path, late))
+    assert np.array_equal(mixture, tone(440))
 
 
 def test_a_model_file_is_evaluated_on_every_degradation(

@@ -58,6 +58,26 @@ def test_a_part_of_a_track_teaches_the_head_alone(tmp_path: Path, pictures: Path
     assert not tags_file(pictures / "low" / "low.00000.png").exists()
 
 
+def test_some_degraded_copies_are_heard_with_recorded_sounds(
+    tmp_path: Path, pictures: Path
+) -> None:
+    for number in range(5):
+        write_audio(tmp_path / "sounds" / f"{number}.wav", band_noise("high", 3, seed=number))
+    options = ["--data", str(pictures), "--audio", str(tmp_path / "songs"), "--copies", "12"]
+    assert main(["tags", *options, "--out", str(tmp_path / "without")]) == 0
+    with_sounds = ["--background", str(tmp_path / "sounds"), "--out", str(tmp_path / "with")]
+    assert main(["tags", *options, *with_sounds]) == 0
+    name = "low/low.00000"
+    without, heard = (
+        read_tags(tmp_path / out / f"{name}.degraded.npy") for out in ("without", "with")
+    )
+    assert without.shape == heard.shape
+    assert np.abs(without - heard).max() > 0.01
+    assert np.array_equal(
+        *(read_tags(tmp_path / out / f"{name}.tags.npy") for out in ("without", "with"))
+    )
+
+
 @pytest.mark.parametrize(
     ("tags", "reason"),
     [
@@ -82,6 +102,14 @@ def test_wrong_sources_of_tags_end_in_one_line(
         ([], "nothing to take tags from: give --audio or --published"),
         (["--published", tmp_path / "text.npz"], "text.npz: not an .npz file"),
         (["--audio", pictures], "holds pictures; give a folder of audio"),
+        (
+            ["--audio", tmp_path / "songs", "--background", pictures],
+            f"--background {pictures} holds pictures; give a folder of audio",
+        ),
+        (
+            ["--audio", tmp_path / "songs", "--background", tmp_path / "none"],
+            f"no such background folder: {tmp_path / 'none'}",
+        ),
         (["--published", published(tmp_path / "x.npz", "x")], "is in --audio or --published"),
     ):
         assert main(["tags", "--data", str(pictures), *map(str, options)]) == 2

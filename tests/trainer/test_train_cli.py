@@ -440,6 +440,10 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[in
         ),
         (["--resume", "/", "--data", "/", "--mels", "64"], "leave out --data, --mels, or start"),
         (["prepare", "--data", "/nowhere", "--n-fft", "1001"], "n_fft must be even"),
+        (
+            ["prepare", "--data", "/", "--sounds", "--background", "/"],
+            "--background is for music: leave it out with --sounds",
+        ),
         (["--data", "/nowhere", "--n-fft", "1001"], "n_fft must be even"),
     ],
 )

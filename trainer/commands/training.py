@@ -27,8 +27,9 @@ from trainer.fit_settings import (
     Group,
 )
 from trainer.run import read_run
+from trainer.splits import sounds_to_learn_from
 from trainer.tags import COPIES
-from trainer.tracks import DatasetError, is_picture_folder
+from trainer.tracks import DatasetError, Track, is_picture_folder
 
 if TYPE_CHECKING:
     from trainer.fuse import Fused
@@ -42,6 +43,7 @@ def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the data are sounds that are not music, in folders nested in any way",
     )
+    _add_sounds_under_copies(parser)
     options.add_tagger(
         parser, "the network whose tags are written beside the pictures (musicnn), or none"
     )
@@ -53,14 +55,34 @@ def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_sounds_under_copies(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--background",
+        type=Path,
+        metavar="DIR",
+        help="recordings of sounds that are not music, with which some of the degraded copies of "
+        "music are heard",
+    )
+
+
 def _run_prepare(given: argparse.Namespace) -> int:
     _spec(given)  # refuses a wrong one before a large folder is searched
+    if given.sounds and given.background:
+        raise UserError("--background is for music: leave it out with --sounds")
     data = given.data if given.sounds else data_folder(given.data)
-    _prepare(data, given.out, given, background=given.sounds)
+    sounds = sounds_to_learn_from(given.background) if given.background else []
+    _prepare(data, given.out, given, background=given.sounds, sounds=sounds)
     return 0
 
 
-def _prepare(data: Path, out: Path | None, given: argparse.Namespace, *, background: bool) -> Path:
+def _prepare(
+    data: Path,
+    out: Path | None,
+    given: argparse.Namespace,
+    *,
+    background: bool,
+    sounds: Sequence[Track] = (),
+) -> Path:
     from trainer.prepare import cache_folder, prepare
 
     spec = _spec(given)
@@ -71,6 +93,7 @@ def _prepare(data: Path, out: Path | None, given: argparse.Namespace, *, backgro
         spec,
         background=background,
         tags=given.tagger != "none",
+        sounds=sounds,
         workers=given.workers,
         address=getattr(given, "address", None),
     )
@@ -116,6 +139,7 @@ def _add_tags_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"degraded copies of each recording ({COPIES})",
     )
+    _add_sounds_under_copies(parser)
     parser.add_argument("--out", type=Path, help="folder of the copy (default: DATA itself)")
 
 
@@ -124,7 +148,8 @@ def _run_tags(given: argparse.Namespace) -> int:
 
     if not given.audio and not given.published:
         raise UserError("nothing to take tags from: give --audio or --published")
-    sources = TagSources(given.audio, given.published, given.copies)
+    sounds = sounds_to_learn_from(given.background) if given.background else []
+    sources = TagSources(given.audio, given.published, given.copies, sounds)
     tagged = tag_pictures(given.data, given.out or given.data, sources)
     print_skipped(tagged.skipped)
     print_line(
@@ -453,9 +478,12 @@ def _run_all(given: argparse.Namespace) -> int:
                 f"--hop-ms, --n-fft and --mels need audio and {given.data} holds pictures"
             )
         _check_before_pictures(given)
-        given.data = _pictures(given.data, given.pictures, given, background=False)
-        if given.background:
-            given.background = _pictures(given.background, None, given, background=True)
+        sounds, background = [], given.background
+        if background and not is_picture_folder(background):
+            sounds = sounds_to_learn_from(background)
+        given.data = _pictures(given.data, given.pictures, given, background=False, sounds=sounds)
+        if background:
+            given.background = _pictures(background, None, given, background=True)
     given.run = _fit(given)
     evaluation.evaluate_run(given.run)
     evaluation.run_report(given)
@@ -472,10 +500,17 @@ def _check_before_pictures(given: argparse.Namespace) -> None:
     check_start(settings)
 
 
-def _pictures(data: Path, out: Path | None, given: argparse.Namespace, *, background: bool) -> Path:
+def _pictures(
+    data: Path,
+    out: Path | None,
+    given: argparse.Namespace,
+    *,
+    background: bool,
+    sounds: Sequence[Track] = (),
+) -> Path:
     """Return the folder of the pictures of a data folder, which may be that folder itself."""
     if not is_picture_folder(data):
-        return _prepare(data, out, given, background=background)
+        return _prepare(data, out, given, background=background, sounds=sounds)
     _print_skipped_pictures(data, background=background)
     return data
 
