@@ -13,11 +13,16 @@ from streamer.core.contract import ModelError
 from streamer.core.decision_settings import DecisionSettingsError
 from streamer.core.spectrogram import SpecError
 from streamer.system.commandline import ArgumentParser, UserError, run_program
-from trainer.commands import evaluation, training
+from trainer.commands import evaluation, preparation, training
 
 PROGRAM = "genre-train"
 
-COMMANDS = {**training.COMMANDS, **evaluation.COMMANDS}
+COMMANDS = {
+    "all": training.COMMANDS["all"],
+    **preparation.COMMANDS,
+    **training.COMMANDS,
+    **evaluation.COMMANDS,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

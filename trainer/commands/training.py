@@ -1,4 +1,4 @@
-"""genre-train prepare, speak, fit, average, and all steps in one."""
+"""genre-train fit, fuse, average, and all steps in one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamer.core.spectrogram import SpectrogramSpec
 from streamer.system.commandline import UserError, print_line
 from trainer.augment import NONE, Augmentation
 from trainer.commands import evaluation, options
 from trainer.commands.output import data_folder, import_keras, print_skipped
+from trainer.commands.preparation import prepare_folder, spec_of
 from trainer.fit_settings import (
     DEVICES,
     KEPT_EPOCHS,
@@ -28,153 +28,10 @@ from trainer.fit_settings import (
 )
 from trainer.run import read_run
 from trainer.splits import sounds_to_learn_from
-from trainer.tags import COPIES
 from trainer.tracks import DatasetError, Track, is_picture_folder
 
 if TYPE_CHECKING:
     from trainer.fuse import Fused
-
-
-def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="audio, one folder a genre")
-    parser.add_argument("--out", type=Path, help="picture folder (default: in the user's cache)")
-    parser.add_argument(
-        "--sounds",
-        action="store_true",
-        help="the data are sounds that are not music, in folders nested in any way",
-    )
-    _add_sounds_under_copies(parser)
-    options.add_tagger(
-        parser, "the network whose tags are written beside the pictures (musicnn), or none"
-    )
-    options.add_grid(parser)
-    parser.add_argument(
-        "--address",
-        help="a Ray cluster that makes the pictures (extra fleet): HOST:PORT, or auto for that of "
-        "this machine; its machines need audio and pictures at the same paths",
-    )
-
-
-def _add_sounds_under_copies(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--background",
-        type=Path,
-        metavar="DIR",
-        help="recordings of sounds that are not music, with which some of the degraded copies of "
-        "music are heard",
-    )
-
-
-def _run_prepare(given: argparse.Namespace) -> int:
-    _spec(given)  # refuses a wrong one before a large folder is searched
-    if given.sounds and given.background:
-        raise UserError("--background is for music: leave it out with --sounds")
-    data = given.data if given.sounds else data_folder(given.data)
-    sounds = sounds_to_learn_from(given.background) if given.background else []
-    _prepare(data, given.out, given, background=given.sounds, sounds=sounds)
-    return 0
-
-
-def _prepare(
-    data: Path,
-    out: Path | None,
-    given: argparse.Namespace,
-    *,
-    background: bool,
-    sounds: Sequence[Track] = (),
-) -> Path:
-    from trainer.prepare import cache_folder, prepare
-
-    spec = _spec(given)
-    out = out or cache_folder(data, spec)
-    prepared = prepare(
-        data,
-        out,
-        spec,
-        background=background,
-        tags=given.tagger != "none",
-        sounds=sounds,
-        workers=given.workers,
-        address=getattr(given, "address", None),
-    )
-    print_skipped(prepared.skipped)
-    print_line(
-        f"{prepared.made} pictures made, {prepared.kept} kept, {prepared.removed} removed, "
-        f"tags of {prepared.tagged} tracks made, "
-        f"{len(prepared.skipped)} files skipped: {prepared.folder}"
-    )
-    return prepared.folder
-
-
-def _spec(given: argparse.Namespace) -> SpectrogramSpec:
-    spec = SpectrogramSpec()
-    hop_length = given.hop_ms and round(given.hop_ms * spec.sample_rate / 1000)
-    changes = {"hop_length": hop_length, "n_fft": given.n_fft, "n_mels": given.mels}
-    return dataclasses.replace(
-        spec, **{name: value for name, value in changes.items() if value is not None}
-    )
-
-
-def _add_tags_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="pictures, one folder a genre")
-    parser.add_argument(
-        "--audio",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="DIR",
-        help="audio of some or all of the tracks, one folder a genre; recordings that are shorter "
-        "than their pictures only teach what rooms and noise do to the tags",
-    )
-    parser.add_argument(
-        "--published",
-        type=Path,
-        metavar="FILE.npz",
-        help="tags of tracks without audio: an array (pieces, tags) by name of the track",
-    )
-    parser.add_argument(
-        "--copies",
-        type=options.number(int, 0, 1000),
-        default=COPIES,
-        metavar="N",
-        help=f"degraded copies of each recording ({COPIES})",
-    )
-    _add_sounds_under_copies(parser)
-    parser.add_argument("--out", type=Path, help="folder of the copy (default: DATA itself)")
-
-
-def _run_tags(given: argparse.Namespace) -> int:
-    from trainer.tag_pictures import TagSources, tag_pictures
-
-    if not given.audio and not given.published:
-        raise UserError("nothing to take tags from: give --audio or --published")
-    sounds = sounds_to_learn_from(given.background) if given.background else []
-    sources = TagSources(given.audio, given.published, given.copies, sounds)
-    tagged = tag_pictures(given.data, given.out or given.data, sources)
-    print_skipped(tagged.skipped)
-    print_line(
-        f"tags of {tagged.from_audio} tracks made of audio, {tagged.published} published, "
-        f"{tagged.degraded} tracks with degraded copies, {tagged.without} tracks without tags: "
-        f"{tagged.folder}"
-    )
-    return 0
-
-
-def _add_speak_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, help="folder of the clips")
-    parser.add_argument(
-        "--clips", type=options.number(int, 1), default=200, metavar="N", help="how many (200)"
-    )
-    options.add_seed(parser, "of words, speeds and pitches")
-
-
-def _run_speak(given: argparse.Namespace) -> int:
-    from trainer.speech import installed_voices, speak
-
-    voices = installed_voices()
-    clips = speak(given.out, given.clips, voices, seed=given.seed)
-    print_line(f"{len(clips)} clips of {min(len(voices), len(clips))} voices: {given.out}")
-    return 0
 
 
 def _add_fit_options(
@@ -471,7 +328,7 @@ def _run_all(given: argparse.Namespace) -> int:
             raise UserError(
                 "--data is missing: give a folder with one folder a genre, or --resume RUN"
             )
-        _spec(given)
+        spec_of(given)
         given.data = data_folder(given.data)
         if is_picture_folder(given.data) and (given.hop_ms or given.n_fft or given.mels):
             raise UserError(
@@ -510,20 +367,13 @@ def _pictures(
 ) -> Path:
     """Return the folder of the pictures of a data folder, which may be that folder itself."""
     if not is_picture_folder(data):
-        return _prepare(data, out, given, background=background, sounds=sounds)
+        return prepare_folder(data, out, given, background=background, sounds=sounds)
     _print_skipped_pictures(data, background=background)
     return data
 
 
 COMMANDS: dict[str, options.Command] = {
     "all": (_run_all, _add_all_options, "prepare, fit, evaluate and report (the default)"),
-    "prepare": (_run_prepare, _add_prepare_options, "make spectrogram pictures of audio"),
-    "tags": (_run_tags, _add_tags_options, "write tags beside the pictures of a folder"),
-    "speak": (
-        _run_speak,
-        _add_speak_options,
-        "make clips of speech with the synthesisers that are installed",
-    ),
     "fit": (_run_fit, _add_group_and_fit_options, "train on pictures"),
     "fuse": (_run_fuse, _add_fuse_options, "fit the second network of a run"),
     "average": (
