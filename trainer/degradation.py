@@ -159,8 +159,9 @@ def degradations(clips: Sequence[Track] = ()) -> dict[str, Degradation]:
     }
 
 
-SOUNDS = 4
-"""How many of the `random_degradations` are recorded sounds, if there are any."""
+SOUNDS = 1
+"""How many of the `random_degradations` are recorded sounds, if there are any. With four, what
+other sounds do to the tags is known better, but music alone less well."""
 
 EVERY = 3
 """Of their pieces every so manieth is used: those of 3 s that do not overlap."""

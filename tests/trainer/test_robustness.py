@@ -18,7 +18,6 @@ from support.songs import write_audio, write_songs
 from streamer.system.files import write_json
 from trainer.cli import main
 from trainer.degradation import (
-    SOUNDS,
     degradations,
     degraded_copies,
     level,
@@ -137,11 +136,11 @@ def sounds(folder: Path, *samples: NDArray[np.float32]) -> list[Track]:
     return [Track(path.stem, "sounds", path) for path in paths]
 
 
-def test_four_of_twelve_degraded_copies_are_heard_with_a_recorded_sound(tmp_path: Path) -> None:
+def test_one_of_nine_degraded_copies_is_heard_with_a_recorded_sound(tmp_path: Path) -> None:
     music, whistle = tone(440), tone(3010, 4)
     clips = sounds(tmp_path, whistle)
-    copies = degraded_copies(music, RATE, [1], 12, clips)
-    assert sum(share_of(copy, 3010) > 0.05 for copy in copies) == SOUNDS
+    copies = degraded_copies(music, RATE, [1], 9, clips)
+    assert sum(share_of(copy, 3010) > 0.05 for copy in copies) == 1
     without = degraded_copies(music, RATE, [1], 8)
     assert max(share_of(copy, 3010) for copy in without) < 0.05
 

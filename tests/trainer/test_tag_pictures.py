@@ -63,7 +63,7 @@ def test_some_degraded_copies_are_heard_with_recorded_sounds(
 ) -> None:
     for number in range(5):
         write_audio(tmp_path / "sounds" / f"{number}.wav", band_noise("high", 3, seed=number))
-    options = ["--data", str(pictures), "--audio", str(tmp_path / "songs"), "--copies", "12"]
+    options = ["--data", str(pictures), "--audio", str(tmp_path / "songs"), "--copies", "9"]
     assert main(["tags", *options, "--out", str(tmp_path / "without")]) == 0
     with_sounds = ["--background", str(tmp_path / "sounds"), "--out", str(tmp_path / "with")]
     assert main(["tags", *options, *with_sounds]) == 0
