@@ -137,7 +137,7 @@ def prepare(
     workers : int, optional
         Processes; by default one for each core that this process may use, or that the cluster has.
     address : str, optional
-        A Ray cluster whose machines decode the tracks and write the pictures; they need both
+        A Ray cluster whose machines decode the tracks and write the pictures; they need all
         folders at the same paths. Tags are made here.
 
     Raises

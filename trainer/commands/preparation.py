@@ -32,7 +32,7 @@ def _add_prepare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address",
         help="a Ray cluster that makes the pictures (extra fleet): HOST:PORT, or auto for that of "
-        "this machine; its machines need audio and pictures at the same paths",
+        "this machine; its machines need audio, sounds and pictures at the same paths",
     )
 
 
