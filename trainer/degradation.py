@@ -159,10 +159,6 @@ def degradations(clips: Sequence[Track] = ()) -> dict[str, Degradation]:
     }
 
 
-SOUNDS = 1
-"""How many of the `random_degradations` are recorded sounds, if there are any. With four, what
-other sounds do to the tags is known better, but music alone less well."""
-
 EVERY = 3
 """Of their pieces every so manieth is used: those of 3 s that do not overlap."""
 
@@ -188,14 +184,14 @@ def random_degradations(random: Random, clips: Sequence[Track] = ()) -> list[Deg
     """Return what happens to sound in rooms, with strengths drawn at random.
 
     These are for training. `degradations`, with which a model is judged, have other strengths.
-    With recorded `clips`, people talk or dishes clatter in the room, too, each about as loud as
-    the music or up to 20 dB below it.
+    With recorded `clips` one more is to hear one of them, as of people who talk in the room. With
+    four of these, what other sounds do to the tags is known better, but music alone less well.
     """
     speaker = {75: -48, 300: -6, 500: 0, 1500: 4, 3000: 0, 7000: -6, 10000: -24}
     share = random.uniform(0.5, 1.2)
     tilt = random.uniform(-10, 10)
     cutoff = random.uniform(3000, 7000)
-    return [
+    ways: list[Degradation] = [
         partial(level, decibels=random.uniform(8, 24)),
         partial(noise, snr_db=random.uniform(-3, 8)),
         partial(noise, snr_db=random.uniform(5, 20)),
@@ -212,8 +208,7 @@ def random_degradations(random: Random, clips: Sequence[Track] = ()) -> list[Deg
         partial(response, points={at: share * gain for at, gain in speaker.items()}),
         partial(response, points={100: tilt, 400: 0, 2000: 0, 8000: -tilt}),
         partial(response, points={0.97 * cutoff: 0, 1.03 * cutoff: -80}),
-        *(
-            partial(noise, snr_db=random.uniform(-3, 20), clips=clips)
-            for _ in range(SOUNDS if clips else 0)
-        ),
     ]
+    if clips:
+        ways.append(partial(noise, snr_db=random.uniform(-3, 20), clips=clips))
+    return ways

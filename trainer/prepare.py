@@ -91,7 +91,7 @@ class _Job:
     """Whether to make its tags."""
     degraded: bool
     """Whether to make the tags of degraded copies along with them."""
-    sounds: tuple[Track, ...]
+    sounds: Sequence[Track]
     """Recorded sounds which some of these are heard with."""
 
 
@@ -176,9 +176,7 @@ def prepare(
         current = _is_current(target, source, existing.get(target), spec)
         wanted = tags and not (current and _has_tags(target, degraded=not background))
         if not current or wanted:
-            jobs.append(
-                _Job(target, source, spec, not current, wanted, not background, tuple(sounds))
-            )
+            jobs.append(_Job(target, source, spec, not current, wanted, not background, sounds))
     failed = list(_make(jobs, workers, address))
     lost = {entry.path for entry in failed}
     skipped = sorted([*skipped, *failed], key=lambda entry: entry.path)

@@ -129,25 +129,19 @@ def share_of(samples: NDArray[np.float32], frequency: float) -> float:
     return float(spectrum[round(frequency * len(samples) / RATE)] / spectrum.max())
 
 
-def sounds(folder: Path, *samples: NDArray[np.float32]) -> list[Track]:
-    paths = [folder / f"{number}.wav" for number in range(len(samples))]
-    for path, content in zip(paths, samples, strict=True):
-        write_audio(path, content, RATE)
-    return [Track(path.stem, "sounds", path) for path in paths]
-
-
 def test_one_of_nine_degraded_copies_is_heard_with_a_recorded_sound(tmp_path: Path) -> None:
-    music, whistle = tone(440), tone(3010, 4)
-    clips = sounds(tmp_path, whistle)
-    copies = degraded_copies(music, RATE, [1], 9, clips)
+    music = tone(440)
+    whistle = Track("whistle", "noise", write_audio(tmp_path / "whistle.wav", tone(3010, 4)))
+    copies = degraded_copies(music, RATE, [1], 9, [whistle])
     assert sum(share_of(copy, 3010) > 0.05 for copy in copies) == 1
     without = degraded_copies(music, RATE, [1], 8)
     assert max(share_of(copy, 3010) for copy in without) < 0.05
 
 
 def test_a_sound_that_is_silent_for_as_long_as_the_music_leaves_it_as_it_is(tmp_path: Path) -> None:
-    late = np.concatenate([np.zeros(3 * RATE, np.float32), tone(3000)])
-    mixture = changed(noise, tone(440), 0, sounds(tmp_path, late))
+    samples = np.concatenate([np.zeros(3 * RATE, np.float32), tone(3000)])
+    late = Track("late", "noise", write_audio(tmp_path / "late.wav", samples))
+    mixture = changed(noise, tone(440), 0, [late])
     assert np.array_equal(mixture, tone(440))
 
 
