@@ -152,12 +152,8 @@ def _hann(n_fft: int) -> NDArray[np.float32]:
     return np.asarray(window, np.float32)
 
 
-BANDS_AT_ONCE = 32
-"""Neighbouring mel bands computed by one matrix product."""
-
-ROWS_AT_ONCE = 16
-"""Columns in one matrix product. The number is fixed because rounding may depend on the shape, and
-a replay, which renders more columns at once, must equal the live run to the last bit."""
+BANDS_AT_ONCE = 16
+"""Neighbouring mel bands computed by one product."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -179,12 +175,16 @@ def _filter_blocks(spec: SpectrogramSpec) -> list[tuple[slice, slice, NDArray[np
 
 
 def _mel(power: NDArray[np.float32], spec: SpectrogramSpec) -> NDArray[np.float32]:
-    """Map power spectra (k, bins) to mel bands (k, n_mels); k is a multiple of `ROWS_AT_ONCE`."""
-    rows = power.reshape(-1, ROWS_AT_ONCE, power.shape[1])
-    mel = np.empty((*rows.shape[:2], spec.n_mels), np.float32)
+    """Map power spectra (k, bins) to mel bands (k, n_mels).
+
+    One spectrum at a time: how a product of several is rounded depends on how many there are and on
+    each one's place, and a replay, which renders more columns at once, must equal the live run to
+    the last bit.
+    """
+    mel = np.empty((len(power), spec.n_mels), np.float32)
     for bands, bins, filters in _filter_blocks(spec):
-        np.matmul(rows[..., bins], filters, out=mel[..., bands])
-    return mel.reshape(-1, spec.n_mels)
+        np.matmul(power[:, None, bins], filters, out=mel[:, None, bands])
+    return mel
 
 
 def _columns(samples: Samples, count: int, spec: SpectrogramSpec) -> Columns:
@@ -200,11 +200,9 @@ def _columns(samples: Samples, count: int, spec: SpectrogramSpec) -> Columns:
         # buffers happen to lie 4 KiB apart.
         parts = np.fft.rfft(block.astype(np.float64)).view(np.float64)
         np.square(parts, out=parts)
-        # Rows of zeros fill the last product.
-        rows = math.ceil(len(block) / ROWS_AT_ONCE) * ROWS_AT_ONCE
-        power = np.zeros((rows, parts.shape[1] // 2), np.float32)
-        np.add(parts[:, ::2], parts[:, 1::2], out=power[: len(block)], casting="same_kind")
-        mel = _mel(power, spec)[: len(block)]
+        power = np.empty((len(parts), parts.shape[1] // 2), np.float32)
+        np.add(parts[:, ::2], parts[:, 1::2], out=power, casting="same_kind")
+        mel = _mel(power, spec)
         np.log10(np.maximum(mel, np.float32(AMIN), out=mel), out=mel)
         np.multiply(mel.T, 10, out=power_db[:, start : start + len(block)])
     return power_db
