@@ -121,7 +121,7 @@ class Decider:
         self._not_music = self._names.not_music
         self._uniform = np.full(len(self._labels), 1 / len(self._labels))
         self._window_seconds = window_seconds
-        self._smoother = Interpolating(_smoother(settings, len(self._labels), window_seconds))
+        self._smoother = Interpolating(_smoother(settings, self._names, window_seconds))
         self._segments = SegmentTracker(window_seconds, settings.look_back_seconds)
         self._claimed: int | None = None
         self._last_claim: Decision | None = None
@@ -294,14 +294,16 @@ class _Change:
         return self._noticed_at is not None
 
 
-def _smoother(settings: DecisionSettings, labels: int, window_seconds: float) -> Smoother:
+def _smoother(settings: DecisionSettings, names: LabelMap, window_seconds: float) -> Smoother:
     match settings.smoothing:
         case "hmm":
+            not_music = names.not_music
             return HiddenMarkov(
-                labels,
+                len(names.labels),
                 dwell_seconds=settings.dwell_seconds,
                 window_seconds=window_seconds,
                 weight=settings.evidence_weight,
+                not_music=None if not_music is None else names.labels.index(not_music),
             )
         case "ema":
             return MovingAverage(seconds=settings.ema_seconds)

@@ -21,6 +21,10 @@ Probabilities = NDArray[np.float64]
 NOTICED_AFTER_SECONDS = 1.2
 """How long ago a change usually happened when `streamer.core.change` notices it."""
 
+NOT_MUSIC_KEPT = 0.2
+"""Share of the belief that there is no music which outlasts a change: in a room without music, one
+sound follows another. Songs do not tell what follows them. See trainer/EXPERIMENTS.md."""
+
 LEAST_PROBABILITY = 1e-9
 """Floor under a window's probabilities: no single window rules a label out for good."""
 
@@ -76,7 +80,8 @@ class HiddenMarkov(Smoother):
     proportional where the classes were trained in equal shares. Windows overlap; each second of
     sound would count window/hop times. So each window counts with the share of it that is new,
     w = weight min(1, h / window), and the first one, all of which is new, with w = 1; so does the
-    first one after a change that holds no sound from before it.
+    first one after a change that holds no sound from before it. At a change the belief in label
+    `not_music` moves to b' = 1/n + 0.2 (b - 1/n), and all others become equally probable.
 
     Sources: forward pass: L. Rabiner, "A tutorial on hidden Markov models", Proc. IEEE 77(2),
     1989, section III.A. Posteriors as scaled likelihoods: H. Bourlard and N. Morgan,
@@ -93,8 +98,15 @@ class HiddenMarkov(Smoother):
     """
 
     def __init__(
-        self, labels: int, *, dwell_seconds: float, window_seconds: float, weight: float = 1.0
+        self,
+        labels: int,
+        *,
+        dwell_seconds: float,
+        window_seconds: float,
+        weight: float = 1.0,
+        not_music: int | None = None,
     ) -> None:
+        self._not_music = not_music
         self._change_rate = labels / (labels - 1) / dwell_seconds
         self._window_seconds = window_seconds
         self._weight = weight
@@ -108,12 +120,12 @@ class HiddenMarkov(Smoother):
         self._belief = None
 
     def forget(self) -> None:
-        """Make all labels equally probable again.
+        """Make all labels equally probable again, but for a share of not being music.
 
         The next window counts with the share of it that is heard since the change.
         """
         if self._belief is not None:
-            self._belief = self._uniform
+            self._belief = self._after_change(self._belief)
             self._new_seconds = NOTICED_AFTER_SECONDS
 
     def update(
@@ -131,6 +143,15 @@ class HiddenMarkov(Smoother):
         self._new_seconds = 0.0
         self._belief = softmax(log_floored(predicted) + weight * log_floored(window))
         return self._belief
+
+    def _after_change(self, belief: Probabilities) -> Probabilities:
+        if self._not_music is None:
+            return self._uniform
+        uniform = self._uniform[0]
+        kept = uniform + NOT_MUSIC_KEPT * (belief[self._not_music] - uniform)
+        after = np.full_like(belief, (1 - kept) / (len(belief) - 1))
+        after[self._not_music] = kept
+        return after
 
 
 class MovingAverage(Smoother):

@@ -101,6 +101,27 @@ def test_a_change_lets_the_label_follow_sooner_and_keeps_it_until_then() -> None
     assert source.observe(SURE, changed=True).genre == "jazz"
 
 
+def test_in_a_room_without_music_one_sound_may_follow_another() -> None:
+    def states(label: str) -> set[State]:
+        source = Source(min_confidence=0.7, confidence_hysteresis=0.3)
+        for _ in range(5):
+            source.observe({label: 0.94})
+        later = [source.observe({label: 0.6}, changed=number == 0) for number in range(4)]
+        return {decision.state for decision in later}
+
+    assert states("noise") == {State.NOT_MUSIC}
+    assert State.UNCERTAIN in states("jazz")
+
+
+def test_music_after_another_sound_is_told_as_soon_as_it_is_known() -> None:
+    source = Source(evidence_weight=1.0)
+    for _ in range(5):
+        source.observe({"noise": 0.94})
+    source.observe({"noise": 0.4, "jazz": 0.5}, changed=True)
+    source.observe({"jazz": 0.8})
+    assert source.observe(SURE, whole=True).genre == "jazz"
+
+
 def test_a_second_hint_before_the_outcome_of_the_first_forgets_nothing() -> None:
     source, other = Source(evidence_weight=1.0), Source(evidence_weight=1.0)
     for each in (source, other):

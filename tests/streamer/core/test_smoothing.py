@@ -109,6 +109,16 @@ def test_after_a_change_the_next_window_counts_with_what_is_new_in_it(hop_second
     np.testing.assert_allclose(belief.update(window, hop_seconds), expected / expected.sum())
 
 
+@pytest.mark.parametrize("before", [[0.1, 0.1, 0.8], [0.8, 0.1, 0.1]])
+def test_a_change_keeps_a_share_of_the_belief_that_there_is_no_music(before: list[float]) -> None:
+    belief = HiddenMarkov(3, dwell_seconds=1e9, window_seconds=WINDOW_SECONDS, not_music=2)
+    belief.update(np.array(before), 1.0)
+    belief.forget()
+    after = belief.update(np.full(3, 1 / 3), 1.0)
+    assert after[2] == pytest.approx(0.8 / 3 + 0.2 * before[2])
+    assert after[0] == pytest.approx(after[1])
+
+
 @pytest.mark.parametrize("smoother", [filter_of(weight=0.5), MovingAverage(seconds=5.0)])
 def test_the_first_window_without_sound_from_before_a_change_counts_in_full(
     smoother: Smoother,
