@@ -32,7 +32,7 @@ NAMED_WEIGHT = 16.0
 which the penalty draws it. A few hundred tracks know too few artists of a genre; what listeners
 called so is known from 200,000 songs."""
 
-DEGRADED_SHARE = 0.6
+DEGRADED_SHARE = 0.45
 """Weight of the degraded copies of all tracks, as a share of that of the tracks themselves. With
 more, the tracks themselves are less likely; with less, what is heard through rooms and noise is."""
 
