@@ -23,7 +23,8 @@ NOTICED_AFTER_SECONDS = 1.2
 
 NOT_MUSIC_KEPT = 0.2
 """Share of the belief that there is no music which outlasts a change: in a room without music, one
-sound follows another. Songs do not tell what follows them. See trainer/EXPERIMENTS.md."""
+sound follows another. No genre outlasts it: songs come in any order. See
+trainer/EXPERIMENTS.md."""
 
 LEAST_PROBABILITY = 1e-9
 """Floor under a window's probabilities: no single window rules a label out for good."""

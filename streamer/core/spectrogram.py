@@ -153,7 +153,8 @@ def _hann(n_fft: int) -> NDArray[np.float32]:
 
 
 BANDS_AT_ONCE = 16
-"""Neighbouring mel bands computed by one product."""
+"""Neighbouring mel bands computed by one product. OpenBLAS divides products of a few more among
+threads, which takes longer."""
 
 
 @functools.lru_cache(maxsize=8)
