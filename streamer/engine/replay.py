@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from streamer.core.decision import Decision, DecisionSettings
 from streamer.core.decision_settings import Effort
 from streamer.core.model import DEFAULT_MODEL, Classifier
 from streamer.core.pipeline import Event, Pipeline
-from streamer.sources import SourceEnded, make_source
-
-READ_SECONDS = 1.0
-"""Timeout of one read; a broken source raises an error of its own."""
+from streamer.sources import make_source
 
 
 def replay(
@@ -72,18 +70,12 @@ def events(path_or_url: str | os.PathLike[str], pipeline: Pipeline) -> Iterator[
     """Yield all the events of a recording from a new pipeline; raises `SourceError`."""
     # With a name given, any "=" in the location belongs to the location.
     source = make_source(f"replay={os.fspath(path_or_url)}", fast=True)
-    source.open()
-    try:
-        while True:
-            block = source.read(READ_SECONDS)
-            if block is not None:
-                yield from pipeline.feed(
-                    block.samples,
-                    block.sample_rate,
-                    title=block.title,
-                    discontinuity=block.discontinuity,
-                )
-    except SourceEnded:
-        yield from pipeline.finish()
-    finally:
-        source.close()
+    with closing(source.blocks()) as blocks:
+        for block in blocks:
+            yield from pipeline.feed(
+                block.samples,
+                block.sample_rate,
+                title=block.title,
+                discontinuity=block.discontinuity,
+            )
+    yield from pipeline.finish()

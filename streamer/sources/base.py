@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ MAX_ERROR_LENGTH = 4000
 """Characters kept of text that a server wrote, since every client and the history receive it."""
 NO_THREAD = "the system gives this process no more threads (TasksMax= in its unit, or ulimit -u)"
 """Error of a source whose thread cannot be started."""
+READ_SECONDS = 1.0
+"""Timeout of one read of `Source.blocks`; a broken source raises an error of its own."""
 
 
 def one_line(text: str, max_length: int = MAX_TITLE_LENGTH) -> str:
@@ -124,6 +127,21 @@ class Source(ABC):
         SourceError
             If the source has failed.
         """
+
+    def blocks(self) -> Generator[AudioBlock, None, None]:
+        """Open the source, yield its blocks until it has ended, and close it.
+
+        For a reader that has nothing else to do. Raises `SourceError` if the source fails.
+        """
+        self.open()
+        try:
+            while True:
+                if block := self.read(READ_SECONDS):
+                    yield block
+        except SourceEnded:
+            return
+        finally:
+            self.close()
 
     @abstractmethod
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,6 +107,10 @@ class _OpenMedia:
                 opened.close()
 
 
+_Slot = Callable[[_OpenMedia], AbstractContextManager[object]]
+_Decoded = tuple[_OpenMedia, AudioBlock]
+
+
 class MediaSource(ThreadedSource):
     """Anything that FFmpeg reads: a file, a radio, HLS, RTSP, UDP, or a playlist of them.
 
@@ -142,20 +146,41 @@ class MediaSource(ThreadedSource):
 
     def produce(self, queue: BlockQueue) -> None:
         """Play the location, repeatedly with `loop`."""
-        self._play_location(queue)
-        while self._loop and not queue.stopped.is_set():
-            self._play_location(queue)
+        for media, block in self._play(queue.stopped, _OpenMedia.decoding):
+            queue.blocking = not media.live
+            if media.is_local and queue.is_full:
+                with DECODING_SLOTS.released():
+                    queue.wait_for_room()
+            queue.put(block)
 
-    def _play_location(self, queue: BlockQueue) -> None:
+    def blocks(self) -> Generator[AudioBlock, None, None]:
+        """As in `Source`; a file that is wanted as fast as possible is decoded by the caller.
+
+        Two threads, one of which decodes while the other uses what is decoded, would pass the
+        interpreter to and fro for every packet.
+        """
+        if self.real_time or is_url(self._location):
+            yield from super().blocks()
+            return
+        for _, block in self._play(threading.Event(), lambda _: nullcontext()):
+            yield block
+
+    def _play(self, stopped: threading.Event, slot: _Slot) -> Iterator[_Decoded]:
+        """Play the location, repeatedly with `loop`, each medium within the context of `slot`."""
+        yield from self._play_location(stopped, slot)
+        while self._loop and not stopped.is_set():
+            yield from self._play_location(stopped, slot)
+
+    def _play_location(self, stopped: threading.Event, slot: _Slot) -> Iterator[_Decoded]:
         """Play the location, or the entries of the playlist that it is."""
         pending = deque([self._location])
         playlists = 0
         failures: list[SourceError] = []
         ended = False
-        while pending and not queue.stopped.is_set():
+        while pending and not stopped.is_set():
             location = pending.popleft()
             try:
-                found = self._open(location, queue.stopped)
+                found = self._open(location, stopped)
                 if isinstance(found, list):
                     if not found:
                         reason = "the playlist names nothing that can be played"
@@ -165,7 +190,7 @@ class MediaSource(ThreadedSource):
                         raise SourceError(f"{redact(location)}: too many playlists", permanent=True)
                     pending.extendleft(reversed(found))
                     continue
-                self._play(found, queue)
+                yield from self._play_medium(found, stopped, slot)
                 ended = True
             except SourceError as error:
                 if playlists:
@@ -176,24 +201,22 @@ class MediaSource(ThreadedSource):
             # A radio may return: Icecast answers 404 while nothing feeds a mount.
             raise SourceError(str(failure), permanent=failure.permanent and not self.live)
 
-    def _play(self, media: _OpenMedia, queue: BlockQueue) -> None:
+    def _play_medium(
+        self, media: _OpenMedia, stopped: threading.Event, slot: _Slot
+    ) -> Iterator[_Decoded]:
         # A radio that answers with a file while it is off air is still a radio.
         self.live = self.live or media.live
-        queue.blocking = not media.live
         discontinuity = self._played
         # A recording that is wanted as fast as possible is wanted whole, and no part twice.
         permanent = media.timeout is None or not (media.live or self.real_time)
         try:
             with (
                 self._reported_errors(media.display_name, permanent=permanent),
-                media.decoding(),
+                slot(media),
             ):
                 for block in media.blocks():
-                    if media.is_local and queue.is_full:
-                        with DECODING_SLOTS.released():
-                            queue.wait_for_room()
-                    queue.put(replace(block, discontinuity=discontinuity))
-                    if queue.stopped.is_set():
+                    yield media, replace(block, discontinuity=discontinuity)
+                    if stopped.is_set():
                         return
                     self._played, discontinuity = True, False
                 if media.chain and media.chain.cut_short and not media.live:

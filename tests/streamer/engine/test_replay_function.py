@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from support.model import band_noise
 from support.songs import write_audio
+from support.web import files_at
 
 import streamer
 from streamer.core.model import Classifier
@@ -75,16 +76,38 @@ def test_a_recording_has_its_title(model: Path, tmp_path: Path) -> None:
     assert {segment.title for segment in segments} == {"Artist - Song"}
 
 
-def test_an_abandoned_replay_leaves_no_thread(model: Path, demo_clip: Path) -> None:
+def open_files() -> set[Path]:
+    """Return the files that this process has open."""
+    return {each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()}
+
+
+@pytest.mark.parametrize("kind", ["chain", "container"])
+def test_a_file_is_decoded_by_the_caller_and_closed_when_the_replay_is_abandoned(
+    model: Path, tmp_path: Path, demo_clip: Path, kind: str
+) -> None:
+    song = demo_clip if kind == "chain" else write_song(tmp_path / "song.wav")
     before = set(threading.enumerate())
-    replayed = streamer.replay(demo_clip, model=model)
+    replayed = streamer.replay(song, model=model)
     next(replayed)
-    begun = set(threading.enumerate()) - before
-    assert begun
+    assert set(threading.enumerate()) == before
+    assert song in open_files()
     replayed.close()
-    for thread in begun:
-        thread.join(60)
-        assert not thread.is_alive()
+    assert song not in open_files()
+
+
+def test_an_abandoned_replay_of_a_network_stream_leaves_no_thread(
+    model: Path, demo_clip: Path
+) -> None:
+    before = set(threading.enumerate())
+    with files_at(demo_clip.parent) as url:
+        replayed = streamer.replay(f"{url}/{demo_clip.name}", model=model)
+        next(replayed)
+        begun = {each for each in threading.enumerate() if each.name.startswith("source ")} - before
+        assert begun
+        replayed.close()
+        for thread in begun:
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 def test_hop_and_settings_may_be_given(model: Path, tmp_path: Path) -> None:
