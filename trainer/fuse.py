@@ -13,7 +13,7 @@ from trainer.audio import AudioError, read_audio
 from trainer.discovery import find_background, find_tracks
 from trainer.evaluate import predict
 from trainer.loading import RunClassifier
-from trainer.musicnn import TAGS
+from trainer.musicnn import TAGS, last_layer
 from trainer.pictures import check_grid
 from trainer.run import (
     FusedTagger,
@@ -156,6 +156,7 @@ def _fit_head(
             background=sounds,
             not_music=index[run.not_music] if run.not_music else None,
             named=named_tags(run.labels, TAGS),
+            last_layer=last_layer(),
         )
     except TagHeadError as error:
         raise DatasetError(f"the head on the tags cannot be trained: {error}") from None

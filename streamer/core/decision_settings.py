@@ -13,7 +13,7 @@ Effort = Literal["full", "saving"]
 Response = Literal["calm", "normal", "fast"]
 
 RESPONSES: Mapping[Response, Mapping[str, float]] = {
-    "calm": {"hop_seconds": 1.0, "min_confidence": 0.8},
+    "calm": {"hop_seconds": 1.0, "min_confidence": 0.88},
     "normal": {},
     "fast": {
         "hop_seconds": 0.5,

@@ -16,6 +16,7 @@ from trainer.metrics import fit_temperature, negative_log_likelihood
 from trainer.run import TagHead, log_odds
 from trainer.tag_head import (
     DEGRADED_SHARE,
+    NAMED_WEIGHT,
     REGULARISATION,
     Fusion,
     TagHeadError,
@@ -25,6 +26,9 @@ from trainer.tag_head import (
 )
 
 TAGS = 6
+
+WEAK = 28.0
+"""Regularisation with which sixty tracks outweigh the penalty by far."""
 
 
 def made_up(
@@ -84,6 +88,54 @@ def test_a_class_is_recognised_by_the_tag_of_its_name_though_its_few_tracks_lack
     assert drawn > plain + 0.2
 
 
+def last_layer(units: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, 1, (units, TAGS)).astype(np.float32)
+
+
+def test_with_a_last_layer_the_head_is_that_of_scikit_learn_on_its_features() -> None:
+    tracks, labels = made_up(3, 60)
+    layer = last_layer(10)
+    head = fit_tag_head(tracks, labels, 3, last_layer=layer)
+    tags = np.concatenate(tracks)
+    features = StandardScaler().fit_transform(log_odds(tags) @ np.linalg.pinv(layer))
+    regression = LogisticRegression(C=REGULARISATION / 8, tol=1e-9, max_iter=5000)
+    regression.fit(features, np.repeat(labels, 8))
+    expected = regression.decision_function(features)
+    np.testing.assert_allclose(head.logits(tags), expected, atol=1e-3)
+
+
+def test_what_tells_two_like_tags_apart_is_learnt_where_the_last_layer_knows_it() -> None:
+    random = np.random.default_rng(0)
+    # The tags 0 and 1 agree but for a tenth, which is a feature of its own and tells the class.
+    layer = np.eye(TAGS, dtype=np.float32)
+    layer[:2, :2] = [[1, 1], [0.1, -0.1]]
+
+    def tracks_of(count: int) -> tuple[list[NDArray[np.float32]], list[int]]:
+        labels = [number % 2 for number in range(count)]
+        features = random.normal(0, 1, (count, 4, TAGS))
+        features[:, :, 1] += 2 * np.array(labels)[:, None] - 1
+        tags = 1 / (1 + np.exp(-(features @ layer)))
+        return list(tags.astype(np.float32)), labels
+
+    learnt, others = tracks_of(40), tracks_of(200)
+    plain, known = (
+        share_right(fit_tag_head(*learnt, 2, last_layer=each), *others) for each in (None, layer)
+    )
+    assert known > 0.9
+    assert known > plain + 0.1
+
+
+@pytest.mark.parametrize("layer", [None, last_layer(10)])
+def test_without_anything_to_learn_a_class_has_the_weight_of_its_name(
+    layer: NDArray[np.float32] | None,
+) -> None:
+    tracks, labels = made_up(3, 60)
+    named = np.eye(3, TAGS, 3, np.bool_)
+    head = fit_tag_head(tracks, labels, 3, named=named, last_layer=layer, regularisation=1e-9)
+    spread = log_odds(np.concatenate(tracks)).std(axis=0)
+    np.testing.assert_allclose(head.weights, NAMED_WEIGHT * named / spread, atol=1e-3)
+
+
 def test_names_are_compared_without_case_and_hyphens() -> None:
     named = named_tags(["hiphop", "Jazz", "r & b"], ["Hip-Hop", "jazz", "acid jazz", "RnB", "r b"])
     assert named.astype(int).tolist() == [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1]]
@@ -108,7 +160,7 @@ def test_a_long_track_counts_as_much_as_a_short_one() -> None:
 def test_sounds_that_are_not_music_become_their_class() -> None:
     tracks, labels = made_up(3, 60)
     quiet = [np.full((3, TAGS), 0.003, np.float32) for _ in range(20)]
-    head = fit_tag_head(tracks, labels, 4, background=quiet, not_music=3)
+    head = fit_tag_head(tracks, labels, 4, background=quiet, not_music=3, regularisation=WEAK)
     assert head.logits(quiet[0]).argmax(axis=1).tolist() == [3, 3, 3]
     assert share_right(head, *made_up(3, 60, seed=1)) > 0.8
 
@@ -124,7 +176,8 @@ def test_a_tag_that_is_always_the_same_does_no_harm() -> None:
     tracks, labels = made_up(3, 60)
     for tags in tracks:
         tags[:, 5] = 0
-    head = fit_tag_head(tracks, labels, 3, named=np.eye(3, TAGS, 3, np.bool_))
+    named = np.eye(3, TAGS, 3, np.bool_)
+    head = fit_tag_head(tracks, labels, 3, named=named, regularisation=WEAK)
     assert np.isfinite(head.weights).all()
     assert head.weights[:, 5].tolist() == [0, 0, 0]
     assert share_right(head, tracks, labels) > 0.8

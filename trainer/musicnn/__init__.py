@@ -91,6 +91,15 @@ WEIGHTS = Path(__file__).with_name("msd_musicnn.npz")
 """The weights that ship with this package."""
 
 
+def last_layer() -> NDArray[np.float32]:
+    """Return the weights from the network's last features to the log-odds of `TAGS`.
+
+    Shape (features, tags).
+    """
+    with np.load(WEIGHTS) as file:
+        return np.asarray(file["tags/kernel"], np.float32)
+
+
 def pieces_of_track(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """Cut a track into the pieces that the authors' package hears.
 
