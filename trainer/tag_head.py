@@ -45,10 +45,6 @@ SHARE_DIGITS = 2
 LEAST_SPREAD = 1e-6
 """Standard deviation of log-odds below which a tag counts as always the same."""
 
-LEAST_SCALE = 1e-12
-"""Directions whose scale is a smaller part of the greatest one's are of tags that are always the
-same."""
-
 LEAST_DECREASE = 1e-12
 """The fit of the head ends when a step lowers its loss by a smaller share than this: logits of the
 embedded model's head are then exact to 1e-3."""
@@ -167,18 +163,18 @@ def fit_tag_head(
     left, scale, _ = np.linalg.svd(
         to_features / _spread(odds @ to_features, weights), full_matrices=False
     )
+    basis = left * scale
     prior = np.zeros((classes, odds.shape[1]))
     if named is not None:
         prior = named * (NAMED_WEIGHT / _spread(odds, weights))
-    back = np.divide(1, scale, out=np.zeros_like(scale), where=scale > LEAST_SCALE * scale.max())
     solution, bias = _regression(
-        odds @ (left * scale),
+        odds @ basis,
         np.eye(classes)[truth],
         regularisation * weights,
-        prior @ (left * back),
+        prior @ np.linalg.pinv(basis).T,
     )
     # The map takes log-odds as they are.
-    solution = solution @ (left * scale).T
+    solution = solution @ basis.T
     bias = bias - solution @ mean
     return TagHead(np.asarray(solution, np.float32), np.asarray(bias, np.float32))
 

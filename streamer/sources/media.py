@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,7 +107,6 @@ class _OpenMedia:
                 opened.close()
 
 
-_Slot = Callable[[_OpenMedia], AbstractContextManager[object]]
 _Decoded = tuple[_OpenMedia, AudioBlock]
 
 
@@ -146,7 +145,7 @@ class MediaSource(ThreadedSource):
 
     def produce(self, queue: BlockQueue) -> None:
         """Play the location, repeatedly with `loop`."""
-        for media, block in self._play(queue.stopped, _OpenMedia.decoding):
+        for media, block in self._play(queue.stopped, with_slot=True):
             queue.blocking = not media.live
             if media.is_local and queue.is_full:
                 with DECODING_SLOTS.released():
@@ -162,16 +161,17 @@ class MediaSource(ThreadedSource):
         if self.real_time or is_url(self._location):
             yield from super().blocks()
             return
-        for _, block in self._play(threading.Event(), lambda _: nullcontext()):
+        # Without a slot, which it would hold while the caller does something else.
+        for _, block in self._play(threading.Event(), with_slot=False):
             yield block
 
-    def _play(self, stopped: threading.Event, slot: _Slot) -> Iterator[_Decoded]:
-        """Play the location, repeatedly with `loop`, each medium within the context of `slot`."""
-        yield from self._play_location(stopped, slot)
+    def _play(self, stopped: threading.Event, *, with_slot: bool) -> Iterator[_Decoded]:
+        """Play the location, repeatedly with `loop`; `with_slot` holds one of `DECODING_SLOTS`."""
+        yield from self._play_location(stopped, with_slot)
         while self._loop and not stopped.is_set():
-            yield from self._play_location(stopped, slot)
+            yield from self._play_location(stopped, with_slot)
 
-    def _play_location(self, stopped: threading.Event, slot: _Slot) -> Iterator[_Decoded]:
+    def _play_location(self, stopped: threading.Event, with_slot: bool) -> Iterator[_Decoded]:
         """Play the location, or the entries of the playlist that it is."""
         pending = deque([self._location])
         playlists = 0
@@ -190,7 +190,7 @@ class MediaSource(ThreadedSource):
                         raise SourceError(f"{redact(location)}: too many playlists", permanent=True)
                     pending.extendleft(reversed(found))
                     continue
-                yield from self._play_medium(found, stopped, slot)
+                yield from self._play_medium(found, stopped, with_slot)
                 ended = True
             except SourceError as error:
                 if playlists:
@@ -202,7 +202,7 @@ class MediaSource(ThreadedSource):
             raise SourceError(str(failure), permanent=failure.permanent and not self.live)
 
     def _play_medium(
-        self, media: _OpenMedia, stopped: threading.Event, slot: _Slot
+        self, media: _OpenMedia, stopped: threading.Event, with_slot: bool
     ) -> Iterator[_Decoded]:
         # A radio that answers with a file while it is off air is still a radio.
         self.live = self.live or media.live
@@ -212,7 +212,7 @@ class MediaSource(ThreadedSource):
         try:
             with (
                 self._reported_errors(media.display_name, permanent=permanent),
-                slot(media),
+                media.decoding() if with_slot else nullcontext(),
             ):
                 for block in media.blocks():
                     yield media, replace(block, discontinuity=discontinuity)
