@@ -162,7 +162,8 @@ def _filter_blocks(spec: SpectrogramSpec) -> list[tuple[slice, slice, NDArray[np
     """Return the filterbank in blocks of `BANDS_AT_ONCE` bands, without most of its zeros.
 
     A block: a slice of bands, the slice of Fourier bins with weight in any of them, and the filters
-    between the two, shape (bins, bands).
+    between the two, shape (bins, bands), with the bins of a band side by side: OpenBLAS multiplies
+    a tenth faster than with the bands of a bin side by side.
     """
     filters = mel_filterbank(spec)
     blocks = []
@@ -171,7 +172,7 @@ def _filter_blocks(spec: SpectrogramSpec) -> list[tuple[slice, slice, NDArray[np
         used = np.flatnonzero(filters[bands].any(axis=0))
         # Bands narrower than a Fourier bin may have no bin at all: take one of weight 0.
         bins = slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 1)
-        blocks.append((bands, bins, np.ascontiguousarray(filters[bands, bins].T)))
+        blocks.append((bands, bins, np.ascontiguousarray(filters[bands, bins]).T))
     return blocks
 
 
@@ -199,10 +200,9 @@ def _columns(samples: Samples, count: int, spec: SpectrogramSpec) -> Columns:
         block = frames[start : start + BLOCK_COLUMNS] * window
         # In double precision: numpy's transform of float32 takes as long, and twice as long if its
         # buffers happen to lie 4 KiB apart.
-        parts = np.fft.rfft(block.astype(np.float64)).view(np.float64)
-        np.square(parts, out=parts)
-        power = np.empty((len(parts), parts.shape[1] // 2), np.float32)
-        np.add(parts[:, ::2], parts[:, 1::2], out=power, casting="same_kind")
+        transform = np.fft.rfft(block.astype(np.float64)).astype(np.complex64)
+        power = np.square(transform.real)
+        power += np.square(transform.imag)
         mel = _mel(power, spec)
         np.log10(np.maximum(mel, np.float32(AMIN), out=mel), out=mel)
         np.multiply(mel.T, 10, out=power_db[:, start : start + len(block)])
