@@ -192,6 +192,7 @@ class Settings(BaseModel):
     silence_hysteresis_db: float | None = _decision_setting("silence_hysteresis_db")
     dwell_seconds: float | None = _decision_setting("dwell_seconds")
     evidence_weight: float | None = _decision_setting("evidence_weight")
+    memory_seconds: float | None = _decision_setting("memory_seconds")
     ema_seconds: float | None = _decision_setting("ema_seconds")
     min_confidence: float | None = _decision_setting("min_confidence")
     min_margin: float | None = _decision_setting("min_margin")

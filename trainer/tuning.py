@@ -22,6 +22,7 @@ SMOOTHINGS: tuple[dict[str, Any], ...] = (
         for dwell in (2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 80.0)
         for weight in (0.3, 0.6, 1.0, 1.3, 1.6, 2.0)
     ),
+    *({"smoothing": "adaptive", "memory_seconds": seconds} for seconds in (5.0, 10.0, 15.0)),
     *({"smoothing": "ema", "ema_seconds": seconds} for seconds in (2.0, 4.0, 8.0, 16.0)),
     {"smoothing": "none"},
 )
@@ -93,6 +94,7 @@ def observations_of(decisions: Sequence[Decision], contract: ModelContract) -> l
                 repeated=decision.repeated,
                 changed=decision.change and not hinted,
                 whole=decision.whole,
+                cut=decision.cut,
             )
         )
         hinted = decision.change

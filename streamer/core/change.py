@@ -49,6 +49,9 @@ THRESHOLD = 2.25
 """Log-odds of a change above which it is told. Found on the valid tracks of GTZAN: see
 trainer/EXPERIMENTS.md."""
 
+CERTAIN = 3.5
+"""Log-odds from which on a change is as good as certain. Found in the same way."""
+
 MARGIN_COLUMNS = 2
 """Counted as new although they may be from before the change: so little does a window no harm, and
 half of the windows after a change are whole a second sooner."""
@@ -75,6 +78,8 @@ class ChangeDetector:
         self._taken = 0
         self.columns_since: int | None = None
         """Columns after the latest change; None if there was none since the restart."""
+        self.certain = False
+        """Whether the latest change is as good as certain."""
 
     def update(self, columns: Columns) -> bool:
         """Take the next columns, shape (n_mels, k), in absolute dB; return whether it changed."""
@@ -88,6 +93,7 @@ class ChangeDetector:
         if change <= THRESHOLD:
             return False
         new = int(np.clip(round(age * AGE_COLUMNS), NEW_COLUMNS[0], NEW_COLUMNS[-1]))
+        self.certain = change >= CERTAIN
         # What was before the change is no longer compared with.
         self._cepstra = self._cepstra[-new:]
         self.columns_since = round((new + MARGIN_COLUMNS) * self._columns_each)

@@ -17,6 +17,7 @@ from streamer.core.decision_settings import DecisionSettings
 from streamer.core.labels import LabelMap
 from streamer.core.segments import Segment, SegmentTracker, State, Verdict
 from streamer.core.smoothing import (
+    AdaptiveMean,
     HiddenMarkov,
     Interpolating,
     MovingAverage,
@@ -54,8 +55,10 @@ class Observation:
     interrupted: bool = False
     """Whether `restart` is because sound is missing, not only because another song began."""
     changed: bool = False
-    """Whether other sound seems to have begun, as `ChangeDetector` detects it: the belief of the
-    filter begins anew, unless it already did for a change whose outcome is not known yet."""
+    """Whether other sound seems to have begun, as `ChangeDetector` detects it: the smoother may
+    begin anew, unless it already could for a change whose outcome is not known yet."""
+    cut: bool = False
+    """Whether that is as good as certain."""
     whole: bool = False
     """Whether the window is the first one since `changed` that holds no sound from before."""
     boundary: float | None = None
@@ -97,6 +100,8 @@ class Decision:
     whole: bool = False
     """Whether the window is the first one since a noticed change that holds no sound from before.
     Messages do not tell it."""
+    cut: bool = False
+    """Whether other sound began within this hop as good as certainly. Messages do not tell it."""
 
 
 class Decider:
@@ -141,7 +146,7 @@ class Decider:
             self._forget()
         elif observation.changed and not self._change.is_open:
             # What was heard says little about what follows; the label stays until it is known.
-            self._smoother.forget()
+            self._smoother.forget(certain=observation.cut)
         if observation.silent or observation.interrupted:
             self._last_claim = None
         decision = self._decide(observation, window)
@@ -213,6 +218,7 @@ class Decider:
             silence_seconds=silence_seconds,
             repeated=observation.repeated,
             whole=observation.whole,
+            cut=observation.cut,
         )
         self._last_claim = decision if self._claimed is not None else None
         return decision
@@ -234,6 +240,7 @@ class Decider:
             carried=True,
             repeated=False,
             whole=False,
+            cut=False,
         )
 
     def _measure_silence(self, observation: Observation) -> float:
@@ -295,15 +302,23 @@ class _Change:
 
 
 def _smoother(settings: DecisionSettings, names: LabelMap, window_seconds: float) -> Smoother:
+    labels = len(names.labels)
+    not_music = None if names.not_music is None else names.labels.index(names.not_music)
     match settings.smoothing:
         case "hmm":
-            not_music = names.not_music
             return HiddenMarkov(
-                len(names.labels),
+                labels,
                 dwell_seconds=settings.dwell_seconds,
                 window_seconds=window_seconds,
                 weight=settings.evidence_weight,
-                not_music=None if not_music is None else names.labels.index(not_music),
+                not_music=not_music,
+            )
+        case "adaptive":
+            return AdaptiveMean(
+                labels,
+                memory_seconds=settings.memory_seconds,
+                window_seconds=window_seconds,
+                not_music=not_music,
             )
         case "ema":
             return MovingAverage(seconds=settings.ema_seconds)

@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-Smoothing = Literal["hmm", "ema", "none"]
+Smoothing = Literal["hmm", "adaptive", "ema", "none"]
 Effort = Literal["full", "saving"]
 """Whether the network runs every hop, or only where something may have changed."""
 
 Response = Literal["calm", "normal", "fast"]
 
 RESPONSES: Mapping[Response, Mapping[str, float]] = {
-    "calm": {"hop_seconds": 1.0, "min_confidence": 0.88},
+    "calm": {"hop_seconds": 1.0, "min_confidence": 0.82},
     "normal": {},
     "fast": {
         "hop_seconds": 0.5,
         "dwell_seconds": 1.0,
         "evidence_weight": 3.0,
-        "min_confidence": 0.6,
+        "min_confidence": 0.5,
     },
 }
 """Hop and decision settings of each response; what is not listed keeps its own value.
@@ -54,7 +54,8 @@ class DecisionSettings:
         default="hmm",
         metadata={
             "metavar": "KIND",
-            "help": "Bayesian filter, moving average, or each window for itself",
+            "help": "Bayesian filter, mean with adaptive memory, moving average, or each window "
+            "for itself",
         },
     )
     silence_dbfs: float = _setting(-60.0, -120.0, 0.0, "DBFS", "level under which there is silence")
@@ -69,6 +70,9 @@ class DecisionSettings:
     )
     """Under 1 because the windows of one song err together even beyond their overlap; with 1 the
     filter is more confident than it is accurate."""
+    memory_seconds: float = _setting(
+        10.0, 0.1, 3600.0, "S", "how long adaptive remembers what the sound does not contradict"
+    )
     ema_seconds: float = _setting(5.0, 0.1, 3600.0, "S", "time constant of the moving average")
     min_confidence: float = _setting(
         0.45, 0.0, 1.0, "P", "probability from which a genre is claimed"

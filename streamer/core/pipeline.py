@@ -440,6 +440,7 @@ class ColumnPipeline:
             restart=restart,
             interrupted=interrupted,
             changed=changed,
+            cut=changed and self._changes.certain,
             whole=was_mixed and not self._mixed,
             boundary=None if boundary is None else boundary / rate,
         )

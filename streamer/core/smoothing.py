@@ -26,6 +26,10 @@ NOT_MUSIC_KEPT = 0.2
 sound follows another. No genre outlasts it: songs come in any order. See
 trainer/EXPERIMENTS.md."""
 
+AGREEMENT = 0.26
+"""Agreement of a window with the belief under which `AdaptiveMean` forgets faster. Found on the
+valid tracks of GTZAN: see trainer/EXPERIMENTS.md."""
+
 LEAST_PROBABILITY = 1e-9
 """Floor under a window's probabilities: no single window rules a label out for good."""
 
@@ -54,8 +58,12 @@ class Smoother:
     def restart(self) -> None:
         """Forget all windows so far: the next one shares no sound with them."""
 
-    def forget(self) -> None:
-        """Forget all windows so far, although the next ones still hold some of their sound."""
+    def forget(self, *, certain: bool = True) -> None:
+        """Forget all windows so far, although the next ones still hold some of their sound.
+
+        `certain` if other sound has begun as good as certainly; otherwise a smoother that finds out
+        by itself may ignore the call.
+        """
 
     def update(
         self, window: Probabilities, hop_seconds: float, *, whole: bool = False
@@ -67,7 +75,73 @@ class Smoother:
         return window
 
 
-class HiddenMarkov(Smoother):
+class Filter(Smoother):
+    """What both filters have in common: windows that overlap, and changes of the sound.
+
+    Windows overlap; each second of sound would count window/hop times. So each window counts with
+    the share of it that is new, min(1, h / window) for hop h, and the first one, all of which is
+    new, with 1; so does the first one after a change that holds no sound from before it. At a
+    change the belief in label `not_music` moves to b' = 1/n + 0.2 (b - 1/n), and all others become
+    equally probable.
+    """
+
+    def __init__(self, labels: int, *, window_seconds: float, not_music: int | None = None) -> None:
+        self._not_music = not_music
+        self._window_seconds = window_seconds
+        self._uniform = np.full(labels, 1 / labels)
+        self._belief: Probabilities | None = None
+        self._new_seconds = 0.0
+        """Least new sound in the next window, in seconds."""
+
+    def restart(self) -> None:
+        """Forget all windows so far."""
+        self._belief = None
+
+    def forget(self, *, certain: bool = True) -> None:
+        """Make all labels equally probable again, but for a share of not being music.
+
+        The next window counts with the share of it that is heard since the change.
+        """
+        if self._belief is not None:
+            self._belief = self._after_change(self._belief)
+            self._new_seconds = NOTICED_AFTER_SECONDS
+
+    def update(
+        self, window: Probabilities, hop_seconds: float, *, whole: bool = False
+    ) -> Probabilities:
+        """Take the next window, as `Smoother.update` does."""
+        share = None
+        if self._belief is not None and not whole:
+            share = min(1.0, max(hop_seconds, self._new_seconds) / self._window_seconds)
+        self._new_seconds = 0.0
+        self._belief = self._gather(self._belief, window, hop_seconds, share)
+        return self._belief
+
+    def _gather(
+        self,
+        belief: Probabilities | None,
+        window: Probabilities,
+        hop_seconds: float,
+        share: float | None,
+    ) -> Probabilities:
+        """Return the belief after a window.
+
+        `belief` is the one before, None if there is none; `share` is how much of the window is new,
+        None if it holds no sound from before.
+        """
+        raise NotImplementedError
+
+    def _after_change(self, belief: Probabilities) -> Probabilities:
+        if self._not_music is None:
+            return self._uniform
+        uniform = self._uniform[0]
+        kept = uniform + NOT_MUSIC_KEPT * (belief[self._not_music] - uniform)
+        after = np.full_like(belief, (1 - kept) / (len(belief) - 1))
+        after[self._not_music] = kept
+        return after
+
+
+class HiddenMarkov(Filter):
     """Bayesian filter of a hidden Markov model: its forward pass, one step a window.
 
     With belief b, labels s (n of them), window x and hop h, a step is::
@@ -78,11 +152,8 @@ class HiddenMarkov(Smoother):
     Predict: labels change as a continuous-time Markov chain that leaves a label after `dwell`
     seconds on average, for any other with equal probability, so two half hops are one hop.
     Update: the network's posterior p(s|x) stands for the likelihood p(x|s), to which it is
-    proportional where the classes were trained in equal shares. Windows overlap; each second of
-    sound would count window/hop times. So each window counts with the share of it that is new,
-    w = weight min(1, h / window), and the first one, all of which is new, with w = 1; so does the
-    first one after a change that holds no sound from before it. At a change the belief in label
-    `not_music` moves to b' = 1/n + 0.2 (b - 1/n), and all others become equally probable.
+    proportional where the classes were trained in equal shares; w is `weight` times the share of
+    the window that is new, and 1 for the windows that count in full (see `Filter`).
 
     Sources: forward pass: L. Rabiner, "A tutorial on hidden Markov models", Proc. IEEE 77(2),
     1989, section III.A. Posteriors as scaled likelihoods: H. Bourlard and N. Morgan,
@@ -107,52 +178,91 @@ class HiddenMarkov(Smoother):
         weight: float = 1.0,
         not_music: int | None = None,
     ) -> None:
-        self._not_music = not_music
+        super().__init__(labels, window_seconds=window_seconds, not_music=not_music)
         self._change_rate = labels / (labels - 1) / dwell_seconds
-        self._window_seconds = window_seconds
         self._weight = weight
-        self._uniform = np.full(labels, 1 / labels)
-        self._belief: Probabilities | None = None
-        self._new_seconds = 0.0
-        """Least new sound in the next window, in seconds."""
 
-    def restart(self) -> None:
-        """Forget all windows so far."""
-        self._belief = None
-
-    def forget(self) -> None:
-        """Make all labels equally probable again, but for a share of not being music.
-
-        The next window counts with the share of it that is heard since the change.
-        """
-        if self._belief is not None:
-            self._belief = self._after_change(self._belief)
-            self._new_seconds = NOTICED_AFTER_SECONDS
-
-    def update(
-        self, window: Probabilities, hop_seconds: float, *, whole: bool = False
+    def _gather(
+        self,
+        belief: Probabilities | None,
+        window: Probabilities,
+        hop_seconds: float,
+        share: float | None,
     ) -> Probabilities:
-        """Take the next window, as `Smoother.update` does."""
-        if self._belief is None:
-            predicted, weight = self._uniform, 1.0
-        else:
+        predicted = self._uniform
+        if belief is not None:
             kept = math.exp(-hop_seconds * self._change_rate)
-            predicted = self._uniform + (self._belief - self._uniform) * kept
-            new_seconds = max(hop_seconds, self._new_seconds)
-            share = min(1.0, new_seconds / self._window_seconds)
-            weight = 1.0 if whole else self._weight * share
-        self._new_seconds = 0.0
-        self._belief = softmax(log_floored(predicted) + weight * log_floored(window))
-        return self._belief
+            predicted = self._uniform + (belief - self._uniform) * kept
+        weight = 1.0 if share is None else self._weight * share
+        return softmax(log_floored(predicted) + weight * log_floored(window))
 
-    def _after_change(self, belief: Probabilities) -> Probabilities:
-        if self._not_music is None:
-            return self._uniform
-        uniform = self._uniform[0]
-        kept = uniform + NOT_MUSIC_KEPT * (belief[self._not_music] - uniform)
-        after = np.full_like(belief, (1 - kept) / (len(belief) - 1))
-        after[self._not_music] = kept
-        return after
+
+class AdaptiveMean(Filter):
+    """Geometric mean of the windows' probabilities, which forgets what the sound contradicts.
+
+    With belief b, labels s, window x that is new by a share w and hop h in seconds, a step is::
+
+        agree     a = sum over s of b(s) p(s|x)
+        forget    d = exp(-h / memory) min(1, a / 0.26)^h
+        gather    e(s) = d e(s) + w log p(s|x),   k = d k + w
+        mean      b(s) ~ exp(e(s) / max(1, k))
+
+    a is the probability that the belief and the window, each drawn at random, name the same label.
+    The windows of one song err together, so they are averaged and do not add up as independent
+    evidence would: a label is believed no more than the mean of its windows says, and with less
+    than one window of evidence (k < 1), after a change, as much less.
+
+    Sources: C. Genest and J. Zidek, "Combining probability distributions", Statistical Science 1,
+    1986 (the logarithmic opinion pool); T. Fortescue, L. Kershenbaum and B. Ydstie, "Implementation
+    of self-tuning regulators with variable forgetting factors", Automatica 17(6), 1981.
+
+    Examples
+    --------
+    >>> belief = AdaptiveMean(2, memory_seconds=10, window_seconds=5)
+    >>> belief.update(np.array([0.9, 0.1]), hop_seconds=1).round(3).tolist()
+    [0.9, 0.1]
+    >>> belief.update(np.array([0.8, 0.2]), hop_seconds=1).round(3).tolist()
+    [0.885, 0.115]
+    """
+
+    def __init__(
+        self,
+        labels: int,
+        *,
+        memory_seconds: float,
+        window_seconds: float,
+        not_music: int | None = None,
+    ) -> None:
+        super().__init__(labels, window_seconds=window_seconds, not_music=not_music)
+        self._memory_seconds = memory_seconds
+        self._evidence = np.zeros(labels)
+        self._weight = 0.0
+
+    def forget(self, *, certain: bool = True) -> None:
+        """Forget all windows so far, as `Filter.forget` does, if that is `certain`.
+
+        What is not certain the next windows tell: they contradict the belief, or they do not.
+        """
+        if certain and self._belief is not None:
+            super().forget()
+            self._evidence, self._weight = log_floored(self._belief), 0.0
+
+    def _gather(
+        self,
+        belief: Probabilities | None,
+        window: Probabilities,
+        hop_seconds: float,
+        share: float | None,
+    ) -> Probabilities:
+        kept = 0.0
+        if belief is not None:
+            agreement = max(LEAST_PROBABILITY, float(belief @ window))
+            kept = min(1.0, agreement / AGREEMENT) ** hop_seconds
+            kept *= math.exp(-hop_seconds / self._memory_seconds)
+        weight = 1.0 if share is None else share
+        self._evidence = kept * self._evidence + weight * log_floored(window)
+        self._weight = kept * self._weight + weight
+        return softmax(self._evidence / max(1.0, self._weight))
 
 
 class MovingAverage(Smoother):
@@ -166,7 +276,7 @@ class MovingAverage(Smoother):
         """Forget all windows so far."""
         self._logs = None
 
-    def forget(self) -> None:
+    def forget(self, *, certain: bool = True) -> None:
         """Make all labels equally probable again."""
         if self._logs is not None:
             self._logs = np.zeros_like(self._logs)
@@ -200,9 +310,9 @@ class Interpolating(Smoother):
         self._smoother.restart()
         self._settle(None)
 
-    def forget(self) -> None:
-        """Forget all windows so far, although the next ones still hold some of their sound."""
-        self._smoother.forget()
+    def forget(self, *, certain: bool = True) -> None:
+        """Forget all windows so far, as `Smoother.forget` does."""
+        self._smoother.forget(certain=certain)
         self._settle(None)
 
     def update(

@@ -66,7 +66,7 @@ def test_silence_has_no_genre_whatever_the_window() -> None:
     assert set(decision.window_probabilities.values()) == {0.25}
 
 
-@pytest.mark.parametrize("smoothing", ["hmm", "ema", "none"])
+@pytest.mark.parametrize("smoothing", ["hmm", "adaptive", "ema", "none"])
 def test_silence_restarts_the_smoothing(smoothing: str) -> None:
     source = Source(smoothing=smoothing)
     for _ in range(30):
@@ -99,6 +99,17 @@ def test_a_change_lets_the_label_follow_sooner_and_keeps_it_until_then() -> None
     for _ in range(20):
         source.observe(SURE)
     assert source.observe(SURE, changed=True).genre == "jazz"
+
+
+def test_the_adaptive_mean_begins_anew_only_at_a_change_that_is_certain() -> None:
+    def genre_after(**observed: Any) -> str | None:
+        source = Source(smoothing="adaptive")
+        for _ in range(20):
+            source.observe(SURE)
+        return source.observe({"rock": 0.6, "jazz": 0.3}, **observed).genre
+
+    assert genre_after(changed=True) == "jazz"
+    assert genre_after(changed=True, cut=True) is None
 
 
 def test_in_a_room_without_music_one_sound_may_follow_another() -> None:
@@ -245,6 +256,10 @@ def test_hysteresis_ends_with_silence_or_a_restart(interruption: dict[str, Any])
         ({"dwell_seconds": 5.0}, {"dwell_seconds": 500.0}),
         ({"evidence_weight": 1.0}, {"evidence_weight": 0.25}),
         ({"smoothing": "ema", "ema_seconds": 2.0}, {"smoothing": "ema", "ema_seconds": 10.0}),
+        (
+            {"smoothing": "adaptive", "memory_seconds": 2.0},
+            {"smoothing": "adaptive", "memory_seconds": 30.0},
+        ),
     ],
 )
 def test_the_settings_decide_how_fast_the_label_changes(
@@ -261,7 +276,7 @@ def test_the_settings_decide_how_fast_the_label_changes(
     assert seconds_to_change(faster) < seconds_to_change(slower)
 
 
-@pytest.mark.parametrize("smoothing", ["hmm", "ema"])
+@pytest.mark.parametrize("smoothing", ["hmm", "adaptive", "ema"])
 def test_smoothing_bridges_one_odd_window_but_not_a_new_song(smoothing: str) -> None:
     source = Source(smoothing=smoothing)
     for _ in range(20):
@@ -307,7 +322,7 @@ observations = st.fixed_dictionaries(
 
 @given(
     observed=st.lists(observations, max_size=40),
-    smoothing=st.sampled_from(["hmm", "ema", "none"]),
+    smoothing=st.sampled_from(["hmm", "adaptive", "ema", "none"]),
     not_music=st.sampled_from([None, "noise"]),
     look_back_seconds=st.sampled_from([0.0, 3.0, 10.0]),
 )
@@ -396,7 +411,10 @@ def test_impossible_probabilities_are_refused(window: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"smoothing": "median"}, "smoothing must be one of hmm, ema, none, not 'median'"),
+        (
+            {"smoothing": "median"},
+            "smoothing must be one of hmm, adaptive, ema, none, not 'median'",
+        ),
         ({"silence_dbfs": 3.0}, "silence_dbfs must be a number from -120 to 0, not 3.0"),
         ({"min_confidence": 45}, "min_confidence must be a number from 0 to 1, not 45"),
         ({"min_margin": float("nan")}, "min_margin must be a number from 0 to 1, not nan"),

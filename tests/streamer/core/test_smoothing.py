@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamer.core.smoothing import (
+    AGREEMENT,
     NOTICED_AFTER_SECONDS,
+    AdaptiveMean,
     HiddenMarkov,
     Interpolating,
     MovingAverage,
@@ -29,6 +31,10 @@ def filter_of(labels: int = 3, dwell_seconds: float = 20.0, weight: float = 1.0)
     )
 
 
+def mean_of(labels: int = 3, memory_seconds: float = 10.0) -> AdaptiveMean:
+    return AdaptiveMean(labels, memory_seconds=memory_seconds, window_seconds=WINDOW_SECONDS)
+
+
 def odds(belief: NDArray[np.float64]) -> float:
     return float(np.log(belief[0] / belief[1]))
 
@@ -40,7 +46,9 @@ windows = st.lists(
 ).map(lambda rows: [np.array(row) / sum(row) for row in rows])
 
 
-@pytest.mark.parametrize("smoother", [filter_of(), MovingAverage(seconds=5.0), Smoother()])
+@pytest.mark.parametrize(
+    "smoother", [filter_of(), mean_of(), MovingAverage(seconds=5.0), Smoother()]
+)
 @given(windows=windows, hop_seconds=st.floats(1e-3, 100))
 def test_beliefs_are_probabilities(
     smoother: Smoother, windows: list[NDArray[np.float64]], hop_seconds: float
@@ -73,9 +81,10 @@ def test_the_filter_is_the_forward_pass_of_a_hidden_markov_model() -> None:
         np.testing.assert_allclose(belief.update(window, hop), alpha, atol=1e-7)
 
 
-def test_the_first_window_counts_in_full() -> None:
+@pytest.mark.parametrize("belief", [filter_of(), mean_of()])
+def test_the_first_window_counts_in_full(belief: Smoother) -> None:
     window = np.array([0.7, 0.2, 0.1])
-    belief = filter_of()
+    belief.restart()
     np.testing.assert_allclose(belief.update(window, 1.0), window)
     belief.update(np.array([0.1, 0.1, 0.8]), 1.0)
     belief.restart()
@@ -99,9 +108,12 @@ def test_a_long_hop_counts_no_more_than_the_window() -> None:
     assert odds(belief.update(window, 60.0)) == pytest.approx(2 * math.log(0.6 / 0.3))
 
 
+@pytest.mark.parametrize("belief", [filter_of(), mean_of()])
 @pytest.mark.parametrize("hop_seconds", [0.1, 1.0])
-def test_after_a_change_the_next_window_counts_with_what_is_new_in_it(hop_seconds: float) -> None:
-    belief = filter_of()
+def test_after_a_change_the_next_window_counts_with_what_is_new_in_it(
+    belief: Smoother, hop_seconds: float
+) -> None:
+    belief.restart()
     belief.update(np.array([0.8, 0.1, 0.1]), hop_seconds)
     belief.forget()
     window = np.array([0.2, 0.6, 0.2])
@@ -109,14 +121,75 @@ def test_after_a_change_the_next_window_counts_with_what_is_new_in_it(hop_second
     np.testing.assert_allclose(belief.update(window, hop_seconds), expected / expected.sum())
 
 
+@pytest.mark.parametrize(
+    "belief",
+    [
+        HiddenMarkov(3, dwell_seconds=1e9, window_seconds=WINDOW_SECONDS, not_music=2),
+        AdaptiveMean(3, memory_seconds=1e9, window_seconds=WINDOW_SECONDS, not_music=2),
+    ],
+)
 @pytest.mark.parametrize("before", [[0.1, 0.1, 0.8], [0.8, 0.1, 0.1]])
-def test_a_change_keeps_a_share_of_the_belief_that_there_is_no_music(before: list[float]) -> None:
-    belief = HiddenMarkov(3, dwell_seconds=1e9, window_seconds=WINDOW_SECONDS, not_music=2)
+def test_a_change_keeps_a_share_of_the_belief_that_there_is_no_music(
+    belief: Smoother, before: list[float]
+) -> None:
+    belief.restart()
     belief.update(np.array(before), 1.0)
     belief.forget()
     after = belief.update(np.full(3, 1 / 3), 1.0)
     assert after[2] == pytest.approx(0.8 / 3 + 0.2 * before[2])
     assert after[0] == pytest.approx(after[1])
+
+
+@pytest.mark.parametrize("steady", [0.7, 0.4])
+def test_the_mean_of_steady_windows_is_what_they_say_however_many_and_at_any_hop(
+    steady: float,
+) -> None:
+    window = np.array([steady, 1 - steady])
+    for hop_seconds in (0.1, 1.0, 7.0):
+        belief = mean_of(2)
+        for _ in range(100):
+            last = belief.update(window, hop_seconds)
+        np.testing.assert_allclose(last, window)
+
+
+def test_the_mean_is_geometric_and_weighs_windows_with_what_is_new_in_them() -> None:
+    first, second = np.array([0.7, 0.2, 0.1]), np.array([0.4, 0.3, 0.3])
+    belief = mean_of(memory_seconds=1e9)
+    belief.update(first, 1.0)
+    expected = (first * second**0.2) ** (1 / 1.2)
+    np.testing.assert_allclose(belief.update(second, 1.0), expected / expected.sum())
+
+
+def test_the_mean_forgets_faster_the_less_a_window_agrees() -> None:
+    begun = np.array([0.98, 0.01, 0.01])
+    for window in (np.array([0.05, 0.9, 0.05]), np.array([0.15, 0.8, 0.05])):
+        belief = mean_of(memory_seconds=1e9)
+        before = belief.update(begun, 1.0)
+        kept = min(1.0, float(before @ window) / AGREEMENT)
+        expected = (begun**kept * window**0.2) ** (1 / max(1.0, kept + 0.2))
+        np.testing.assert_allclose(belief.update(window, 1.0), expected / expected.sum())
+
+
+def test_a_new_song_that_was_not_noticed_replaces_a_long_one_within_seconds() -> None:
+    def seconds_until(window: NDArray[np.float64]) -> int:
+        belief = mean_of()
+        for _ in range(300):
+            belief.update(np.array([0.9, 0.05, 0.05]), 1.0)
+        return next(n for n in range(1, 100) if belief.update(window, 1.0).argmax() == 1)
+
+    assert seconds_until(np.array([0.05, 0.9, 0.05])) <= 4
+    # What fits the song so far is taken for a part of it for longer.
+    assert seconds_until(np.array([0.35, 0.6, 0.05])) > 8
+
+
+def test_the_mean_ignores_a_change_that_is_not_certain() -> None:
+    window = np.array([0.8, 0.1, 0.1])
+    for certain in (False, True):
+        belief = mean_of()
+        before = belief.update(window, 1.0)
+        belief.forget(certain=certain)
+        after = belief.update(window, 1.0)
+        assert (abs(after - before).max() < 1e-9) is not certain
 
 
 @pytest.mark.parametrize("smoother", [filter_of(weight=0.5), MovingAverage(seconds=5.0)])
@@ -130,6 +203,18 @@ def test_the_first_window_without_sound_from_before_a_change_counts_in_full(
     smoother.update(flat, 1.0)
     np.testing.assert_allclose(smoother.update(window, 1.0, whole=True), window)
     assert smoother.update(window, 1.0)[0] >= 0.6
+
+
+def test_that_window_counts_in_the_mean_as_the_first_one_does() -> None:
+    flat, window = np.full(3, 1 / 3), np.array([0.6, 0.3, 0.1])
+    belief = mean_of(memory_seconds=1e9)
+    belief.update(np.array([0.8, 0.1, 0.1]), 1.0)
+    belief.forget()
+    belief.update(flat, 1.0)
+    new = NOTICED_AFTER_SECONDS / WINDOW_SECONDS
+    expected = window ** (1 / (1 + new))
+    last = belief.update(window, 1.0, whole=True)
+    np.testing.assert_allclose(last, expected / expected.sum())
 
 
 def test_the_weight_of_evidence_spares_the_first_window() -> None:
