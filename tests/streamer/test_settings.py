@@ -318,7 +318,7 @@ def test_an_unknown_response_is_refused_with_the_known_ones(value, environment):
 def test_the_origin_of_a_decision_setting_that_is_not_given_is_the_model(environment):
     text = describe(load({"min_margin": "0.2"}, environment=environment))
     lines = {line.removeprefix("# ").split(" ", 1)[0]: line for line in text.splitlines()}
-    assert re.fullmatch(r'# smoothing = "hmm" +# the model\'s', lines["smoothing"])
+    assert re.fullmatch(r'# smoothing = "adaptive" +# the model\'s', lines["smoothing"])
     own = DecisionSettings.from_mapping(Classifier.load().contract.decision)
     assert lines["dwell_seconds"].startswith(f"# dwell_seconds = {own.dwell_seconds} ")
     assert lines["min_margin"].endswith("# command line")
