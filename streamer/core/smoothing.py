@@ -222,7 +222,7 @@ class AdaptiveMean(Filter):
     >>> belief.update(np.array([0.9, 0.1]), hop_seconds=1).round(3).tolist()
     [0.9, 0.1]
     >>> belief.update(np.array([0.8, 0.2]), hop_seconds=1).round(3).tolist()
-    [0.885, 0.115]
+    [0.886, 0.114]
     """
 
     def __init__(
