@@ -62,6 +62,17 @@ def test_a_change_is_told_as_long_ago_as_it_was() -> None:
     assert detector.columns_since == pytest.approx(end + 13 - 20 / SPEC.hop_seconds, abs=4)
 
 
+def test_from_noise_to_notes_is_certain_and_to_other_notes_is_only_told() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 20 * RATE).astype(np.float32)
+    certain = []
+    for before, after in ((noise, BASS), (notes(20, *BASS), FLUTE)):
+        columns = columns_of(np.concatenate([before, notes(10, *after)]))
+        detector = ChangeDetector(SPEC)
+        assert any(detector.update(columns[:, end - 13 : end]) for end in range(13, 400, 13))
+        certain.append(detector.certain)
+    assert certain == [True, False]
+
+
 @pytest.mark.parametrize(
     "spec",
     [
