@@ -89,7 +89,7 @@ def test_a_file_is_decoded_by_the_caller_and_closed_when_the_replay_is_abandoned
     before = set(threading.enumerate())
     replayed = streamer.replay(song, model=model)
     next(replayed)
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before  # those of other tests may end
     assert song in open_files()
     replayed.close()
     assert song not in open_files()
