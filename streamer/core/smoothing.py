@@ -85,9 +85,18 @@ class Filter(Smoother):
     equally probable.
     """
 
-    def __init__(self, labels: int, *, window_seconds: float, not_music: int | None = None) -> None:
+    def __init__(
+        self,
+        labels: int,
+        *,
+        window_seconds: float,
+        weight: float = 1.0,
+        not_music: int | None = None,
+    ) -> None:
         self._not_music = not_music
         self._window_seconds = window_seconds
+        self._weight = weight
+        """Factor on the share of a window that is new, for those that do not count in full."""
         self._uniform = np.full(labels, 1 / labels)
         self._belief: Probabilities | None = None
         self._new_seconds = 0.0
@@ -110,25 +119,19 @@ class Filter(Smoother):
         self, window: Probabilities, hop_seconds: float, *, whole: bool = False
     ) -> Probabilities:
         """Take the next window, as `Smoother.update` does."""
-        share = None
+        weight = 1.0
         if self._belief is not None and not whole:
-            share = min(1.0, max(hop_seconds, self._new_seconds) / self._window_seconds)
+            new_seconds = max(hop_seconds, self._new_seconds)
+            weight = self._weight * min(1.0, new_seconds / self._window_seconds)
         self._new_seconds = 0.0
-        self._belief = self._gather(self._belief, window, hop_seconds, share)
+        before = self._uniform if self._belief is None else self._belief
+        self._belief = self._gather(before, window, hop_seconds, weight)
         return self._belief
 
     def _gather(
-        self,
-        belief: Probabilities | None,
-        window: Probabilities,
-        hop_seconds: float,
-        share: float | None,
+        self, belief: Probabilities, window: Probabilities, hop_seconds: float, weight: float
     ) -> Probabilities:
-        """Return the belief after a window.
-
-        `belief` is the one before, None if there is none; `share` is how much of the window is new,
-        None if it holds no sound from before.
-        """
+        """Return the belief after a window that counts with `weight`, from the one before."""
         raise NotImplementedError
 
     def _after_change(self, belief: Probabilities) -> Probabilities:
@@ -178,22 +181,14 @@ class HiddenMarkov(Filter):
         weight: float = 1.0,
         not_music: int | None = None,
     ) -> None:
-        super().__init__(labels, window_seconds=window_seconds, not_music=not_music)
+        super().__init__(labels, window_seconds=window_seconds, weight=weight, not_music=not_music)
         self._change_rate = labels / (labels - 1) / dwell_seconds
-        self._weight = weight
 
     def _gather(
-        self,
-        belief: Probabilities | None,
-        window: Probabilities,
-        hop_seconds: float,
-        share: float | None,
+        self, belief: Probabilities, window: Probabilities, hop_seconds: float, weight: float
     ) -> Probabilities:
-        predicted = self._uniform
-        if belief is not None:
-            kept = math.exp(-hop_seconds * self._change_rate)
-            predicted = self._uniform + (belief - self._uniform) * kept
-        weight = 1.0 if share is None else self._weight * share
+        kept = math.exp(-hop_seconds * self._change_rate)
+        predicted = self._uniform + (belief - self._uniform) * kept
         return softmax(log_floored(predicted) + weight * log_floored(window))
 
 
@@ -235,8 +230,12 @@ class AdaptiveMean(Filter):
     ) -> None:
         super().__init__(labels, window_seconds=window_seconds, not_music=not_music)
         self._memory_seconds = memory_seconds
-        self._evidence = np.zeros(labels)
-        self._weight = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all windows so far."""
+        super().restart()
+        self._evidence, self._gathered = np.zeros_like(self._uniform), 0.0
 
     def forget(self, *, certain: bool = True) -> None:
         """Forget all windows so far, as `Filter.forget` does, if that is `certain`.
@@ -245,24 +244,17 @@ class AdaptiveMean(Filter):
         """
         if certain and self._belief is not None:
             super().forget()
-            self._evidence, self._weight = log_floored(self._belief), 0.0
+            self._evidence, self._gathered = log_floored(self._belief), 0.0
 
     def _gather(
-        self,
-        belief: Probabilities | None,
-        window: Probabilities,
-        hop_seconds: float,
-        share: float | None,
+        self, belief: Probabilities, window: Probabilities, hop_seconds: float, weight: float
     ) -> Probabilities:
-        kept = 0.0
-        if belief is not None:
-            agreement = max(LEAST_PROBABILITY, float(belief @ window))
-            kept = min(1.0, agreement / AGREEMENT) ** hop_seconds
-            kept *= math.exp(-hop_seconds / self._memory_seconds)
-        weight = 1.0 if share is None else share
+        agreement = max(LEAST_PROBABILITY, float(belief @ window))
+        kept = min(1.0, agreement / AGREEMENT) ** hop_seconds
+        kept *= math.exp(-hop_seconds / self._memory_seconds)
         self._evidence = kept * self._evidence + weight * log_floored(window)
-        self._weight = kept * self._weight + weight
-        return softmax(self._evidence / max(1.0, self._weight))
+        self._gathered = kept * self._gathered + weight
+        return softmax(self._evidence / max(1.0, self._gathered))
 
 
 class MovingAverage(Smoother):

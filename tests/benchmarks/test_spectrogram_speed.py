@@ -40,8 +40,8 @@ def measure() -> list[float]:
     second = window[: spec.sample_rate]
     stream = LogMelStream(spec)
     stream.push(second)
-    frames = np.zeros((stream.push(second).shape[1], spec.n_fft))
-    frames[:] = window[: spec.n_fft]
+    columns = stream.push(second).shape[1]
+    frames = np.tile(window[: spec.n_fft].astype(np.float64), (columns, 1))
 
     def by_librosa() -> object:
         power = librosa.feature.melspectrogram(
