@@ -157,6 +157,15 @@ def shared_scheduler(settings: Settings) -> Scheduler:
     return Scheduler(max(1, processors() // settings.threads))
 
 
+def decision_settings(settings: Settings, classifier: Classifier) -> DecisionSettings:
+    """Return how decisions are made; raise `InputError` if the settings cannot be used."""
+    own = classifier.contract.decision
+    try:
+        return DecisionSettings.from_mapping(own, settings.decision, settings.response)
+    except DecisionSettingsError as error:
+        raise InputError(str(error)) from None
+
+
 def pipeline_factory(
     settings: Settings, classifier: Classifier, *, spectrogram: bool = False
 ) -> Callable[[], Pipeline]:
@@ -164,10 +173,7 @@ def pipeline_factory(
 
     `InputError` is raised if the decision settings cannot be used.
     """
-    try:
-        decision = DecisionSettings.from_mapping(classifier.contract.decision, settings.decision)
-    except DecisionSettingsError as error:
-        raise InputError(str(error)) from None
+    decision = decision_settings(settings, classifier)
     return lambda: Pipeline(
         classifier,
         settings=decision,

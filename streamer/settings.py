@@ -38,7 +38,7 @@ from pydantic.fields import FieldInfo
 
 from streamer.core.arithmetic import Choice
 from streamer.core.decision_settings import (
-    RESPONSES,
+    RESPONSE_HOP_SECONDS,
     DecisionSettings,
     Effort,
     Response,
@@ -310,9 +310,9 @@ def load(
         origins |= dict.fromkeys(layer, origin)
     origins = {name: origins[name] for name in values}
     response = cast(Response, str(values.get("response")))
-    for name, value in RESPONSES.get(response, {}).items():
-        if name not in values:
-            values[name], origins[name] = value, f"response = {response}"
+    if "hop_seconds" not in values and response in RESPONSE_HOP_SECONDS:
+        values["hop_seconds"] = RESPONSE_HOP_SECONDS[response]
+        origins["hop_seconds"] = f"response = {response}"
     try:
         settings = Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:

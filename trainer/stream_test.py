@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streamer.core.contract import ModelContract
 from streamer.core.decision import Decision, DecisionSettings, State
-from streamer.core.decision_settings import Effort
+from streamer.core.decision_settings import Effort, Response
 from streamer.core.model import Classifier
 from streamer.system.files import write_file, write_json
 from trainer.change_hints import HintResult, measure_hints
@@ -254,7 +254,7 @@ class StreamTest:
     decisions: list[Decision]
     result: StreamResult
     settings: dict[str, Any]
-    """Decision settings that differ from the defaults."""
+    """Decision settings; what is missing has its default."""
     said: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = dataclasses.field(
         default_factory=list
     )
@@ -278,14 +278,14 @@ def stream_test(
     gap_seconds: float = 4.0,
     hop_seconds: float = 1.0,
     effort: Effort = "full",
-    changes: Mapping[str, Any] | None = None,
+    response: Response = "normal",
     seed: int = 0,
 ) -> StreamTest:
     """Play the set called `name` as a stream and measure the decisions.
 
-    Of more than `limit` tracks as many are chosen by the seed. `changes` are decision settings that
-    differ from the model's own. For the other parameters see
-    `make_stream` and `streamer.core.pipeline.Pipeline`.
+    Of more than `limit` tracks as many are chosen by the seed. Decisions are made with the model's
+    own settings and a response, as the daemon takes it. For the other parameters see `make_stream`
+    and `streamer.core.pipeline.Pipeline`.
     """
     contract = classifier.contract
     tracks = sets.music.get(name, [])
@@ -309,8 +309,7 @@ def stream_test(
     if second:
         pictures = stream.blocks[0].ndim == 2
         player = TagReader(classifier, second, stream) if pictures else Recorder(classifier)
-    own = {**contract.decision, **(changes or {})}
-    settings = DecisionSettings.from_mapping(own)
+    settings = DecisionSettings.from_mapping(contract.decision, response=response)
     played = play(player, stream, hop_seconds=hop_seconds, effort=effort, settings=settings)
     count = len(stream.blocks) + 1
     with progress_bar() as progress:
@@ -319,7 +318,8 @@ def stream_test(
     result = measure(stream.segments, decisions, contract)
     said = player.said if isinstance(player, Recorder) else []
     hints = measure_hints(stream.segments, decisions)
-    return StreamTest(stream, decisions, result, own, said, notes=notes, hints=hints)
+    chosen = dataclasses.asdict(settings)
+    return StreamTest(stream, decisions, result, chosen, said, notes=notes, hints=hints)
 
 
 def as_text(result: StreamResult, name: str, protocol: str) -> str:

@@ -10,7 +10,6 @@ import json
 import re
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
@@ -24,18 +23,20 @@ from streamer.system.urls import redact
 def describe(effective: schema.Effective) -> str:
     """Return the merged settings as TOML, each with its origin; credentials are left out.
 
-    A decision setting that is not given is a comment with the model's own value; if the model
-    cannot be used, a line at the end says why.
+    A decision setting that is not given is a comment with the model's own value, or what the
+    response makes of it; if the model cannot be used, a line at the end says why.
     """
     lines = []
-    own, problem = _model_decision(effective.settings.model)
+    own, responding, problem = _model_decision(effective.settings)
     for name, field in schema.Settings.model_fields.items():
         value = getattr(effective.settings, name)
         text = f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
         is_decision = schema.extra(field, "group") == schema.DECISIONS
         if value is None and name in own:
-            text = f"# {name} = {_toml(own[name])}"
+            text = f"# {name} = {_toml(responding[name])}"
         default = "the model's" if is_decision else "default"
+        if own.get(name) != responding.get(name):
+            default = f"response = {effective.settings.response}"
         lines.append(f"{text:<40}  # {effective.origins.get(name, default)}")
     if problem:
         lines.append(f"# {problem}")
@@ -44,15 +45,22 @@ def describe(effective: schema.Effective) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _model_decision(path: Path | None) -> tuple[dict[str, object], str]:
-    """Return a model's own decision settings, or none and why it cannot be used."""
+def _model_decision(
+    settings: schema.Settings,
+) -> tuple[dict[str, object], dict[str, object], str]:
+    """Return a model's own decision settings and those with the response.
+
+    If the model cannot be used, return none, and why.
+    """
     from streamer.core.model import DEFAULT_MODEL, Classifier, ModelError
 
     try:
-        contract = Classifier.load(path or DEFAULT_MODEL).contract
-        return dataclasses.asdict(DecisionSettings.from_mapping(contract.decision)), ""
+        decision = Classifier.load(settings.model or DEFAULT_MODEL).contract.decision
+        own = DecisionSettings.from_mapping(decision)
+        responding = DecisionSettings.from_mapping(decision, response=settings.response)
     except (ModelError, DecisionSettingsError) as error:
-        return {}, " ".join(str(error).split())
+        return {}, {}, " ".join(str(error).split())
+    return dataclasses.asdict(own), dataclasses.asdict(responding), ""
 
 
 def _toml(value: object) -> str:
@@ -164,7 +172,7 @@ def sample_config() -> str:
 
     The decision settings are shown with the values of the embedded model.
     """
-    embedded, _ = _model_decision(None)
+    embedded, _, _ = _model_decision(schema.Settings())
     shown = EXAMPLES | {name: _toml(value) for name, value in embedded.items()}
     lines = [SAMPLE_HEADING.rstrip("\n")]
     for group, fields in schema.fields_by_group().items():

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from streamer import settings as schema
 from streamer.commands.run import add_option
-from streamer.inputs import load_classifier, pipeline_factory
+from streamer.inputs import decision_settings, load_classifier
 from streamer.library.answer import WOULD_WRITE, WRITTEN, FileAnswer, share_names
 from streamer.library.cluster import do_jobs_on_cluster
 from streamer.library.earlier import Known, compact, encoded, read_earlier
@@ -144,12 +144,11 @@ def _options(given: Mapping[str, Any]) -> tuple[ScanOptions, tuple[str, ...]]:
     layer.setdefault("hop_seconds", HOP_SECONDS)
     settings = schema.load(layer, config=given.get("config")).settings
     classifier = load_classifier(settings)
-    pipeline_factory(settings, classifier)
     options = ScanOptions(
         model=settings.model and settings.model.absolute(),
         hop_seconds=settings.hop_seconds,
         labels=settings.labels,
-        decision=settings.decision,
+        decision=decision_settings(settings, classifier),
         arithmetic=classifier.arithmetic,
         effort=settings.effort or "full",
         write_tags=write_tags,

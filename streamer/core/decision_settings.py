@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 Smoothing = Literal["hmm", "adaptive", "ema", "none"]
@@ -12,19 +12,8 @@ Effort = Literal["full", "saving"]
 
 Response = Literal["calm", "normal", "fast"]
 
-RESPONSES: Mapping[Response, Mapping[str, float]] = {
-    "calm": {"hop_seconds": 1.0, "min_confidence": 0.82},
-    "normal": {},
-    "fast": {
-        "hop_seconds": 0.5,
-        "dwell_seconds": 1.0,
-        "evidence_weight": 3.0,
-        "min_confidence": 0.5,
-    },
-}
-"""Hop and decision settings of each response; what is not listed keeps its own value.
-
-Found with ``genre-train stream-test --response``: streamer/models/README.md has the figures."""
+RESPONSE_HOP_SECONDS: Mapping[Response, float] = {"calm": 1.0, "normal": 1.0, "fast": 0.5}
+"""Seconds from one decision to the next with each response."""
 
 
 class DecisionSettingsError(ValueError):
@@ -110,9 +99,12 @@ class DecisionSettings:
 
     @classmethod
     def from_mapping(
-        cls, defaults: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+        cls,
+        defaults: Mapping[str, Any],
+        overrides: Mapping[str, Any] | None = None,
+        response: Response = "normal",
     ) -> DecisionSettings:
-        """Make settings from a model's `decision` defaults and a user's overrides.
+        """Make settings from a model's `decision` defaults, a response and a user's overrides.
 
         Settings that are missing keep the default of the class; None as a value in `overrides`
         means not overridden. Raises `DecisionSettingsError` if a name is unknown or a value cannot
@@ -123,10 +115,30 @@ class DecisionSettings:
         >>> DecisionSettings.from_mapping({"dwell_seconds": 30.0}, {"smoothing": "ema"}).smoothing
         'ema'
         """
-        chosen = {**defaults, **{k: v for k, v in (overrides or {}).items() if v is not None}}
+        given = {name: value for name, value in (overrides or {}).items() if value is not None}
         known = [setting.name for setting in fields(cls)]
-        if unknown := sorted(set(chosen) - set(known)):
+        if unknown := sorted({*defaults, *given} - set(known)):
             raise DecisionSettingsError(
                 f"unknown decision settings: {', '.join(unknown)} (known: {', '.join(known)})"
             )
-        return cls(**chosen)
+        return replace(cls(**defaults)._with_response(response), **given)
+
+    def _with_response(self, response: Response) -> DecisionSettings:
+        """Return calmer or faster settings.
+
+        Both are relative, so that they mean the same whatever the model's own settings are. The
+        factors were found with ``genre-train stream-test --response`` for the embedded model:
+        streamer/models/README.md has the figures.
+        """
+        match response:
+            case "calm":
+                return replace(self, min_confidence=round(1 - 0.53 * (1 - self.min_confidence), 2))
+            case "fast":
+                return replace(
+                    self,
+                    dwell_seconds=max(1.0, self.dwell_seconds / 2),
+                    evidence_weight=min(10.0, 1.75 * self.evidence_weight),
+                    min_confidence=round(0.76 * self.min_confidence, 2),
+                )
+            case "normal":
+                return self

@@ -25,8 +25,8 @@ class ScanOptions:
     hop_seconds: float
     labels: Mapping[str, str | bool] = field(default_factory=dict)
     """As in `Classifier.load`."""
-    decision: Mapping[str, object] = field(default_factory=dict)
-    """Decision settings that are not the model's own."""
+    decision: DecisionSettings | None = None
+    """How decisions are made; None for the model's own settings."""
     arithmetic: Choice = "auto"
     """As in `Classifier.load`; named, so that all processes give the same answers."""
     effort: Effort = "full"
@@ -65,8 +65,6 @@ class Labeller:
         self.classifier = Classifier.load(
             options.model or DEFAULT_MODEL, labels=options.labels, arithmetic=options.arithmetic
         )
-        defaults = self.classifier.contract.decision
-        self._settings = DecisionSettings.from_mapping(defaults, options.decision)
 
     def label(self, job: Job) -> FileAnswer:
         """Return what a file is; every error is in the answer, so that the others are done."""
@@ -84,7 +82,7 @@ class Labeller:
         options = self._options
         return Pipeline(
             self.classifier,
-            settings=self._settings,
+            settings=self._options.decision,
             hop_seconds=options.hop_seconds,
             effort=options.effort,
         )

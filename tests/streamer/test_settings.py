@@ -1,13 +1,14 @@
 import dataclasses
 import os
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from streamer import settings as schema
 from streamer.commands.config_text import describe, sample_config
-from streamer.core.decision_settings import RESPONSES, DecisionSettings
+from streamer.core.decision_settings import RESPONSE_HOP_SECONDS, DecisionSettings
 from streamer.core.model import Classifier
 from streamer.settings import Settings, SettingsError, load
 
@@ -295,18 +296,27 @@ def test_only_given_decision_settings_override_those_of_the_model(environment):
     assert given == {"min_margin": 0.2}
 
 
-def test_a_response_gives_hop_and_decision_settings_that_are_not_given_themselves(environment):
-    assert load({}, environment=environment).settings.decision == {}
-    for response, given in RESPONSES.items():
-        settings = load({"response": response}, environment=environment).settings
-        values = settings.decision | {"hop_seconds": settings.hop_seconds}
-        assert values == {"hop_seconds": 1.0} | dict(given)
-    environment["GENRE_STREAM_MIN_CONFIDENCE"] = "0.9"
-    effective = load({"response": "fast"}, environment=environment)
-    assert effective.settings.min_confidence == 0.9
-    assert effective.origins["min_confidence"] == "environment"
-    assert effective.settings.hop_seconds == RESPONSES["fast"]["hop_seconds"]
-    assert effective.origins["hop_seconds"] == "response = fast"
+def test_a_response_gives_the_hop_unless_it_is_given_itself(environment):
+    for response, hop_seconds in RESPONSE_HOP_SECONDS.items():
+        effective = load({"response": response}, environment=environment)
+        assert effective.settings.hop_seconds == hop_seconds
+        assert effective.origins["hop_seconds"] == f"response = {response}"
+        assert effective.settings.decision == {}
+    effective = load({"response": "fast", "hop_seconds": "2"}, environment=environment)
+    assert effective.settings.hop_seconds == 2
+    assert effective.origins["hop_seconds"] == "command line"
+
+
+def test_print_config_shows_what_a_response_makes_of_the_settings_of_the_model(environment):
+    own = DecisionSettings.from_mapping(Classifier.load().contract.decision)
+    for response, shift in (("calm", 1), ("fast", -1)):
+        text = describe(load({"response": response, "dwell_seconds": "9"}, environment=environment))
+        lines = {line.removeprefix("# ").split(" ", 1)[0]: line for line in text.splitlines()}
+        shown = tomllib.loads(lines["min_confidence"].removeprefix("# "))["min_confidence"]
+        assert (shown - own.min_confidence) * shift > 0.1
+        assert lines["min_confidence"].endswith(f"# response = {response}")
+        assert re.fullmatch(r"dwell_seconds = 9.0 +# command line", lines["dwell_seconds"])
+        assert lines["memory_seconds"].endswith("# the model's")
 
 
 @pytest.mark.parametrize("value", ["quick", ["fast"]])

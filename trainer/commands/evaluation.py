@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from streamer.core.decision_settings import RESPONSES, Effort
+from streamer.core.decision_settings import RESPONSE_HOP_SECONDS, Effort
 from streamer.system.commandline import UserError, print_line
 from trainer.commands import options
 from trainer.commands.output import data_folder, import_keras, print_skipped
@@ -59,7 +59,7 @@ def _add_stream_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hop-seconds", type=seconds, help="between decisions (1)")
     parser.add_argument(
         "--response",
-        choices=tuple(RESPONSES),
+        choices=tuple(RESPONSE_HOP_SECONDS),
         default="normal",
         help="hop and decision settings, as genre-stream takes them (normal)",
     )
@@ -106,8 +106,6 @@ def _run_stream_test(given: argparse.Namespace) -> int:
         raise UserError("--right-of-claimed says what --tune is to look for; add --tune")
     if given.tune and given.response != "normal":
         raise UserError("--tune searches the settings that --response chooses; leave one out")
-    response = dict(RESPONSES[given.response])
-    hop_seconds = response.pop("hop_seconds", 1.0)
     model, sets = _load(path, given)
     names = read_names(model.contract, dict(given.labels))
     if given.tune and name in sets.trained_on:
@@ -121,9 +119,9 @@ def _run_stream_test(given: argparse.Namespace) -> int:
         name,
         limit=given.limit,
         gap_seconds=given.gap_seconds,
-        hop_seconds=given.hop_seconds or hop_seconds,
+        hop_seconds=given.hop_seconds or RESPONSE_HOP_SECONDS[given.response],
         effort=given.effort,
-        changes=response,
+        response=given.response,
         seed=given.seed,
     )
     print_skipped([*sets.skipped, *test.stream.skipped])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from streamer.core.decision import (
     Segment,
     State,
 )
-from streamer.core.decision_settings import DecisionSettingsError
+from streamer.core.decision_settings import DecisionSettingsError, Response
 
 LABELS = ("blues", "jazz", "rock", "noise")
 WINDOW_SECONDS = 5.0
@@ -454,3 +454,33 @@ def test_settings_of_the_user_override_those_of_the_model() -> None:
     assert settings == DecisionSettings(smoothing="none", dwell_seconds=30.0)
     with pytest.raises(DecisionSettingsError, match="unknown decision settings: mood"):
         DecisionSettings.from_mapping({"mood": 1.0})
+
+
+@pytest.mark.parametrize("own", [0.0, 0.3, 0.45, 0.66, 0.9, 1.0])
+def test_calm_asks_for_more_and_fast_for_less_than_the_model_does_whatever_that_is(
+    own: float,
+) -> None:
+    by_response = {
+        response: DecisionSettings.from_mapping({"min_confidence": own}, response=response)
+        for response in get_args(Response)
+    }
+    assert by_response["normal"] == DecisionSettings(min_confidence=own)
+    calm, fast = by_response["calm"], by_response["fast"]
+    assert fast.min_confidence <= own <= calm.min_confidence
+    assert (fast.min_confidence == own) == (own == 0)
+    assert (calm.min_confidence == own) == (own == 1)
+    assert (fast.dwell_seconds, fast.evidence_weight) == (10.0, 0.875)
+    assert calm == DecisionSettings(min_confidence=calm.min_confidence)
+
+
+@pytest.mark.parametrize("response", get_args(Response))
+def test_settings_of_the_user_override_those_of_a_response(response: Response) -> None:
+    own = {"min_confidence": 0.7, "dwell_seconds": 1.0, "evidence_weight": 10.0}
+    settings = DecisionSettings.from_mapping({"min_margin": 0.0}, own, response)
+    assert settings == DecisionSettings.from_mapping({"min_margin": 0.0, **own})
+
+
+def test_a_response_stays_within_the_ranges() -> None:
+    own = {"min_confidence": 1.0, "dwell_seconds": 1.0, "evidence_weight": 10.0}
+    fast = DecisionSettings.from_mapping(own, response="fast")
+    assert (fast.dwell_seconds, fast.evidence_weight) == (1.0, 10.0)
