@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from streamer.commands.run import add_option
 from streamer.inputs import decision_settings, load_classifier
 from streamer.library.answer import WOULD_WRITE, WRITTEN, FileAnswer, share_names
 from streamer.library.cluster import do_jobs_on_cluster
-from streamer.library.earlier import Known, compact, encoded, read_earlier
+from streamer.library.earlier import Known, compact, encoded, read_again, read_earlier
 from streamer.library.files import absolute, find_files
 from streamer.library.job import Job, ScanOptions, is_tagged
 from streamer.library.progress import Progress, duration
@@ -104,13 +105,18 @@ def main(argv: Sequence[str]) -> int:
     files = find_files(given["files"], unreadable.append)
     for error in unreadable:
         print_error(f"{error.filename}: {(error.strerror or '').lower()}")
-    jobs = list(_jobs(files, earlier))
-    counts = Counter(failed=len(unreadable), kept=len(files) - len(jobs))
+    new, untagged = _left(files, earlier)
+    left = len(new) + len(untagged)
+    jobs: Iterable[Job] = map(Job, new)
+    if target is not None and untagged:
+        of_table = read_again(target, table, len(earlier))
+        jobs = itertools.chain(jobs, _tag_jobs(of_table, untagged))
+    counts = Counter(failed=len(unreadable), kept=len(files) - left)
     interrupted = False
     is_new = target is None or not target.exists() or not target.stat().st_size
     header = table.header() if is_new else ""
-    with _output(target) as output, closing(_answers(jobs, options, given)) as answers:
-        progress = Progress(len(jobs), shown=target is not None or not sys.stdout.isatty())
+    with _output(target) as output, closing(_answers(jobs, left, options, given)) as answers:
+        progress = Progress(left, shown=target is not None or not sys.stdout.isatty())
         try:
             _write(answers, table, header, output, progress, counts)
         except KeyboardInterrupt:
@@ -125,11 +131,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _answers(
-    jobs: Sequence[Job], options: ScanOptions, given: Mapping[str, Any]
+    jobs: Iterable[Job], count: int, options: ScanOptions, given: Mapping[str, Any]
 ) -> Generator[FileAnswer, None, None]:
     if "address" in given:
         return do_jobs_on_cluster(jobs, options, given["address"], given.get("jobs"))
-    return do_jobs(jobs, options, min(given.get("jobs") or processors(), len(jobs)))
+    return do_jobs(jobs, options, min(given.get("jobs") or processors(), count))
 
 
 def _options(given: Mapping[str, Any]) -> tuple[ScanOptions, tuple[str, ...]]:
@@ -174,14 +180,24 @@ def _earlier(
     return read_earlier(target, table, lambda answer: _lacks_tag(answer, options))
 
 
-def _jobs(files: Iterable[str], earlier: Mapping[str, Known]) -> Iterator[Job]:
-    """Yield what is left to be done."""
+def _left(files: Iterable[str], earlier: Mapping[str, Known]) -> tuple[list[str], dict[str, str]]:
+    """Return the files to analyse, and by absolute path those that only lack a tag."""
+    new: list[str] = []
+    untagged: dict[str, str] = {}
     for path in files:
         known = earlier.get(absolute(path))
         if known is None or not known.is_current(path):
-            yield Job(path)
-        elif known.answer:
-            yield Job(path, replace(known.answer, path=path))
+            new.append(path)
+        elif known.is_wanted:
+            untagged[absolute(path)] = path
+    return new, untagged
+
+
+def _tag_jobs(answers: Iterable[FileAnswer], untagged: dict[str, str]) -> Iterator[Job]:
+    for answer in answers:
+        path = untagged.pop(absolute(answer.path), None)
+        if path is not None:
+            yield Job(path, replace(answer, path=path))
 
 
 def _lacks_tag(answer: FileAnswer, options: ScanOptions) -> bool:

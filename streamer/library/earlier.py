@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -21,8 +22,8 @@ class Known(NamedTuple):
     """None if the file could not be analysed."""
     modified_ns: int | None
     """The same."""
-    answer: FileAnswer | None = None
-    """All that it has, if that was to be kept."""
+    is_wanted: bool
+    """Whether its row is to be read again."""
 
     def is_current(self, path: str) -> bool:
         """Return whether the file was analysed, and has not changed since then."""
@@ -34,12 +35,11 @@ class Known(NamedTuple):
 
 
 def read_earlier(
-    target: Path, table: Table, keep: Callable[[FileAnswer], bool]
+    target: Path, table: Table, is_wanted: Callable[[FileAnswer], bool]
 ) -> dict[str, Known]:
     """Return what a table has of each file, by absolute path, and prepare it for more rows.
 
-    The answers that `keep` returns true for are kept as a whole. `UserError` is raised if the table
-    cannot be continued.
+    It then has one row of each. `UserError` is raised if the table cannot be continued.
     """
     known: dict[str, Known] = {}
     rows, is_whole = 0, True
@@ -54,7 +54,7 @@ def read_earlier(
                 known[absolute(answer.path)] = Known(
                     answer.size if is_analysed else None,
                     answer.modified_ns if is_analysed else None,
-                    answer if keep(answer) else None,
+                    is_wanted(answer),
                 )
     except TableError as error:
         raise UserError(f"{target}: {error}") from None
@@ -64,6 +64,21 @@ def read_earlier(
     if rows > len(known) or not is_whole:
         compact(target, table)
     return known
+
+
+def read_again(target: Path, table: Table, rows: int) -> Iterator[FileAnswer]:
+    """Yield the answers of the first rows of a table; more may be added meanwhile.
+
+    `UserError` is raised if it cannot be read any more.
+    """
+    try:
+        with open_table(target) as file:
+            yield from filter(None, itertools.islice(table.read(file), rows))
+    except TableError as error:
+        raise UserError(f"{target}: {error}", exit_status=1) from None
+    except OSError as error:
+        reason = unreadable_reason(error)
+        raise UserError(f"{target}: cannot be read again: {reason}", exit_status=1) from None
 
 
 def compact(target: Path, table: Table) -> None:

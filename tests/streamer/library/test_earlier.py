@@ -7,7 +7,7 @@ import pytest
 from support.disk import files_of_at_most_a_kilobyte
 
 from streamer.library.answer import FileAnswer
-from streamer.library.earlier import compact, encoded, read_earlier
+from streamer.library.earlier import compact, encoded, read_again, read_earlier
 from streamer.library.table import Table
 from streamer.system.commandline import UserError
 
@@ -34,7 +34,7 @@ def test_rows_of_a_large_table_are_kept_in_little_memory(tmp_path: Path) -> None
     target = write(tmp_path / "out.csv", answers(count := 5000))
     tracemalloc.start()
     try:
-        known = read_earlier(target, TABLE, lambda answer: False)
+        known = read_earlier(target, TABLE, lambda answer: True)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -53,10 +53,26 @@ def test_a_table_is_written_anew_only_if_it_has_rows_too_many(tmp_path: Path) ->
     for rest in ("", '"/music/a name', '"/music/a\nb",3\n'):
         write(target, [first, second, again], rest)
         known = read_earlier(target, TABLE, lambda answer: answer.genre == "high")
-        assert [each.answer for each in known.values()] == [again, None]
+        assert [each.is_wanted for each in known.values()] == [True, False]
         assert target.read_text() == whole
     compact(target, TABLE)
     assert target.read_text() == whole
+
+
+def test_rows_that_are_read_again_do_not_include_those_added_meanwhile(tmp_path: Path) -> None:
+    target = write(tmp_path / "out.csv", rows := answers(3000))
+    again = read_again(target, TABLE, len(rows))
+    read = [next(again)]
+    with target.open("ab") as file:
+        file.write(encoded("".join(map(TABLE.row, answers(3000, "high")))))
+    assert [*read, *again] == rows
+
+
+def test_a_table_that_is_gone_before_it_is_read_again_is_one_line(tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    with pytest.raises(UserError) as refused:
+        list(read_again(target, TABLE, 1))
+    assert str(refused.value) == f"{target}: cannot be read again: No such file or directory"
 
 
 def test_a_disk_without_room_to_write_a_table_anew_is_one_line(tmp_path: Path) -> None:
