@@ -37,8 +37,8 @@ HOP_SECONDS = 2.5
 DESCRIPTION = """\
 Write the genre of every file as CSV: its path, seconds, genre and confidence, the share of its
 seconds by label, its size and time, and what is wrong with it. The decisions are those of a live
-listener. Settings of the model and of decisions are those of genre-stream, but for the hop, which
-only --hop-seconds changes.
+listener; the genre is the one that is most probable on average. Settings of the model and of
+decisions are those of genre-stream, but for the hop, which only --hop-seconds changes.
 """
 
 EPILOG = """\

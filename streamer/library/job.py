@@ -65,12 +65,14 @@ class Labeller:
         self.classifier = Classifier.load(
             options.model or DEFAULT_MODEL, labels=options.labels, arithmetic=options.arithmetic
         )
+        own = self.classifier.contract.decision
+        self._settings = options.decision or DecisionSettings.from_mapping(own)
 
     def label(self, job: Job) -> FileAnswer:
         """Return what a file is; every error is in the answer, so that the others are done."""
         options = self._options
         try:
-            answer = job.known or analyse(job.path, self.classifier.names, self._pipeline())
+            answer = job.known or self._analyse(job.path)
             if options.write_tags and answer.genre:
                 return _with_tag(answer, answer.genre, options)
         except Exception as error:  # a defect of ours must not end a scan of a million files
@@ -78,13 +80,16 @@ class Labeller:
             return FileAnswer(job.path, problem=problem, failed=True)
         return answer
 
+    def _analyse(self, path: str) -> FileAnswer:
+        names, least = self.classifier.names, self._settings.min_confidence
+        return analyse(path, names, self._pipeline(), least)
+
     def _pipeline(self) -> Pipeline:
-        options = self._options
         return Pipeline(
             self.classifier,
-            settings=self._options.decision,
-            hop_seconds=options.hop_seconds,
-            effort=options.effort,
+            settings=self._settings,
+            hop_seconds=self._options.hop_seconds,
+            effort=self._options.effort,
         )
 
 

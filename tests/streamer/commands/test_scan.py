@@ -23,6 +23,7 @@ import streamer
 from streamer.commands import run as cli
 from streamer.core.model import Classifier
 from streamer.engine.replay import events
+from streamer.library.answer import FILE_CONFIDENCE
 from streamer.library.job import Job, Labeller, ScanOptions
 from streamer.library.workers import do_jobs
 
@@ -75,13 +76,12 @@ def replayed(path, model, hop):
         if isinstance(event, streamer.Segment) and event.final:
             segments.append((round(event.start, 3), round(event.end, 3), event.state, event.genre))
             seconds[event.genre or str(event.state)] += event.end - event.start
-    claimed = {d.genre for d in decisions if d.genre}
-    genre = max(claimed, key=lambda name: seconds[name], default=None)
-    confidence = None
-    if genre:
+    means = {}
+    for genre in ("low", "middle", "high") if heard else ():
         weights = [d.hop_seconds for d in heard]
-        confidence = np.average([d.probabilities[genre] for d in heard], weights=weights)
-    return genre, confidence, seconds, segments
+        means[genre] = np.average([d.probabilities[genre] for d in heard], weights=weights)
+    genre = max(means, key=means.get, default=None)
+    return genre, means.get(genre), seconds, segments
 
 
 def test_the_answers_are_those_of_a_replay(scan, music, model, tmp_path, capfd):
@@ -120,6 +120,28 @@ def test_json_lines_have_the_hop_labels_and_settings_asked_for(scan, music, mode
     assert (answer["genre"], answer["confidence"]) == ("high", round(mean, 4))
     assert list(answer["shares"]) == ["bass", "middle", "high", *STATES]
     assert "segments" not in answer
+
+
+def test_a_file_gets_its_most_probable_genre_although_no_decision_was_sure_of_it(
+    scan, music, tmp_path
+):
+    song, table = str(music / "b" / "high.ogg"), tmp_path / "out.csv"
+    assert scan(song, "--csv", table, "--min-confidence", 1) == 0
+    row = rows(table)[song]
+    assert (row["genre"], row["uncertain"]) == ("high", "1.0")
+    assert FILE_CONFIDENCE < float(row["confidence"]) < 1
+
+
+def test_a_file_of_which_no_genre_is_probable_enough_or_may_be_claimed_gets_none(scan, tmp_path):
+    parts = [band_noise(band, 8, 22050) for band in ("low", "middle", "high")]
+    mixed = str(write_audio(tmp_path / "mixed.wav", np.concatenate(parts)))
+    high = str(write_audio(tmp_path / "high.wav", parts[-1]))
+    sure, dropped = tmp_path / "sure.csv", tmp_path / "dropped.csv"
+    assert scan(mixed, high, "--csv", sure, "--min-confidence", 1) == 0
+    assert {path: row["genre"] for path, row in rows(sure).items()} == {mixed: "", high: "high"}
+    assert rows(sure)[mixed]["confidence"] == ""
+    assert scan(high, "--csv", dropped, "--labels", "high=false") == 0
+    assert rows(dropped)[high]["genre"] == ""
 
 
 def test_damaged_files_are_listed_and_counted_and_the_others_done(scan, music, tmp_path, capfd):
