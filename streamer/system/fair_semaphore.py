@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ class FairSemaphore:
     def __init__(self, slots: int, patience: float | None = None) -> None:
         self._free = slots
         self._patience = patience
-        self._waiters: deque[SimpleQueue[float]] = deque()
+        self._waiters: deque[SimpleQueue[None]] = deque()
         self._lock = threading.Lock()
 
     @property
@@ -33,15 +32,11 @@ class FairSemaphore:
         return len(self._waiters)
 
     @contextmanager
-    def slot(self) -> Iterator[float]:
-        """Wait for a slot and hold it for the length of the context.
-
-        Yields the `time.monotonic()` at which the slot was granted. The time in which a waiting
-        thread is woken counts as time with the slot, since no other thread can use it.
-        """
-        granted = self._acquire()
+    def slot(self) -> Iterator[None]:
+        """Wait for a slot and hold it for the length of the context."""
+        self._acquire()
         try:
-            yield granted
+            yield
         finally:
             self._release()
 
@@ -54,30 +49,30 @@ class FairSemaphore:
         finally:
             self._acquire(first=True)
 
-    def _acquire(self, *, first: bool = False) -> float:
+    def _acquire(self, *, first: bool = False) -> None:
         """Wait for a slot, behind those who wait already or as the `first` of them."""
-        waiter: SimpleQueue[float] = SimpleQueue()
+        waiter: SimpleQueue[None] = SimpleQueue()
         with self._lock:
             if self._free > 0:
                 self._free -= 1
-                return time.monotonic()
+                return
             if first:
                 self._waiters.appendleft(waiter)
             else:
                 self._waiters.append(waiter)
         try:
-            return waiter.get(timeout=self._patience)
+            waiter.get(timeout=self._patience)
         except Empty:
             with self._lock:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
                     self._free -= 1
-                    return time.monotonic()
-            return waiter.get()  # granted just now
+                    return
+            waiter.get()  # granted just now
 
     def _release(self) -> None:
         with self._lock:
             self._free += 1
             if self._free > 0 and self._waiters:
                 self._free -= 1
-                self._waiters.popleft().put(time.monotonic())
+                self._waiters.popleft().put(None)

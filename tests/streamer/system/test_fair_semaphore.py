@@ -83,24 +83,6 @@ def test_an_error_releases_the_slot() -> None:
         assert semaphore.waiting == 0
 
 
-def test_a_slot_comes_with_the_time_at_which_it_was_granted() -> None:
-    semaphore, granted = FairSemaphore(1), []
-
-    def serve() -> None:
-        with semaphore.slot() as moment:
-            granted.append(moment)
-
-    asked = time.monotonic()
-    with semaphore.slot() as moment:
-        assert asked <= moment <= time.monotonic()
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        wait_until(lambda: semaphore.waiting == 1, "the other thread")
-        still_busy = time.monotonic()
-    thread.join(LONGEST_WAIT_SECONDS)
-    assert still_busy <= granted[0] <= time.monotonic()
-
-
 def test_a_thread_that_loses_patience_goes_on_without_a_slot() -> None:
     semaphore = FairSemaphore(1, patience=0.05)
     with semaphore.slot():
