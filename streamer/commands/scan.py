@@ -185,11 +185,12 @@ def _left(files: Iterable[str], earlier: Mapping[str, Known]) -> tuple[list[str]
     new: list[str] = []
     untagged: dict[str, str] = {}
     for path in files:
-        known = earlier.get(absolute(path))
+        place = absolute(path)
+        known = earlier.get(place)
         if known is None or not known.is_current(path):
             new.append(path)
         elif known.is_wanted:
-            untagged[absolute(path)] = path
+            untagged[place] = path
     return new, untagged
 
 

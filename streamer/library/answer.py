@@ -20,7 +20,6 @@ from streamer.system.console import strip_control_characters
 WRITTEN, WOULD_WRITE, KEPT = "written", "would be written", "kept"
 """What was done about a tag: KEPT if the file has a genre already."""
 
-
 FILE_CONFIDENCE = 0.55
 """Share of `min_confidence` that the mean over a file must reach. A mean over many decisions errs
 less than one of them does, so it need not be as high; found on the valid tracks of GTZAN: see

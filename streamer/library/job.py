@@ -85,11 +85,12 @@ class Labeller:
         return analyse(path, names, self._pipeline(), least)
 
     def _pipeline(self) -> Pipeline:
+        options = self._options
         return Pipeline(
             self.classifier,
             settings=self._settings,
-            hop_seconds=self._options.hop_seconds,
-            effort=self._options.effort,
+            hop_seconds=options.hop_seconds,
+            effort=options.effort,
         )
 
 
